@@ -1,0 +1,35 @@
+"""What a user can be told: one sentence and an exit code. The command line prints the sentence, never a traceback.
+
+    LucidFluxError
+      ConfigError        2  wrong option, config or run folder
+      InputError         3  a source that cannot be used
+      TooManyFailed      4  finished, but more failed than --max-failed
+      Interrupted        5  stopped half-way; the same command resumes
+      VerificationError  6  what is on disk is not what the manifest says
+"""
+
+
+class LucidFluxError(Exception):
+    """Base of the errors that reach the user; `str(error)` is one sentence that says what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(LucidFluxError):
+    exit_code = 2
+
+
+class InputError(LucidFluxError):
+    exit_code = 3
+
+
+class TooManyFailed(LucidFluxError):
+    exit_code = 4
+
+
+class Interrupted(LucidFluxError):
+    exit_code = 5
+
+
+class VerificationError(LucidFluxError):
+    exit_code = 6

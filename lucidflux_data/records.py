@@ -1,0 +1,122 @@
+"""The tables of a run and the words in them: schemas, reasons and their order.
+
+`scores/basic` has every candidate once, in inventory order; `selected` (the decision ledger) has every candidate of
+all runs once. No table holds a time, a worker, a library's error text or a path other than the candidate's own uri.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+# Reasons for which an image could not be scored at all, by what happened.
+FAILURES = (
+    "unreadable",
+    "not_an_image",
+    "truncated",
+    "too_many_pixels",
+    "unsupported_mode",
+    "decode_timeout",
+    "missing",
+    "iqa_out_of_memory",
+    "iqa_not_finite",
+)
+# Reasons for which a readable image is not kept. One image has one reason: the first that applies, failures before.
+REJECTIONS = (
+    "opted_out",
+    "benchmark_leak",
+    "duplicate",
+    "too_small",
+    "too_blurry",
+    "too_sharp",
+    "too_flat",
+    "low_iqa",
+    "near_duplicate",
+)
+INCLUDED = "included"  # kept by hand, beside the rules
+REASONS = (*FAILURES, *REJECTIONS, INCLUDED)
+
+WHAT_IT_MEANS = {
+    "unreadable": "the bytes could not be read, or the picture data in them are damaged",
+    "not_an_image": "no supported image format",
+    "truncated": "the file ends before the picture does",
+    "too_many_pixels": "more pixels than the pixel budget",
+    "unsupported_mode": "floating point or 32-bit samples",
+    "decode_timeout": "decoding did not end within the time limit",
+    "missing": "the file is listed but not there (a dangling link)",
+    "iqa_out_of_memory": "the quality metric ran out of memory on this image alone",
+    "iqa_not_finite": "the quality metric gave no finite number",
+    "opted_out": "on an opt-out list",
+    "benchmark_leak": "an image of a benchmark",
+    "duplicate": "the same bytes as an earlier candidate",
+    "too_small": "shorter side under the minimum",
+    "too_blurry": "variance of the Laplacian under the minimum",
+    "too_sharp": "variance of the Laplacian over the maximum",
+    "too_flat": "too large a share of flat patches",
+    "low_iqa": "below the cut of the quality metric",
+    "near_duplicate": "looks like a better candidate",
+    "included": "kept by hand",
+}
+
+INVENTORY = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),  # path relative to its source, or member name
+        pa.field("source", pa.int32(), nullable=False),  # position among the SOURCE arguments
+        pa.field("size", pa.int64(), nullable=False),  # encoded bytes; -1 where the listing does not tell
+        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside tars
+        pa.field("side", pa.string()),  # the json beside a tar member, as it stands there
+    ]
+)
+
+BASIC = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("format", pa.string()),
+        pa.field("width", pa.int32()),  # pixels, upright
+        pa.field("height", pa.int32()),
+        pa.field("mode", pa.string()),
+        pa.field("flags", pa.string()),  # sorted names joined by a comma
+        pa.field("laplacian_variance", pa.float64()),
+        pa.field("flat_fraction", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),  # ok | failed
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+LEDGER_HEAD = (
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("key", pa.string()),
+    pa.field("keep", pa.bool_(), nullable=False),
+    pa.field("reason", pa.string()),  # null for a plain keep
+    pa.field("rank", pa.int64()),  # 1 = best, over everything that had a score; null without one
+    pa.field("group", pa.string()),  # near-duplicate group; null where none was sought
+)
+
+INDEX = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),  # of the member's first data byte in the tar
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+    ]
+)
+
+
+def measure_schema(measure: str) -> pa.Schema:
+    """`scores/<measure>`: the rows asked for so far; `reason` is a failure of this measure on this image."""
+    return pa.schema(
+        [
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("key", pa.string(), nullable=False),
+            pa.field(measure, pa.float64()),
+            pa.field("reason", pa.string()),
+        ]
+    )

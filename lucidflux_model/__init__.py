@@ -1,0 +1,1 @@
+"""The LucidFlux model: conditioner, inference, training."""
