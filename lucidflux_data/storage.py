@@ -1,0 +1,185 @@
+"""One folder, local or in an object store, whose files appear only when they are complete.
+
+A file is written to `.tmp/<random>.part`, flushed to the disk and renamed; in an object store it is one PUT, or one
+multipart upload that is completed at the end and discarded on an error. Nothing is ever appended to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lucidflux_data.errors import InputError, Interrupted
+
+Content = bytes | Iterable[bytes]
+
+
+@functools.lru_cache(maxsize=32)
+def file_system(url: str) -> fsspec.AbstractFileSystem:
+    """The fsspec file system of a url or local path; InputError names the extra of a protocol that is not there."""
+    try:
+        return fsspec.core.url_to_fs(url)[0]
+    except ImportError:
+        protocol = url.split("://")[0]
+        extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol, protocol)
+        raise InputError(f"{protocol}:// needs an extra: pip install 'lucidflux[{extra}]'") from None
+    except ValueError:
+        raise InputError(f"{url.split('://')[0]}:// is not a protocol that is known here") from None
+
+
+def absolute_url(path: str) -> str:
+    """`file:///...` for a local path, the url itself otherwise; no trailing slash."""
+    if "://" in path and not path.startswith("file://"):
+        return path.rstrip("/")
+    return "file://" + (os.path.abspath(path.removeprefix("file://")).rstrip("/") or "/")
+
+
+class Folder:
+    """A folder by path or url. Names are relative, with forward slashes. It can be sent between processes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.url = absolute_url(os.fspath(path))
+        self.is_local = self.url.startswith("file://")
+        self.root = self.url.removeprefix("file://")
+
+    def __str__(self) -> str:
+        return self.root
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return file_system(self.url)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str = "") -> bool:
+        return os.path.exists(self.path(name)) if self.is_local else bool(self.fs.exists(self.path(name)))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the files directly in `folder`, sorted; [] where there is no such folder."""
+        if self.is_local:
+            try:
+                with os.scandir(self.path(folder)) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_file())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        try:
+            self.fs.invalidate_cache()
+            found = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
+
+    def size(self, name: str) -> int:
+        return os.path.getsize(self.path(name)) if self.is_local else int(self.fs.size(self.path(name)))
+
+    def open(self, name: str) -> IO[bytes]:
+        return open(self.path(name), "rb") if self.is_local else self.fs.open(self.path(name), "rb")
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def publish(self, name: str, content: Content) -> None:
+        """Puts `content` at `name`, whole or not at all. Raises Interrupted when the disk is full or read-only."""
+        try:
+            if self.is_local:
+                self._publish_local(name, content)
+            else:
+                self._publish_remote(name, content)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Interrupted(
+                    f"no space left for {self.root}: free some, then repeat the command to resume"
+                ) from None
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise Interrupted(f"{self.root} cannot be written to: {os.strerror(error.errno)}") from None
+            raise
+
+    def _publish_local(self, name: str, content: Content) -> None:
+        target = Path(self.path(name))
+        part = Path(self.path(f".tmp/{secrets.token_hex(8)}.part"))
+        part.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                _write(file, content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _publish_remote(self, name: str, content: Content) -> None:
+        if isinstance(content, bytes):
+            self.fs.pipe_file(self.path(name), content)
+            return
+        file = self.fs.open(self.path(name), "wb")
+        try:
+            _write(file, content)
+        except BaseException:
+            file.discard()  # closing would complete the upload
+            raise
+        file.close()
+
+    def remove(self, name: str) -> None:
+        """Removes a file or a folder; nothing happens where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            if not self.is_local:
+                self.fs.rm(self.path(name), recursive=True)
+            elif os.path.isdir(self.path(name)):
+                shutil.rmtree(self.path(name))
+            else:
+                os.remove(self.path(name))
+
+    def replace(self, new: str, old: str) -> None:
+        """Folder `new` takes the place of folder `old`: by rename locally, by copies in an object store."""
+        if not self.is_local:
+            self.remove(old)
+            self.fs.mv(self.path(new), self.path(old), recursive=True)
+            return
+        aside = f".tmp/{secrets.token_hex(8)}.part"
+        os.makedirs(self.path(".tmp"), exist_ok=True)
+        if os.path.exists(self.path(old)):
+            os.rename(self.path(old), self.path(aside))
+        os.rename(self.path(new), self.path(old))
+        self.remove(aside)
+
+    def sweep(self) -> None:
+        """Removes what interrupted writers left."""
+        self.remove(".tmp")
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A parquet file. InputError where it is damaged, naming the file and `verify --repair`."""
+        try:
+            with self.open(name) as file:
+                return pq.read_table(file, columns=columns, use_threads=False)
+        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
+
+
+def table_bytes(table: pa.Table, **options: Any) -> bytes:
+    """Parquet bytes, equal for equal tables on one pyarrow version (zstd, no statistics on long strings needed)."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", **options)
+    return sink.getvalue()
+
+
+def _write(file: IO[bytes], content: Content) -> None:
+    for chunk in (content,) if isinstance(content, bytes) else content:
+        file.write(chunk)

@@ -1,0 +1,240 @@
+"""Runs units of work somewhere: on spawned processes, or on Ray. The results are the same; only the place differs.
+
+    run(executor, units, work, folder)      work(unit) yields (name, bytes or chunks), published by the worker
+    executor.map(units, job)                (unit, result) as they end, a bounded number in flight
+
+A worker that dies takes its units with it: they are tried again, `ATTEMPTS` times in all. An error that a job raises
+is not retried: it would be raised again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol
+
+from lucidflux_data.errors import ConfigError, Interrupted
+from lucidflux_data.storage import Folder
+from pipelines import worker
+from pipelines.worker import File, Publish, Unit
+
+ATTEMPTS = 3
+Job = Callable[[Unit], Any]
+
+
+class Executor(Protocol):
+    """`description` is the first line a run prints. `gpus` is how many a job may take."""
+
+    description: str
+    num_gpus: int
+
+    def map(
+        self, units: Iterable[Unit], job: Job, events: Folder | None = None, stateful: bool = False
+    ) -> Iterator[tuple[Unit, Any]]: ...
+
+    def close(self) -> None: ...
+
+
+def run(
+    executor: Executor,
+    units: Iterable[Unit],
+    work: Callable[[Unit], Iterable[File]],
+    folder: Folder,
+    stateful: bool = False,
+) -> Iterator[Unit]:
+    """Publishes the files of every unit into `folder`; yields the units as they are done."""
+    events = Folder(folder.path("events") if folder.is_local else f"{folder.url}/events")
+    for unit, _ in executor.map(units, Publish(work, folder), events, stateful):
+        yield unit
+
+
+@contextlib.contextmanager
+def open_executor(kind: str, num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Executor]:
+    """`kind`: ray or local. Ray joins `address`, else RAY_ADDRESS, else starts a private cluster for this run."""
+    executor: Executor
+    if kind == "ray":
+        executor = RayExecutor(num_cpus, num_gpus, address or os.environ.get("RAY_ADDRESS") or "local")
+    elif kind == "local":
+        executor = LocalExecutor(num_cpus or available_cpus(), num_gpus or 0)
+    else:
+        raise ConfigError(f"--executor is ray or local, not {kind}")
+    try:
+        yield executor
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: repeat the command to resume") from None
+    finally:
+        executor.close()
+
+
+def available_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class LocalExecutor:
+    """Spawned processes of this machine, no Ray: what one debugs with."""
+
+    def __init__(self, num_cpus: int, num_gpus: int = 0) -> None:
+        self.num_cpus = num_cpus
+        self.num_gpus = num_gpus
+        self.description = f"local processes, {num_cpus} CPUs" + (f", {num_gpus} GPUs" if num_gpus else "")
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(
+        self, units: Iterable[Unit], job: Job, events: Folder | None = None, stateful: bool = False
+    ) -> Iterator[tuple[Unit, Any]]:
+        blob = pickle.dumps(job)
+        waiting = ((unit, 1) for unit in units)
+        again: deque[tuple[Unit, int]] = deque()
+        flying: dict[Future[Any], tuple[Unit, int]] = {}
+        while True:
+            self._fill(flying, again, waiting, blob, events)
+            if not flying:
+                return
+            ended, _ = wait(flying, return_when=FIRST_COMPLETED)
+            broken = False
+            for future in ended:
+                unit, attempt = flying.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    broken = True
+                    again.append((unit, _next_attempt(unit, attempt)))
+                    continue
+                yield unit, result
+            if broken:
+                # One dead process breaks the whole pool: everything in flight goes into a new one.
+                again.extend((unit, _next_attempt(unit, attempt)) for unit, attempt in flying.values())
+                flying.clear()
+                self.close()
+
+    def _fill(
+        self,
+        flying: dict[Future[Any], tuple[Unit, int]],
+        again: deque[tuple[Unit, int]],
+        waiting: Iterator[tuple[Unit, int]],
+        blob: bytes,
+        events: Folder | None,
+    ) -> None:
+        while len(flying) < 2 * self.num_cpus:
+            item = again.popleft() if again else next(waiting, None)
+            if item is None:
+                return
+            unit, attempt = item
+            try:
+                future = self._started().submit(worker.handle, blob, unit, events, attempt)
+            except BrokenProcessPool:  # died between two units, taking nothing with it
+                again.appendleft(item)
+                self.close()
+                continue
+            flying[future] = (unit, attempt)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            for variable in worker.THREAD_VARIABLES:  # read by libraries when a child loads them
+                os.environ.setdefault(variable, "1")
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(
+                self.num_cpus, context, initializer=worker.start_local, initargs=(os.getpid(),)
+            )
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+            self._pool = None
+
+
+def _next_attempt(unit: Unit, attempt: int) -> int:
+    if attempt >= ATTEMPTS:
+        raise Interrupted(
+            f"{unit.name} lost its worker {ATTEMPTS} times (out of memory, or a decoder that crashes): "
+            "see events/, then repeat the command to resume"
+        )
+    return attempt + 1
+
+
+class RayExecutor:
+    """Ray Core: tasks for jobs without state, a fixed pool of actors for jobs that load a model."""
+
+    def __init__(self, num_cpus: int | None, num_gpus: int | None, address: str) -> None:
+        import logging
+
+        import ray
+
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the announced default of Ray
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
+            for variable in worker.THREAD_VARIABLES:
+                os.environ.setdefault(variable, "1")
+            # Only encoded results pass through the object store: it need not take a third of the memory.
+            options |= {
+                "num_cpus": num_cpus or available_cpus(),
+                "num_gpus": num_gpus,
+                "include_dashboard": False,
+                "object_store_memory": 200 * 1024 * 1024,
+            }
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"no Ray cluster could be joined at {address}: {str(error).splitlines()[0]}") from None
+        total = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        self.num_cpus = num_cpus or int(total.get("CPU", 1))
+        self.num_gpus = int(total.get("GPU", 0)) if num_gpus is None else num_gpus
+        kind = "private Ray cluster" if address == "local" else f"Ray cluster at {address}"
+        self.description = (
+            f"{kind}: {nodes} node{'s' * (nodes != 1)}, {int(total.get('CPU', 0))} CPUs, "
+            f"{int(total.get('GPU', 0))} GPUs"
+        )
+
+    def map(
+        self, units: Iterable[Unit], job: Job, events: Folder | None = None, stateful: bool = False
+    ) -> Iterator[tuple[Unit, Any]]:
+        import ray
+        from ray.exceptions import RayTaskError
+
+        from pipelines.ray_workers import WORKER_LOST, make_pool
+
+        pool = make_pool(pickle.dumps(job), events, stateful, self.num_cpus, self.num_gpus, _own_path())
+        waiting = ((unit, 1) for unit in units)
+        again: deque[tuple[Unit, int]] = deque()
+        flying: dict[Any, tuple[Unit, int]] = {}
+        try:
+            while True:
+                while len(flying) < pool.room:
+                    item = again.popleft() if again else next(waiting, None)
+                    if item is None:
+                        break
+                    flying[pool.submit(*item)] = item
+                if not flying:
+                    return
+                (reference,), _ = ray.wait(list(flying), num_returns=1)
+                unit, attempt = flying.pop(reference)
+                pool.ended(reference)
+                try:
+                    yield unit, ray.get(reference)
+                except WORKER_LOST:
+                    again.append((unit, _next_attempt(unit, attempt)))
+                except RayTaskError as error:
+                    raise error.as_instanceof_cause() if error.cause is None else error.cause from None
+        finally:
+            pool.close()
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+def _own_path() -> list[str]:
+    """The import path of this process without the working folder that Ray puts first on its workers' path."""
+    return [entry for entry in sys.path if entry]

@@ -1,0 +1,108 @@
+"""How a unit reaches a Ray worker: as a task, or as a call of an actor in a fixed pool.
+
+Ray puts the driver's working folder first on the import path of its workers, where a `cli.py` or `pipelines/` of the
+user would stand before ours. `_enter` is sent by value, imports nothing of ours before it has dropped that entry, and
+so never meets them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+from lucidflux_data.storage import Folder
+from pipelines.worker import Unit
+
+WORKER_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError, ActorUnavailableError)
+
+
+def _enter(job: bytes, call: bytes, keep: list[str], folder: str) -> Any:
+    """`folder`: the driver's working folder; `keep`: what the driver itself imports from."""
+    import os
+    import pickle
+    import sys
+
+    if folder not in keep:
+        sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) != folder]
+    worker = __import__("pipelines.worker", fromlist=["handle"])
+    unit, events, attempt = pickle.loads(call)
+    return worker.handle(job, unit, events, attempt)
+
+
+_enter.__module__ = "__main__"  # cloudpickle sends functions of __main__ by value
+
+
+class _Host:
+    """An actor: one process that keeps what its job has loaded."""
+
+    def enter(self, job: bytes, call: bytes, keep: list[str], folder: str) -> Any:
+        return _enter(job, call, keep, folder)
+
+
+_Host.__module__ = "__main__"
+
+
+class TaskPool:
+    """Any idle worker takes the next unit."""
+
+    def __init__(self, job: bytes, events: Folder | None, num_cpus: int, keep: list[str]) -> None:
+        self.room = 2 * num_cpus
+        self._events = events
+        self._job = ray.put(job)
+        self._rest = (keep, os.getcwd())
+        self._enter = ray.remote(_enter).options(num_cpus=1, max_retries=0)
+
+    def submit(self, unit: Unit, attempt: int) -> Any:
+        import pickle
+
+        return self._enter.remote(self._job, pickle.dumps((unit, self._events, attempt)), *self._rest)
+
+    def ended(self, reference: Any) -> None:
+        """Nothing is held for a task."""
+
+    def close(self) -> None:
+        """Tasks end with their units."""
+
+
+class ActorPool:
+    """A fixed number of actors, two units in flight on each so that none waits for the driver."""
+
+    def __init__(
+        self, job: bytes, events: Folder | None, num_cpus: int, num_gpus: int, keep: list[str]
+    ) -> None:
+        size = num_gpus or num_cpus
+        self.room = 2 * size
+        self._events = events
+        self._job = ray.put(job)
+        self._rest = (keep, os.getcwd())
+        options = {"num_cpus": 1, "num_gpus": 1 if num_gpus else 0, "max_restarts": -1, "max_task_retries": 0}
+        self._actors = [ray.remote(_Host).options(**options).remote() for _ in range(size)]
+        self._free = deque(self._actors * 2)
+        self._busy: dict[Any, Any] = {}
+
+    def submit(self, unit: Unit, attempt: int) -> Any:
+        import pickle
+
+        actor = self._free.popleft()
+        reference = actor.enter.remote(self._job, pickle.dumps((unit, self._events, attempt)), *self._rest)
+        self._busy[reference] = actor
+        return reference
+
+    def ended(self, reference: Any) -> None:
+        self._free.append(self._busy.pop(reference))
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def make_pool(
+    job: bytes, events: Folder | None, stateful: bool, num_cpus: int, num_gpus: int, keep: list[str]
+) -> TaskPool | ActorPool:
+    if stateful:
+        return ActorPool(job, events, num_cpus, num_gpus, keep)
+    return TaskPool(job, events, num_cpus, keep)

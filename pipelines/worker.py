@@ -1,0 +1,113 @@
+"""What runs inside a worker process, of either executor: one thread, one loaded job, files published by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lucidflux_data.storage import Content, Folder
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+File = tuple[str, Content]  # name in the output folder, bytes or an iterable of chunks
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An immutable piece of work. `name` is unique in its phase, `size` is its number of images."""
+
+    name: str
+    size: int
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Runs `work(unit)` and publishes the files that it yields, in order; the last one marks the unit as done."""
+
+    work: Callable[[Unit], Iterable[File]]
+    folder: Folder
+
+    def __call__(self, unit: Unit) -> None:
+        for name, content in self.work(unit):
+            self.folder.publish(name, content)
+
+
+_loaded: tuple[bytes, Callable[[Unit], Any]] | None = None
+
+
+def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int) -> Any:
+    """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once."""
+    global _loaded
+    if _loaded is None or _loaded[0] != job:
+        limit_threads()
+        _loaded = (job, pickle.loads(job))
+    start = time.time()
+    outcome = "killed"
+    try:
+        result = _loaded[1](unit)
+        outcome = "done"
+        return result
+    except BaseException as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        if events is not None:
+            line = {
+                "unit": unit.name,
+                "attempt": attempt,
+                "outcome": outcome,
+                "images": unit.size,
+                "start": round(start, 3),
+                "seconds": round(time.time() - start, 3),
+                "pid": os.getpid(),
+            }
+            _write_event(events, f"{unit.name}.{attempt}.jsonl", line)
+
+
+def _write_event(events: Folder, name: str, line: dict[str, Any]) -> None:
+    """Events are for people: a full disk must not turn a finished unit into a failed one."""
+    try:
+        events.publish(name, (json.dumps(line) + "\n").encode())
+    except Exception:
+        return
+
+
+def limit_threads() -> None:
+    """One thread: parallelism is over units. Covers OpenCV, BLAS and, where it is loaded later, torch."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = "1"
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
+
+
+def start_local(parent: int) -> None:
+    """First call of a spawned process: Ctrl-C is the driver's to handle, and no driver means no worker."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence_native_stderr()
+
+    def leave_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    limit_threads()
+
+
+def silence_native_stderr() -> None:
+    """Image libraries print complaints about damaged files straight to descriptor 2; we report them as reasons."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
