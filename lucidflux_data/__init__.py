@@ -1,5 +1,29 @@
-"""Pure data code: bytes, arrays, tables, tars. Importing it loads neither ray nor torch."""
+"""Pure data code: bytes, arrays, tables, tars. Importing it loads neither ray nor torch.
 
-from lucidflux_data.images import ImageError, decode, decode_full
+The public names are looked up when they are used, so that `--help` does not wait for OpenCV.
+"""
 
-__all__ = ["ImageError", "decode", "decode_full"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lucidflux_data.images import ImageError, decode, decode_full
+    from lucidflux_data.quality import measure_bytes, measure_luma
+
+__all__ = ["ImageError", "decode", "decode_full", "measure_bytes", "measure_luma"]
+
+_MODULE_OF = {
+    "ImageError": "images",
+    "decode": "images",
+    "decode_full": "images",
+    "measure_bytes": "quality",
+    "measure_luma": "quality",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

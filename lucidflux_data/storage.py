@@ -155,6 +155,7 @@ class Folder:
         os.makedirs(self.path(".tmp"), exist_ok=True)
         if os.path.exists(self.path(old)):
             os.rename(self.path(old), self.path(aside))
+        os.makedirs(os.path.dirname(self.path(old)), exist_ok=True)
         os.rename(self.path(new), self.path(old))
         self.remove(aside)
 

@@ -1,0 +1,64 @@
+"""The two commands, `lucidflux` and `lucidflux-data`: mounts the command groups, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucidflux_data.errors import LucidFluxError
+from pipelines.commands import ExecutorKind, Json, NumCpus, _tell
+from pipelines.commands import app as data_app
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration in the LucidFlux line.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `demo` a command of its own while it is the only one."""
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder for photos, run and report.")] = Path("demo"),
+    num_cpus: NumCpus = None,
+    executor: ExecutorKind = "ray",
+    json_: Json = False,
+) -> None:
+    """Filter scikit-image's photos, and broken versions of them, into verified shards with a report."""
+    from pipelines.demo import run_demo
+
+    _tell(run_demo(out.absolute(), num_cpus, executor), json_)
+
+
+def lucidflux_main() -> None:
+    _main(app)
+
+
+def data_main() -> None:
+    _main(data_app)
+
+
+def _main(command: Callable[[], None]) -> None:
+    """Runs a typer app. What we raise on purpose is one sentence; anything else is a defect, said as such."""
+    try:
+        command()
+    except LucidFluxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: repeat the command to resume", file=sys.stderr)
+        sys.exit(5)
+    except Exception as error:
+        if os.environ.get("LUCIDFLUX_DEBUG"):
+            raise
+        message = str(error).splitlines()[0] if str(error) else ""
+        print(
+            f"internal error, please report it ({type(error).__name__}: {message}); LUCIDFLUX_DEBUG=1 shows the traceback",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -1,0 +1,104 @@
+"""Checks that what is on disk is what the manifest and the ledger say; every problem is one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from typing import Any
+
+import pyarrow.compute as pc
+
+from lucidflux_data import ledger, runs, shards
+from lucidflux_data.errors import InputError, LucidFluxError
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.storage import Folder
+
+PLACE = "shards"
+
+
+def check_set(folder: Folder) -> list[str]:
+    """The run's tables against each other and against the manifest; no shard is opened."""
+    try:
+        run = runs.read_run(folder)
+        candidates = run["listed"]["candidates"]
+        basic = runs.read_basic(folder, candidates, ["uri"])
+        table = folder.read_table(runs.LEDGER)
+        manifest = shards.read_manifest(folder)
+    except FileNotFoundError:
+        return [f"{runs.LEDGER} is missing"]
+    except LucidFluxError as error:
+        return [str(error)]
+    problems = []
+    if runs.read_inventory(folder).num_rows != candidates or basic.num_rows != candidates:
+        problems.append("inventory, scores and run.json do not have the same number of candidates")
+    if not basic["uri"].equals(table["uri"]):
+        problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
+    kept = ledger.counts(table)["kept"]
+    if manifest["samples"] != kept:
+        problems.append(f"the ledger keeps {kept} images, the manifest has {manifest['samples']}")
+    if manifest["digests"]["ledger"] != hashlib.sha256(folder.read(runs.LEDGER)).hexdigest():
+        problems.append(f"{PLACE}/ was packed from another ledger: run `lucidflux-data pack` again")
+    if len(set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())) != kept:
+        problems.append("a key is kept twice")
+    expected = {name for entry in manifest["shards"] for name in (entry["name"], _index(entry["name"]))}
+    for name in sorted(set(folder.names(PLACE)) - expected):
+        problems.append(f"{PLACE}/{name} is not in the manifest")
+    return problems
+
+
+def check_shard(folder: Folder, entry: dict[str, Any], deep: bool, max_pixels: int) -> list[str]:
+    """One shard against its line of the manifest, and its index against the tar; `deep` decodes every image."""
+    name = f"{PLACE}/{entry['name']}"
+    try:
+        tar, index = folder.read(name), folder.read(f"{PLACE}/{_index(entry['name'])}")
+    except FileNotFoundError as error:
+        return [f"{error.filename or name} is missing"]
+    if hashlib.sha256(tar).hexdigest() != entry["sha256"]:
+        return [f"{name} does not have the sha256 of the manifest"]
+    if hashlib.sha256(index).hexdigest() != entry["index_sha256"]:
+        return [f"{PLACE}/{_index(entry['name'])} does not have the sha256 of the manifest"]
+    problems = []
+    rows = folder.read_table(f"{PLACE}/{_index(entry['name'])}").to_pylist()
+    for row in rows:
+        data = tar[row["offset"] : row["offset"] + row["size"]]
+        header = tar[row["offset"] - shards.BLOCK :][:100].rstrip(b"\0").decode()
+        if zlib.crc32(data) != row["crc32"] or header != row["member"]:
+            problems.append(f"{name}: the index does not point at {row['member']}")
+        elif deep:
+            problems += [f"{name}: {problem}" for problem in _check_member(row, data, max_pixels)]
+    if len({row["key"] for row in rows}) != entry["samples"]:
+        problems.append(f"{name} has not {entry['samples']} samples")
+    return problems
+
+
+def _check_member(row: dict[str, Any], data: bytes, max_pixels: int) -> list[str]:
+    if row["member"].endswith(".json"):
+        record = json.loads(data)
+        return [] if record["key"] == row["key"] else [f"{row['member']} is of another image"]
+    try:
+        decode(data, max_pixels)
+    except ImageError as error:
+        return [f"{row['member']} does not decode: {error.detail}"]
+    return []
+
+
+def _index(tar_name: str) -> str:
+    return shards.index_name(tar_name.removesuffix(".tar"))
+
+
+def broken_shards(folder: Folder, entries: list[dict[str, Any]], deep: bool, max_pixels: int) -> list[str]:
+    """Names of the shards with a problem."""
+    return [entry["name"] for entry in entries if check_shard(folder, entry, deep, max_pixels)]
+
+
+def explain(folder: Folder, wanted: str) -> dict[str, Any]:
+    """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
+    table = folder.read_table(runs.LEDGER)
+    for column in ("uri", "key", "source_key"):
+        rows = table.filter(pc.field(column) == wanted)
+        if rows.num_rows:
+            break
+    else:
+        raise InputError(f"{wanted} is no uri, key or file name of a candidate of {folder}")
+    return {"rows": rows.to_pylist(), "config": runs.read_run(folder)["config"]}

@@ -1,0 +1,267 @@
+"""The commands of `lucidflux-data`. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob or WebDataset tar; local or a url.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
+Out = Annotated[str, typer.Option("--out", metavar="RUN", help="The run folder, new or to be resumed.")]
+Preset = Annotated[str, typer.Option(help="lucidflux or demo.")]
+ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="One setting over preset and file.")]
+Iqa = Annotated[str | None, typer.Option(metavar="NAME", help="Quality metric of the cut, or none.")]
+TopFraction = Annotated[str | None, typer.Option(help="Keep the best fraction of the survivors.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the best N of the survivors.")]
+MinSide = Annotated[int | None, typer.Option(help="Shorter side, in pixels, that an image must have.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
+NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
+NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; RAY_ADDRESS otherwise, else a private one.")]
+ExecutorKind = Annotated[str, typer.Option("--executor", help="ray, or local processes.")]
+MaxFailed = Annotated[float | None, typer.Option(min=0, max=1, help="Exit 4 when a larger share failed.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The data engine: from candidates to clean shards.")
+
+
+@app.command("filter")
+def filter_command(
+    source: Sources,
+    out: Out,
+    preset: Preset = "lucidflux",
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    top_fraction: TopFraction = None,
+    top_k: TopK = None,
+    min_side: MinSide = None,
+    limit: Limit = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Score, select and pack: HQ shards, a ledger of every decision, and a report."""
+    from lucidflux_data.config import label, make_config
+
+    resolved = make_config(preset, config, _settings(set_, iqa, top_fraction, top_k, min_side))
+    asked = (out, source, resolved, label(preset, resolved), limit, dry_run, json_)
+    _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
+
+
+@app.command("score")
+def score_command(
+    source: Sources,
+    out: Out,
+    preset: Preset = "lucidflux",
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    limit: Limit = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Measure every candidate; decide later with `select`."""
+    from lucidflux_data.config import label, make_config
+
+    resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
+    asked = (out, source, resolved, label(preset, resolved), limit, dry_run, json_)
+    _run_job(asked, ("score",), (executor, num_cpus, num_gpus, address), None)
+
+
+def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
+    from lucidflux_data.storage import Folder, absolute_url
+    from pipelines import filter as job
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    out, source, config, label, limit, dry_run, json_ = asked
+    folder, progress = Folder(out), Progress(quiet=json_)
+    _check_metric(config.iqa.metric)
+    urls = [absolute_url(item) for item in source]
+    if dry_run:
+        from lucidflux_data.sources import list_sources
+
+        listing = list_sources(urls)
+        plan = {"label": label, "candidates": listing.table.num_rows, "ignored": listing.ignored}
+        typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
+        return
+    job.list_into(folder, urls, config, label, limit, steps, progress)
+    with open_executor(*where) as executor:
+        progress.say(executor.description)
+        job.score(folder, config, executor, progress)
+        if "select" in steps:
+            job.select(folder, config, executor, progress)
+            job.pack(folder, config, executor, progress)
+    if "select" in steps:
+        _tell(job.summary(folder), json_)
+        job.check_failed(folder, max_failed)
+    else:
+        _tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
+
+
+def _check_metric(metric: str) -> None:
+    """A metric that cannot run is found before hours of measuring, not after."""
+    if metric != "none":
+        from lucidflux_data.iqa import load_metric
+
+        load_metric(metric)
+
+
+@app.command("select")
+def select_command(
+    run: RunFolder,
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    top_fraction: TopFraction = None,
+    top_k: TopK = None,
+    min_side: MinSide = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    json_: Json = False,
+) -> None:
+    """Decide again under other rules; only scores that are not there yet are computed."""
+    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.runs import read_run
+    from lucidflux_data.storage import Folder
+    from pipelines import filter as job
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    folder, progress = Folder(run), Progress(quiet=json_)
+    base = FilterConfig.model_validate(read_run(folder)["config"])
+    resolved = make_config(file=config, settings=_settings(set_, iqa, top_fraction, top_k, min_side), base=base)
+    _check_metric(resolved.iqa.metric)
+    with open_executor(executor, num_cpus, num_gpus, address) as started:
+        counts = job.select(folder, resolved, started, progress)
+    _tell({"run": str(folder), **counts, "next": f"lucidflux-data pack {folder}"}, json_)
+
+
+@app.command("pack")
+def pack_command(
+    run: RunFolder,
+    set_: Set = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Re-encode, losslessly, flagged images.")] = False,
+    num_cpus: NumCpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    json_: Json = False,
+) -> None:
+    """Write the shards of the ledger, the manifest and the report."""
+    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.runs import read_run
+    from lucidflux_data.storage import Folder
+    from pipelines import filter as job
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    folder, progress = Folder(run), Progress(quiet=json_)
+    base = FilterConfig.model_validate(read_run(folder)["config"])
+    settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
+    with open_executor(executor, num_cpus, 0, address) as started:
+        job.pack(folder, make_config(settings=settings, base=base), started, progress)
+    _tell(job.summary(folder), json_)
+
+
+@app.command("explain")
+def explain_command(
+    run: RunFolder,
+    image: Annotated[str, typer.Argument(metavar="URI_OR_KEY", help="uri, key or name in the source.")],
+    json_: Json = False,
+) -> None:
+    """Why an image is, or is not, in the set."""
+    from lucidflux_data import records, verify
+    from lucidflux_data.storage import Folder
+
+    found = verify.explain(Folder(run), image)
+    if json_:
+        typer.echo(json.dumps(found["rows"]))
+        return
+    for row in found["rows"]:
+        verdict = "kept" if row["keep"] else f"not kept: {row['reason']}"
+        meaning = f" ({records.WHAT_IT_MEANS[row['reason']]})" if row["reason"] else ""
+        typer.echo(f"{row['uri']}\n  {verdict}{meaning}")
+        for name, value in row.items():
+            if value is not None and name not in ("uri", "keep", "reason", "side"):
+                typer.echo(f"  {name}: {value}")
+    rules = found["config"]["rules"] | {"metric": found["config"]["iqa"]["metric"], **found["config"]["cut"]}
+    typer.echo("rules: " + ", ".join(f"{name}={value}" for name, value in rules.items() if value is not None))
+
+
+@app.command("verify")
+def verify_command(
+    run: RunFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild only what is broken.")] = False,
+    num_cpus: NumCpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "local",
+    json_: Json = False,
+) -> None:
+    """Check counts, hashes and completeness; exit 6 names what is wrong."""
+    from lucidflux_data.storage import Folder
+    from pipelines import filter as job
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    with open_executor(executor, num_cpus, 0, address) as started:
+        result = job.verify_run(Folder(run), deep, repair, started, Progress(quiet=json_))
+    _tell(result, json_)
+
+
+@app.command("report")
+def report_command(run: RunFolder, json_: Json = False) -> None:
+    """Write report.html again."""
+    from lucidflux_data import report
+    from lucidflux_data.storage import Folder
+
+    folder = Folder(run)
+    folder.publish("report.html", report.make_report(folder))
+    _tell({"report": folder.path("report.html")}, json_)
+
+
+def _settings(
+    set_: list[str] | None, iqa: str | None, top_fraction: str | None, top_k: int | None, min_side: int | None
+) -> list[str]:
+    """The short options as settings; they stand after --set, so they win."""
+    settings = list(set_ or [])
+    if iqa is not None:
+        settings.append(f"iqa.metric={iqa}")
+    if top_fraction is not None and top_k is not None:
+        from lucidflux_data.errors import ConfigError
+
+        raise ConfigError("--top-fraction and --top-k exclude each other")
+    if top_fraction is not None:
+        settings += ["cut.top_k=none", f"cut.top_fraction={top_fraction}"]
+    if top_k is not None:
+        settings += ["cut.top_fraction=none", f"cut.top_k={top_k}"]
+    if min_side is not None:
+        settings.append(f"rules.min_side={min_side}")
+    return settings
+
+
+def _tell(result: dict[str, Any], json_: bool) -> None:
+    """The outcome: one JSON object, or a line for each fact."""
+    if json_:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{reason} {count:,}" for reason, count in value.items()) or "none"
+        typer.echo(f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}")
+

@@ -1,0 +1,94 @@
+"""`lucidflux demo`: the filter on real photos, and on damaged versions of them, from nothing but what is installed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lucidflux_data.errors import ConfigError
+
+
+def bundled_photos() -> list[Path]:
+    """The pictures that scikit-image ships inside its package; nothing is downloaded. ConfigError without it."""
+    try:
+        import skimage
+    except ImportError:
+        raise ConfigError("the demo takes scikit-image's photos: pip install 'lucidflux[demo]'") from None
+    folder = Path(skimage.__file__).parent / "data"
+    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
+
+
+def make_candidates(folder: Path) -> Path:
+    """Copies the photos into `folder` and plants one image for each reason that the installed rules can give."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    photos = bundled_photos()
+    for photo in photos:
+        shutil.copyfile(photo, folder / photo.name)
+    by_name = {photo.stem: photo for photo in photos}
+    astronaut = cv2.imread(str(by_name["astronaut"]))
+    encoded = cv2.imencode(".jpg", astronaut)[1].tobytes()
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    flat = astronaut.copy()
+    flat[:, 130:] = 128  # keeps enough detail at the left to pass the blur rule
+    _write(folder / "planted-too_blurry.png", cv2.GaussianBlur(astronaut, (0, 0), 6))
+    _write(folder / "planted-too_sharp.png", noise)
+    _write(folder / "planted-too_flat.png", flat)
+    _write(folder / "planted-too_small.png", cv2.resize(astronaut, (60, 60), interpolation=cv2.INTER_AREA))
+    shutil.copyfile(by_name["astronaut"], folder / "planted-duplicate.png")
+    (folder / "planted-truncated.jpg").write_bytes(encoded[: len(encoded) // 2])
+    (folder / "planted-not_an_image.jpg").write_text("A text file that calls itself a photo.\n")
+    (folder / "planted-unsupported_mode.tif").write_bytes(
+        cv2.imencode(".tiff", np.float32(astronaut) / 255)[1].tobytes()
+    )
+    (folder / "planted-too_many_pixels.png").write_bytes(png_of_zeros(60000, 60000))
+    (folder / "planted-missing.jpg").symlink_to(folder / "is-not-there.jpg")
+    (folder / "notes.txt").write_text("Counted as ignored.\n")
+    return folder
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A valid 1-bit grey PNG of any size, compressed row by row: 60000x60000 takes some 440 kB."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    compressor = zlib.compressobj(9)
+    row = bytes(1 + -(-width // 8))
+    body = b"".join(compressor.compress(row * 1000) for _ in range(height // 1000))
+    body += compressor.compress(row * (height % 1000)) + compressor.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
+    """Filters the planted candidates into `out`/run and verifies the result deeply. Returns the summary."""
+    from lucidflux_data.config import label, make_config
+    from lucidflux_data.storage import Folder, absolute_url
+    from pipelines import filter as job
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    candidates = make_candidates(out / "photos")
+    config = make_config("demo", settings=["rules.min_side=64", "decode.max_pixels=100000000"])
+    folder, progress = Folder(out / "run"), Progress()
+    url = [absolute_url(str(candidates))]
+    job.list_into(folder, url, config, label("demo", config), None, ("score", "select", "pack"), progress)
+    with open_executor(executor, num_cpus, 0, None) as started:
+        progress.say(started.description)
+        job.score(folder, config, started, progress)
+        job.select(folder, config, started, progress)
+        job.pack(folder, config, started, progress)
+        verified = job.verify_run(folder, True, False, started, progress)
+    return job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}

@@ -1,0 +1,138 @@
+"""Packing: the kept images of a ledger into HQ shards; one task writes one shard and its index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.compute as pc
+
+from lucidflux_data import runs, shards
+from lucidflux_data.config import FilterConfig, digest
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
+from lucidflux_data.shards import Shard, TarWriter
+from lucidflux_data.sources import read_bytes
+from lucidflux_data.storage import Folder
+from pipelines.executor import Executor, run
+from pipelines.progress import Progress
+from pipelines.worker import File, Unit
+
+PREFIX = "hq"
+STAGE = ".next"
+NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256"}
+
+
+@dataclass(frozen=True)
+class PackShard:
+    """Writes one shard into `place`: the tar, then its index."""
+
+    config: FilterConfig
+    place: str
+    plan_digest: str
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        writer = TarWriter()
+        yield f"{self.place}/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer))
+        yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
+
+    def _samples(self, rows: list[dict[str, Any]], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
+        for row in rows:
+            data = self._bytes(row)
+            name = EXTENSION_OF[row["format"]]
+            record = sample_json(row)
+            if self.config.shards.normalize and needs_normalizing(row):
+                data, name = _as_png(data, self.config.decode.max_pixels), "png"
+                record = shards.canonical_json(json.loads(record) | {"normalized": True})
+            writer.sha256s.append(hashlib.sha256(data).hexdigest())
+            yield row["key"], {name: data, "json": record}
+
+    def _bytes(self, row: dict[str, Any]) -> bytes:
+        size = row["bytes"] if row["offset"] >= 0 else -1
+        try:
+            data = read_bytes(row["uri"], row["offset"], size)
+        except ImageError as error:
+            raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
+        if hashlib.sha256(data).hexdigest() != row["sha256"]:
+            raise InputError(f"{row['uri']} has changed since it was scored: score into a new run")
+        return data
+
+
+def _as_png(data: bytes, max_pixels: int) -> bytes:
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(decode(data, max_pixels)[..., ::-1]))
+    assert done, "PNG takes any 8-bit RGB image"
+    return encoded.tobytes()
+
+
+def needs_normalizing(row: dict[str, Any]) -> bool:
+    return not FLAGS_OTHER_PIXELS.isdisjoint(row["flags"].split(","))
+
+
+def sample_json(row: dict[str, Any]) -> bytes:
+    """The json member: what is known of the image, and the json that stood beside it in its source."""
+    record = {name: value for name, value in row.items() if name not in NOT_IN_JSON and value is not None}
+    record["flags"] = [flag for flag in row["flags"].split(",") if flag]
+    if row["side"]:
+        record["side"] = json.loads(row["side"])
+    return shards.canonical_json(record)
+
+
+def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
+    """The shards of the kept images of the ledger, in key order."""
+    ledger = folder.read_table(runs.LEDGER)
+    rows = ledger.filter(pc.field("keep")).sort_by("key").to_pylist()
+    sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
+    return shards.plan_shards(rows, sizes, PREFIX, config.shards.max_samples, config.shards.max_bytes)
+
+
+def pack(
+    folder: Folder, config: FilterConfig, digests: dict[str, str], executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Publishes the shards of the ledger that are not there yet, then the manifest. Returns the manifest."""
+    planned = plan(folder, config)
+    ledger_sha256 = hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()
+    plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
+    stage = f"{STAGE}/{plan_digest[:16]}"
+    if _is_packed(folder, planned, plan_digest):
+        place = "shards"
+    else:
+        folder.remove(shards.MANIFEST)
+        place = stage
+        names = set(folder.names(stage))
+        todo = [s for s in planned if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
+        units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
+        with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
+            for unit in run(executor, units, PackShard(config, stage, plan_digest), folder):
+                advance(unit.size)
+        if planned:
+            folder.replace(stage, "shards")
+            place = "shards"
+        folder.remove(STAGE)
+    manifest = shards.make_manifest(
+        folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
+    )
+    folder.publish(shards.MANIFEST, manifest)
+    return json.loads(manifest)
+
+
+def restage(folder: Folder, config: FilterConfig) -> None:
+    """Takes published shards back to the stage, where `pack` completes and publishes them again."""
+    folder.remove(shards.MANIFEST)
+    if folder.exists(runs.LEDGER) and folder.exists("shards"):
+        ledger_sha256 = hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()
+        plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
+        folder.remove(STAGE)
+        folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
+
+
+def _is_packed(folder: Folder, planned: list[Shard], plan_digest: str) -> bool:
+    names = set(folder.names("shards"))
+    expected = {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
+    return names == expected and all(
+        shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
+    )
