@@ -58,7 +58,8 @@ def _main(command: Callable[[], None]) -> None:
             raise
         message = str(error).splitlines()[0] if str(error) else ""
         print(
-            f"internal error, please report it ({type(error).__name__}: {message}); LUCIDFLUX_DEBUG=1 shows the traceback",
+            f"internal error, please report it ({type(error).__name__}: {message}); "
+            "LUCIDFLUX_DEBUG=1 shows the traceback",
             file=sys.stderr,
         )
         sys.exit(1)

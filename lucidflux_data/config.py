@@ -137,7 +137,10 @@ def digest(content: Any) -> str:
 
 
 def make_config(
-    preset: str = "lucidflux", file: str | None = None, settings: Iterable[str] = (), base: FilterConfig | None = None
+    preset: str = "lucidflux",
+    file: str | None = None,
+    settings: Iterable[str] = (),
+    base: FilterConfig | None = None,
 ) -> FilterConfig:
     """The resolved config; `base` (of an existing run) takes the place of the preset. Raises ConfigError."""
     if preset not in PRESETS:

@@ -1,11 +1,11 @@
 """What a user can be told: one sentence and an exit code. The command line prints the sentence, never a traceback.
 
-    LucidFluxError
-      ConfigError        2  wrong option, config or run folder
-      InputError         3  a source that cannot be used
-      TooManyFailed      4  finished, but more failed than --max-failed
-      Interrupted        5  stopped half-way; the same command resumes
-      VerificationError  6  what is on disk is not what the manifest says
+LucidFluxError
+  ConfigError        2  wrong option, config or run folder
+  InputError         3  a source that cannot be used
+  TooManyFailed      4  finished, but more failed than --max-failed
+  Interrupted        5  stopped half-way; the same command resumes
+  VerificationError  6  what is on disk is not what the manifest says
 """
 
 

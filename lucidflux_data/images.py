@@ -130,9 +130,7 @@ def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
             raise ImageError("not_an_image", f"{str(image.format).lower()} is not a format that is read")
         width, height = image.size
         if width * height > max_pixels:
-            raise ImageError(
-                "too_many_pixels", f"{width}x{height} is over the pixel budget of {max_pixels:,} pixels"
-            )
+            raise ImageError("too_many_pixels", f"{width}x{height} is over the pixel budget of {max_pixels:,} pixels")
         mode = _mode_with_depth(image, data)
         if mode in ("F", "I") or mode not in SUPPORTED_MODES:
             raise ImageError("unsupported_mode", f"samples of mode {mode} are not read")
@@ -149,8 +147,7 @@ def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
 
 
 SUPPORTED_MODES = frozenset(
-    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"}
-    | {"I;16", "RGB;16", "RGBA;16", "LA;16"}
+    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"} | {"I;16", "RGB;16", "RGBA;16", "LA;16"}
 )
 
 
@@ -198,7 +195,7 @@ def _mode_with_depth(image: Image.Image, data: bytes) -> str:
     if image.format == "PNG" and data[24] == 16:  # IHDR bit depth, PNG specification 11.2.2
         return f"{mode};16"
     if image.format == "TIFF":
-        bits = image.tag_v2.get(258, (8,))  # BitsPerSample  # type: ignore[attr-defined]
+        bits = getattr(image, "tag_v2").get(258, (8,))  # noqa: B009 - BitsPerSample; only TIFF images have tags
         if max(bits) == 16 and mode in ("RGB", "RGBA", "LA"):
             return f"{mode};16"
     return mode

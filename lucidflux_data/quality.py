@@ -89,9 +89,8 @@ def _check(image: np.ndarray, patch_px: int) -> None:
 def _reflected(image: np.ndarray) -> np.ndarray:
     """float64, one pixel larger on each side, reflected without repeating the edge (a side of 1 repeats it)."""
     for axis in (0, 1):
-        mode = "reflect" if image.shape[axis] > 1 else "edge"
         widths = [(1, 1) if axis == other else (0, 0) for other in (0, 1)]
-        image = np.pad(image, widths, mode=mode)
+        image = np.pad(image, widths, mode="reflect") if image.shape[axis] > 1 else np.pad(image, widths, mode="edge")
     return image.astype(np.float64)
 
 
@@ -128,7 +127,7 @@ def _flat_fraction(image: np.ndarray, patch_px: int, limit: float) -> float:
 
 
 @compiled
-def _laplacian_sums(image: np.ndarray) -> tuple[int, int]:
+def _laplacian_sums(image: np.ndarray) -> tuple[np.int64, np.int64]:
     """Sum and sum of squares of the Laplacian: exact int64, in int32 within 1024 columns (1020^2 x 1024 < 2^31)."""
     height, width = image.shape
     total = np.int64(0)
@@ -188,9 +187,7 @@ def _gradient_sums(image: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarra
                 square = np.int32(np.int32(dx * dx) + np.int32(dy * dy))
                 row_squares = np.int32(row_squares + square)
                 root = np.sqrt(np.float32(square))
-                row_magnitudes = np.int32(
-                    row_magnitudes + np.int32(root * np.float32(4096.0) + np.float32(0.5))
-                )
+                row_magnitudes = np.int32(row_magnitudes + np.int32(root * np.float32(4096.0) + np.float32(0.5)))
             squares[y // patch, column] += row_squares
             magnitudes[y // patch, column] += row_magnitudes
     return squares, magnitudes

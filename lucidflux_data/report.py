@@ -65,7 +65,9 @@ def make_report(folder: Folder) -> bytes:
     parts.append(_sheet("Kept (the first by key)", kept, None, max_pixels))
     body = "\n".join(part for part in parts if part)
     title = html.escape(run["label"])
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}</html>\n"
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}</html>\n"
+    )
     return page.encode()
 
 
@@ -105,7 +107,10 @@ def _histogram(table: pa.Table, score: str, limits: list[float]) -> str:
         return ""
     logarithmic = score == "laplacian_variance"
     scaled, marks = (np.log10(values + 1), [np.log10(m + 1) for m in limits]) if logarithmic else (values, limits)
-    low, high = min(scaled.min(), *marks) if marks else scaled.min(), max(scaled.max(), *marks) if marks else scaled.max()
+    low, high = (
+        min(scaled.min(), *marks) if marks else scaled.min(),
+        max(scaled.max(), *marks) if marks else scaled.max(),
+    )
     heights, edges = np.histogram(scaled, BINS, (low, high if high > low else low + 1))
     width, height, step = 960, 140, 960 / BINS
     bars = "".join(
@@ -142,7 +147,9 @@ def _sheet(title: str, rows: list[dict[str, Any]], score: str | None, max_pixels
         value = f"{score} {row[score]:.4g}<br>" if score else ""
         verdict = "kept" if row["keep"] else row["reason"]
         name = html.escape(row["source_key"])
-        figures.append(f"<figure>{_thumbnail(row, max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>")
+        figures.append(
+            f"<figure>{_thumbnail(row, max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"
+        )
     return f"<h2>{html.escape(title)}</h2><div class=sheet>{''.join(figures)}</div>"
 
 
@@ -156,4 +163,4 @@ def _thumbnail(row: dict[str, Any], max_pixels: int) -> str:
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
     assert done, "JPEG takes any 8-bit RGB image"
-    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(encoded).decode()}'>"
+    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}'>"

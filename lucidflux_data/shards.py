@@ -103,7 +103,11 @@ def canonical_json(content: Any) -> bytes:
 
 
 def plan_shards(
-    rows: Sequence[dict[str, Any]], sizes: Sequence[Sequence[int]], prefix: str, max_samples: int, max_bytes: int
+    rows: Sequence[dict[str, Any]],
+    sizes: Sequence[Sequence[int]],
+    prefix: str,
+    max_samples: int,
+    max_bytes: int,
 ) -> list[Shard]:
     """Cuts rows (sorted by key) into shards of at most `max_samples` samples and `max_bytes` bytes.
 

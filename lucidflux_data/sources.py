@@ -16,7 +16,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -125,7 +125,7 @@ def _table(rows: Iterator[Row]) -> pa.Table:
 
 
 def _batch(rows: list[Row]) -> pa.RecordBatch:
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * len(records.INVENTORY)
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[]] * len(records.INVENTORY)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, records.INVENTORY, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=records.INVENTORY)
 
@@ -268,4 +268,3 @@ def _json_text(file: IO[bytes] | None) -> str:
     except ValueError:
         return ""
     return text
-

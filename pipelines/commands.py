@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob or WebDataset tar; local or a url.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob or WebDataset tar; local or a url.")
+]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 Out = Annotated[str, typer.Option("--out", metavar="RUN", help="The run folder, new or to be resumed.")]
 Preset = Annotated[str, typer.Option(help="lucidflux or demo.")]
@@ -263,5 +265,6 @@ def _tell(result: dict[str, Any], json_: bool) -> None:
     for name, value in result.items():
         if isinstance(value, dict):
             value = ", ".join(f"{reason} {count:,}" for reason, count in value.items()) or "none"
-        typer.echo(f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}")
-
+        typer.echo(
+            f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}"
+        )

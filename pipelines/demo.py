@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from lucidflux_data.errors import ConfigError
 
@@ -32,10 +33,11 @@ def make_candidates(folder: Path) -> Path:
         shutil.copyfile(photo, folder / photo.name)
     by_name = {photo.stem: photo for photo in photos}
     astronaut = cv2.imread(str(by_name["astronaut"]))
+    assert astronaut is not None, "scikit-image ships this photo"
     encoded = cv2.imencode(".jpg", astronaut)[1].tobytes()
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    flat = astronaut.copy()
-    flat[:, 130:] = 128  # keeps enough detail at the left to pass the blur rule
+    flat = np.full((720, 720, 3), 128, np.uint8)
+    flat[:, :240] = noise[:1, :1] // 4 + np.resize(noise, (720, 240, 3)) // 4  # three patches of nine have detail
     _write(folder / "planted-too_blurry.png", cv2.GaussianBlur(astronaut, (0, 0), 6))
     _write(folder / "planted-too_sharp.png", noise)
     _write(folder / "planted-too_flat.png", flat)
@@ -43,9 +45,7 @@ def make_candidates(folder: Path) -> Path:
     shutil.copyfile(by_name["astronaut"], folder / "planted-duplicate.png")
     (folder / "planted-truncated.jpg").write_bytes(encoded[: len(encoded) // 2])
     (folder / "planted-not_an_image.jpg").write_text("A text file that calls itself a photo.\n")
-    (folder / "planted-unsupported_mode.tif").write_bytes(
-        cv2.imencode(".tiff", np.float32(astronaut) / 255)[1].tobytes()
-    )
+    Image.fromarray(astronaut[..., 0].astype(np.float32)).save(folder / "planted-unsupported_mode.tif")
     (folder / "planted-too_many_pixels.png").write_bytes(png_of_zeros(60000, 60000))
     (folder / "planted-missing.jpg").symlink_to(folder / "is-not-there.jpg")
     (folder / "notes.txt").write_text("Counted as ignored.\n")

@@ -34,7 +34,9 @@ def list_into(
             run = runs.make_run(config, before["listed"], before["label"])
             runs.start_run(folder, run, steps)
             if folder.exists(runs.INVENTORY):
-                progress.say(f"resuming {folder}: {before['listed']['candidates']:,} candidates, as listed at the start")
+                progress.say(
+                    f"resuming {folder}: {before['listed']['candidates']:,} candidates, as listed at the start"
+                )
                 return before
     listing = sources.list_sources(asked)
     table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
@@ -87,7 +89,11 @@ def summary(folder: Folder) -> dict[str, Any]:
     result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"], **counts}
     if folder.exists(shards.MANIFEST):
         manifest = json.loads(folder.read(shards.MANIFEST))
-        result |= {"shards": len(manifest["shards"]), "shard_bytes": manifest["bytes"], "urls": manifest["urls"]}
+        result |= {
+            "shards": len(manifest["shards"]),
+            "shard_bytes": manifest["bytes"],
+            "urls": manifest["urls"],
+        }
     return result
 
 
@@ -119,9 +125,7 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
     return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep}
 
 
-def _problems(
-    folder: Folder, deep: bool, executor: Executor, progress: Progress
-) -> tuple[list[str], list[str], int]:
+def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
     problems = verify.check_set(folder)
     if not folder.exists(shards.MANIFEST):
         return problems, [], 0

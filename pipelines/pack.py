@@ -133,6 +133,4 @@ def restage(folder: Folder, config: FilterConfig) -> None:
 def _is_packed(folder: Folder, planned: list[Shard], plan_digest: str) -> bool:
     names = set(folder.names("shards"))
     expected = {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
-    return names == expected and all(
-        shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
-    )
+    return names == expected and all(shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned)

@@ -12,7 +12,13 @@ from collections import deque
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    WorkerCrashedError,
+)
 
 from lucidflux_data.storage import Folder
 from pipelines.worker import Unit
@@ -71,9 +77,7 @@ class TaskPool:
 class ActorPool:
     """A fixed number of actors, two units in flight on each so that none waits for the driver."""
 
-    def __init__(
-        self, job: bytes, events: Folder | None, num_cpus: int, num_gpus: int, keep: list[str]
-    ) -> None:
+    def __init__(self, job: bytes, events: Folder | None, num_cpus: int, num_gpus: int, keep: list[str]) -> None:
         size = num_gpus or num_cpus
         self.room = 2 * size
         self._events = events

@@ -93,7 +93,11 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
     there = set(folder.names(runs.BASIC))
     numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{runs.unit_name(n)}.parquet" not in there]
     units = (
-        Unit(runs.unit_name(n), min(size, inventory.num_rows - n * size), inventory.slice(n * size, size).to_pylist())
+        Unit(
+            runs.unit_name(n),
+            min(size, inventory.num_rows - n * size),
+            inventory.slice(n * size, size).to_pylist(),
+        )
         for n in numbers
     )
     total = sum(min(size, inventory.num_rows - n * size) for n in numbers)
@@ -140,8 +144,6 @@ def _metric_units(folder: Folder, candidates: int, config: FilterConfig) -> Iter
     for number, count in sorted(missing.items()):
         if count:
             yield Unit(runs.unit_name(number), count, wanted[number])
-
-
 
 
 def failed_share(folder: Folder) -> float:

@@ -1,0 +1,124 @@
+"""Quality metrics by name. NIQE is our own; every other name is pyiqa's (extra `iqa`, PolyForm Noncommercial).
+
+A scorer takes uint8 HxWx3 RGB images and gives one number each. What a user can mend (a missing extra, missing
+weights) is a ConfigError in one line; what concerns one image is an ImageError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.images import ImageError
+from lucidflux_data.niqe import niqe
+
+Scorer = Callable[[list[np.ndarray]], list[float]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`full_reference`: compares with a reference, so it cannot select. `offline`: needs no downloaded weights."""
+
+    lower_is_better: bool
+    full_reference: bool = False
+    offline: bool = False
+
+
+# Directions as pyiqa 0.1.16 declares them; kept here so that a selection needs neither torch nor pyiqa.
+METRICS = {
+    "niqe": Metric(lower_is_better=True, offline=True),
+    "piqe": Metric(lower_is_better=True, offline=True),
+    "clipiqa": Metric(lower_is_better=False),
+    "clipiqa+": Metric(lower_is_better=False),
+    "musiq": Metric(lower_is_better=False),
+    "maniqa": Metric(lower_is_better=False),
+    "nima": Metric(lower_is_better=False),
+    "qalign": Metric(lower_is_better=False),
+    "topiq_nr": Metric(lower_is_better=False),
+    "brisque": Metric(lower_is_better=True),
+    "psnr": Metric(lower_is_better=False, full_reference=True, offline=True),
+    "ssim": Metric(lower_is_better=False, full_reference=True, offline=True),
+    "lpips": Metric(lower_is_better=True, full_reference=True),
+    "dists": Metric(lower_is_better=True, full_reference=True),
+}
+
+
+def metric(name: str) -> Metric:
+    """What is known of a metric. ConfigError for an unknown name, with the nearest ones."""
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5) or list(METRICS)
+        raise ConfigError(f"there is no metric {name!r}: did you mean {', '.join(near)}?")
+    return METRICS[name]
+
+
+def lower_is_better(name: str) -> bool:
+    """The direction of a metric; needs neither torch nor weights."""
+    return metric(name).lower_is_better
+
+
+def load_metric(name: str, device: str = "cpu") -> Scorer:
+    """A scorer of single images (no reference). ConfigError where an extra or the weights are missing."""
+    if metric(name).full_reference:
+        raise ConfigError(f"{name} compares with a reference: it cannot score a single image")
+    if name == "niqe":
+        return lambda images: [niqe(image) for image in images]
+    model = _pyiqa_model(name, device)
+    return lambda images: [_score(model, name, image) for image in images]
+
+
+def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], float]:
+    """A scorer of (output, reference) for psnr, ssim, lpips, dists."""
+    if not metric(name).full_reference:
+        raise ConfigError(f"{name} scores a single image: it does not compare")
+    model = _pyiqa_model(name, device)
+    return lambda output, reference: float(model(_tensor(output), _tensor(reference)).item())
+
+
+def _pyiqa_model(name: str, device: str) -> Any:
+    for package in ("torch", "pyiqa"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{name} needs {package}: pip install 'lucidflux[iqa]', or choose --iqa niqe or --iqa none"
+            )
+    import pyiqa
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        return pyiqa.create_metric(name, device=device)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name} needs the package {error.name}: pip install 'lucidflux[iqa]'") from None
+    except Exception:
+        folder = f"{torch.hub.get_dir()}/pyiqa"
+        raise ConfigError(
+            f"the weights of {name} are not here and could not be downloaded: put them into {folder} (or set "
+            "TORCH_HOME and HF_HOME to where they are), or choose --iqa niqe or --iqa none"
+        ) from None
+
+
+def _score(model: Any, name: str, image: np.ndarray) -> float:
+    import torch
+
+    try:
+        with torch.inference_mode():
+            score = float(model(_tensor(image)).item())
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        raise ImageError("iqa_out_of_memory", f"{name} ran out of memory on this image alone") from None
+    if not math.isfinite(score):
+        raise ImageError("iqa_not_finite", f"{name} gives no finite number for this image")
+    return score
+
+
+def _tensor(image: np.ndarray) -> Any:
+    """float32 1x3xHxW in 0..1, as pyiqa takes it."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255

@@ -1,0 +1,77 @@
+"""NIQE against pyiqa with the same parameters, and the failures that have a name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lucidflux_data import iqa, niqe
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.images import ImageError
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    pyiqa = pytest.importorskip("pyiqa")
+    scipy_io = pytest.importorskip("scipy.io")
+    mean, covariance, _ = niqe._parameters()
+    path = tmp_path_factory.mktemp("niqe") / "parameters.mat"
+    scipy_io.savemat(path, {"mu_prisparam": mean[None], "cov_prisparam": covariance})
+    model = pyiqa.create_metric("niqe", pretrained_model_path=str(path))
+    return lambda image: model(iqa._tensor(image)).item()
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket", "camera"])
+def test_photos_equal_pyiqa(name, oracle) -> None:
+    import skimage.data
+
+    image = getattr(skimage.data, name)()
+    image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+    assert niqe.niqe(image) == pytest.approx(oracle(image), abs=1e-3)
+
+
+def test_noise_and_odd_sizes_equal_pyiqa(oracle) -> None:
+    rng = np.random.default_rng(1)
+    for height, width in ((193, 300), (200, 195)):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        assert niqe.niqe(image) == pytest.approx(oracle(image), abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(95, 500, 3), (500, 95, 3), (100, 100, 3)])
+def test_too_small_is_a_named_failure(shape) -> None:
+    with pytest.raises(ImageError) as caught:
+        niqe.niqe(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    assert caught.value.reason == "iqa_not_finite"
+
+
+def test_one_colour_is_a_named_failure_or_a_number() -> None:
+    with pytest.raises(ImageError):
+        niqe.niqe(np.full((300, 300, 3), 128, np.uint8))
+
+
+def test_names() -> None:
+    with pytest.raises(ConfigError, match="musiq"):
+        iqa.metric("musik")
+    assert iqa.lower_is_better("niqe")
+    assert not iqa.lower_is_better("clipiqa")
+    with pytest.raises(ConfigError, match="reference"):
+        iqa.load_metric("psnr")
+
+
+def test_psnr_and_piqe_work_offline(photo_paths) -> None:
+    pytest.importorskip("pyiqa")
+    import skimage.data
+    from skimage.metrics import peak_signal_noise_ratio
+
+    image = skimage.data.chelsea()
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, 10, image.shape), 0, 255).astype(np.uint8)
+    expected = peak_signal_noise_ratio(image, noisy)
+    assert iqa.load_comparison("psnr")(noisy, image) == pytest.approx(expected, abs=1e-3)
+    piqe = iqa.load_metric("piqe")
+    assert piqe([image])[0] < piqe([noisy])[0]
+
+
+def test_missing_weights_are_one_sentence() -> None:
+    pytest.importorskip("pyiqa")
+    with pytest.raises(ConfigError, match="--iqa niqe or --iqa none"):
+        iqa.load_metric("musiq")
