@@ -49,7 +49,7 @@ class _Host:
         return _enter(job, call, keep, folder)
 
 
-_Host.__module__ = "__main__"
+_Host.__module__ = _Host.enter.__module__ = "__main__"
 
 
 class TaskPool:
