@@ -143,8 +143,7 @@ def is_complete(folder: Folder, place: str, shard: str, names: set[str], plan_di
 def read_index_metadata(folder: Folder, name: str) -> dict[str, str]:
     """The index's own facts about its tar; {} where the file is damaged."""
     try:
-        with folder.open(name) as file:
-            metadata = pq.read_schema(file).metadata or {}
+        metadata = pq.read_schema(pa.BufferReader(folder.read(name))).metadata or {}
     except (pa.ArrowInvalid, OSError):
         return {}
     return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}

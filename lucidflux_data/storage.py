@@ -165,12 +165,12 @@ class Folder:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """A parquet file. InputError where it is damaged, naming the file and `verify --repair`."""
+        # From memory and without read-ahead: arrow's I/O threads must never hold a Python file, which they would let
+        # go of after the interpreter has begun to shut down (an abort, now and then, at the end of a good run).
+        data = self.read(name)
         try:
-            with self.open(name) as file:
-                return pq.read_table(file, columns=columns, use_threads=False)
-        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
+            return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False, pre_buffer=False)
+        except (pa.ArrowInvalid, OSError):
             raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
 
 
