@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import io
 import os
 import secrets
 import shutil
@@ -175,10 +174,10 @@ class Folder:
 
 
 def table_bytes(table: pa.Table, **options: Any) -> bytes:
-    """Parquet bytes, equal for equal tables on one pyarrow version (zstd, no statistics on long strings needed)."""
-    sink = io.BytesIO()
+    """Parquet bytes, equal for equal tables on one pyarrow version."""
+    sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", **options)
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
 def _write(file: IO[bytes], content: Content) -> None:
