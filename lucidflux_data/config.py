@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -59,8 +59,6 @@ class RulesConfig(Section):
 
 class IQAConfig(Section):
     metric: str = "clipiqa"  # a name that lucidflux_data.iqa knows, or "none"
-    max_megapixels: float = Field(0.0, ge=0)  # 0 = no limit
-    too_large: Literal["tile", "downscale", "fail"] = "tile"
 
 
 class CutConfig(Section):
@@ -106,11 +104,9 @@ class FilterConfig(Section):
     shards: ShardConfig = ShardConfig()
 
     def score_part(self) -> dict[str, Any]:
-        iqa = self.iqa.model_dump(exclude={"metric"})  # each metric has its own folder; the cut names one
         return {
             "decode": self.decode.model_dump(),
             "measures": self.measures.model_dump(),
-            "iqa": iqa,
             "unit_rule": UNIT_RULE,
         }
 
