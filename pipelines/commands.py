@@ -226,6 +226,26 @@ def verify_command(
     _tell(result, json_)
 
 
+@app.command("what-if")
+def what_if_command(run: RunFolder, json_: Json = False) -> None:
+    """How many images other thresholds would keep, from the tables alone."""
+    from lucidflux_data.config import FilterConfig
+    from lucidflux_data.runs import read_run
+    from lucidflux_data.storage import Folder
+    from lucidflux_data.whatif import what_if
+
+    folder = Folder(run)
+    about = read_run(folder)
+    rows = what_if(folder, about["listed"]["candidates"], FilterConfig.model_validate(about["config"]))
+    if json_:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        mark = "  <- now" if row["now"] else ""
+        setting = f"{row['setting']}={row['value']}"
+        typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
+
+
 @app.command("report")
 def report_command(run: RunFolder, json_: Json = False) -> None:
     """Write report.html again."""

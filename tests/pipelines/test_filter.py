@@ -145,6 +145,18 @@ def test_loosened_rules_equal_loose_from_the_start(quiet: Path, candidates: Path
     assert sum(fewer) < sum(pq.read_table(run / "selected.parquet")["keep"].to_pylist())
 
 
+def test_what_if_counts_what_a_run_with_that_rule_keeps(
+    quiet: Path, candidates: Path, tmp_path: Path, data_command
+) -> None:
+    rows = json.loads(data_command("what-if", quiet, "--json").stdout)
+    (row,) = [row for row in rows if (row["setting"], row["value"]) == ("rules.min_laplacian_variance", "300")]
+    done = filter_into(candidates, tmp_path / "run", "--executor", "local", "--set", "rules.min_laplacian_variance=300")
+    assert done.returncode == 0, done.stderr
+    ledger = pq.read_table(tmp_path / "run" / "selected.parquet").to_pylist()
+    assert row["survivors"] == sum(entry["keep"] or entry["reason"] == "low_iqa" for entry in ledger)
+    assert row["kept"] == sum(entry["keep"] for entry in ledger)
+
+
 def test_verify_finds_and_repairs_damage(quiet: Path, tmp_path: Path, data_command) -> None:
     run = tmp_path / "run"
     shutil.copytree(quiet, run)
