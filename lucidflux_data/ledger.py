@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data import records, runs, selection
 from lucidflux_data.config import FilterConfig
-from lucidflux_data.selection import CODE, KEPT, Candidates
+from lucidflux_data.selection import KEPT, Candidates
 from lucidflux_data.storage import Folder, table_bytes
 
 CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
@@ -21,16 +21,20 @@ def load_candidates(basic: pa.Table) -> Candidates:
     """The columns that decide, as arrays."""
     keys = pc.fill_null(basic["key"], NO_KEY).combine_chunks()
     high, low = selection.split_keys("".join(keys.to_pylist()).encode())
-    reasons = basic["reason"].to_pylist()
     return Candidates(
         keys_high=high,
         keys_low=low,
-        failed=np.array([KEPT if reason is None else CODE[reason] for reason in reasons], np.int16),
+        failed=_codes(basic["reason"]),
         min_side=_numbers(pc.min_element_wise(basic["width"], basic["height"]), -1).astype(np.int32),
         laplacian_variance=_numbers(basic["laplacian_variance"], np.nan),
         flat_fraction=_numbers(basic["flat_fraction"], np.nan),
         included=np.zeros(basic.num_rows, bool),
     )
+
+
+def _codes(reasons: pa.ChunkedArray) -> np.ndarray:
+    """int16 positions in records.REASONS, -1 for null."""
+    return pc.fill_null(pc.index_in(reasons, pa.array(records.REASONS)), KEPT).to_numpy().astype(np.int16)
 
 
 def _numbers(column: pa.ChunkedArray, missing: float) -> np.ndarray:
@@ -57,12 +61,12 @@ def write_ledger(folder: Folder, candidates: int, config: FilterConfig) -> dict[
         codes, ranks = selection.apply_cut(codes, arrays, scores, failed, lower_is_better(metric), config.cut)
         columns[metric] = pa.array(scores, pa.float64(), from_pandas=True)
     kept = selection.is_kept(codes)
-    names = [None if code == KEPT else records.REASONS[code] for code in codes.tolist()]
+    names = pa.array(records.REASONS).take(pa.array(codes, pa.int16(), mask=codes == KEPT))
     head = {
         "uri": basic["uri"],
         "key": basic["key"],
         "keep": pa.array(kept),
-        "reason": pa.array(names, pa.string()),
+        "reason": names,
         "rank": pa.array(ranks, pa.int64(), mask=ranks == 0),
         "group": pa.nulls(len(codes), pa.string()),
     }
@@ -83,17 +87,18 @@ def _scores_by_row(folder: Folder, metric: str, basic: pa.Table) -> tuple[np.nda
     if table is not None:
         rows = pc.index_in(table["uri"], basic["uri"].combine_chunks()).to_numpy()
         scores[rows] = _numbers(table[metric], np.nan)
-        failed[rows] = [KEPT if reason is None else CODE[reason] for reason in table["reason"].to_pylist()]
+        failed[rows] = _codes(table["reason"])
     return scores, failed
 
 
 def counts(ledger: pa.Table) -> dict[str, Any]:
     """candidates = kept + rejected per reason + failed per reason; the sum is checked."""
-    tally = {reason: 0 for reason in records.REASONS}
-    for reason, keep in zip(ledger["reason"].to_pylist(), ledger["keep"].to_pylist(), strict=True):
-        if reason is not None:
-            tally[reason] += 1
-        assert keep == (reason in (None, records.INCLUDED)), "a row is kept exactly when no rule speaks against it"
+    codes = _codes(ledger["reason"])
+    agree = selection.is_kept(codes) == ledger["keep"].to_numpy()
+    assert agree.all(), "a row is kept exactly when no rule speaks against it"
+    tally = dict(
+        zip(records.REASONS, np.bincount(codes + 1, minlength=len(records.REASONS) + 1)[1:].tolist(), strict=True)
+    )
     result = {
         "candidates": ledger.num_rows,
         "kept": int(pc.sum(ledger["keep"]).as_py() or 0),
