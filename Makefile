@@ -17,7 +17,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[dev,demo,iqa,reference]'
+	$(BIN)/pip install -q -e '.[all]'
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless==$(HEADLESS)
 	touch $@
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lucidflux_data.errors import LucidFluxError
-from pipelines.commands import ExecutorKind, Json, NumCpus, _tell
+from lucidflux_data.options import ExecutorKind, Json, NumCpus, tell
 from pipelines.commands import app as data_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration in the LucidFlux line.")
@@ -32,7 +32,7 @@ def demo_command(
     """Filter scikit-image's photos, and broken versions of them, into verified shards with a report."""
     from pipelines.demo import run_demo
 
-    _tell(run_demo(out.absolute(), num_cpus, executor), json_)
+    tell(run_demo(out.absolute(), num_cpus, executor), json_)
 
 
 def lucidflux_main() -> None:

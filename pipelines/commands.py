@@ -7,26 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
-Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob or WebDataset tar; local or a url.")
-]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
-Out = Annotated[str, typer.Option("--out", metavar="RUN", help="The run folder, new or to be resumed.")]
-Preset = Annotated[str, typer.Option(help="lucidflux or demo.")]
-ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="One setting over preset and file.")]
-Iqa = Annotated[str | None, typer.Option(metavar="NAME", help="Quality metric of the cut, or none.")]
-TopFraction = Annotated[str | None, typer.Option(help="Keep the best fraction of the survivors.")]
-TopK = Annotated[int | None, typer.Option(help="Keep the best N of the survivors.")]
-MinSide = Annotated[int | None, typer.Option(help="Shorter side, in pixels, that an image must have.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
-NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
-NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to join; RAY_ADDRESS otherwise, else a private one.")]
-ExecutorKind = Annotated[str, typer.Option("--executor", help="ray, or local processes.")]
-MaxFailed = Annotated[float | None, typer.Option(min=0, max=1, help="Exit 4 when a larger share failed.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+from lucidflux_data.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    ExecutorKind,
+    Iqa,
+    Json,
+    Limit,
+    MaxFailed,
+    MinSide,
+    NumCpus,
+    NumGpus,
+    Out,
+    Preset,
+    RunFolder,
+    Set,
+    Sources,
+    TopFraction,
+    TopK,
+    tell,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The data engine: from candidates to clean shards.")
 
@@ -108,10 +109,10 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
             job.select(folder, config, executor, progress)
             job.pack(folder, config, executor, progress)
     if "select" in steps:
-        _tell(job.summary(folder), json_)
+        tell(job.summary(folder), json_)
         job.check_failed(folder, max_failed)
     else:
-        _tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
+        tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
 
 
 def _check_metric(metric: str) -> None:
@@ -151,7 +152,7 @@ def select_command(
     _check_metric(resolved.iqa.metric)
     with open_executor(executor, num_cpus, num_gpus, address) as started:
         counts = job.select(folder, resolved, started, progress)
-    _tell({"run": str(folder), **counts, "next": f"lucidflux-data pack {folder}"}, json_)
+    tell({"run": str(folder), **counts, "next": f"lucidflux-data pack {folder}"}, json_)
 
 
 @app.command("pack")
@@ -177,7 +178,7 @@ def pack_command(
     settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
     with open_executor(executor, num_cpus, 0, address) as started:
         job.pack(folder, make_config(settings=settings, base=base), started, progress)
-    _tell(job.summary(folder), json_)
+    tell(job.summary(folder), json_)
 
 
 @app.command("explain")
@@ -223,7 +224,7 @@ def verify_command(
 
     with open_executor(executor, num_cpus, 0, address) as started:
         result = job.verify_run(Folder(run), deep, repair, started, Progress(quiet=json_))
-    _tell(result, json_)
+    tell(result, json_)
 
 
 @app.command("what-if")
@@ -254,7 +255,7 @@ def report_command(run: RunFolder, json_: Json = False) -> None:
 
     folder = Folder(run)
     folder.publish("report.html", report.make_report(folder))
-    _tell({"report": folder.path("report.html")}, json_)
+    tell({"report": folder.path("report.html")}, json_)
 
 
 def _settings(
@@ -275,16 +276,3 @@ def _settings(
     if min_side is not None:
         settings.append(f"rules.min_side={min_side}")
     return settings
-
-
-def _tell(result: dict[str, Any], json_: bool) -> None:
-    """The outcome: one JSON object, or a line for each fact."""
-    if json_:
-        typer.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{reason} {count:,}" for reason, count in value.items()) or "none"
-        typer.echo(
-            f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}"
-        )

@@ -1,0 +1,42 @@
+"""The options and the output that the commands of all packages share; imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob or WebDataset tar; local or a url.")
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
+Out = Annotated[str, typer.Option("--out", metavar="RUN", help="The run folder, new or to be resumed.")]
+Preset = Annotated[str, typer.Option(help="lucidflux or demo.")]
+ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="One setting over preset and file.")]
+Iqa = Annotated[str | None, typer.Option(metavar="NAME", help="Quality metric of the cut, or none.")]
+TopFraction = Annotated[str | None, typer.Option(help="Keep the best fraction of the survivors.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the best N of the survivors.")]
+MinSide = Annotated[int | None, typer.Option(help="Shorter side, in pixels, that an image must have.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
+NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
+NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; RAY_ADDRESS otherwise, else a private one.")]
+ExecutorKind = Annotated[str, typer.Option("--executor", help="ray, or local processes.")]
+MaxFailed = Annotated[float | None, typer.Option(min=0, max=1, help="Exit 4 when a larger share failed.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+
+
+def tell(result: dict[str, Any], json_: bool) -> None:
+    """The outcome: one JSON object, or a line for each fact."""
+    if json_:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{reason} {count:,}" for reason, count in value.items()) or "none"
+        typer.echo(
+            f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}"
+        )
