@@ -1,7 +1,12 @@
-"""From the score tables of a run to the decision ledger: reads tables, asks selection.py, writes one table."""
+"""From the score tables of one or more runs to the decision ledger: reads tables, asks selection.py, writes one table.
+
+A ledger draws from *parts*: the run itself, or the runs and included runs that run.json names. What several parts list
+is a candidate once, of the first of them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,17 +15,55 @@ import pyarrow.compute as pc
 
 from lucidflux_data import records, runs, selection
 from lucidflux_data.config import FilterConfig
+from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT, Candidates
 from lucidflux_data.storage import Folder, table_bytes
 
 CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
+DECIDING = ("key", "uri", "reason", "width", "height", "laplacian_variance", "flat_fraction")
 NO_KEY = "0" * 20
 
 
-def load_candidates(basic: pa.Table) -> Candidates:
-    """The columns that decide, as arrays."""
-    keys = pc.fill_null(basic["key"], NO_KEY).combine_chunks()
-    high, low = selection.split_keys("".join(keys.to_pylist()).encode())
+@dataclass(frozen=True)
+class Pool:
+    """The candidates of a ledger, part after part. `rows[i]`: int64 positions in part i of those that count."""
+
+    parts: list[Part]
+    rows: list[np.ndarray]
+    arrays: Candidates
+
+    def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
+        """The slice of a pool-wide array that belongs to part `number`."""
+        start = sum(len(rows) for rows in self.rows[:number])
+        return values[start : start + len(self.rows[number])]
+
+
+def load_pool(parts: list[Part]) -> Pool:
+    """The deciding columns of every part, as arrays. InputError where a part is not scored to the end."""
+    tables, rows = [], []
+    seen: list[pa.ChunkedArray] = []
+    for part in parts:
+        table = runs.read_basic(part.folder, DECIDING)
+        mine = np.arange(table.num_rows)
+        if part.kept_by is not None:
+            ledger = part.kept_by.read_table(runs.LEDGER, ["uri", "keep"])
+            kept = ledger.filter(pc.field("keep"))["uri"]
+            mine = mine[pc.is_in(table["uri"], kept.combine_chunks()).to_numpy()]
+        for uris in seen:
+            again = pc.is_in(table["uri"], uris.combine_chunks()).to_numpy()
+            mine = mine[~again[mine]]
+        if len(parts) > 1:
+            seen.append(table["uri"])
+        tables.append(table.drop_columns(["uri"]) if len(mine) == table.num_rows else table.take(mine))
+        rows.append(mine)
+    included = np.repeat([part.included for part in parts], [len(mine) for mine in rows])
+    columns = [name for name in DECIDING if name != "uri"]
+    return Pool(parts, rows, load_candidates(pa.concat_tables([table.select(columns) for table in tables]), included))
+
+
+def load_candidates(basic: pa.Table, included: np.ndarray) -> Candidates:
+    """The columns that decide, as arrays. `included`: bool, a row each."""
+    high, low = selection.split_keys(_joined(pc.fill_null(basic["key"], NO_KEY)))
     return Candidates(
         keys_high=high,
         keys_low=low,
@@ -28,8 +71,18 @@ def load_candidates(basic: pa.Table) -> Candidates:
         min_side=_numbers(pc.min_element_wise(basic["width"], basic["height"]), -1).astype(np.int32),
         laplacian_variance=_numbers(basic["laplacian_variance"], np.nan),
         flat_fraction=_numbers(basic["flat_fraction"], np.nan),
-        included=np.zeros(basic.num_rows, bool),
+        included=included,
     )
+
+
+def _joined(strings: pa.ChunkedArray) -> bytes:
+    """The bytes of all strings one after the other, without a Python object for each."""
+    joined = []
+    for chunk in strings.chunks:
+        _, ends, data = chunk.buffers()
+        bounds = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        joined.append(data[int(bounds[0]) : int(bounds[-1])].to_pybytes() if len(chunk) else b"")
+    return b"".join(joined)
 
 
 def _codes(reasons: pa.ChunkedArray) -> np.ndarray:
@@ -41,51 +94,72 @@ def _numbers(column: pa.ChunkedArray, missing: float) -> np.ndarray:
     return pc.fill_null(column.cast(pa.float64()), missing).to_numpy()
 
 
-def survivors(folder: Folder, candidates: int, config: FilterConfig) -> tuple[pa.Table, Candidates, np.ndarray]:
-    """(scores/basic, arrays, codes after the cheap rules) of a scored run."""
-    basic = runs.read_basic(folder, candidates)
-    arrays = load_candidates(basic)
-    return basic, arrays, selection.apply_rules(arrays, config.rules)
+def survivors(pool: Pool, config: FilterConfig) -> np.ndarray:
+    """int16 codes of the pool's candidates after the cheap rules."""
+    return selection.apply_rules(pool.arrays, config.rules)
 
 
-def write_ledger(folder: Folder, candidates: int, config: FilterConfig) -> dict[str, Any]:
+def write_ledger(folder: Folder, config: FilterConfig) -> dict[str, Any]:
     """Publishes selected.parquet and returns its counts per reason."""
-    basic, arrays, codes = survivors(folder, candidates, config)
-    ranks = np.zeros(len(arrays), np.int64)
+    pool = load_pool(runs.parts(folder))
+    codes, ranks, scores = decide(pool, config)
     metric = config.iqa.metric
-    columns: dict[str, pa.Array] = {}
-    if metric != "none":
-        from lucidflux_data.iqa import lower_is_better
-
-        scores, failed = _scores_by_row(folder, metric, basic)
-        codes, ranks = selection.apply_cut(codes, arrays, scores, failed, lower_is_better(metric), config.cut)
-        columns[metric] = pa.array(scores, pa.float64(), from_pandas=True)
-    kept = selection.is_kept(codes)
-    names = pa.array(records.REASONS).take(pa.array(codes, pa.int16(), mask=codes == KEPT))
-    head = {
-        "uri": basic["uri"],
-        "key": basic["key"],
-        "keep": pa.array(kept),
-        "reason": names,
-        "rank": pa.array(ranks, pa.int64(), mask=ranks == 0),
-        "group": pa.nulls(len(codes), pa.string()),
-    }
-    measures = {name: basic[name] for name in ("laplacian_variance", "flat_fraction")}
-    carried = {name: basic[name] for name in CARRIED}
-    inventory = runs.read_inventory(folder)
-    place = {"offset": inventory["offset"], "side": inventory["side"]}
-    table = pa.table({**head, **measures, **columns, **carried, **place})
+    tables = []
+    for number, part in enumerate(pool.parts):
+        mine = [pool.of_part(values, number) for values in (codes, ranks, scores)]
+        tables.append(_part_of_ledger(part, pool.rows[number], mine, metric))
+    table = pa.concat_tables(tables)
     folder.publish(runs.LEDGER, table_bytes(table))
     return counts(table)
 
 
-def _scores_by_row(folder: Folder, metric: str, basic: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (NaN where none) and failure codes of a measure, aligned with the rows of `basic`."""
-    scores = np.full(basic.num_rows, np.nan)
-    failed = np.full(basic.num_rows, KEPT, np.int16)
-    table = runs.read_measure(folder, metric)
+def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(int16 codes, int64 ranks with 0 for none, float64 scores with NaN for none) of the pool's candidates."""
+    codes = survivors(pool, config)
+    ranks, scores = np.zeros(len(codes), np.int64), np.full(len(codes), np.nan)
+    metric = config.iqa.metric
+    if metric == "none":
+        return codes, ranks, scores
+    from lucidflux_data.iqa import lower_is_better
+
+    failed = np.full(len(codes), KEPT, np.int16)
+    for number in range(len(pool.parts)):
+        mine = _scores_of_part(pool.parts[number], metric)
+        pool.of_part(scores, number)[:], pool.of_part(failed, number)[:] = (all_[pool.rows[number]] for all_ in mine)
+    codes, ranks = selection.apply_cut(codes, pool.arrays, scores, failed, lower_is_better(metric), config.cut)
+    return codes, ranks, scores
+
+
+def _part_of_ledger(part: Part, rows: np.ndarray, decided: list[np.ndarray], metric: str) -> pa.Table:
+    codes, ranks, scores = decided
+    basic = runs.read_basic(part.folder, ("uri", "key", "laplacian_variance", "flat_fraction", *CARRIED))
+    inventory = runs.read_inventory(part.folder, ["offset", "side"])
+    if len(rows) < basic.num_rows:
+        basic, inventory = basic.take(rows), inventory.take(rows)
+    columns = {
+        "uri": basic["uri"],
+        "key": basic["key"],
+        "keep": pa.array(selection.is_kept(codes)),
+        "reason": pa.array(records.REASONS).take(pa.array(codes, pa.int16(), mask=codes == KEPT)),
+        "rank": pa.array(ranks, pa.int64(), mask=ranks == 0),
+        "group": pa.nulls(len(codes), pa.string()),
+        "laplacian_variance": basic["laplacian_variance"],
+        "flat_fraction": basic["flat_fraction"],
+    }
+    if metric != "none":
+        columns[metric] = pa.array(scores, pa.float64(), from_pandas=True)
+    columns |= {name: basic[name] for name in CARRIED}
+    return pa.table(columns | {"offset": inventory["offset"], "side": inventory["side"]})
+
+
+def _scores_of_part(part: Part, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (NaN where none) and failure codes of a measure, a row for each candidate of the part."""
+    scores = np.full(part.candidates, np.nan)
+    failed = np.full(part.candidates, KEPT, np.int16)
+    table = runs.read_measure(part.folder, metric)
     if table is not None:
-        rows = pc.index_in(table["uri"], basic["uri"].combine_chunks()).to_numpy()
+        uris = runs.read_basic(part.folder, ("uri",))["uri"]
+        rows = pc.index_in(table["uri"], uris.combine_chunks()).to_numpy()
         scores[rows] = _numbers(table[metric], np.nan)
         failed[rows] = _codes(table["reason"])
     return scores, failed

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from lucidflux_data.config import FilterConfig, digest
+from lucidflux_data import records
+from lucidflux_data.config import FilterConfig, digest, label
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.storage import Folder, table_bytes
@@ -27,20 +30,61 @@ def unit_name(number: int) -> str:
     return f"unit-{number:06d}"
 
 
-def make_run(config: FilterConfig, listed: dict[str, Any], label: str) -> dict[str, Any]:
-    """The content of run.json. `listed`: sources, limit, seed, candidates, ignored."""
-    asked = {name: listed[name] for name in ("sources", "limit", "seed")}
+@dataclass(frozen=True)
+class Part:
+    """A scored run that a ledger draws from. `included`: kept by hand, beside the rules; of those only what the
+    ledger of `kept_by` keeps, where there is one."""
+
+    folder: Folder
+    candidates: int
+    included: bool = False
+    kept_by: Folder | None = None
+
+
+def make_run(
+    config: FilterConfig,
+    listed: dict[str, Any],
+    preset: str,
+    drawn_from: Sequence[str] = (),
+    included: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The content of run.json. `listed`: sources, limit, seed, candidates, ignored.
+
+    `drawn_from`: urls of the runs whose candidates a combined run selects from (its own scores where there are none);
+    `included`: urls of the runs whose images are kept beside the rules.
+    """
+    asked: dict[str, Any] = {name: listed[name] for name in ("sources", "limit", "seed")}
+    if drawn_from:
+        asked["runs"] = list(drawn_from)
+    chosen = config.select_part() | ({"included": list(included)} if included else {})
     return {
         "schema_version": 1,
-        "label": label,
+        "preset": preset,
+        "label": label(preset, config),
         "listed": listed,
+        "runs": list(drawn_from),
+        "included": list(included),
         "config": config.model_dump(),
         "digests": {
             "score": digest({"asked": asked, **config.score_part()}),
-            "select": digest(config.select_part()),
+            "select": digest(chosen),
             "pack": digest(config.pack_part()),
         },
     }
+
+
+def parts(folder: Folder) -> list[Part]:
+    """What the ledger of `folder` draws from: included runs first, so that of two rows for one uri theirs counts; then
+    the runs of a combined run, or the run itself. InputError where one of them is gone."""
+    run = read_run(folder)
+    found = []
+    for inner in map(Folder, run["included"]):
+        kept_by = inner if inner.exists(LEDGER) else None
+        found += [replace(part, included=True, kept_by=kept_by or part.kept_by) for part in parts(inner)]
+    if not run["runs"]:
+        return [*found, Part(folder, run["listed"]["candidates"])]
+    drawn = [part for url in run["runs"] for part in parts(Folder(url))]
+    return sorted([*found, *drawn], key=lambda part: not part.included)
 
 
 def read_run(folder: Folder) -> dict[str, Any]:
@@ -71,28 +115,25 @@ def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("sc
             )
 
 
-def read_inventory(folder: Folder) -> pa.Table:
-    return folder.read_table(INVENTORY)
+def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
+    return folder.read_table(INVENTORY, None if columns is None else list(columns))
 
 
 def write_inventory(folder: Folder, table: pa.Table) -> None:
     folder.publish(INVENTORY, table_bytes(table))
 
 
-def unit_files(folder: Folder, candidates: int, place: str = BASIC) -> list[str]:
-    """Names of all unit files of a measure that a complete run has."""
-    size = unit_size(candidates)
-    return [f"{place}/{unit_name(number)}.parquet" for number in range(-(-candidates // size))]
-
-
-def read_basic(folder: Folder, candidates: int, columns: list[str] | None = None) -> pa.Table:
+def read_basic(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
     """All of scores/basic in inventory order. InputError where units are missing."""
-    wanted = unit_files(folder, candidates)
-    there = set(folder.names(BASIC))
-    missing = [name for name in wanted if name.rsplit("/", 1)[1] not in there]
+    candidates = read_run(folder)["listed"]["candidates"]
+    wanted = [f"{unit_name(number)}.parquet" for number in range(-(-candidates // unit_size(candidates)))]
+    missing = len(set(wanted) - set(folder.names(BASIC)))
     if missing:
-        raise InputError(f"{folder} is not scored to the end ({len(missing)} units missing): repeat the command")
-    return pa.concat_tables([folder.read_table(name, columns) for name in wanted]).combine_chunks()
+        raise InputError(f"{folder} is not scored to the end ({missing} units missing): repeat the command")
+    names = None if columns is None else list(columns)
+    if not wanted:
+        return records.BASIC.empty_table().select(names or records.BASIC.names)
+    return pa.concat_tables([folder.read_table(f"{BASIC}/{name}", names) for name in wanted])
 
 
 def read_measure(folder: Folder, measure: str) -> pa.Table | None:

@@ -7,6 +7,7 @@ import json
 import zlib
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data import ledger, runs, shards
@@ -20,9 +21,7 @@ PLACE = "shards"
 def check_set(folder: Folder) -> list[str]:
     """The run's tables against each other and against the manifest; no shard is opened."""
     try:
-        run = runs.read_run(folder)
-        candidates = run["listed"]["candidates"]
-        basic = runs.read_basic(folder, candidates, ["uri"])
+        pool = ledger.load_pool(runs.parts(folder))
         table = folder.read_table(runs.LEDGER)
         manifest = shards.read_manifest(folder)
     except FileNotFoundError:
@@ -30,9 +29,9 @@ def check_set(folder: Folder) -> list[str]:
     except LucidFluxError as error:
         return [str(error)]
     problems = []
-    if runs.read_inventory(folder).num_rows != candidates or basic.num_rows != candidates:
-        problems.append("inventory, scores and run.json do not have the same number of candidates")
-    if not basic["uri"].equals(table["uri"]):
+    for part in pool.parts:
+        problems += _check_part(part)
+    if not problems and not _uris(pool).equals(table["uri"]):
         problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
     kept = ledger.counts(table)["kept"]
     if manifest["samples"] != kept:
@@ -45,6 +44,21 @@ def check_set(folder: Folder) -> list[str]:
     for name in sorted(set(folder.names(PLACE)) - expected):
         problems.append(f"{PLACE}/{name} is not in the manifest")
     return problems
+
+
+def _check_part(part: runs.Part) -> list[str]:
+    rows = {runs.read_inventory(part.folder, ["uri"]).num_rows, runs.read_basic(part.folder, ["uri"]).num_rows}
+    if rows != {part.candidates}:
+        return [f"inventory, scores and run.json of {part.folder} do not have the same number of candidates"]
+    return []
+
+
+def _uris(pool: ledger.Pool) -> pa.ChunkedArray:
+    uris = [
+        runs.read_basic(part.folder, ["uri"])["uri"].take(pa.array(rows))
+        for part, rows in zip(pool.parts, pool.rows, strict=True)
+    ]
+    return pa.chunked_array([chunk for column in uris for chunk in column.chunks], pa.string())
 
 
 def check_shard(folder: Folder, entry: dict[str, Any], deep: bool, max_pixels: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidflux_data import ledger, selection
+from lucidflux_data import ledger, runs, selection
 from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.storage import Folder
 
@@ -18,12 +18,12 @@ GRID = {
 }
 
 
-def what_if(folder: Folder, candidates: int, config: FilterConfig) -> list[dict[str, Any]]:
+def what_if(folder: Folder, config: FilterConfig) -> list[dict[str, Any]]:
     """One row a setting, the others as they are: survivors of the cheap rules, and how many the cut then keeps.
 
     `kept` counts by the size of the cut alone; which images they are needs the scores that `select` would compute.
     """
-    _, arrays, _ = ledger.survivors(folder, candidates, config)
+    arrays = ledger.load_pool(runs.parts(folder)).arrays
     rows = []
     for name, values in GRID.items():
         for value in values:

@@ -53,10 +53,10 @@ def filter_command(
     json_: Json = False,
 ) -> None:
     """Score, select and pack: HQ shards, a ledger of every decision, and a report."""
-    from lucidflux_data.config import label, make_config
+    from lucidflux_data.config import make_config
 
     resolved = make_config(preset, config, _settings(set_, iqa, top_fraction, top_k, min_side))
-    asked = (out, source, resolved, label(preset, resolved), limit, dry_run, json_)
+    asked = (out, source, resolved, preset, limit, dry_run, json_)
     _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
 
 
@@ -77,10 +77,10 @@ def score_command(
     json_: Json = False,
 ) -> None:
     """Measure every candidate; decide later with `select`."""
-    from lucidflux_data.config import label, make_config
+    from lucidflux_data.config import make_config
 
     resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
-    asked = (out, source, resolved, label(preset, resolved), limit, dry_run, json_)
+    asked = (out, source, resolved, preset, limit, dry_run, json_)
     _run_job(asked, ("score",), (executor, num_cpus, num_gpus, address), None)
 
 
@@ -90,18 +90,19 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
 
-    out, source, config, label, limit, dry_run, json_ = asked
+    out, source, config, preset, limit, dry_run, json_ = asked
     folder, progress = Folder(out), Progress(quiet=json_)
     _check_metric(config.iqa.metric)
     urls = [absolute_url(item) for item in source]
     if dry_run:
+        from lucidflux_data.config import label
         from lucidflux_data.sources import list_sources
 
         listing = list_sources(urls)
-        plan = {"label": label, "candidates": listing.table.num_rows, "ignored": listing.ignored}
+        plan = {"label": label(preset, config), "candidates": listing.table.num_rows, "ignored": listing.ignored}
         typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
         return
-    job.list_into(folder, urls, config, label, limit, steps, progress)
+    job.list_into(folder, urls, config, preset, limit, steps, progress)
     with open_executor(*where) as executor:
         progress.say(executor.description)
         job.score(folder, config, executor, progress)
@@ -125,7 +126,14 @@ def _check_metric(metric: str) -> None:
 
 @app.command("select")
 def select_command(
-    run: RunFolder,
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run folder, or several to select from.")],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="RUN", help="Where the selection of several goes.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN|SOURCE", help="Kept beside the rules: what a run keeps, or all of a source."),
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     iqa: Iqa = None,
@@ -136,21 +144,33 @@ def select_command(
     num_gpus: NumGpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Decide again under other rules; only scores that are not there yet are computed."""
     from lucidflux_data.config import FilterConfig, make_config
-    from lucidflux_data.runs import read_run
+    from lucidflux_data.errors import ConfigError
+    from lucidflux_data.runs import parts, read_run
     from lucidflux_data.storage import Folder
     from pipelines import filter as job
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
 
-    folder, progress = Folder(run), Progress(quiet=json_)
-    base = FilterConfig.model_validate(read_run(folder)["config"])
-    resolved = make_config(file=config, settings=_settings(set_, iqa, top_fraction, top_k, min_side), base=base)
+    if len(run) > 1 and out is None:
+        raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
+    folder, drawn_from, progress = Folder(out or run[0]), [Folder(one) for one in run], Progress(quiet=json_)
+    before = read_run(folder if folder.exists("run.json") else drawn_from[0])
+    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    resolved = make_config(file=config, settings=settings, base=FilterConfig.model_validate(before["config"]))
     _check_metric(resolved.iqa.metric)
+    if dry_run:
+        tell(job.preview([part for one in drawn_from for part in parts(one)], resolved), json_)
+        return
+    if [folder.url] != [one.url for one in drawn_from]:
+        job.combine(folder, drawn_from, resolved, before["preset"])
     with open_executor(executor, num_cpus, num_gpus, address) as started:
+        if include:
+            job.include(folder, include, resolved, started, progress)
         counts = job.select(folder, resolved, started, progress)
     tell({"run": str(folder), **counts, "next": f"lucidflux-data pack {folder}"}, json_)
 
@@ -163,6 +183,7 @@ def pack_command(
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Write the shards of the ledger, the manifest and the report."""
@@ -171,13 +192,19 @@ def pack_command(
     from lucidflux_data.storage import Folder
     from pipelines import filter as job
     from pipelines.executor import open_executor
+    from pipelines.pack import plan
     from pipelines.progress import Progress
 
     folder, progress = Folder(run), Progress(quiet=json_)
-    base = FilterConfig.model_validate(read_run(folder)["config"])
     settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
+    config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
+    if dry_run:
+        shards = plan(folder, config)
+        rows = [row for shard in shards for row in shard.rows]
+        tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
+        return
     with open_executor(executor, num_cpus, 0, address) as started:
-        job.pack(folder, make_config(settings=settings, base=base), started, progress)
+        job.pack(folder, config, started, progress)
     tell(job.summary(folder), json_)
 
 
@@ -236,8 +263,7 @@ def what_if_command(run: RunFolder, json_: Json = False) -> None:
     from lucidflux_data.whatif import what_if
 
     folder = Folder(run)
-    about = read_run(folder)
-    rows = what_if(folder, about["listed"]["candidates"], FilterConfig.model_validate(about["config"]))
+    rows = what_if(folder, FilterConfig.model_validate(read_run(folder)["config"]))
     if json_:
         typer.echo(json.dumps(rows))
         return

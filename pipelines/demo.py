@@ -74,7 +74,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
     """Filters the planted candidates into `out`/run and verifies the result deeply. Returns the summary."""
-    from lucidflux_data.config import label, make_config
+    from lucidflux_data.config import make_config
     from lucidflux_data.storage import Folder, absolute_url
     from pipelines import filter as job
     from pipelines.executor import open_executor
@@ -84,7 +84,7 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
     config = make_config("demo", settings=["rules.min_side=64", "decode.max_pixels=100000000"])
     folder, progress = Folder(out / "run"), Progress()
     url = [absolute_url(str(candidates))]
-    job.list_into(folder, url, config, label("demo", config), None, ("score", "select", "pack"), progress)
+    job.list_into(folder, url, config, "demo", None, ("score", "select", "pack"), progress)
     with open_executor(executor, num_cpus, 0, None) as started:
         progress.say(started.description)
         job.score(folder, config, started, progress)

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from lucidflux_data import ledger, report, runs, shards, sources, verify
-from lucidflux_data.config import FilterConfig
+from lucidflux_data.config import FilterConfig, digest, make_config
 from lucidflux_data.errors import ConfigError, TooManyFailed, VerificationError
+from lucidflux_data.selection import KEPT, number_kept
 from lucidflux_data.shards import canonical_json
-from lucidflux_data.storage import Folder
+from lucidflux_data.storage import Folder, absolute_url
 from pipelines import pack as packing
 from pipelines import score as scoring
 from pipelines.executor import Executor
@@ -21,7 +22,7 @@ def list_into(
     folder: Folder,
     asked: list[str],
     config: FilterConfig,
-    label: str,
+    preset: str,
     limit: int | None,
     steps: tuple[str, ...],
     progress: Progress,
@@ -31,7 +32,7 @@ def list_into(
     if folder.exists(runs.RUN_FILE):
         before = runs.read_run(folder)
         if before["listed"]["sources"] == asked and before["listed"]["limit"] == limit:
-            run = runs.make_run(config, before["listed"], before["label"])
+            run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"])
             runs.start_run(folder, run, steps)
             if folder.exists(runs.INVENTORY):
                 progress.say(
@@ -41,7 +42,7 @@ def list_into(
     listing = sources.list_sources(asked)
     table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
     listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "damaged_tars": listing.damaged_tars}
-    run = runs.make_run(config, listed, label)
+    run = runs.make_run(config, listed, preset)
     runs.start_run(folder, run, steps)
     runs.write_inventory(folder, table)
     progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
@@ -52,17 +53,56 @@ def list_into(
 
 def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
     folder.sweep()
-    scoring.score_basic(folder, config, executor, progress)
+    if not runs.read_run(folder)["runs"]:
+        scoring.score_basic(folder, config, executor, progress)
     scoring.score_metric(folder, config, executor, progress)
 
 
 def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
     scoring.score_metric(folder, config, executor, progress)
-    run = runs.read_run(folder)
-    counts = ledger.write_ledger(folder, run["listed"]["candidates"], config)
-    _update_run(folder, run, config)
+    counts = ledger.write_ledger(folder, config)
+    _update_run(folder, runs.read_run(folder), config)
     return counts
+
+
+def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, preset: str) -> None:
+    """Starts `folder` as a run that selects from the scores of other runs, or finds it started."""
+    parts = [runs.read_run(part) for part in drawn_from]
+    for part, run in zip(drawn_from, parts, strict=True):
+        if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
+            raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
+    total = {name: sum(run["listed"][name] for run in parts) for name in ("candidates", "ignored")}
+    listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], **total}
+    runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
+
+
+def preview(parts: list[runs.Part], config: FilterConfig) -> dict[str, Any]:
+    """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps."""
+    codes = ledger.survivors(ledger.load_pool(parts), config)
+    left = int((codes == KEPT).sum())
+    kept = number_kept(left, config.cut) if config.iqa.metric != "none" else left
+    missing = scoring.missing_scores(parts, config)
+    return {"candidates": len(codes), "survivors": left, "scores_to_compute": missing, "kept_by_the_rules": kept}
+
+
+def include(
+    folder: Folder, asked: list[str], config: FilterConfig, executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Takes runs, and anything that can be a source (scored first, without a cut), into a run beside its rules."""
+    run = runs.read_run(folder)
+    urls = []
+    for item in asked:
+        place = Folder(item)
+        if not place.exists(runs.RUN_FILE):
+            place = Folder(f"{folder.url}/included/{digest(absolute_url(item))[:12]}")
+            own = make_config(settings=["iqa.metric=none"], base=config)
+            list_into(place, [absolute_url(item)], own, run["preset"], None, ("score",), progress)
+            score(place, own, executor, progress)
+        urls.append(place.url)
+    updated = run | {"included": urls}
+    folder.publish(runs.RUN_FILE, canonical_json(updated))
+    return updated
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
@@ -74,7 +114,7 @@ def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Pro
 
 
 def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
-    updated = runs.make_run(config, run["listed"], run["label"])
+    updated = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"])
     if updated["digests"]["score"] != run["digests"]["score"]:
         raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
     if updated != run:

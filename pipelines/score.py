@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data import records, runs
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.images import ImageError, decode, decode_full, luma
-from lucidflux_data.ledger import survivors
+from lucidflux_data.ledger import load_pool, survivors
 from lucidflux_data.quality import measure_luma
+from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT
 from lucidflux_data.sources import read_bytes
 from lucidflux_data.storage import Folder, table_bytes
@@ -109,41 +110,59 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
 def score_metric(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
     """Scores the survivors of the rules in force that have no score yet; a score that is there is kept."""
     metric = config.iqa.metric
-    if metric == "none":
-        return
-    candidates = runs.read_inventory(folder).num_rows
-    units = list(_metric_units(folder, candidates, config))
-    total = sum(unit.size for unit in units)
     device = "cuda" if executor.num_gpus else "cpu"
-    with progress.phase(metric, total, 0) as advance:
-        for unit in run(executor, units, MetricUnit(config, device), folder, stateful=True):
-            advance(unit.size)
+    for scores in _metric_tables(runs.parts(folder), config):
+        with progress.phase(metric, scores.missing, 0) as advance:
+            place = scores.part.folder
+            for unit in run(executor, scores.units(), MetricUnit(config, device), place, stateful=True):
+                advance(unit.size)
 
 
-def _metric_units(folder: Folder, candidates: int, config: FilterConfig) -> Iterator[Unit]:
-    metric = config.iqa.metric
-    basic, _, codes = survivors(folder, candidates, config)
-    inventory = runs.read_inventory(folder)
-    known = {}
-    table = runs.read_measure(folder, metric)
-    if table is not None:
-        known = {row["uri"]: row for row in table.to_pylist()}
-    size = runs.unit_size(candidates)
-    wanted: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    missing: dict[int, int] = defaultdict(int)
-    uris, keys = basic["uri"].to_pylist(), basic["key"].to_pylist()
-    offsets, sizes = inventory["offset"].to_pylist(), inventory["size"].to_pylist()
-    for row in range(candidates):
-        have = known.get(uris[row])
-        if codes[row] != KEPT and have is None:
-            continue
-        missing[row // size] += have is None
-        wanted[row // size].append(
-            {"uri": uris[row], "key": keys[row], "offset": offsets[row], "size": sizes[row], "known": have}
-        )
-    for number, count in sorted(missing.items()):
-        if count:
-            yield Unit(runs.unit_name(number), count, wanted[number])
+def missing_scores(parts: list[Part], config: FilterConfig) -> int:
+    """How many survivors of the rules have no score of the metric yet, nor a reason why there is none."""
+    return sum(scores.missing for scores in _metric_tables(parts, config))
+
+
+def _metric_tables(parts: list[Part], config: FilterConfig) -> Iterator[MetricTable]:
+    if config.iqa.metric == "none":
+        return
+    pool = load_pool(parts)
+    codes = survivors(pool, config)
+    for number, part in enumerate(pool.parts):
+        wanted = np.zeros(part.candidates, bool)
+        wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True
+        yield MetricTable(part, config.iqa.metric, wanted)
+
+
+class MetricTable:
+    """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
+
+    def __init__(self, part: Part, metric: str, wanted: np.ndarray) -> None:
+        self.part = part
+        self.known = runs.read_measure(part.folder, metric)
+        self.uris = runs.read_basic(part.folder, ("uri", "key"))
+        have = np.full(part.candidates, -1)
+        if self.known is not None:
+            uris = self.known["uri"].combine_chunks()
+            have = pc.fill_null(pc.index_in(self.uris["uri"], uris), -1).to_numpy()
+        self.position = have  # of the row in `known`, -1 where it has no score yet
+        self.wanted = wanted | (have >= 0)
+        self.missing = int(np.sum(self.wanted & (have < 0)))
+
+    def units(self) -> Iterator[Unit]:
+        """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
+        place = runs.read_inventory(self.part.folder, ["offset", "size"])
+        size = runs.unit_size(self.part.candidates)
+        for start in range(0, self.part.candidates, size):
+            rows = start + np.flatnonzero(self.wanted[start : start + size])
+            missing = int(np.sum(self.position[rows] < 0))
+            if not missing:
+                continue
+            payload = self.uris.take(rows).to_pylist()
+            for row, at, where in zip(payload, self.position[rows], place.take(rows).to_pylist(), strict=True):
+                row |= where
+                row["known"] = None if at < 0 or self.known is None else self.known.slice(at, 1).to_pylist()[0]
+            yield Unit(runs.unit_name(start // size), missing, payload)
 
 
 def failed_share(folder: Folder) -> float:
