@@ -117,6 +117,17 @@ def luma(pixels: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
+def upsample_lq(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An LQ image at the size it is restored at: uint8 height x width x 3 of uint8 HxWx3, Pillow's bicubic.
+
+    What the published inference and the published loader do; the one function for training pairs, on-line synthesis
+    and inference. Bicubic in 8 bits, antialiased where the target is smaller.
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
     """Reads the header only; nothing the size of the image is allocated.
 
