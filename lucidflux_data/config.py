@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -31,6 +31,9 @@ UNIT_RULE = "clamp(ceil(n/256), 8, 1000)"
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class DecodeConfig(Section):
@@ -141,12 +144,19 @@ def make_config(
     """The resolved config; `base` (of an existing run) takes the place of the preset. Raises ConfigError."""
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    values: dict[str, Any] = base.model_dump() if base is not None else _merged({}, PRESETS[preset])
+    values: dict[str, Any] = base.model_dump() if base is not None else PRESETS[preset]
+    return resolve(FilterConfig, values, file, settings)
+
+
+def resolve(
+    kind: type[AnySection], values: Mapping[str, Any], file: str | None = None, settings: Iterable[str] = ()
+) -> AnySection:
+    """The config of any command: `values` < `file` (TOML) < `settings` (a.b=v), checked. Raises ConfigError."""
     if file is not None:
         values = _merged(values, _read_toml(file))
     for setting in settings:
         values = _merged(values, _parse_setting(setting))
-    return _validated(values)
+    return _validated(kind, values)
 
 
 def label(preset: str, config: FilterConfig) -> str:
@@ -159,9 +169,9 @@ def label(preset: str, config: FilterConfig) -> str:
     return f"{preset} (modified: {', '.join(changes)})" if changes else preset
 
 
-def _validated(values: Mapping[str, Any]) -> FilterConfig:
+def _validated(kind: type[AnySection], values: Mapping[str, Any]) -> AnySection:
     try:
-        return FilterConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -8,6 +8,9 @@ LucidFluxError
   VerificationError  6  what is on disk is not what the manifest says
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class LucidFluxError(Exception):
     """Base of the errors that reach the user; `str(error)` is one sentence that says what to do."""
@@ -33,3 +36,12 @@ class Interrupted(LucidFluxError):
 
 class VerificationError(LucidFluxError):
     exit_code = 6
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Around the imports of an optional part: a package that is not there is a ConfigError that says how to get it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install 'lucidflux[{extra}]'") from None

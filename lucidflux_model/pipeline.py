@@ -11,7 +11,7 @@ whose velocities are blended at every step, each tile conditioned on its own par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ NUMERICS = ("fast", "parity")
 COLOR_FIXES = ("proxy", "lq", "none")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TOKEN_PX = 16  # pixels along the side of a token: 8 of the autoencoder, 2 of the packing
-Images = Image.Image | np.ndarray | Tensor | Sequence[Image.Image] | Sequence[np.ndarray]
+Images = Any  # a PIL image, a uint8 HxWx3 array, a sequence of either, or a tensor B x 3 x H x W in [0, 1]
 
 
 @dataclass
