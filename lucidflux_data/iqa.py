@@ -69,7 +69,7 @@ def load_metric(name: str, device: str = "cpu") -> Scorer:
         raise ConfigError(f"{name} compares with a reference: it cannot score a single image")
     if name == "niqe":
         return lambda images: [niqe(image) for image in images]
-    model = _pyiqa_model(name, device)
+    model = pyiqa_model(name, device)
     return lambda images: [_score(model, name, image) for image in images]
 
 
@@ -77,11 +77,11 @@ def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.
     """A scorer of (output, reference) for psnr, ssim, lpips, dists."""
     if not metric(name).full_reference:
         raise ConfigError(f"{name} scores a single image: it does not compare")
-    model = _pyiqa_model(name, device)
+    model = pyiqa_model(name, device)
     return lambda output, reference: float(model(_tensor(output), _tensor(reference)).item())
 
 
-def _pyiqa_model(name: str, device: str) -> Any:
+def pyiqa_model(name: str, device: str) -> Any:
     for package in ("torch", "pyiqa"):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(

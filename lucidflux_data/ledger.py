@@ -17,18 +17,23 @@ from lucidflux_data import records, runs, selection
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT, Candidates
-from lucidflux_data.storage import Folder, table_bytes
+from lucidflux_data.storage import Folder, table_buffer
 
 CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
-DECIDING = ("key", "uri", "reason", "width", "height", "laplacian_variance", "flat_fraction")
+COLUMNS = ("key", "uri", "reason", "laplacian_variance", "flat_fraction", *CARRIED)
+REPEATING = ("reason", "group", "format", "flags")  # of the ledger: few values, many rows
 NO_KEY = "0" * 20
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The candidates of a ledger, part after part. `rows[i]`: int64 positions in part i of those that count."""
+    """The candidates of a ledger, part after part.
+
+    `tables[i]`: COLUMNS of all of part i; `rows[i]`: int64 positions in it of the candidates that count.
+    """
 
     parts: list[Part]
+    tables: list[pa.Table]
     rows: list[np.ndarray]
     arrays: Candidates
 
@@ -39,11 +44,11 @@ class Pool:
 
 
 def load_pool(parts: list[Part]) -> Pool:
-    """The deciding columns of every part, as arrays. InputError where a part is not scored to the end."""
+    """The candidates of every part. InputError where a part is not scored to the end."""
     tables, rows = [], []
     seen: list[pa.ChunkedArray] = []
     for part in parts:
-        table = runs.read_basic(part.folder, DECIDING)
+        table = runs.read_basic(part.folder, COLUMNS)
         mine = np.arange(table.num_rows)
         if part.kept_by is not None:
             ledger = part.kept_by.read_table(runs.LEDGER, ["uri", "keep"])
@@ -54,11 +59,15 @@ def load_pool(parts: list[Part]) -> Pool:
             mine = mine[~again[mine]]
         if len(parts) > 1:
             seen.append(table["uri"])
-        tables.append(table.drop_columns(["uri"]) if len(mine) == table.num_rows else table.take(mine))
+        tables.append(table)
         rows.append(mine)
     included = np.repeat([part.included for part in parts], [len(mine) for mine in rows])
-    columns = [name for name in DECIDING if name != "uri"]
-    return Pool(parts, rows, load_candidates(pa.concat_tables([table.select(columns) for table in tables]), included))
+    deciding = [_taken(table, mine) for table, mine in zip(tables, rows, strict=True)]
+    return Pool(parts, tables, rows, load_candidates(pa.concat_tables(deciding), included))
+
+
+def _taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    return table if len(rows) == table.num_rows else table.take(rows)
 
 
 def load_candidates(basic: pa.Table, included: np.ndarray) -> Candidates:
@@ -107,9 +116,9 @@ def write_ledger(folder: Folder, config: FilterConfig) -> dict[str, Any]:
     tables = []
     for number, part in enumerate(pool.parts):
         mine = [pool.of_part(values, number) for values in (codes, ranks, scores)]
-        tables.append(_part_of_ledger(part, pool.rows[number], mine, metric))
+        tables.append(_part_of_ledger(part, pool.tables[number], pool.rows[number], mine, metric))
     table = pa.concat_tables(tables)
-    folder.publish(runs.LEDGER, table_bytes(table))
+    folder.publish(runs.LEDGER, (table_buffer(table, REPEATING),))
     return counts(table)
 
 
@@ -124,18 +133,16 @@ def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np
 
     failed = np.full(len(codes), KEPT, np.int16)
     for number in range(len(pool.parts)):
-        mine = _scores_of_part(pool.parts[number], metric)
+        mine = _scores_of_part(pool.parts[number], pool.tables[number]["uri"], metric)
         pool.of_part(scores, number)[:], pool.of_part(failed, number)[:] = (all_[pool.rows[number]] for all_ in mine)
     codes, ranks = selection.apply_cut(codes, pool.arrays, scores, failed, lower_is_better(metric), config.cut)
     return codes, ranks, scores
 
 
-def _part_of_ledger(part: Part, rows: np.ndarray, decided: list[np.ndarray], metric: str) -> pa.Table:
+def _part_of_ledger(part: Part, basic: pa.Table, rows: np.ndarray, decided: list[np.ndarray], metric: str) -> pa.Table:
     codes, ranks, scores = decided
-    basic = runs.read_basic(part.folder, ("uri", "key", "laplacian_variance", "flat_fraction", *CARRIED))
-    inventory = runs.read_inventory(part.folder, ["offset", "side"])
-    if len(rows) < basic.num_rows:
-        basic, inventory = basic.take(rows), inventory.take(rows)
+    basic = _taken(basic, rows)
+    inventory = _taken(runs.read_inventory(part.folder, ["offset", "side"]), rows)
     columns = {
         "uri": basic["uri"],
         "key": basic["key"],
@@ -152,14 +159,14 @@ def _part_of_ledger(part: Part, rows: np.ndarray, decided: list[np.ndarray], met
     return pa.table(columns | {"offset": inventory["offset"], "side": inventory["side"]})
 
 
-def _scores_of_part(part: Part, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _scores_of_part(part: Part, uris: pa.ChunkedArray, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores (NaN where none) and failure codes of a measure, a row for each candidate of the part."""
     scores = np.full(part.candidates, np.nan)
     failed = np.full(part.candidates, KEPT, np.int16)
-    table = runs.read_measure(part.folder, metric)
-    if table is not None:
-        uris = runs.read_basic(part.folder, ("uri",))["uri"]
-        rows = pc.index_in(table["uri"], uris.combine_chunks()).to_numpy()
+    size = runs.unit_size(part.candidates)
+    for number, table in runs.read_measure(part.folder, metric).items():
+        own = uris.slice(number * size, size).combine_chunks()
+        rows = number * size + pc.index_in(table["uri"], own).to_numpy()
         scores[rows] = _numbers(table[metric], np.nan)
         failed[rows] = _codes(table["reason"])
     return scores, failed

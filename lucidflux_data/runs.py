@@ -133,11 +133,12 @@ def read_basic(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table
     names = None if columns is None else list(columns)
     if not wanted:
         return records.BASIC.empty_table().select(names or records.BASIC.names)
-    return pa.concat_tables([folder.read_table(f"{BASIC}/{name}", names) for name in wanted])
+    return pa.concat_tables(folder.read_tables((f"{BASIC}/{name}" for name in wanted), names))
 
 
-def read_measure(folder: Folder, measure: str) -> pa.Table | None:
-    """All rows of scores/<measure> so far, None where there are none."""
+def read_measure(folder: Folder, measure: str) -> dict[int, pa.Table]:
+    """The rows of scores/<measure> so far, by the number of their unit."""
     place = f"scores/{measure}"
-    tables = [folder.read_table(f"{place}/{name}") for name in folder.names(place) if name.startswith("unit-")]
-    return pa.concat_tables(tables) if tables else None
+    names = [name for name in folder.names(place) if name.startswith("unit-")]
+    tables = folder.read_tables(f"{place}/{name}" for name in names)
+    return {int(name[5:11]): table for name, table in zip(names, tables, strict=True)}

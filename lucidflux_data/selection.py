@@ -63,11 +63,21 @@ def later_copies(candidates: Candidates) -> np.ndarray:
     """bool: the same key stands earlier, counting readable rows only and included rows before others."""
     copies = np.zeros(len(candidates), bool)
     rows = np.flatnonzero(candidates.failed == KEPT)
+    rows = rows[_repeated(candidates.keys_high[rows])]  # millions are sorted by eight bytes, the few equal by all
     high, low = candidates.keys_high[rows], candidates.keys_low[rows]
     order = np.lexsort((rows, ~candidates.included[rows], low, high))
     same = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
     copies[rows[order[1:][same]]] = True
     return copies
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """bool: the same value stands elsewhere too."""
+    order = np.argsort(values)
+    equal = values[order][1:] == values[order][:-1]
+    repeated = np.zeros(len(values), bool)
+    repeated[order[1:][equal]] = repeated[order[:-1][equal]] = True
+    return repeated
 
 
 def number_kept(scored: int, cut: CutConfig) -> int:

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.errors import InputError, Interrupted
 
-Content = bytes | Iterable[bytes]
+Content = bytes | Iterable[bytes | pa.Buffer]
+READERS = 8  # threads that read unit files
 
 
 @functools.lru_cache(maxsize=32)
@@ -168,18 +170,30 @@ class Folder:
         # go of after the interpreter has begun to shut down (an abort, now and then, at the end of a good run).
         data = self.read(name)
         try:
-            return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False, pre_buffer=False)
+            return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=False)
         except (pa.ArrowInvalid, OSError):
             raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
 
+    def read_tables(self, names: Iterable[str], columns: list[str] | None = None) -> list[pa.Table]:
+        """Many small parquet files, some at a time: an object store answers in a tenth of a second each."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(lambda name: self.read_table(name, columns), names))
 
-def table_bytes(table: pa.Table, **options: Any) -> bytes:
+
+def table_bytes(table: pa.Table) -> bytes:
     """Parquet bytes, equal for equal tables on one pyarrow version."""
+    return table_buffer(table).to_pybytes()
+
+
+def table_buffer(table: pa.Table, repeating: Iterable[str] | None = None) -> pa.Buffer:
+    """As `table_bytes`, without a copy. `repeating`: the columns worth a dictionary; by default all are tried."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", **options)
-    return sink.getvalue().to_pybytes()
+    dictionary = True if repeating is None else list(repeating)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=dictionary)
+    return sink.getvalue()
 
 
 def _write(file: IO[bytes], content: Content) -> None:
-    for chunk in (content,) if isinstance(content, bytes) else content:
+    chunks: Iterable[Any] = (content,) if isinstance(content, bytes) else content
+    for chunk in chunks:
         file.write(chunk)

@@ -29,8 +29,8 @@ def check_set(folder: Folder) -> list[str]:
     except LucidFluxError as error:
         return [str(error)]
     problems = []
-    for part in pool.parts:
-        problems += _check_part(part)
+    for part, scored in zip(pool.parts, pool.tables, strict=True):
+        problems += _check_part(part, scored.num_rows)
     if not problems and not _uris(pool).equals(table["uri"]):
         problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
     kept = ledger.counts(table)["kept"]
@@ -46,19 +46,16 @@ def check_set(folder: Folder) -> list[str]:
     return problems
 
 
-def _check_part(part: runs.Part) -> list[str]:
-    rows = {runs.read_inventory(part.folder, ["uri"]).num_rows, runs.read_basic(part.folder, ["uri"]).num_rows}
-    if rows != {part.candidates}:
+def _check_part(part: runs.Part, scored: int) -> list[str]:
+    rows = {runs.read_inventory(part.folder, ["uri"]).num_rows, scored, part.candidates}
+    if len(rows) > 1:
         return [f"inventory, scores and run.json of {part.folder} do not have the same number of candidates"]
     return []
 
 
 def _uris(pool: ledger.Pool) -> pa.ChunkedArray:
-    uris = [
-        runs.read_basic(part.folder, ["uri"])["uri"].take(pa.array(rows))
-        for part, rows in zip(pool.parts, pool.rows, strict=True)
-    ]
-    return pa.chunked_array([chunk for column in uris for chunk in column.chunks], pa.string())
+    tables = [table.select(["uri"]).take(rows) for table, rows in zip(pool.tables, pool.rows, strict=True)]
+    return pa.concat_tables(tables)["uri"]
 
 
 def check_shard(folder: Folder, entry: dict[str, Any], deep: bool, max_pixels: int) -> list[str]:

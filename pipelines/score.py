@@ -131,38 +131,37 @@ def _metric_tables(parts: list[Part], config: FilterConfig) -> Iterator[MetricTa
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True
-        yield MetricTable(part, config.iqa.metric, wanted)
+        yield MetricTable(part, pool.tables[number], config.iqa.metric, wanted)
 
 
 class MetricTable:
     """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
 
-    def __init__(self, part: Part, metric: str, wanted: np.ndarray) -> None:
+    def __init__(self, part: Part, uris: pa.Table, metric: str, wanted: np.ndarray) -> None:
         self.part = part
+        self.uris = uris.select(["uri", "key"])
         self.known = runs.read_measure(part.folder, metric)
-        self.uris = runs.read_basic(part.folder, ("uri", "key"))
-        have = np.full(part.candidates, -1)
-        if self.known is not None:
-            uris = self.known["uri"].combine_chunks()
-            have = pc.fill_null(pc.index_in(self.uris["uri"], uris), -1).to_numpy()
-        self.position = have  # of the row in `known`, -1 where it has no score yet
-        self.wanted = wanted | (have >= 0)
-        self.missing = int(np.sum(self.wanted & (have < 0)))
+        self.size = runs.unit_size(part.candidates)
+        self.wanted = wanted
+        self.position = np.full(part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
+        for number, table in self.known.items():
+            mine = slice(number * self.size, (number + 1) * self.size)
+            own = table["uri"].combine_chunks()
+            self.position[mine] = pc.fill_null(pc.index_in(uris["uri"].slice(mine.start, self.size), own), -1)
+        self.missing = int(np.sum(wanted & (self.position < 0)))
 
     def units(self) -> Iterator[Unit]:
         """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
         place = runs.read_inventory(self.part.folder, ["offset", "size"])
-        size = runs.unit_size(self.part.candidates)
-        for start in range(0, self.part.candidates, size):
-            rows = start + np.flatnonzero(self.wanted[start : start + size])
-            missing = int(np.sum(self.position[rows] < 0))
-            if not missing:
-                continue
+        lacking = np.flatnonzero(self.wanted & (self.position < 0)) // self.size
+        for number, missing in zip(*np.unique(lacking, return_counts=True), strict=True):
+            start = int(number) * self.size
+            rows = start + np.flatnonzero((self.wanted | (self.position >= 0))[start : start + self.size])
             payload = self.uris.take(rows).to_pylist()
+            known = self.known[int(number)].to_pylist() if int(number) in self.known else []
             for row, at, where in zip(payload, self.position[rows], place.take(rows).to_pylist(), strict=True):
-                row |= where
-                row["known"] = None if at < 0 or self.known is None else self.known.slice(at, 1).to_pylist()[0]
-            yield Unit(runs.unit_name(start // size), missing, payload)
+                row |= where | {"known": known[at] if at >= 0 else None}
+            yield Unit(runs.unit_name(int(number)), int(missing), payload)
 
 
 def failed_share(folder: Folder) -> float:
