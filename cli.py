@@ -13,12 +13,14 @@ import typer
 from lucidflux_data.errors import LucidFluxError
 from lucidflux_data.options import ExecutorKind, Json, NumCpus, tell
 from lucidflux_model.commands import app as weights_app
+from pipelines.bench_commands import app as bench_app
 from pipelines.commands import app as data_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration in the LucidFlux line.")
 
 
 app.add_typer(weights_app, name="weights")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command("demo")

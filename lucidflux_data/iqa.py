@@ -1,4 +1,5 @@
-"""Quality metrics by name. NIQE is our own; every other name is pyiqa's (extra `iqa`, PolyForm Noncommercial).
+"""Quality metrics by name. NIQE, PSNR and SSIM are our own; every other name is pyiqa's (extra `iqa`, PolyForm
+Noncommercial).
 
 A scorer takes uint8 HxWx3 RGB images and gives one number each. What a user can mend (a missing extra, missing
 weights) is a ConfigError in one line; what concerns one image is an ImageError.
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from lucidflux_data.errors import ConfigError
@@ -39,6 +41,7 @@ METRICS = {
     "clipiqa+": Metric(lower_is_better=False),
     "musiq": Metric(lower_is_better=False),
     "maniqa": Metric(lower_is_better=False),
+    "maniqa-pipal": Metric(lower_is_better=False),
     "nima": Metric(lower_is_better=False),
     "qalign": Metric(lower_is_better=False),
     "topiq_nr": Metric(lower_is_better=False),
@@ -74,11 +77,57 @@ def load_metric(name: str, device: str = "cpu") -> Scorer:
 
 
 def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], float]:
-    """A scorer of (output, reference) for psnr, ssim, lpips, dists."""
+    """A scorer of (output, reference) for psnr (of RGB), ssim (of BT.601 luma), lpips, dists."""
     if not metric(name).full_reference:
         raise ConfigError(f"{name} scores a single image: it does not compare")
+    if name in ("psnr", "ssim"):
+        return psnr if name == "psnr" else ssim
     model = pyiqa_model(name, device)
     return lambda output, reference: float(model(_tensor(output), _tensor(reference)).item())
+
+
+def frechet_distance(outputs: str, references: str, device: str = "cpu") -> float:
+    """FID of two folders of images (pyiqa's `fid`, mode `clean`). Lower is better; biased upwards for small sets."""
+    model = pyiqa_model("fid", device)
+    return float(model(outputs, references, mode="clean", num_workers=0, verbose=False))
+
+
+# Luma weights over 0..255: `yiq` keeps the full range; `ycbcr` is BT.601's studio range, 16..235, which most
+# restoration papers mean by Y. The two PSNR differ by 20 log10(255/219) = 1.322 dB on every image.
+LUMA = {"yiq": (np.array([0.299, 0.587, 0.114]), 0.0), "ycbcr": (np.array([65.481, 128.553, 24.966]) / 255, 16.0)}
+
+
+def _planes(pixels: np.ndarray, channel: str) -> np.ndarray:
+    """float64 HxWxC of uint8 RGB: the colours (`rgb`), or one plane of luma that is not rounded."""
+    if channel == "rgb":
+        return pixels.astype(np.float64)
+    weights, offset = LUMA[channel]
+    return (pixels @ weights + offset)[..., None]
+
+
+def psnr(output: np.ndarray, reference: np.ndarray, channel: str = "rgb") -> float:
+    """Peak signal-to-noise ratio in dB of uint8 HxWx3 images, over `rgb`, `yiq` or `ycbcr`. 1e-8 on the squared error
+    (values in 0..1), as pyiqa adds, so that equal images give 80 dB and a mean stays a number."""
+    error = np.mean(((_planes(output, channel) - _planes(reference, channel)) / 255) ** 2)
+    return float(-10 * np.log10(error + 1e-8))
+
+
+def ssim(output: np.ndarray, reference: np.ndarray, channel: str = "yiq") -> float:
+    """SSIM of uint8 HxWx3 images: Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004. Gaussian 11x11 of sigma 1.5, only
+    whole windows, luma rounded to levels (as pyiqa does), negative contrast terms count as 0. Sides: 11 px or more."""
+    first, second = (np.rint(_planes(image, channel)) for image in (output, reference))
+    window = cv2.getGaussianKernel(11, 1.5)
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        blurred = cv2.sepFilter2D(values, cv2.CV_64F, window, window)
+        return blurred.reshape(values.shape)[5:-5, 5:-5]
+
+    mean1, mean2 = smooth(first), smooth(second)
+    variances = smooth(first * first) - mean1**2 + smooth(second * second) - mean2**2
+    covariance = smooth(first * second) - mean1 * mean2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    structure = np.maximum((2 * covariance + c2) / (variances + c2), 0)
+    return float(np.mean((2 * mean1 * mean2 + c1) / (mean1**2 + mean2**2 + c1) * structure))
 
 
 def pyiqa_model(name: str, device: str) -> Any:

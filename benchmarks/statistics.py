@@ -1,0 +1,113 @@
+"""Statistics of paired scores: one shared set of resamples for every method, metric and difference.
+
+Scores are arrays (seeds, images) of one method and metric. A resample draws images, and seeds where there are several,
+with replacement; every method sees the same draw, so that a difference of two methods is resampled in pairs.
+Confidence intervals are percentile intervals (Efron, Tibshirani 1993, chapter 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+ALPHA = 0.05
+EXACT_PAIRS = 13  # 2^13 sign patterns: fewer than the resamples, so all of them are tried
+
+
+class Bootstrap:
+    """The draws: `images` (resamples, images) and, per number of seeds, (resamples, seeds), as shares that sum to 1."""
+
+    def __init__(self, images: int, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self.resamples = resamples
+        self.seed = seed
+        self.images = self._shares(images, 0)
+
+    def _shares(self, n: int, stream: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, stream]))
+        return rng.multinomial(n, np.full(n, 1 / n), self.resamples).astype(np.float64) / n
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """(resamples,) means of `values` (seeds, images)."""
+        by_seed = values @ self.images.T  # (seeds, resamples)
+        if len(values) == 1:
+            return by_seed[0]
+        return np.einsum("rs,sr->r", self._shares(len(values), len(values)), by_seed)
+
+
+def interval(means: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The central `level` of resampled means."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def permutation_p(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided p that paired `differences` (images,) have mean 0, by flipping signs; exact for few images."""
+    if not np.any(differences):
+        return 1.0
+    result = stats.permutation_test(
+        (differences,),
+        lambda x, axis: np.mean(x, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf if len(differences) <= EXACT_PAIRS else resamples - 1,
+        batch=2000,
+        rng=np.random.Generator(np.random.Philox(key=[seed, 1 << 32])),
+    )
+    return float(result.pvalue)
+
+
+def wilcoxon_p(differences: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; 1 where all differences are 0."""
+    return float(stats.wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number: Holm, Scand. J. Statistics 1979."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for position, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[int(index)] = largest
+    return adjusted
+
+
+def win_rate(first: np.ndarray, second: np.ndarray, sign: int) -> float:
+    """Share of images on which `first` (images,) is the better one; a tie counts as half. `sign` -1: lower wins."""
+    gain = sign * (first - second)
+    return float(np.mean((gain > 0) + 0.5 * (gain == 0)))
+
+
+def ranks(values: Sequence[float], sign: int) -> list[int]:
+    """1 for the best; equal values share the better rank."""
+    return [int(rank) for rank in stats.rankdata(-sign * np.asarray(values), method="min")]
+
+
+def first_shares(resampled: np.ndarray, sign: int) -> list[float]:
+    """(methods, resamples) means -> share of the resamples in which each method is the best; ties are divided."""
+    best = sign * resampled == (sign * resampled).max(axis=0)
+    return [float(share) for share in (best / best.sum(axis=0)).mean(axis=1)]
+
+
+def mean_ranks(resampled: np.ndarray, signs: Sequence[int]) -> np.ndarray:
+    """(metrics, methods, resamples) -> (methods, resamples): ranks averaged over the metrics (Borda)."""
+    oriented = -np.asarray(signs)[:, None, None] * resampled
+    return stats.rankdata(oriented, axis=1).mean(axis=0)
+
+
+def detectable_difference(differences: np.ndarray, power: float = 0.8) -> float:
+    """The mean difference that a paired z test at 5% would find with this power, from the spread of these."""
+    if len(differences) < 2:
+        return float("nan")
+    factor = stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(power)
+    return float(factor * np.std(differences, ddof=1) / np.sqrt(len(differences)))
+
+
+def correlation(columns: np.ndarray) -> np.ndarray:
+    """Spearman's rho between the columns of (rows, metrics), (metrics, metrics); constant columns give NaN."""
+    ranked = stats.rankdata(columns, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.atleast_2d(np.corrcoef(ranked, rowvar=False))

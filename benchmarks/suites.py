@@ -1,0 +1,203 @@
+"""Suites: which images a method is given, what its outputs must look like, and where the references are.
+
+A suite is a data file in suite_files/; `prepare` puts its images below the suites folder, checked and fingerprinted:
+
+    SUITES/<name>/lq/<id>.<ext>  gt/<id>.<ext>  suite.json (ids, sha256, sizes, one fingerprint over all)
+
+A suite that is not prepared can still score outputs by the metrics that need no suite image, by the ids of its data
+file. Folders given as --inputs and --gt make an ad hoc suite, which is unpinned.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.images import IMAGE_EXTENSIONS
+
+SUITE_FILES = Path(__file__).with_name("suite_files")
+AD_HOC = "ad-hoc"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`ids` None: not known before the suite is prepared. `lq`, `gt`: id -> file, empty where they are not at
+    hand. Sizes are (width, height); `output_size` None: each input's size times `scale`."""
+
+    name: str
+    version: str
+    about: str
+    scale: int | None
+    count: int
+    has_gt: bool
+    ids: tuple[str, ...] | None
+    ids_verified: bool
+    input_size: tuple[int, int] | None = None
+    output_size: tuple[int, int] | None = None
+    crop: str = "none"
+    licence: str = ""
+    get: str = ""
+    published: str | None = None
+    same_protocol: bool = False
+    layout: dict[str, list[str]] = field(default_factory=dict)
+    synthesis: dict[str, Any] | None = None
+    pins: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
+    lq: dict[str, Path] = field(default_factory=dict)
+    gt: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the images that are compared with are known by hash."""
+        return self.fingerprint is not None
+
+    def label(self) -> str:
+        return f"{self.name}:{self.version}" if self.name != AD_HOC else AD_HOC
+
+
+def suites_folder(given: Path | None = None) -> Path:
+    """--suites-dir, else LUCIDFLUX_SUITES, else the user's cache."""
+    if given is not None:
+        return given
+    if os.environ.get("LUCIDFLUX_SUITES"):
+        return Path(os.environ["LUCIDFLUX_SUITES"])
+    return Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "lucidflux" / "suites"
+
+
+def suite_names() -> list[str]:
+    return sorted(path.stem for path in SUITE_FILES.glob("*.toml"))
+
+
+def load_suite(name: str, folder: Path) -> Suite:
+    """A suite by name, with its images where `prepare` has put them below `folder`. ConfigError for an unknown name."""
+    file = SUITE_FILES / f"{name}.toml"
+    if not re.fullmatch(r"[\w-]+", name) or not file.exists():
+        near = difflib.get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
+        raise ConfigError(f"there is no suite {name!r}: did you mean {', '.join(near)}?")
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    pins = json.loads((SUITE_FILES / content.pop("pins")).read_text()) if "pins" in content else {}
+    ids = tuple(pins) if pins else expand(content.pop("ids")) if "ids" in content else None
+    suite = Suite(
+        name=name,
+        version=str(content.pop("version")),
+        has_gt=content.pop("gt"),
+        ids=ids,
+        ids_verified=content.pop("ids_verified", bool(pins)),
+        input_size=_size(content.pop("input_size", None)),
+        output_size=_size(content.pop("output_size", None)),
+        pins=pins,
+        **content,
+    )
+    return _with_images(suite, folder / name)
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """`{001..250}` as its 250 ids; leading zeros set the width."""
+    match = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", pattern)
+    if match is None:
+        raise ConfigError(f"{pattern} is not a range of ids")
+    before, first, last, after = match.groups()
+    return tuple(f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1))
+
+
+def _size(value: list[int] | None) -> tuple[int, int] | None:
+    return (value[0], value[1]) if value else None
+
+
+def _with_images(suite: Suite, folder: Path) -> Suite:
+    """The suite with what `prepare` has left in `folder`; InputError when files have gone since."""
+    if not (folder / "suite.json").exists():
+        return suite
+    prepared = json.loads((folder / "suite.json").read_text())
+    if prepared["version"] != suite.version:
+        raise InputError(
+            f"{folder} holds version {prepared['version']} of {suite.name}, this is {suite.version}: prepare it again"
+        )
+    places: dict[str, dict[str, Path]] = {"lq": {}, "gt": {}}
+    for id_, roles in prepared["images"].items():
+        for role, image in roles.items():
+            path = folder / role / image["file"]
+            if not path.is_file():
+                raise InputError(f"{path} is gone: prepare {suite.name} again")
+            places[role][id_] = path
+    return replace(
+        suite,
+        ids=tuple(prepared["images"]),
+        ids_verified=True,
+        pins={id_: roles.get("lq", {}) for id_, roles in prepared["images"].items()},
+        fingerprint=prepared["fingerprint"],
+        lq=places["lq"],
+        gt=places["gt"],
+    )
+
+
+def ad_hoc_suite(inputs: Path | None, gt: Path | None, ids_of_outputs: set[str]) -> Suite:
+    """A suite of folders: ids are those of --gt, else of --inputs, else all that any method has.
+
+    Raises InputError where --inputs and --gt have different ids.
+    """
+    lq = images_by_id(inputs) if inputs else {}
+    references = images_by_id(gt) if gt else {}
+    if lq and references and set(lq) != set(references):
+        only = sorted(set(lq) ^ set(references))
+        raise InputError(f"--inputs and --gt differ: {only[0]} is in one of them only ({len(only)} such ids)")
+    ids = tuple(sorted(references or lq or ids_of_outputs))
+    return Suite(
+        name=AD_HOC,
+        version="unpinned",
+        about="folders given on the command line",
+        scale=None,
+        count=len(ids),
+        has_gt=bool(references),
+        ids=ids,
+        ids_verified=True,
+        lq=lq,
+        gt=references,
+    )
+
+
+def images_by_id(folder: Path) -> dict[str, Path]:
+    """Image files directly in a folder by the name without extension. InputError for two files of one id, for none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(f"{folder} has two images of id {path.stem}: {found[path.stem].name} and {path.name}")
+        found[path.stem] = path
+    if not found:
+        raise InputError(f"{folder} holds no images")
+    return found
+
+
+def with_folders(suite: Suite, inputs: Path | None, gt: Path | None) -> Suite:
+    """The suite with images from folders. InputError for other ids, ConfigError where it is prepared."""
+    if inputs is None and gt is None:
+        return suite
+    if suite.pinned:
+        raise ConfigError(f"{suite.name} is prepared: --inputs and --gt would replace checked images by others")
+    places = {role: images_by_id(folder) if folder else {} for role, folder in (("lq", inputs), ("gt", gt))}
+    ids = suite.ids or tuple(sorted(places["gt"] or places["lq"]))
+    for images in places.values():
+        wrong = sorted(set(ids) ^ set(images)) if images else []
+        if wrong:
+            raise InputError(f"{wrong[0]} is not in both {suite.name} and the folder given ({len(wrong)} such ids)")
+    return replace(suite, ids=ids, lq=places["lq"], gt=places["gt"])
+
+
+def sample_ids(ids: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
+    """`limit` ids drawn by the hash of the id: the same whatever the outputs, a subset of a larger limit."""
+    if limit is None or limit >= len(ids):
+        return ids
+    chosen = set(sorted(ids, key=lambda id_: hashlib.sha256(id_.encode()).digest())[:limit])
+    return tuple(id_ for id_ in ids if id_ in chosen)

@@ -1,0 +1,172 @@
+"""The leaderboard as a table: terminal (rich), Markdown, LaTeX (booktabs) and CSV, all from leaderboard.json's dict.
+
+Cell: mean ± half the width of its interval. Bold: the best, and what is statistically tied with it. An unranked mean
+says over how many images it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+ARROW = {True: "↓", False: "↑"}
+
+
+def digits(value: float) -> str:
+    """Four significant digits for shares, as papers print them: 0.7122, 4.394, 73.01."""
+    size = abs(value)
+    return f"{value:.4f}" if size < 1 else f"{value:.3f}" if size < 20 else f"{value:.2f}"
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """`3.674 ±0.041`, with `n=248/250` where the mean is over fewer images than the suite has."""
+    if row is None or row["mean"] is None:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (row or {"reasons": {}})["reasons"].items())
+        return f"- ({reasons})" if reasons else "-"
+    text = digits(row["mean"])
+    if row["low"] is not None:
+        half = (row["high"] - row["low"]) / 2
+        text += f" ±{half:.2g}" if half < 10 else f" ±{half:.0f}"
+    return text if row["n"] == row["of"] else f"{text} n={row['n']}/{row['of']}"
+
+
+def order(board: dict[str, Any]) -> list[str]:
+    """Methods by the first group that has ranks, else by the first ranked metric, else as given."""
+    for group in board["groups"].values():
+        if group["rows"]:
+            return sorted(board["methods"], key=lambda m: group["rows"].get(m, {"mean_rank": 1e9})["mean_rank"])
+    for metric in board["metrics"].values():
+        if metric["ranked"]:
+            return sorted(board["methods"], key=lambda m: metric["rows"][m]["rank"] or 1e9)
+    return list(board["methods"])
+
+
+def header(board: dict[str, Any]) -> list[str]:
+    names = [f"{name} {ARROW[metric['lower_is_better']]}" for name, metric in board["metrics"].items()]
+    return ["method", *names, *(f"rank: {name}" for name in _ranked_groups(board)), "remarks"]
+
+
+def _ranked_groups(board: dict[str, Any]) -> dict[str, Any]:
+    return {name: group for name, group in board["groups"].items() if group["rows"]}
+
+
+def body(board: dict[str, Any]) -> list[list[tuple[str, bool]]]:
+    """Rows of (text, bold)."""
+    lines = []
+    for method in order(board):
+        line = [(method, False)]
+        for metric in board["metrics"].values():
+            row = metric["rows"].get(method)
+            line.append((cell(row), bool(row and row.get("tied_with_best"))))
+        for group in _ranked_groups(board).values():
+            row = group["rows"].get(method)
+            text = f"{row['rank']} ({row['mean_rank']:.2f}, first in {row['first_share']:.0%})" if row else "-"
+            line.append((text, bool(row and row["rank"] == 1)))
+        line.append(("; ".join(board["flags"].get(method, [])), False))
+        lines.append(line)
+    return lines
+
+
+def notes(board: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers must know, one sentence a line."""
+    lines = [board["about"]]
+    partial = sorted({metric["n"] for metric in board["metrics"].values() if 0 < metric["n"] < metric["of"]})
+    if partial:
+        lines.append(f"Ranks are over a subset that the ranked methods share: n={partial[0]}/{board['images']['of']}.")
+    lines.append(
+        f"± is half of a {board['statistics']['level']:.0%} bootstrap interval ({board['statistics']['resamples']:,} "
+        f"resamples); bold: best, or tied with it ({board['statistics']['test']} test, Holm over a metric's pairs)."
+    )
+    lines += [f"Not computed: {reason}." for reason in board["not_computed"].values()]
+    lines += [f"No rank over {name}: {g['why_not']}." for name, g in board["groups"].items() if g["why_not"]]
+    lines += board["footnotes"]
+    return [*lines, f"Signature: {board['signature']}"]
+
+
+def markdown(board: dict[str, Any]) -> str:
+    names = header(board)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in body(board):
+        cells = [f"**{text}**" if bold else text for text, bold in row]
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+    for row in board["published"]:
+        cells = [f"_{row['method']} (published, {row['source']})_"]
+        cells += [_published(row["values"].get(name)) for name in board["metrics"]]
+        lines.append("| " + " | ".join([*cells, *[""] * (len(names) - len(cells))]) + " |")
+    return f"## {board['suite']}, {board['profile']}\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(notes(board)) + "\n"
+
+
+def _published(value: float | None) -> str:
+    return "" if value is None else f"_{value:g}_"
+
+
+def latex(board: dict[str, Any]) -> str:
+    """A booktabs table; needs \\usepackage{booktabs}."""
+    arrows = {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+    names = header(board)[:-1]
+    lines = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule"]
+    titles = [_tex(name[:-1]) + arrows[name[-1]] if name[-1] in arrows else _tex(name) for name in names]
+    lines += [" & ".join(titles) + r" \\", r"\midrule"]
+    for row in body(board):
+        cells = [rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in row[:-1]]
+        lines.append(" & ".join(cells) + r" \\")
+    if board["published"]:
+        lines.append(r"\midrule")
+    for row in board["published"]:
+        cells = [rf"\textit{{{_tex(row['method'])}}} ({_tex(row['source'])})"]
+        cells += [_tex(_published(row["values"].get(name)).strip("_")) for name in board["metrics"]]
+        lines.append(" & ".join([*cells, *[""] * (len(names) - len(cells))]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*(f"% {line}" for line in notes(board)), *lines]) + "\n"
+
+
+def _tex(text: str) -> str:
+    for character in "&%_#$":
+        text = text.replace(character, "\\" + character)
+    return text.replace("±", r"$\pm$")
+
+
+def csv_text(board: dict[str, Any]) -> str:
+    """A row for each method and metric, with plain numbers; published rows have the kind `published`."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["kind", "method", "metric", "mean", "low", "high", "rank", "n", "of", "tied_with_best", "source"])
+    for method in order(board):
+        for name, metric in board["metrics"].items():
+            row = metric["rows"][method]
+            values = [row[key] for key in ("mean", "low", "high", "rank", "n", "of")]
+            writer.writerow(["measured", method, name, *values, row.get("tied_with_best", False), ""])
+    for row in board["published"]:
+        for name, value in row["values"].items():
+            writer.writerow(["published", row["method"], name, value, "", "", "", "", "", "", row["source"]])
+    return sink.getvalue()
+
+
+def print_terminal(board: dict[str, Any]) -> None:
+    """The table on standard output; colours where it is a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    table = Table(title=f"{board['suite']}, {board['profile']}", title_justify="left")
+    for name in header(board)[:-1]:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in body(board):
+        table.add_row(*(Text(text, style="bold" if bold else "") for text, bold in row[:-1]))
+    for row in board["published"]:
+        cells = [Text(f"{row['method']} ({row['source']})", style="italic dim")]
+        for name in board["metrics"]:
+            value = row["values"].get(name)
+            style = f"italic {row['colours'].get(name, 'dim')}"
+            cells.append(Text("" if value is None else f"{value:g}", style=style))
+        table.add_row(*cells)
+    console.print(table)
+    for method in order(board):
+        console.print(f"{method}: {'; '.join(board['flags'].get(method, []))}", highlight=False, markup=False)
+    for line in notes(board):
+        console.print(line, highlight=False, markup=False)
+
+
+RENDERERS = {"leaderboard.md": markdown, "leaderboard.tex": latex, "leaderboard.csv": csv_text}

@@ -1,0 +1,151 @@
+"""Where the learned metrics look for their weights, and what is missing here: package, file or GPU, each by name.
+
+pyiqa takes files from `$TORCH_HOME/hub` (pyiqa/, clip/, checkpoints/) and backbones from the Hugging Face cache. Torch
+hub's file names end in the first digits of the sha256, which pyiqa does not check: we do.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from lucidflux_data import iqa
+from lucidflux_data.errors import ConfigError
+
+PYIQA_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+CLIP_URL = (
+    "https://openaipublic.azureedge.net/clip/models/afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/"
+)
+URL_OF = {"pyiqa": PYIQA_URL, "checkpoints": TORCHVISION_URL, "clip": CLIP_URL}
+
+# As pyiqa 0.1.16 asks for them: files below the torch hub folder, and `hf:` repositories of the Hugging Face cache.
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "clipiqa": ("clip/RN50.pt",),
+    "clipiqa+": ("clip/RN50.pt", "pyiqa/CLIP-IQA+_learned_prompts-603f3273.pth"),
+    "musiq": ("pyiqa/musiq_koniq_ckpt-e95806b9.pth",),
+    "maniqa": ("pyiqa/ckpt_koniq10k.pt", "hf:timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"),
+    "maniqa-pipal": ("pyiqa/MANIQA_PIPAL-ae6d356b.pth", "hf:timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"),
+    "nima": ("pyiqa/NIMA_InceptionV2_ava-b0c77c00.pth", "hf:timm/inception_resnet_v2.tf_in1k"),
+    "qalign": ("hf:q-future/one-align",),
+    "topiq_nr": ("pyiqa/cfanet_nr_koniq_res50-9a73138b.pth", "hf:timm/resnet50.a1_in1k"),
+    "brisque": ("pyiqa/brisque_svm_weights.pth",),
+    "lpips": ("pyiqa/LPIPS_v0.1_alex-df73285e.pth", "checkpoints/alexnet-owt-7be5be79.pth"),
+    "dists": ("pyiqa/DISTS_weights-f5e65c96.pth", "checkpoints/vgg16-397923af.pth"),
+    "fid": ("pyiqa/pt_inception-2015-12-05-6726825d.pth",),
+}
+# Beyond torch and pyiqa themselves; module name -> what to install.
+PACKAGES: dict[str, dict[str, str]] = {
+    "clipiqa": {"pkg_resources": "setuptools<81"},
+    "clipiqa+": {"pkg_resources": "setuptools<81"},
+    "qalign": {"icecream": "icecream"},
+}
+NEEDS_GPU = ("qalign",)  # 15 GB in fp16; on a CPU it takes minutes an image
+NOTHING = ("niqe", "psnr", "ssim", "lr_consistency")
+
+
+def hub_folder() -> Path:
+    """torch.hub.get_dir() without importing torch."""
+    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    return Path(os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))) / "hub"
+
+
+def hf_folder() -> Path:
+    """The folder of Hugging Face's hub cache, as its library finds it."""
+    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    home = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", os.path.join(home, "hub")))
+
+
+def location(weight: str) -> Path:
+    """Where a file of WEIGHTS is looked for."""
+    if weight.startswith("hf:"):
+        return hf_folder() / ("models--" + weight[3:].replace("/", "--"))
+    return hub_folder() / weight
+
+
+def source(weight: str) -> str:
+    """Where it can be had, on a machine with a network."""
+    if weight.startswith("hf:"):
+        return f"https://huggingface.co/{weight[3:]}"
+    place, name = weight.split("/")
+    return URL_OF[place] + name
+
+
+def missing_packages(metric: str) -> list[str]:
+    """What to install for a metric, [] where nothing is missing."""
+    if metric in NOTHING:
+        return []
+    wanted = {"torch": "lucidflux[iqa]", "pyiqa": "lucidflux[iqa]"} | PACKAGES.get(metric, {})
+    return list(
+        dict.fromkeys(install for module, install in wanted.items() if importlib.util.find_spec(module) is None)
+    )
+
+
+def missing_weights(metric: str) -> list[str]:
+    return [weight for weight in WEIGHTS.get(metric, ()) if not _is_there(location(weight))]
+
+
+def _is_there(path: Path) -> bool:
+    if path.name.startswith("models--"):
+        return any((path / "snapshots").glob("*/*")) if path.is_dir() else False
+    return path.is_file()
+
+
+def wrong_weights(metric: str) -> list[str]:
+    """Files whose sha256 does not begin with the digits that their name ends in."""
+    wrong = []
+    for weight in WEIGHTS.get(metric, ()):
+        named = re.search(r"-([0-9a-f]{8})\.\w+$", weight)
+        if named and location(weight).is_file() and not file_sha256(location(weight)).startswith(named[1]):
+            wrong.append(weight)
+    return wrong
+
+
+def problem(metric: str, device: str = "cpu") -> str | None:
+    """Why a metric cannot run here, as one sentence that names the package, or each file with its folder."""
+    if metric not in NOTHING and metric != "fid":
+        iqa.metric(metric)
+    packages = missing_packages(metric)
+    if packages:
+        return f"{metric} needs a Python package: pip install {' '.join(repr(name) for name in packages)}"
+    files = missing_weights(metric)
+    if files:
+        places = "; ".join(f"{location(file).name} in {location(file).parent} (from {source(file)})" for file in files)
+        return f"{metric} needs weights that are not here: {places}"
+    wrong = wrong_weights(metric)
+    if wrong:
+        return f"{metric} has damaged weights: {location(wrong[0])} does not have the sha256 that its name ends in"
+    if metric in NEEDS_GPU and device == "cpu":
+        return f"{metric} needs a GPU with 16 GB: none is in use (--num-gpus 1)"
+    return None
+
+
+def digest_of(metric: str) -> str:
+    """sha256 over the weights a metric loads, `none` where it has none. ConfigError where one is missing."""
+    files = WEIGHTS.get(metric, ())
+    if not files:
+        return "none"
+    if missing_weights(metric):
+        raise ConfigError(str(problem(metric)))
+    total = hashlib.sha256()
+    for file in files:
+        path = location(file)
+        for part in sorted((path / "snapshots").glob("*/*")) if file.startswith("hf:") else [path]:
+            total.update(f"{part.name}\0{file_sha256(part)}\n".encode())
+    return total.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""`lucidflux bench`: scores what is not in the cache through an executor, one metric at a time, and writes the results.
+
+CPU metrics run on processes (or Ray tasks), learned metrics on one actor per GPU, each with its model loaded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks import evaluate, results, submission, suites
+from benchmarks.evaluate import ScoreImages
+from benchmarks.metrics import OWN, MetricSpec, Profile
+from benchmarks.submission import Method
+from benchmarks.suites import Suite
+from lucidflux_data.errors import Interrupted
+from lucidflux_data.storage import Folder
+from pipelines.executor import Executor, run
+from pipelines.progress import Progress
+from pipelines.worker import Unit
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """Adapts `ScoreImages` to units of work."""
+
+    score: ScoreImages
+
+    def __call__(self, unit: Unit) -> Any:
+        return self.score(unit.name, unit.payload)
+
+
+def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path | None, methods: list[Method]) -> Suite:
+    """The named suite, with --inputs and --gt in place of images that are not prepared; else an ad hoc one."""
+    if name is None:
+        every = {id_ for method in methods for paths in method.paths.values() for id_ in paths}
+        return suites.ad_hoc_suite(inputs, gt, every)
+    from benchmarks import prepare
+
+    suite = suites.load_suite(name, folder)
+    if not suite.pinned and prepare.makes_itself(suite):
+        prepare.prepare(suite, None, folder / name)
+        suite = suites.load_suite(name, folder)
+    return suites.with_folders(suite, inputs, gt)
+
+
+def evaluate_outputs(
+    out: Folder,
+    cache: Folder,
+    suite: Suite,
+    methods: list[Method],
+    profile: Profile,
+    executor: Executor,
+    progress: Progress,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Scores, writes the results folder and returns the leaderboard. `options` as in results.write."""
+    ids = submission.check_ids(methods, suite)
+    ids = suites.sample_ids(ids, options["limit"])
+    results.start(out, suite, profile)
+    progress.say(f"reading {sum(len(p) for m in methods for p in m.paths.values()):,} images of {len(methods)} methods")
+    submission.inspect(methods, suite, ids)
+    device = options["device"]
+    not_computed: dict[str, str] = {}
+    scores: dict[str, tuple[MetricSpec, Any]] = {}
+    sets: list[MetricSpec] = []
+    for spec in profile.metrics:
+        reason = evaluate.why_not(spec, suite, device)
+        if reason is not None:
+            not_computed[spec.name] = reason
+        elif spec.needs == "set":
+            sets.append(spec)
+        else:
+            scores[spec.name] = (spec, _score(spec, suite, methods, cache, executor, progress, device))
+    table = evaluate.per_image_table(suite, methods, ids, scores)
+    table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, device) for spec in sets)])
+    specs = [spec for spec in profile.metrics if spec.name not in not_computed]
+    return results.write(out, table, suite, profile, methods, ids, specs, not_computed, options)
+
+
+def _score(
+    spec: MetricSpec,
+    suite: Suite,
+    methods: list[Method],
+    cache: Folder,
+    executor: Executor,
+    progress: Progress,
+    device: str,
+) -> dict[evaluate.Key, dict[str, Any]]:
+    """All scores of one metric: from the cache, and what it lacked."""
+    items = evaluate.make_items(spec, methods, suite)
+    place = evaluate.cache_place(spec, device)
+    known = evaluate.read_cache(cache, place)
+    units = [Unit(name, len(part), part) for name, part in evaluate.missing_units(items, known)]
+    total = sum(unit.size for unit in units)
+    work = ScoreUnit(ScoreImages(spec, device))
+    try:
+        with progress.phase(spec.name, total, len(items) - total) as advance:
+            for unit in run(executor, units, work, cache, stateful=spec.name not in OWN):
+                advance(unit.size)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: repeat the command to resume") from None
+    return evaluate.read_cache(cache, place) if units else known
+
+
+def _score_sets(spec: MetricSpec, suite: Suite, methods: list[Method], device: str) -> pa.Table:
+    rows = []
+    for method in methods:
+        for seed in method.files:
+            head = {"suite": suite.label(), "method": method.name, "seed": seed, "id": "", "metric": spec.name}
+            rows.append(head | evaluate.score_set(method, seed, suite, device))
+    return pa.Table.from_pylist(rows, evaluate.PER_IMAGE)
