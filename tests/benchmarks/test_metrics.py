@@ -143,7 +143,7 @@ def test_the_fingerprint_follows_whatever_changes_a_number(tmp_path, monkeypatch
     assert niqe != MetricSpec("niqe").fingerprint("cpu")
     pytest.importorskip("pyiqa")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="musiq_koniq_ckpt-e95806b9.pth in .*pyiqa"):
+    with pytest.raises(ConfigError, match=r"musiq_koniq_ckpt-e95806b9\.pth in .*pyiqa"):
         MetricSpec("musiq").fingerprint("cpu")
     file = tmp_path / "hub" / "pyiqa" / "musiq_koniq_ckpt-e95806b9.pth"
     file.parent.mkdir(parents=True)
