@@ -161,10 +161,15 @@ def resolve(
 
 def label(preset: str, config: FilterConfig) -> str:
     """`lucidflux`, or `lucidflux (modified: iqa=niqe, rules.min_side=1024)` where it differs from the preset."""
+    return described(preset, make_config(preset), config)
+
+
+def described(preset: str, plain: Section, config: Section) -> str:
+    """The name of a preset and what `config` changes of it (`plain`)."""
     changes = []
-    before, after = _flat(make_config(preset).model_dump()), _flat(config.model_dump())
+    before, after = _flat(plain.model_dump()), _flat(config.model_dump())
     for name, value in after.items():
-        if value != before[name]:
+        if name not in before or value != before[name]:
             changes.append(f"{'iqa' if name == 'iqa.metric' else name}={'none' if value is None else value}")
     return f"{preset} (modified: {', '.join(changes)})" if changes else preset
 
@@ -178,7 +183,7 @@ def _validated(kind: type[AnySection], values: Mapping[str, Any]) -> AnySection:
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"there is no setting {name}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}: {message[0].lower()}{message[1:]}") from None
+        raise ConfigError(f"{name}: {message[0].lower()}{message[1:]}" if name else message) from None
 
 
 def _read_toml(file: str) -> dict[str, Any]:

@@ -27,8 +27,18 @@ def _fallback_cache_dir() -> str:
 
 def compiled(function: Function) -> Function:
     """`function` compiled on first call, cached on disk; no fastmath and no threads, so results do not vary."""
+    return _compiled(function, False)
+
+
+def fused(function: Function) -> Function:
+    """As `compiled`, where a product and the sum that takes it may be rounded once (FMA). The order of the sums stays
+    that of the source, so results are equal on every processor that has FMA."""
+    return _compiled(function, {"contract"})
+
+
+def _compiled(function: Function, fastmath: Any) -> Function:
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
     except RuntimeError:  # "cannot cache function ...: no locator available"
         numba.config.CACHE_DIR = _fallback_cache_dir()
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,15 +70,16 @@ class TarWriter:
         self._hash.update(chunk)
         return chunk
 
-    def index_bytes(self, plan_digest: str) -> bytes:
-        """The index as parquet, once every chunk has been taken."""
-        columns = list(zip(*self.index, strict=True))
+    def index_bytes(self, plan_digest: str, more: Mapping[str, str] | None = None) -> bytes:
+        """The index as parquet, once every chunk has been taken. `more`: further facts for its metadata."""
+        columns: Sequence[Sequence[Any]] = list(zip(*self.index, strict=True)) or [()] * len(records.INDEX)
         arrays = [pa.array(column, kind.type) for column, kind in zip(columns, records.INDEX, strict=True)]
         metadata = {
             "plan": plan_digest,
             "tar_sha256": self._hash.hexdigest(),
             "tar_bytes": str(self.offset),
             "sha256s": "\n".join(self.sha256s),
+            **(more or {}),
         }
         table = pa.Table.from_arrays(arrays, schema=records.INDEX.with_metadata(metadata))
         return table_bytes(table)
@@ -164,7 +165,7 @@ def make_manifest(folder: Folder, place: str, shards: Sequence[str], digests: di
         name = f"{place}/{index_name(shard)}"
         metadata = read_index_metadata(folder, name)
         keys = sorted(set(folder.read_table(name, ["key"])["key"].to_pylist()))
-        lines += [f"{key} {sha256}\n" for key, sha256 in zip(keys, metadata["sha256s"].split("\n"), strict=True)]
+        lines += [f"{key} {sha256}\n" for key, sha256 in zip(keys, metadata["sha256s"].split(), strict=True)]
         entries.append(
             {
                 "name": f"{shard}.tar",

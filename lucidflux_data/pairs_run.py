@@ -1,0 +1,174 @@
+"""The folder of a synthesis job: what was asked, the clean images it takes, the plan of its shards.
+
+PAIRS/run.json                       sources, resolved config, backend, digest
+PAIRS/inputs/unit-*.parquet          INPUTS: every candidate once, with the reason of those that are not used
+PAIRS/shards/pairs-*.tar, .index.parquet, then manifest.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data import records, runs, shards
+from lucidflux_data.config import digest
+from lucidflux_data.degrade_config import PairsConfig
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.pairs import too_small
+from lucidflux_data.shards import Shard, canonical_json
+from lucidflux_data.storage import Folder, absolute_url
+
+KIND = "pairs"
+PREFIX = "pairs"
+PLACE = "inputs"
+FAILED = "failed"  # in an index's metadata: images that turned out not to decode
+
+INPUTS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside tars
+        pa.field("size", pa.int64(), nullable=False),  # encoded bytes
+        pa.field("crc32", pa.uint32()),  # of the bytes, where an index tells
+        pa.field("key", pa.string()),
+        pa.field("width", pa.int32()),  # pixels, upright
+        pa.field("height", pa.int32()),
+        pa.field("group", pa.string()),  # near-duplicate group of the filter
+        pa.field("licence", pa.string()),  # where the source tells
+        pa.field("reason", pa.string()),  # a failure of records.FAILURES
+        pa.field("detail", pa.string()),
+    ]
+)
+# Upper ends of what an encoded HQ takes, in bytes a pixel; shards are planned before a pixel is encoded.
+BYTES_A_PIXEL = {"png": 3.0, "webp": 3.0, "jpeg": 1.5, "ref": 0.0}
+LQ_BYTES_A_PIXEL = 3.1
+JSON_BYTES = 4096
+
+
+def make_run(config: PairsConfig, label: str, backend: str, sources: list[str], limit: int | None) -> dict[str, Any]:
+    """The content of run.json."""
+    asked = {"sources": sources, "limit": limit, "backend": backend}
+    return {
+        "schema_version": records.SCHEMA_VERSION,
+        "kind": KIND,
+        "label": label,
+        **asked,
+        "config": config.model_dump(),
+        "digests": {"pairs": digest({"asked": asked, "config": config.model_dump()})},
+    }
+
+
+def start(folder: Folder, run: dict[str, Any]) -> None:
+    """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError."""
+    if not folder.exists(runs.RUN_FILE):
+        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
+            raise ConfigError(f"{folder} is not empty and holds no pairs: choose another --out")
+        folder.publish(runs.RUN_FILE, canonical_json(run))
+    elif read(folder)["digests"] != run["digests"]:
+        raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
+
+
+def is_pairs(folder: Folder) -> bool:
+    return folder.exists(runs.RUN_FILE) and runs.read_run(folder).get("kind") == KIND
+
+
+def read(folder: Folder) -> dict[str, Any]:
+    """run.json. InputError where the folder holds no pairs."""
+    run = runs.read_run(folder)
+    if run.get("kind") != KIND:
+        raise InputError(f"{folder} is a run of the filter, not a folder of pairs")
+    return run
+
+
+def read_config(folder: Folder) -> PairsConfig:
+    return PairsConfig.model_validate(read(folder)["config"])
+
+
+def inputs_of_run(folder: Folder) -> pa.Table:
+    """INPUTS of a packed filter run, from its ledger and the indices of its shards; no image is opened."""
+    shards.read_manifest(folder)
+    ledger = folder.read_table(runs.LEDGER)
+    about = {row["key"]: row for row in ledger.filter(pc.field("keep")).to_pylist()}
+    rows = []
+    for name in folder.names("shards"):
+        if not name.endswith(".index.parquet"):
+            continue
+        tar = f"{absolute_url(folder.url)}/shards/{name.removesuffix('.index.parquet')}.tar"
+        for entry in folder.read_table(f"shards/{name}").to_pylist():
+            if entry["member"].endswith(".json"):
+                continue
+            row = about[entry["key"]]
+            known = {name: row.get(name) for name in ("source_key", "width", "height", "group", "licence", "key")}
+            uri = f"{tar}#{entry['member']}"
+            rows.append({"uri": uri, **{name: entry[name] for name in ("offset", "size", "crc32")}, **known})
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)
+
+
+def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
+    """All of inputs/, with `too_small` and `duplicate` filled in as reasons. The first of equal keys stays."""
+    names = [name for name in folder.names(PLACE) if name.endswith(".parquet")]
+    table = pa.concat_tables([folder.read_table(f"{PLACE}/{name}") for name in names])
+    seen: set[str] = set()
+    reasons = []
+    for row in table.select(["key", "width", "height", "reason"]).to_pylist():
+        reason = row["reason"]
+        if reason is None and row["key"] in seen:
+            reason = "duplicate"
+        elif reason is None and too_small(row["width"], row["height"], config.degrade):
+            reason = "too_small"
+        seen.add(row["key"])
+        reasons.append(reason)
+    return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
+
+
+def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
+    """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured."""
+    rows = inputs.filter(pc.is_null(pc.field("reason"))).sort_by("key").to_pylist()
+    degrade = config.degrade
+    hq = int(BYTES_A_PIXEL[config.hq.partition(":")[0]] * degrade.size**2)
+    lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
+    sizes = [hq, lq, JSON_BYTES] * config.variants
+    images = max(1, config.shards.max_samples // config.variants)
+    return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
+
+
+def plan_digest(planned: list[Shard], config: PairsConfig, backend: str) -> str:
+    """What a published shard must have been made of to count as done."""
+    keys = [[row["key"] for row in shard.rows] for shard in planned]
+    return digest({"keys": keys, "config": config.model_dump(), "backend": backend})
+
+
+def summary(folder: Folder) -> dict[str, Any]:
+    """Every candidate accounted for, and what there is of pairs."""
+    run, config = read(folder), read_config(folder)
+    inputs = read_inputs(folder, config)
+    reasons = Counter(reason for reason in inputs["reason"].to_pylist() if reason is not None)
+    manifest = shards.read_manifest(folder)
+    for entry in manifest["shards"]:
+        for row in failed_images(folder, entry["name"]):
+            reasons[row["reason"]] += 1
+    failed = {name: count for name, count in sorted(reasons.items()) if name in records.FAILURES}
+    rejected = {name: count for name, count in sorted(reasons.items()) if name not in records.FAILURES}
+    return {
+        "pairs": str(folder),
+        "label": run["label"],
+        "candidates": inputs.num_rows,
+        "used": inputs.num_rows - sum(reasons.values()),
+        "rejected": rejected,
+        "failed": failed,
+        "samples": manifest["samples"],
+        "bytes": manifest["bytes"],
+        "shards": len(manifest["shards"]),
+        "urls": manifest["urls"],
+    }
+
+
+def failed_images(folder: Folder, tar_name: str) -> list[dict[str, str]]:
+    """key, reason and detail of the images of a shard that turned out not to decode."""
+    name = shards.index_name(tar_name.removesuffix(".tar"))
+    metadata = shards.read_index_metadata(folder, f"shards/{name}")
+    return json.loads(metadata.get(FAILED, "[]"))

@@ -1,0 +1,76 @@
+"""The commands of `lucidflux-data` for pairs. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from lucidflux_data.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    ExecutorKind,
+    Json,
+    Limit,
+    MaxFailed,
+    NumCpus,
+    NumGpus,
+    Set,
+    Sources,
+    tell,
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="A folder of pairs.")]
+
+
+@app.command("synthesize")
+def synthesize_command(
+    source: Sources,
+    out: Annotated[str, typer.Option("--out", metavar="PAIRS", help="The folder of pairs, new or to be resumed.")],
+    preset: Annotated[str, typer.Option(help="realesrgan-x4, lucidflux, light or codeformer.")] = "realesrgan-x4",
+    variants: Annotated[int | None, typer.Option(min=1, help="Pairs of each image; 4 by default.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the HQ in pixels; 1024 by default.")] = None,
+    hq: Annotated[str | None, typer.Option(help="png, webp, jpeg:Q or ref (a pointer into the source).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed, other pairs.")] = None,
+    backend: Annotated[str, typer.Option(help="cv2, torch or reference (BasicSR itself).")] = "cv2",
+    config: ConfigFile = None,
+    set_: Set = None,
+    limit: Limit = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Make HQ/LQ pairs of clean images, reproducible sample by sample, in WebDataset shards."""
+    from lucidflux_data import pairs_run
+    from lucidflux_data.degrade_config import make_pairs_config, pairs_label
+    from lucidflux_data.pairs import load_backend
+    from lucidflux_data.storage import Folder, absolute_url
+    from pipelines import synthesize as job
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    short = {"variants": variants, "degrade.size": size, "hq": hq, "degrade.seed": seed}
+    settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    resolved = make_pairs_config(preset, config, settings)
+    load_backend(backend)  # a missing extra is found now, not in a worker
+    urls = [absolute_url(item) for item in source]
+    about = pairs_run.make_run(resolved, pairs_label(preset, resolved), backend, urls, limit)
+    if dry_run:
+        typer.echo(json.dumps(about, indent=None if json_ else 2))
+        return
+    folder, progress = Folder(out), Progress(quiet=json_)
+    job.check_sources(urls)
+    pairs_run.start(folder, about)
+    with open_executor(executor, num_cpus, num_gpus, address) as started:
+        progress.say(started.description)
+        summary = job.synthesize(folder, about, started, progress)
+    tell(summary, json_)
+    job.check_failed(summary, max_failed)
