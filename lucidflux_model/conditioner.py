@@ -206,6 +206,7 @@ class LucidFluxConditioner(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("FluxTransformerBlock",)
+    _repeated_blocks = ("FluxTransformerBlock",)
 
     @register_to_config
     def __init__(

@@ -1,0 +1,198 @@
+"""From names to a pipeline that is ready: which weights, which precision, which of the offloads the memory allows.
+
+tiny      random weights, built here        flux-dev    a folder that `lucidflux weights convert` made
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import FluxTransformer2DModel
+from pydantic import Field
+
+from lucidflux_data.config import Section
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_model.models import build_random, sizes_of
+from lucidflux_model.pipeline import LucidFluxPipeline
+from lucidflux_model.schedule import make_scheduler
+from lucidflux_model.weights import load_lucidflux
+
+WEIGHTS_FILE = "weights.json"  # sha256 of every file of a converted folder
+ACTIVATIONS = 6e9  # bytes beside the weights, one 1024 x 1024 image in bfloat16 (computed: docs/model.md)
+RANDOM_LABEL = "tiny (random weights: checks the plumbing, restores nothing)"
+
+Quantize = Literal["none", "fp8", "nf4"]
+Offload = Literal["auto", "none", "model", "group"]
+
+
+class ModelConfig(Section):
+    """Which model, and how it is held. `trained`: a file in the layout of lucidflux.pth over the model's own parts."""
+
+    name: str = "flux-dev"
+    weights: str | None = None
+    trained: str | None = None
+    seed: int = 0  # of tiny's random weights
+    quantize: Quantize = "none"
+    compile: bool = False
+    offload: Offload = Field("auto", exclude=True)  # where weights wait; the result is the same
+    device: str = Field("auto", exclude=True)
+
+
+def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
+    """Raises ConfigError or InputError where the model cannot be had, with what to do."""
+    sizes_of(config.name)
+    device = pick_device(config.device)
+    pipeline = _tiny(config) if config.name == "tiny" else _pretrained(config, numerics)
+    if config.trained is not None:
+        load_lucidflux(pipeline.conditioner, pipeline.connector, Path(config.trained))
+        pipeline.conditioner.to(pipeline.transformer.dtype)
+        pipeline.connector.to(pipeline.transformer.dtype)
+    if config.quantize == "fp8":
+        compute = pipeline.conditioner.dtype
+        pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
+    place(pipeline, config.offload, device)
+    if config.compile:
+        pipeline.transformer.compile_repeated_blocks()
+        pipeline.conditioner.compile_repeated_blocks()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return torch.device(device)
+
+
+def _tiny(config: ModelConfig) -> LucidFluxPipeline:
+    if config.weights is not None:
+        return _pretrained(config, "parity")
+    if config.quantize == "nf4":
+        raise ConfigError("nf4 quantises while loading: give tiny's own --weights folder, or take fp8")
+    return LucidFluxPipeline(**build_random(config.name, config.seed), scheduler=make_scheduler())
+
+
+def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
+    """A converted folder. The proxy stays in float32, and with parity the VAE too; tiny is float32 throughout."""
+    if config.weights is None:
+        raise ConfigError(
+            f"{config.name} needs --weights FOLDER: `lucidflux weights download` and `convert` make it; "
+            "--model tiny runs without"
+        )
+    folder = Path(config.weights)
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"{folder} is not a folder of converted weights (no model_index.json): see weights convert")
+    default = torch.float32 if config.name == "tiny" else torch.bfloat16
+    vae = torch.float32 if numerics == "parity" else default
+    given: dict[str, Any] = {}
+    if config.quantize == "nf4":
+        given["transformer"] = _nf4(folder, default)
+    dtypes = {"default": default, "proxy": torch.float32, "vae": vae}
+    quiet_libraries()
+    try:
+        return LucidFluxPipeline.from_pretrained(str(folder), torch_dtype=dtypes, local_files_only=True, **given)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ConfigError("nf4 needs bitsandbytes: pip install 'lucidflux[nf4]'") from None
+    from diffusers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+    )
+    return FluxTransformer2DModel.from_pretrained(
+        str(folder / "transformer"), quantization_config=quantization, torch_dtype=dtype, local_files_only=True
+    )
+
+
+def place(pipeline: LucidFluxPipeline, offload: str, device: torch.device) -> None:
+    """Puts the components where they run, or makes them come when they are called."""
+    if offload == "auto":
+        offload = "none" if device.type == "cpu" else choose_offload(pipeline, torch.cuda.mem_get_info(device)[0])
+    if offload == "none":
+        pipeline.to(device)
+    elif offload == "model":
+        if device.type == "cpu":
+            raise ConfigError("offload=model moves components to an accelerator, and there is none")
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        resident = ["conditioner", "prompt", "proxy"]
+        for name in resident:
+            getattr(pipeline, name).to(device)
+        pipeline.enable_group_offload(
+            onload_device=device,
+            offload_type="leaf_level",
+            use_stream=device.type == "cuda",
+            exclude_modules=resident,
+        )
+
+
+def choose_offload(pipeline: LucidFluxPipeline, free: float) -> str:
+    """The fastest choice that fits `free` bytes: everything, the largest component, or its layers one by one."""
+    sizes = {name: module_bytes(part) for name, part in pipeline.components.items() if hasattr(part, "parameters")}
+    resident = sizes["conditioner"] + sizes["prompt"]
+    if sum(sizes.values()) + ACTIVATIONS <= free:
+        return "none"
+    if max(sizes.values()) + resident + ACTIVATIONS <= free:
+        return "model"
+    return "group"
+
+
+def module_bytes(module: Any) -> int:
+    return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
+
+
+def weights_digest(config: ModelConfig) -> str:
+    """A sha256 that stands for the weights: of the listed file hashes of a converted folder, of the seed of tiny."""
+    lines = [f"{config.name} seed {config.seed}"] if config.weights is None else []
+    if config.weights is not None:
+        lines += [f"{name} {sha256}" for name, sha256 in sorted(folder_hashes(Path(config.weights)).items())]
+    if config.trained is not None:
+        lines.append(f"trained {file_sha256(Path(config.trained))}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """File -> sha256 as weights.json lists them; computed where there is none."""
+    try:
+        return dict(json.loads((folder / WEIGHTS_FILE).read_text())["files"])
+    except FileNotFoundError:
+        return {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
+    except (ValueError, KeyError):
+        raise InputError(f"{folder / WEIGHTS_FILE} is damaged") from None
+
+
+def file_sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {os.strerror(error.errno or 5)}") from None
+
+
+def quiet_libraries() -> None:
+    """Their bars and warnings give way to our own lines."""
+    import logging
+
+    import transformers
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
