@@ -244,13 +244,16 @@ def verify_command(
     json_: Json = False,
 ) -> None:
     """Check counts, hashes and completeness; exit 6 names what is wrong."""
+    from lucidflux_data.pairs_run import is_pairs
     from lucidflux_data.storage import Folder
-    from pipelines import filter as job
     from pipelines.executor import open_executor
+    from pipelines.filter import verify_run
     from pipelines.progress import Progress
+    from pipelines.verify_pairs import verify_pairs
 
+    check = verify_pairs if is_pairs(Folder(run)) else verify_run
     with open_executor(executor, num_cpus, 0, address) as started:
-        result = job.verify_run(Folder(run), deep, repair, started, Progress(quiet=json_))
+        result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
     tell(result, json_)
 
 

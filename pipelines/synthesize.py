@@ -88,7 +88,7 @@ class SynthesizeShard:
                     raise InputError(f"{row['uri']} does not decode: {error.detail}") from None
                 failed.append({"key": row["key"], "reason": error.reason, "detail": error.detail})
                 continue
-            told = row | {"versions": versions, "ref": pointer(row, self.sources)}
+            told = row | {"versions": versions, "ref": pointer(row, self.sources) | {"crc32": zlib.crc32(data)}}
             for variant in range(self.config.variants):
                 pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
                 both = b"".join(pair.members[name] for name in sorted(pair.members) if name != "json")

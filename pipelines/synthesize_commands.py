@@ -74,3 +74,24 @@ def synthesize_command(
         summary = job.synthesize(folder, about, started, progress)
     tell(summary, json_)
     job.check_failed(summary, max_failed)
+
+
+@app.command("replay")
+def replay_command(
+    pairs: Pairs,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A pair, like 0123456789abcdef0123_00.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where KEY.lq.png is written.")],
+    json_: Json = False,
+) -> None:
+    """Make the LQ of one pair again; exit 6 where its bytes are not the stored ones."""
+    from lucidflux_data.errors import VerificationError
+    from lucidflux_data.pairs_replay import replay_pair
+    from lucidflux_data.storage import Folder
+
+    result, data = replay_pair(Folder(pairs), key)
+    Folder(out).publish(f"{key}.lq.png", data)
+    written = {"written": Folder(out).path(f"{key}.lq.png")}
+    if not result["equal"]:
+        tell(result | written, json_) if json_ else None
+        raise VerificationError(result["difference"])
+    tell(result | written, json_)
