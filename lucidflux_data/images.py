@@ -301,7 +301,7 @@ def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
             flags.add("cmyk")
         if header.icc is not None:
             image = _to_srgb(image, header.icc, flags)
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = np.array(image.convert("RGB"))  # a copy: Pillow's own memory is read-only
         if alpha is not None:
             pixels = _on_white(pixels, np.asarray(alpha))
         return np.ascontiguousarray(pixels)

@@ -50,8 +50,7 @@ def run(
     stateful: bool = False,
 ) -> Iterator[Unit]:
     """Publishes the files of every unit into `folder`; yields the units as they are done."""
-    events = Folder(folder.path("events") if folder.is_local else f"{folder.url}/events")
-    for unit, _ in executor.map(units, Publish(work, folder), events, stateful):
+    for unit, _ in executor.map(units, Publish(work, folder), folder, stateful):
         yield unit
 
 

@@ -68,7 +68,7 @@ def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int) -> Any:
                 "seconds": round(time.time() - start, 3),
                 "pid": os.getpid(),
             }
-            _write_event(events, f"{unit.name}.{attempt}.jsonl", line)
+            _write_event(events, f"events/{unit.name}.{attempt}.jsonl", line)
 
 
 def _write_event(events: Folder, name: str, line: dict[str, Any]) -> None:

@@ -115,3 +115,43 @@ def test_icc_is_converted_unless_it_is_srgb(photo) -> None:
     assert np.array_equal(broken.pixels, photo)
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     assert decode_full(encoded(Image.fromarray(photo), "PNG", icc_profile=lab)).flags == ("icc_invalid",)
+
+
+def test_a_wide_gamut_profile_is_converted_to_srgb(photo) -> None:
+    """Display P3 primaries with a gamma of 2.2, against the matrices written out (D50, as ICC profiles are)."""
+    p3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
+    srgb = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+    muted = (photo // 2 + 64).astype(np.uint8)  # inside both gamuts
+    image = decode_full(encoded(Image.fromarray(muted), "PNG", icc_profile=matrix_profile(p3, 2.2)))
+    assert image.flags == ("icc",)
+    linear = (muted / 255) ** 2.2 @ (np.linalg.inv(srgb) @ p3).T
+    assert linear.min() > 0
+    assert linear.max() < 1
+    expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(image.pixels - expected).max() <= 2
+    assert np.abs(image.pixels.astype(int) - muted).max() > 8, "the conversion is one that shows"
+
+
+def matrix_profile(to_xyz: np.ndarray, gamma: float) -> bytes:
+    """A minimal ICC 2.1 display profile: three colorants (columns of `to_xyz`, D50) and one tone curve."""
+    import struct
+
+    def fixed(values) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    def xyz(values) -> bytes:
+        return b"XYZ " + bytes(4) + fixed(values)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IHxx", 1, round(gamma * 256))
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags = [(b"desc", text + bytes(-len(text) % 4)), (b"cprt", b"text" + bytes(4) + b"CC0\0")]
+    tags += [(b"wtpt", xyz((0.9642, 1.0, 0.8249)))]
+    tags += [(name, xyz(column)) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), to_xyz.T, strict=True)]
+    tags += [(name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags:
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(data))
+        body += data
+    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed((0.9642, 1.0, 0.8249))
+    return head.ljust(128, b"\0") + table + body

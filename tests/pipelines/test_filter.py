@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -113,6 +114,40 @@ def test_killed_and_resumed_equals_uninterrupted(seed: int, quiet: Path, candida
     again = filter_into(candidates, run, "--executor", "local", "--num-cpus", "2")
     assert again.returncode == 0, again.stderr
     assert tree(run) == tree(quiet)
+
+
+def test_a_ray_worker_killed_at_its_work_changes_nothing(quiet: Path, candidates: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [COMMAND, "filter", str(candidates), "--out", str(run), *OPTIONS, "--executor", "ray", "--num-cpus", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    killed = False
+    while process.poll() is None and not killed:
+        for victim in busy_ray_workers(process.pid)[:1]:
+            os.kill(victim, signal.SIGKILL)
+            killed = True
+        time.sleep(0.01)
+    assert process.wait(timeout=180) == 0
+    assert killed
+    assert tree(run) == tree(quiet)
+    attempts = [json.loads(path.read_text())["attempt"] for path in (run / "events").iterdir()]
+    assert max(attempts) > 1, "the unit that lost its worker was tried again"
+
+
+def busy_ray_workers(driver: int) -> list[int]:
+    """Ray processes of this driver's private cluster that are inside a task (their title says so)."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    busy = []
+    for pid in parents:
+        ancestor = pid
+        while ancestor in parents and ancestor != driver:
+            ancestor = parents[ancestor]
+        with contextlib.suppress(OSError):
+            if ancestor == driver and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::_enter"):
+                busy.append(pid)
+    return busy
 
 
 def workers_of(parent: int) -> list[int]:
