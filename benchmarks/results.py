@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks import environment, published, tables
+from benchmarks import environment, published, report, tables
 from benchmarks.leaderboard import make_leaderboard
 from benchmarks.metrics import SMALL_FID_SET, MetricSpec, Profile
 from benchmarks.submission import Method
@@ -55,7 +55,7 @@ def write(
     not_computed: dict[str, str],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Makes the leaderboard of a per-image table and publishes everything but the page. `options`: allow_partial, test,
+    """Makes the leaderboard of a per-image table and publishes everything, leaderboard.json last. `options`: allow_partial, test,
     resamples, device, groups, limit. Returns the leaderboard."""
     total = suite.count if suite.ids is None or options["limit"] else len(suite.ids)
     groups = {name: names for name, names in (profile.groups | options["groups"]).items() if _is_asked(names, profile)}
@@ -81,6 +81,7 @@ def write(
     folder.publish("environment.json", (json.dumps(surroundings, indent=1) + "\n").encode())
     for name, render in tables.RENDERERS.items():
         folder.publish(name, render(board).encode())
+    folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))
     folder.publish(BOARD, (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return board
 

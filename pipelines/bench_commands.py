@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 
 from benchmarks.commands import ProfileName, SuiteName, SuitesDir
 from benchmarks.commands import app as plain_app
-from lucidflux_data.options import Address, Json, Limit, NumCpus, NumGpus
+from lucidflux_data.options import Address, DryRun, Json, Limit, MaxFailed, NumCpus, NumGpus
 
 Outputs = Annotated[
     list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
@@ -72,6 +73,8 @@ def eval_command(
     num_gpus: NumGpus = None,
     address: Address = None,
     executor: Annotated[str | None, typer.Option(help="local processes, or ray; ray where --address is given.")] = None,
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Score folders of images, rank them, and write tables and a page."""
@@ -97,20 +100,21 @@ def eval_command(
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     options: dict[str, Any] = {"allow_partial": allow_partial, "test": test, "resamples": resamples, "limit": limit}
     options |= {"device": "cuda" if num_gpus else "cpu", "groups": _groups(group or [])}
+    scores = Folder(cache or score_cache())
+    if dry_run:
+        typer.echo(json.dumps(evaluate.plan(scores, over, methods, chosen, options), indent=None if json_ else 1))
+        return
     kind = executor or ("ray" if address or os.environ.get("RAY_ADDRESS") else "local")
     progress = Progress(quiet=json_)
     with open_executor(kind, num_cpus, num_gpus or 0, address) as started:
         progress.say(started.description)
-        board = evaluate.evaluate_outputs(
-            Folder(place), Folder(cache or score_cache()), over, methods, chosen, started, progress, options
-        )
+        board = evaluate.evaluate_outputs(Folder(place), scores, over, methods, chosen, started, progress, options)
     if json_:
-        import json
-
         typer.echo(json.dumps(board))
-        return
-    tables.print_terminal(board)
-    typer.echo(f"results: {place}")
+    else:
+        tables.print_terminal(board)
+        typer.echo(f"results: {place}")
+    evaluate.check_failed(board, max_failed)
 
 
 def score_cache() -> Path:

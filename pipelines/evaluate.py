@@ -16,7 +16,7 @@ from benchmarks.evaluate import ScoreImages
 from benchmarks.metrics import OWN, MetricSpec, Profile
 from benchmarks.submission import Method
 from benchmarks.suites import Suite
-from lucidflux_data.errors import Interrupted
+from lucidflux_data.errors import Interrupted, TooManyFailed
 from lucidflux_data.storage import Folder
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
@@ -45,6 +45,35 @@ def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path |
         prepare.prepare(suite, None, folder / name)
         suite = suites.load_suite(name, folder)
     return suites.with_folders(suite, inputs, gt)
+
+
+def plan(
+    cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What `evaluate_outputs` would do: images, and per metric how many scores are cached and to be made, or why not."""
+    ids = suites.sample_ids(submission.check_ids(methods, suite), options["limit"])
+    submission.inspect(methods, suite, ids)
+    metrics: dict[str, Any] = {}
+    for spec in profile.metrics:
+        reason = evaluate.why_not(spec, suite, options["device"])
+        if reason is not None or spec.needs == "set":
+            metrics[spec.name] = {"not_computed": reason} if reason else {"sets": sum(len(m.files) for m in methods)}
+            continue
+        items = evaluate.make_items(spec, methods, suite)
+        known = evaluate.read_cache(cache, evaluate.cache_place(spec, options["device"]))
+        cached = sum(item.key in known for item in items)
+        metrics[spec.name] = {"cached": cached, "to_score": len(items) - cached}
+    flags = {method.name: method.flags for method in methods}
+    return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics}
+
+
+def check_failed(board: dict[str, Any], limit: float | None) -> None:
+    """Raises TooManyFailed where a larger share of the scores than `limit` is missing."""
+    rows = [row for metric in board["metrics"].values() for row in metric["rows"].values()]
+    wanted = board["images"]["scored"] * len(rows)
+    share = 1 - sum(min(row["n"], board["images"]["scored"]) for row in rows) / max(1, wanted)
+    if limit is not None and share > limit:
+        raise TooManyFailed(f"{share:.1%} of the scores are missing, more than the {limit:.1%} of --max-failed")
 
 
 def evaluate_outputs(
@@ -78,7 +107,9 @@ def evaluate_outputs(
     table = evaluate.per_image_table(suite, methods, ids, scores)
     table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, device) for spec in sets)])
     specs = [spec for spec in profile.metrics if spec.name not in not_computed]
-    return results.write(out, table, suite, profile, methods, ids, specs, not_computed, options)
+    board = results.write(out, table, suite, profile, methods, ids, specs, not_computed, options)
+    out.sweep()
+    return board
 
 
 def _score(

@@ -1,0 +1,145 @@
+"""report.html in a real Chromium: tables sort, the slider moves, pictures load, nothing is logged or asked of the net."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import chromium
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp")
+
+
+@pytest.fixture(scope="module")
+def page(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
+    if chromium.find() is None:
+        pytest.skip("Chromium is not installed")
+    opened = chromium.Page(tmp_path_factory.mktemp("chromium"))
+    opened.open(scored / "report.html")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _quiet(page: chromium.Page) -> Iterator[None]:
+    yield
+    assert page.console == []
+    assert page.requests == []
+
+
+def column(page: chromium.Page, table: str, index: int) -> list[str]:
+    return page.value(f"[...document.querySelectorAll('#{table} tbody tr')].map(r => r.cells[{index}].dataset.value"
+                      f" ?? r.cells[{index}].textContent)")  # fmt: skip
+
+
+def test_all_pictures_load(page: chromium.Page) -> None:
+    sizes = page.value("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
+    assert len(sizes) == 6 + 2  # tiles of input, four methods, reference; two in the viewer
+    assert set(sizes) == {48, 192}
+
+
+def test_the_leaderboard_holds_the_scores_and_sorts(page: chromium.Page, scored: Path) -> None:
+    board = json.loads((scored / "leaderboard.json").read_text())
+    names = page.value("[...document.querySelectorAll('#leaderboard thead th')].map(h => h.textContent)")
+    assert names[:5] == ["method", "niqe ↓", "psnr ↑", "ssim ↑", "lr_consistency ↑"]
+    page.click("#leaderboard thead th:nth-child(3) button")
+    values = [float(value) for value in column(page, "leaderboard", 2)]
+    means = [row["mean"] for row in board["metrics"]["psnr"]["rows"].values()]
+    assert values == pytest.approx(sorted(means), rel=1e-5)
+    page.click("#leaderboard thead th:nth-child(3) button")
+    assert [float(value) for value in column(page, "leaderboard", 2)] == values[::-1]
+    page.click("#leaderboard thead th:nth-child(1) button")
+    assert column(page, "leaderboard", 0) == sorted(board["methods"])
+
+
+def test_a_heading_sorts_by_the_keyboard(page: chromium.Page) -> None:
+    page.value("document.querySelector('#leaderboard thead th:nth-child(2) button').focus()")
+    page.key("Enter")
+    values = [float(value) for value in column(page, "leaderboard", 1)]
+    assert values == sorted(values)
+    state = "document.querySelector('#leaderboard thead th:nth-child(2)').getAttribute('aria-sort')"
+    assert page.value(state) == "ascending"
+
+
+def test_images_sort_by_regression(page: chromium.Page, scored: Path) -> None:
+    import pyarrow.parquet as pq
+
+    scores = {(r["method"], r["id"]): r["value"] for r in pq.read_table(scored / "per_image.parquet").to_pylist()
+              if r["metric"] == "niqe"}  # fmt: skip
+    page.value("""for (const [id, v] of [['metric', 'niqe'], ['method-a', 'bicubic'], ['method-b', 'lanczos'],
+        ['order', 'regression']]) { const s = document.getElementById(id); s.value = v;
+        s.dispatchEvent(new Event('change')); }""")
+    ids = column(page, "images", 0)
+    gains = {id_: -(scores["bicubic", id_] - scores["lanczos", id_]) for id_ in ids}  # NIQE: lower is better
+    assert ids == sorted(ids, key=gains.__getitem__)
+    assert len(ids) == 6
+
+
+def test_the_slider_moves_the_seam_and_the_clip(page: chromium.Page) -> None:
+    page.value("document.getElementById('slider').value = 50; document.getElementById('slider').focus()")
+    page.value("document.getElementById('slider').dispatchEvent(new Event('input'))")
+    page.drag("#slider", 200, 0)
+    at = float(page.value("document.getElementById('slider').value"))
+    assert 55 < at < 80
+    clip = page.value("document.getElementById('clip').style.clipPath")
+    assert clip.split()[1] == f"{100 - at:g}%"
+    page.value("document.activeElement.blur()")
+    page.key("[")
+    assert float(page.value("document.getElementById('slider').value")) == at - 5
+
+
+def test_one_zoom_for_all_pictures(page: chromium.Page) -> None:
+    page.value("document.activeElement.blur()")
+    page.key("0")
+    page.wheel("#viewer", -120)
+    page.value("new Promise(done => setTimeout(done, 200))")
+    moves = page.value("[...document.querySelectorAll('.viewer img, .tile img')].map(i => i.style.transform)")
+    assert len(set(moves)) == 1
+    assert "scale(1.25)" in moves[0]
+    page.drag(".tile", 30, 20)
+    moved = page.value("[...document.querySelectorAll('.viewer img, .tile img')].map(i => i.style.transform)")
+    assert len(set(moved)) == 1
+    assert moved[0] != moves[0]
+    page.key("0")
+    assert page.value("document.getElementById('zoom').textContent") == "100%"
+
+
+def test_n_and_p_and_rows_change_the_image(page: chromium.Page) -> None:
+    shown = "document.getElementById('image').value"
+    first = page.value(shown)
+    page.key("n")
+    assert page.value(shown) != first
+    page.key("p")
+    assert page.value(shown) == first
+    page.value("document.querySelector('#images tbody tr[data-id=coins]').focus()")
+    page.key("Enter")
+    assert page.value(shown) == "coins"
+    assert page.value("document.getElementById('left-picture').alt").startswith("coins, ")
+
+
+def test_the_pictures_are_the_outputs(page: chromium.Page, photos: Path) -> None:
+    """A pixel read back from the page is that of the file, within WebP's loss."""
+    from lucidflux_data.images import decode
+
+    code = """(() => { const i = [...document.querySelectorAll('.tile')].find(t => t.dataset.name === 'lanczos')
+        .querySelector('img'); const c = document.createElement('canvas'); c.width = i.naturalWidth;
+        c.height = i.naturalHeight; const g = c.getContext('2d'); g.drawImage(i, 0, 0);
+        return [...g.getImageData(0, 0, c.width, c.height).data]; })()"""
+    id_ = page.value("document.getElementById('image').value")
+    pixels = np.array(page.value(code), np.int16).reshape(192, 192, 4)[..., :3]
+    assert np.abs(pixels - decode((photos / "methods" / "lanczos" / f"{id_}.png").read_bytes())).mean() < 3
+
+
+def test_win_rates_show_one_metric_at_a_time(page: chromium.Page, scored: Path) -> None:
+    rates = json.loads((scored / "leaderboard.json").read_text())["metrics"]["psnr"]["win_rate"]
+    page.value("(s => { s.value = 'psnr'; s.dispatchEvent(new Event('change')); })"
+               "(document.getElementById('heat-metric'))")  # fmt: skip
+    shown = page.value("[...document.querySelectorAll('.heat')].filter(t => !t.hidden).map(t => t.dataset.metric)")
+    assert shown == ["psnr"]
+    first = page.value("[...document.querySelectorAll('.heat[data-metric=psnr] tbody tr:first-child td')]"
+                       ".map(c => c.textContent)")  # fmt: skip
+    method = next(iter(rates))
+    assert first == ["", *(f"{rate:.0%}" for rate in rates[method].values())]
