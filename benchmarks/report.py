@@ -41,15 +41,15 @@ def make_report(
     columns = read_columns(table, ids, board["images"]["of"], specs, True)
     conflict = disagreement(columns, ids)
     chosen = _gallery_ids(ids, conflict)
+    gallery = [{"id": id_, "pictures": _pictures(id_, suite, methods)} for id_ in chosen]
     data = {
         "ids": list(ids),
         "methods": tables.order(board),
         "metrics": {name: column.spec.sign for name, column in columns.items()},
         "scores": {name: _scores(column) for name, column in columns.items()},
         "disagreement": [_number(value) for value in conflict],
-        "gallery": [{"id": id_, "pictures": _pictures(id_, suite, methods)} for id_ in chosen],
+        "gallery": [entry for entry in gallery if len(entry["pictures"]) > 1],
     }
-    data["gallery"] = [entry for entry in data["gallery"] if len(entry["pictures"]) > 1]
     return _page(board, columns, data).encode()
 
 

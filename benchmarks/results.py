@@ -55,7 +55,7 @@ def write(
     not_computed: dict[str, str],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Makes the leaderboard of a per-image table and publishes everything, leaderboard.json last. `options`: allow_partial, test,
+    """Makes the leaderboard of a per-image table and publishes everything, the board last. `options`: allow_partial, test,
     resamples, device, groups, limit. Returns the leaderboard."""
     total = suite.count if suite.ids is None or options["limit"] else len(suite.ids)
     groups = {name: names for name, names in (profile.groups | options["groups"]).items() if _is_asked(names, profile)}

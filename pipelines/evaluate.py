@@ -50,7 +50,7 @@ def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path |
 def plan(
     cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `evaluate_outputs` would do: images, and per metric how many scores are cached and to be made, or why not."""
+    """What `evaluate_outputs` would do: images, and per metric how many scores are cached and missing, or why not."""
     ids = suites.sample_ids(submission.check_ids(methods, suite), options["limit"])
     submission.inspect(methods, suite, ids)
     metrics: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over its DevTools protocol: what pages do, what they log, what they ask the net for."""
+"""A real headless Chromium, driven over its DevTools protocol: what pages do, log, and ask the net for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-default-apps --remote-debugging-port=0 --window-size=1280,900"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--remote-debugging-port=0",
+    "--window-size=1280,900",
+]
 
 
 def find() -> str | None:

@@ -1,4 +1,4 @@
-"""report.html in a real Chromium: tables sort, the slider moves, pictures load, nothing is logged or asked of the net."""
+"""report.html in a real Chromium: tables sort, the slider moves, pictures load, no error, no request."""
 
 from __future__ import annotations
 
