@@ -55,8 +55,8 @@ def write(
     not_computed: dict[str, str],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Makes the leaderboard of a per-image table and publishes everything, the board last. `options`: allow_partial, test,
-    resamples, device, groups, limit. Returns the leaderboard."""
+    """Makes the leaderboard of a per-image table and publishes everything, the board last. `options`: allow_partial,
+    test, resamples, device, groups, limit. Returns the leaderboard."""
     total = suite.count if suite.ids is None or options["limit"] else len(suite.ids)
     groups = {name: names for name, names in (profile.groups | options["groups"]).items() if _is_asked(names, profile)}
     groups = {name: names for name, names in groups.items() if not _needs_absent(names, not_computed, suite)}
