@@ -37,9 +37,14 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
     VerificationError where a hash differs from the one that is pinned."""
     if archive is None and not makes_itself(suite):
         raise ConfigError(f"--from is missing; {suite.name}: {suite.get}")
-    assert archive is not None
-    with opened(archive) as names:
-        images = _read(suite, archive, names)
+    if suite.synthesis is not None:
+        from benchmarks.synthesis import make_pairs
+
+        images = make_pairs(suite, archive)
+    else:
+        assert archive is not None
+        with opened(archive) as names:
+            images = _read(suite, archive, names)
     record = check(suite, images)
     _publish(images, record, target)
     size = sum(len(data) for by_id in images.values() for data in by_id.values())

@@ -17,6 +17,16 @@ from lucidflux_data.options import Address, DryRun, Json, Limit, MaxFailed, NumC
 Outputs = Annotated[
     list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
 ]
+Inputs = Annotated[Path | None, typer.Option(metavar="DIR", help="The low-quality inputs.")]
+References = Annotated[Path | None, typer.Option(metavar="DIR", help="The references.")]
+Metrics = Annotated[str | None, typer.Option(metavar="A,B", help="Metrics by name, instead of a profile.")]
+Groups = Annotated[list[str] | None, typer.Option(metavar="NAME=A,B", help="An overall rank over these metrics.")]
+Results = Annotated[Path | None, typer.Option(metavar="RESULTS", help="bench-results/SUITE-PROFILE by default.")]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Rank methods that share a subset.")]
+Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
+Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
+Cache = Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")]
+Executor = Annotated[str | None, typer.Option(help="local processes, or ray; ray where --address is given.")]
 
 
 class BenchGroup(TyperGroup):
@@ -55,51 +65,39 @@ for command in plain_app.registered_commands:
 def eval_command(
     outputs: Outputs,
     suite: SuiteName = None,
-    inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="The low-quality inputs.")] = None,
-    gt: Annotated[Path | None, typer.Option(metavar="DIR", help="The references.")] = None,
+    inputs: Inputs = None,
+    gt: References = None,
     profile: ProfileName = None,
-    metrics: Annotated[str | None, typer.Option(metavar="A,B", help="Metrics by name, instead of a profile.")] = None,
-    group: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=A,B", help="An overall rank over these metrics.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RESULTS", help="bench-results/SUITE-PROFILE by default.")] = None,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Rank methods that share a subset.")] = False,
+    metrics: Metrics = None,
+    group: Groups = None,
+    out: Results = None,
+    allow_partial: AllowPartial = False,
     limit: Limit = None,
-    test: Annotated[str, typer.Option(help="permutation or wilcoxon.")] = "permutation",
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")] = 10_000,
-    cache: Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")] = None,
+    test: Test = "permutation",
+    resamples: Resamples = 10_000,
+    cache: Cache = None,
     suites_dir: SuitesDir = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
-    executor: Annotated[str | None, typer.Option(help="local processes, or ray; ray where --address is given.")] = None,
+    executor: Executor = None,
     max_failed: MaxFailed = None,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Score folders of images, rank them, and write tables and a page."""
-    from benchmarks import metrics as profiles
     from benchmarks import submission, suites, tables
-    from benchmarks.leaderboard import TESTS
-    from lucidflux_data.errors import ConfigError
     from lucidflux_data.storage import Folder
     from pipelines import evaluate
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
 
-    if profile and metrics:
-        raise ConfigError("--profile and --metrics exclude each other")
-    if test not in TESTS:
-        raise ConfigError(f"--test is one of {', '.join(TESTS)}, not {test}")
-    asked = [name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None
-    chosen = (
-        profiles.load_profile(profile or "lucidflux-paper") if asked is None else profiles.profile_of_metrics(asked)
-    )
+    chosen = _profile(profile, metrics, test)
+    options: dict[str, Any] = {"allow_partial": allow_partial, "test": test, "resamples": resamples, "limit": limit}
+    options |= {"device": "cuda" if num_gpus else "cpu", "groups": _groups(group or [])}
     methods = submission.find_methods(outputs)
     over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), inputs, gt, methods)
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
-    options: dict[str, Any] = {"allow_partial": allow_partial, "test": test, "resamples": resamples, "limit": limit}
-    options |= {"device": "cuda" if num_gpus else "cpu", "groups": _groups(group or [])}
     scores = Folder(cache or score_cache())
     if dry_run:
         typer.echo(json.dumps(evaluate.plan(scores, over, methods, chosen, options), indent=None if json_ else 1))
@@ -115,6 +113,20 @@ def eval_command(
         tables.print_terminal(board)
         typer.echo(f"results: {place}")
     evaluate.check_failed(board, max_failed)
+
+
+def _profile(name: str | None, metrics: str | None, test: str) -> Any:
+    from benchmarks import metrics as profiles
+    from benchmarks.leaderboard import TESTS
+    from lucidflux_data.errors import ConfigError
+
+    if name and metrics is not None:
+        raise ConfigError("--profile and --metrics exclude each other")
+    if test not in TESTS:
+        raise ConfigError(f"--test is one of {', '.join(TESTS)}, not {test}")
+    if metrics is None:
+        return profiles.load_profile(name or "lucidflux-paper")
+    return profiles.profile_of_metrics([part.strip() for part in metrics.split(",") if part.strip()])
 
 
 def score_cache() -> Path:
