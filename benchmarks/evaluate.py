@@ -173,7 +173,7 @@ def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarr
         return _lr_consistency
     if spec.needs == "nothing":
         single = iqa.load_metric(spec.name, device)
-        return lambda image, _: single([_cropped(image, spec.crop)])[0]
+        return lambda image, _: next(iter(single([_cropped(image, spec.crop)])))
     compare = iqa.load_comparison(spec.name, device)
 
     def with_reference(image: np.ndarray, reference: np.ndarray | None) -> float:

@@ -4,7 +4,7 @@
 
 Three digests say which results a change of mind makes obsolete:
 
-    score    sources, sample, pixel budget, parameters of the measures, rule of the units
+    score    sources, sample, pixel budget, parameters of the measures and of their batches, rule of the units
     select   rules and cut
     pack     shard limits
 Workers, address, place of output and log level are in none.
@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -62,6 +62,9 @@ class RulesConfig(Section):
 
 class IQAConfig(Section):
     metric: str = "clipiqa"  # a name that lucidflux_data.iqa knows, or "none"
+    batch_megapixels: float = Field(8.0, gt=0)  # images of one size that are scored together, where the metric allows
+    max_megapixels: float | None = Field(None, gt=0)  # a larger image is scored as `oversize` says
+    oversize: Literal["fail", "downscale", "tile"] = "fail"
 
 
 class CutConfig(Section):
@@ -110,6 +113,7 @@ class FilterConfig(Section):
         return {
             "decode": self.decode.model_dump(),
             "measures": self.measures.model_dump(),
+            "iqa": self.iqa.model_dump(exclude={"metric"}),
             "unit_rule": UNIT_RULE,
         }
 

@@ -1,16 +1,14 @@
-"""Quality metrics by name. NIQE, PSNR and SSIM are our own; every other name is pyiqa's (extra `iqa`, PolyForm
-Noncommercial).
+"""Quality metrics by name. NIQE, CLIP-IQA, PSNR and SSIM are our own; others are pyiqa's (PolyForm Noncommercial).
 
-A scorer takes uint8 HxWx3 RGB images and gives one number each. What a user can mend (a missing extra, missing
-weights) is a ConfigError in one line; what concerns one image is an ImageError.
+A scorer takes a batch of uint8 HxWx3 RGB images and gives one number each. What a user can mend (a missing extra,
+missing weights) is a ConfigError in one line; what concerns one image is an ImageError.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +16,8 @@ import cv2
 import numpy as np
 
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.images import ImageError
+from lucidflux_data.iqa_batches import BatchScorer, OutOfMemory
 from lucidflux_data.niqe import niqe
-
-Scorer = Callable[[list[np.ndarray]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -31,13 +27,14 @@ class Metric:
     lower_is_better: bool
     full_reference: bool = False
     offline: bool = False
+    batched: bool = False  # an image's score was shown not to depend on its company
 
 
 # Directions as pyiqa 0.1.16 declares them; kept here so that a selection needs neither torch nor pyiqa.
 METRICS = {
     "niqe": Metric(lower_is_better=True, offline=True),
     "piqe": Metric(lower_is_better=True, offline=True),
-    "clipiqa": Metric(lower_is_better=False),
+    "clipiqa": Metric(lower_is_better=False, batched=True),
     "clipiqa+": Metric(lower_is_better=False),
     "musiq": Metric(lower_is_better=False),
     "maniqa": Metric(lower_is_better=False),
@@ -66,14 +63,37 @@ def lower_is_better(name: str) -> bool:
     return metric(name).lower_is_better
 
 
-def load_metric(name: str, device: str = "cpu") -> Scorer:
-    """A scorer of single images (no reference). ConfigError where an extra or the weights are missing."""
+def load_metric(name: str, device: str = "cpu") -> BatchScorer:
+    """A scorer of uint8 NxHxWx3 RGB (no reference). ConfigError where an extra or the weights are missing.
+
+    Only metrics with `batched` may be given N > 1. Raises OutOfMemory, and ImageError for an image it refuses.
+    """
     if metric(name).full_reference:
         raise ConfigError(f"{name} compares with a reference: it cannot score a single image")
     if name == "niqe":
         return lambda images: [niqe(image) for image in images]
+    if name == "clipiqa":
+        _require("clipiqa", "clip", "torch", "open_clip")
+        from lucidflux_data.clipiqa import load_clipiqa
+
+        return _guarded(load_clipiqa(device))
     model = pyiqa_model(name, device)
-    return lambda images: [_score(model, name, image) for image in images]
+    return _guarded(lambda images: [float(value) for value in model(_tensor(images)).flatten()])
+
+
+def _guarded(score: BatchScorer) -> BatchScorer:
+    """torch's out of memory as ours."""
+    import torch
+
+    def guarded(images: np.ndarray | Sequence[np.ndarray]) -> Iterable[float]:
+        try:
+            with torch.inference_mode():
+                return score(images)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise OutOfMemory from None
+
+    return guarded
 
 
 def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], float]:
@@ -131,11 +151,7 @@ def ssim(output: np.ndarray, reference: np.ndarray, channel: str = "yiq") -> flo
 
 
 def pyiqa_model(name: str, device: str) -> Any:
-    for package in ("torch", "pyiqa"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"{name} needs {package}: pip install 'lucidflux[iqa]', or choose --iqa niqe or --iqa none"
-            )
+    _require(name, "iqa", "torch", "pyiqa")
     import pyiqa
     import torch
 
@@ -152,22 +168,17 @@ def pyiqa_model(name: str, device: str) -> Any:
         ) from None
 
 
-def _score(model: Any, name: str, image: np.ndarray) -> float:
+def _require(name: str, extra: str, *packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{name} needs {package}: pip install 'lucidflux[{extra}]', or choose --iqa niqe or --iqa none"
+            )
+
+
+def _tensor(images: np.ndarray | Sequence[np.ndarray]) -> Any:
+    """float32 Nx3xHxW in 0..1, as pyiqa takes it, of uint8 HxWx3 or NxHxWx3."""
     import torch
 
-    try:
-        with torch.inference_mode():
-            score = float(model(_tensor(image)).item())
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        raise ImageError("iqa_out_of_memory", f"{name} ran out of memory on this image alone") from None
-    if not math.isfinite(score):
-        raise ImageError("iqa_not_finite", f"{name} gives no finite number for this image")
-    return score
-
-
-def _tensor(image: np.ndarray) -> Any:
-    """float32 1x3xHxW in 0..1, as pyiqa takes it."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2).float() / 255
