@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lucidflux_data.images import ImageError, decode, decode_full
+    from lucidflux_data.pairs_dataset import RealESRGANPairs
     from lucidflux_data.quality import measure_bytes, measure_luma
 
-__all__ = ["ImageError", "decode", "decode_full", "measure_bytes", "measure_luma"]
+__all__ = ["ImageError", "RealESRGANPairs", "decode", "decode_full", "measure_bytes", "measure_luma"]
 
 _MODULE_OF = {
     "ImageError": "images",
+    "RealESRGANPairs": "pairs_dataset",
     "decode": "images",
     "decode_full": "images",
     "measure_bytes": "quality",

@@ -8,6 +8,7 @@ PAIRS/shards/pairs-*.tar, .index.parquet, then manifest.json
 from __future__ import annotations
 
 import bisect
+import hashlib
 import json
 import zlib
 from collections import Counter
@@ -18,9 +19,9 @@ import pyarrow.compute as pc
 
 from lucidflux_data import records, runs, shards
 from lucidflux_data.config import digest
-from lucidflux_data.degrade_config import PairsConfig
+from lucidflux_data.degrade_config import DegradeConfig, PairsConfig
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import ImageError
+from lucidflux_data.images import DEFAULT_MAX_PIXELS, ImageError, probe
 from lucidflux_data.pairs import too_small
 from lucidflux_data.shards import Shard, canonical_json
 from lucidflux_data.sources import read_bytes
@@ -29,6 +30,7 @@ from lucidflux_data.storage import Folder, absolute_url
 KIND = "pairs"
 PREFIX = "pairs"
 PLACE = "inputs"
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 FAILED = "failed"  # in an index's metadata: images that turned out not to decode
 
 INPUTS = pa.schema(
@@ -112,17 +114,41 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)
 
 
+def probe_row(row: dict[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> dict[str, Any]:
+    """A row of INPUTS of a listed candidate: key and upright size in pixels, or why it cannot be used."""
+    known = {name: row[name] for name in ("uri", "source_key", "offset", "size")}
+    try:
+        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
+        known |= {"size": len(data), "key": hashlib.sha256(data).hexdigest()[:20]}
+        header = probe(data, max_pixels)
+    except ImageError as error:
+        return known | {"reason": error.reason, "detail": error.detail}
+    width, height = header.width, header.height
+    if header.orientation in SIDEWAYS:
+        width, height = height, width
+    side = json.loads(row["side"]) if row["side"] else {}
+    told = {name: str(side[name]) for name in ("group", "licence") if isinstance(side, dict) and side.get(name)}
+    return known | {"width": width, "height": height, **told}
+
+
 def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
-    """All of inputs/, with `too_small` and `duplicate` filled in as reasons. The first of equal keys stays."""
+    """All of inputs/, with every reason. InputError where there is nothing."""
     names = [name for name in folder.names(PLACE) if name.endswith(".parquet")]
-    table = pa.concat_tables([folder.read_table(f"{PLACE}/{name}") for name in names])
+    if not names:
+        raise InputError(f"{folder} lists no inputs: repeat the command")
+    tables = [folder.read_table(f"{PLACE}/{name}") for name in names]
+    return with_reasons(pa.concat_tables(tables), config.degrade)
+
+
+def with_reasons(table: pa.Table, config: DegradeConfig) -> pa.Table:
+    """INPUTS with `too_small` and `duplicate` filled in as reasons. The first of equal keys stays."""
     seen: set[str] = set()
     reasons = []
     for row in table.select(["key", "width", "height", "reason"]).to_pylist():
         reason = row["reason"]
         if reason is None and row["key"] in seen:
             reason = "duplicate"
-        elif reason is None and too_small(row["width"], row["height"], config.degrade):
+        elif reason is None and too_small(row["width"], row["height"], config):
             reason = "too_small"
         seen.add(row["key"])
         reasons.append(reason)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from lucidflux_data import pairs, pairs_run, runs, shards, sources
 from lucidflux_data.degrade_config import PairsConfig
 from lucidflux_data.errors import ConfigError, InputError, TooManyFailed
-from lucidflux_data.images import ImageError, decode_full, probe
+from lucidflux_data.images import ImageError, decode_full
 from lucidflux_data.pairs_run import INPUTS, PLACE
 from lucidflux_data.shards import TarWriter
 from lucidflux_data.sources import read_bytes
@@ -27,8 +27,6 @@ from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
 from pipelines.worker import File, Unit
-
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
@@ -38,23 +36,8 @@ class ProbeUnit:
     max_pixels: int
 
     def __call__(self, unit: Unit) -> Iterator[File]:
-        rows = [self._probe(row) for row in unit.payload]
+        rows = [pairs_run.probe_row(row, self.max_pixels) for row in unit.payload]
         yield f"{PLACE}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, INPUTS))
-
-    def _probe(self, row: dict[str, Any]) -> dict[str, Any]:
-        known = {name: row[name] for name in ("uri", "source_key", "offset", "size")}
-        try:
-            data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
-            known |= {"size": len(data), "key": hashlib.sha256(data).hexdigest()[:20]}
-            header = probe(data, self.max_pixels)
-        except ImageError as error:
-            return known | {"reason": error.reason, "detail": error.detail}
-        width, height = header.width, header.height
-        if header.orientation in SIDEWAYS:
-            width, height = height, width
-        side = json.loads(row["side"]) if row["side"] else {}
-        told = {name: side[name] for name in ("group", "licence") if isinstance(side, dict) and side.get(name)}
-        return known | {"width": width, "height": height} | {name: str(value) for name, value in told.items()}
 
 
 @dataclass(frozen=True)
