@@ -12,6 +12,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -254,3 +255,13 @@ def stored_hq(members: dict[str, bytes], record: dict[str, Any], sources: list[s
     if zlib.crc32(data) != ref["crc32"]:
         raise InputError(f"{gone}, which now holds something else")
     return data
+
+
+def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The json members of a shard in key order, `limit` of them at most."""
+    samples = samples_of_index(folder, tar_name)
+    with folder.open(f"shards/{tar_name}") as file:
+        for rows in list(samples.values())[:limit]:
+            (row,) = [row for row in rows if row["member"].endswith(".json")]
+            file.seek(row["offset"])
+            yield json.loads(file.read(row["size"]))

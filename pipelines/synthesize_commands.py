@@ -95,3 +95,36 @@ def replay_command(
         tell(result | written, json_) if json_ else None
         raise VerificationError(result["difference"])
     tell(result | written, json_)
+
+
+@app.command("info")
+def info_command(
+    pairs: Pairs,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at the plans of N pairs only.")] = None,
+    json_: Json = False,
+) -> None:
+    """The card of a folder of pairs: counts, bytes, licences, every drawn parameter against its preset."""
+    from lucidflux_data.pairs_card import card_text, make_card
+    from lucidflux_data.storage import Folder
+
+    card = make_card(Folder(pairs), limit)
+    typer.echo(json.dumps(card) if json_ else card_text(card))
+
+
+@app.command("view")
+def view_command(
+    pairs: Pairs,
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="PAIRS/view.html by default.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Pairs on the page.")] = 24,
+    json_: Json = False,
+) -> None:
+    """One HTML file of pairs under a before/after slider, with the plan of each."""
+    import os
+
+    from lucidflux_data.pairs_view import make_view
+    from lucidflux_data.storage import Folder
+
+    page = make_view(Folder(pairs), limit)
+    folder, name = (Folder(os.path.dirname(out) or "."), os.path.basename(out)) if out else (Folder(pairs), "view.html")
+    folder.publish(name, page)
+    tell({"view": folder.path(name), "bytes": len(page)}, json_)
