@@ -6,8 +6,6 @@ tiny      random weights, built here        flux-dev    a folder that `lucidflux
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +15,12 @@ from pydantic import Field
 
 from lucidflux_data.config import Section
 from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_model.files import file_sha256, folder_hashes
 from lucidflux_model.models import build_random, sizes_of
 from lucidflux_model.pipeline import LucidFluxPipeline
 from lucidflux_model.schedule import make_scheduler
 from lucidflux_model.weights import load_lucidflux
 
-WEIGHTS_FILE = "weights.json"  # sha256 of every file of a converted folder
 ACTIVATIONS = 6e9  # bytes beside the weights, one 1024 x 1024 image in bfloat16 (computed: docs/model.md)
 RANDOM_LABEL = "tiny (random weights: checks the plumbing, restores nothing)"
 
@@ -99,7 +97,7 @@ def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     dtypes = {"default": default, "proxy": torch.float32, "vae": vae}
     quiet_libraries()
     try:
-        return LucidFluxPipeline.from_pretrained(str(folder), torch_dtype=dtypes, local_files_only=True, **given)
+        return LucidFluxPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **given)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
 
@@ -115,7 +113,7 @@ def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
     )
     return FluxTransformer2DModel.from_pretrained(
-        str(folder / "transformer"), quantization_config=quantization, torch_dtype=dtype, local_files_only=True
+        str(folder / "transformer"), quantization_config=quantization, dtype=dtype, local_files_only=True
     )
 
 
@@ -164,24 +162,6 @@ def weights_digest(config: ModelConfig) -> str:
     if config.trained is not None:
         lines.append(f"trained {file_sha256(Path(config.trained))}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def folder_hashes(folder: Path) -> dict[str, str]:
-    """File -> sha256 as weights.json lists them; computed where there is none."""
-    try:
-        return dict(json.loads((folder / WEIGHTS_FILE).read_text())["files"])
-    except FileNotFoundError:
-        return {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
-    except (ValueError, KeyError):
-        raise InputError(f"{folder / WEIGHTS_FILE} is damaged") from None
-
-
-def file_sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {os.strerror(error.errno or 5)}") from None
 
 
 def quiet_libraries() -> None:

@@ -67,7 +67,7 @@ class _Request:
 class LucidFluxPipeline(DiffusionPipeline):
     """Components as in `lucidflux_model.models`. `from_pretrained`, `save_pretrained`, offload and quantisation are
     diffusers' own; keep `proxy` and `vae` in float32 for `numerics="parity"`
-    (`torch_dtype={"default": torch.bfloat16, "proxy": torch.float32, "vae": torch.float32}`)."""
+    (`dtype={"default": torch.bfloat16, "proxy": torch.float32, "vae": torch.float32}`)."""
 
     model_cpu_offload_seq = "proxy->image_encoder->connector->transformer->vae"
     # Runs at every step, in turn with the backbone: moving its 3 GB to and fro would cost more than it frees.
@@ -150,7 +150,7 @@ class LucidFluxPipeline(DiffusionPipeline):
         if numerics == "parity":
             for name in ("proxy", "vae"):
                 if getattr(self, name).dtype != torch.float32:
-                    raise ValueError(f"numerics='parity' needs {name} in float32: see torch_dtype of from_pretrained")
+                    raise ValueError(f"numerics='parity' needs {name} in float32: see dtype of from_pretrained")
 
     def _lq(self, levels: np.ndarray, height: int, width: int, numerics: str) -> Tensor:
         """B x 3 x H x W in [-1, 1], float32, sides up to multiples of 16; parity rounds it to the network's dtype."""

@@ -1,0 +1,239 @@
+"""From published files (of reduced width, randomly filled) to a folder that from_pretrained reads, and the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import SiglipConfig, SiglipModel
+
+from lucidflux_data.errors import ConfigError, InputError, VerificationError
+from lucidflux_model import convert as module
+from lucidflux_model.convert import convert, export, find_sources, verify, write_shards
+from lucidflux_model.layouts import to_published
+from lucidflux_model.loading import ModelConfig, load_pipeline, weights_digest
+from lucidflux_model.models import MODELS, build_random
+from lucidflux_model.weights import layouts_of, save_lucidflux
+
+LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
+
+
+def quiet(_: str) -> None:
+    """Progress lines are not looked at."""
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict:
+    return build_random("tiny")
+
+
+@pytest.fixture(scope="module")
+def files(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `weights download` leaves, at tiny's sizes."""
+    folder = tmp_path_factory.mktemp("files")
+    save_lucidflux(tiny["conditioner"], tiny["connector"], folder / "lucidflux.pth")
+    for part, name in (("transformer", "flux1-dev.safetensors"), ("vae", "ae.safetensors")):
+        ((_, (component, entries)),) = layouts_of(part, tiny[part]).items()
+        state = to_published(entries, component.state_dict())
+        save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, folder / name)
+    ((_, (proxy, entries)),) = layouts_of("proxy", tiny["proxy"]).items()
+    torch.save({"state_dict": to_published(entries, proxy.state_dict())}, folder / "general_swinir_v1.ckpt")
+    prompt = {"txt": tiny["prompt"].text.data, "vec": tiny["prompt"].pooled.data, "prompt": "restore this"}
+    torch.save(prompt, folder / "prompt_embeddings.pt")
+    text = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
+    text |= {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
+    both = SiglipModel(SiglipConfig(vision_config=MODELS["tiny"].image_encoder, text_config=text))
+    both.vision_model.load_state_dict(tiny["image_encoder"].state_dict())
+    both.save_pretrained(folder / "siglip2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("converted") / "weights"
+    convert(files, out, "tiny", quiet)
+    return out
+
+
+def restore(pipeline) -> np.ndarray:
+    image = np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    generator = torch.Generator().manual_seed(3)
+    return pipeline(image, 2, upscale=2, generator=generator, output_type="np").images
+
+
+def test_published_files_restore_as_their_modules_do(tiny, converted: Path) -> None:
+    loaded = load_pipeline(ModelConfig(name="tiny", weights=str(converted)), "fast")
+    for part, component in tiny.items():
+        state = getattr(loaded, part).state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in component.state_dict().items()), part
+    built = load_pipeline(ModelConfig(name="tiny"), "fast")
+    assert np.abs(restore(loaded) - restore(built)).max() < 1e-4
+
+
+def test_export_gives_the_published_file_back(files: Path, converted: Path, tmp_path: Path) -> None:
+    export(converted, tmp_path / "lucidflux.pth")
+    ours = torch.load(tmp_path / "lucidflux.pth", weights_only=True)
+    theirs = torch.load(files / "lucidflux.pth", weights_only=True)
+    assert ours.keys() == theirs.keys()
+    for part in theirs:
+        assert all(torch.equal(ours[part][key], tensor) for key, tensor in theirs[part].items())
+
+
+def test_verify_notices_a_changed_and_a_missing_file(converted: Path, tmp_path: Path) -> None:
+    import shutil
+
+    assert verify(converted)["verified"]
+    copy = tmp_path / "copy"
+    shutil.copytree(converted, copy)
+    path = copy / "proxy" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    (copy / "vae" / "config.json").unlink()
+    with pytest.raises(VerificationError, match=r"proxy/diffusion_pytorch_model.safetensors has changed") as error:
+        verify(copy)
+    assert "vae/config.json is missing" in str(error.value)
+
+
+def test_verify_notices_weights_of_another_shape(converted: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(converted, copy)
+    path = copy / "connector" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    save_file({**state, "redux_up.bias": state["redux_up.bias"][:-1].clone()}, path, metadata={"format": "pt"})
+    about = json.loads((copy / "weights.json").read_text())
+    about["files"]["connector/diffusion_pytorch_model.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "weights.json").write_text(json.dumps(about))
+    with pytest.raises(VerificationError, match=r"redux_up\.bias \(71,\) instead of \(72,\)"):
+        verify(copy)
+
+
+def test_the_weights_digest_follows_the_weights(converted: Path, files: Path) -> None:
+    plain = weights_digest(ModelConfig(name="tiny", weights=str(converted)))
+    assert plain == weights_digest(ModelConfig(name="tiny", weights=str(converted), offload="none"))
+    assert plain != weights_digest(ModelConfig(name="tiny"))
+    assert plain != weights_digest(
+        ModelConfig(name="tiny", weights=str(converted), trained=str(files / "lucidflux.pth"))
+    )
+
+
+def test_missing_and_wrong_sources_leave_nothing_behind(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no lucidflux.pth, flux1-dev.safetensors"):
+        find_sources(tmp_path)
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    for path in files.iterdir():
+        (partial / path.name).symlink_to(path)
+    (partial / "ae.safetensors").unlink()
+    (partial / "ae.safetensors").symlink_to(files / "flux1-dev.safetensors")
+    with pytest.raises(InputError, match=r"ae\.safetensors: ae does not hold this model's weights"):
+        convert(partial, tmp_path / "out", "tiny", quiet)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["partial"]
+    with pytest.raises(InputError, match="does not hold this model's weights"):
+        convert(files, tmp_path / "out", "flux-dev", quiet)
+    with pytest.raises(ConfigError, match="there already"):
+        convert(files, files, "tiny", quiet)
+
+
+def test_several_shards_are_read_back(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD_BYTES", 200_000)
+    state = tiny["transformer"].state_dict()
+    write_shards(state, tmp_path / "t", torch.float32)
+    tiny["transformer"].save_config(tmp_path / "t")
+    assert len(list((tmp_path / "t").glob("*.safetensors"))) > 3
+    loaded = type(tiny["transformer"]).from_pretrained(tmp_path / "t").state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Enough of the hub: one open file, cut off at the first try, and one behind a licence."""
+
+    content = bytes(range(256)) * 48_000  # more than one piece of the hub's client, 10 MiB
+    sent: list = []  # noqa: RUF012 - what was asked of the server, shared by its requests
+    etag = ""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        if "FLUX" in self.path or "/resolve/" not in self.path:
+            self.send_response(403 if "FLUX" in self.path else 404)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0] or 0)
+        self.send_response(206 if first else 200)
+        self.send_header("ETag", f'"{type(self).etag}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(self.content) - first))
+        self.send_header("Content-Range", f"bytes {first}-{len(self.content) - 1}/{len(self.content)}")
+        self.end_headers()
+        if body:
+            self.sent.append(first)
+            end = None if first else len(self.content) - 1000  # the first answer breaks off
+            self.wfile.write(self.content[first:end])
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def hub():
+    Hub.sent, Hub.etag = [], hashlib.sha256(Hub.content).hexdigest()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def fetch(endpoint: str, out: Path, name: str, offline: str = "0") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(out / "home"), "NO_PROXY": "127.0.0.1"}
+    command = [LUCIDFLUX, "weights", "download", "--out", str(out), "--only", name]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+
+
+def test_download_resumes_and_checks_the_hash_of_the_hub(hub: str, tmp_path: Path) -> None:
+    done = fetch(hub, tmp_path, "lucidflux.pth")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lucidflux.pth").read_bytes() == Hub.content
+    assert Hub.etag in done.stdout
+    again = fetch(hub, tmp_path, "lucidflux.pth")
+    assert again.returncode == 0
+    assert Hub.sent == [0, 10 << 20]  # resumed where it broke off, and not sent a second time
+
+
+def test_download_refuses_other_bytes_and_says_what_a_gate_wants(hub: str, tmp_path: Path) -> None:
+    swinir = fetch(hub, tmp_path, "general_swinir_v1.ckpt")
+    assert swinir.returncode == 6
+    assert "577b8f84" in swinir.stderr
+    assert not (tmp_path / "general_swinir_v1.ckpt").exists()
+    gated = fetch(hub, tmp_path, "flux1-dev.safetensors")
+    assert gated.returncode == 3
+    assert "accept it at https://huggingface.co/black-forest-labs/FLUX.1-dev" in gated.stderr
+    assert fetch(hub, tmp_path, "flux2.safetensors").returncode == 2
+
+
+def test_download_without_a_hub_is_one_line(tmp_path: Path) -> None:
+    for endpoint, offline in (("http://127.0.0.1:9", "0"), ("http://127.0.0.1:9", "1")):
+        done = fetch(endpoint, tmp_path, "lucidflux.pth", offline)
+        assert done.returncode == 3, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
