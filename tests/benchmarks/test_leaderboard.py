@@ -1,0 +1,198 @@
+"""The rules of ranking on small tables whose answers are known by hand; published numbers; tables in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmarks import published, suites, tables
+from benchmarks.evaluate import PER_IMAGE
+from benchmarks.leaderboard import make_leaderboard
+from benchmarks.metrics import MetricSpec
+
+IDS = [f"{k:03d}" for k in range(40)]
+
+
+def table(scores: dict[str, dict[str, np.ndarray]], ids: list[str] = IDS) -> pa.Table:
+    """scores[metric][method]: (images,) or (seeds, images); NaN becomes a failure."""
+    rows = []
+    for metric, methods in scores.items():
+        for method, values in methods.items():
+            for seed, line in enumerate(np.atleast_2d(values)):
+                for id_, value in zip(ids, line, strict=True):
+                    failed = bool(np.isnan(value))
+                    rows.append({"suite": "s", "method": method, "seed": str(seed), "id": id_, "metric": metric,
+                                 "value": None if failed else float(value), "seconds": 0.1,
+                                 "reason": "iqa_not_finite" if failed else None})  # fmt: skip
+    return pa.Table.from_pylist(rows, PER_IMAGE)
+
+
+def board(scores: dict[str, dict[str, Any]], ids: list[str] = IDS, total: int = 40, **options: Any) -> dict[str, Any]:
+    specs = [MetricSpec(name) for name in scores]
+    return make_leaderboard(table(scores, ids), ids, total, specs, options.pop("groups", {}), resamples=2000, **options)
+
+
+@pytest.fixture
+def base() -> np.ndarray:
+    return np.random.default_rng(0).normal(5, 1, 40)
+
+
+def test_lower_is_better_is_ranked_so(base: np.ndarray) -> None:
+    made = board(
+        {"niqe": {"a": base, "b": base - 0.5, "c": base + 0.5}, "musiq": {"a": base, "b": base - 0.5, "c": base + 1}}
+    )
+    niqe, musiq = (made["metrics"][name]["rows"] for name in ("niqe", "musiq"))
+    assert [niqe[m]["rank"] for m in "abc"] == [2, 1, 3]
+    assert [musiq[m]["rank"] for m in "abc"] == [2, 3, 1]
+    assert made["metrics"]["niqe"]["win_rate"]["b"] == {"a": 1.0, "c": 1.0}
+    assert niqe["b"]["first_share"] == 1.0
+    rho = np.array(made["correlation"]["rho"])
+    assert rho[0, 1] < -0.8  # the same numbers with opposite directions
+
+
+def test_a_tie_with_the_best_is_marked(base: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    made = board(
+        {"musiq": {"best": base, "tied": base + rng.normal(-0.01, 1, 40), "worse": base - 1 + rng.normal(0, 0.1, 40)}}
+    )
+    rows = made["metrics"]["musiq"]["rows"]
+    assert [rows[m]["tied_with_best"] for m in ("best", "tied", "worse")] == [True, True, False]
+    pair = next(p for p in made["metrics"]["musiq"]["pairs"] if p["methods"] == ["best", "worse"])
+    assert pair["difference"] == pytest.approx(1, abs=0.05)
+    assert pair["low"] < pair["difference"] < pair["high"]
+    assert pair["p"] <= pair["p_holm"] < 0.05
+
+
+def test_a_mean_over_a_hole_is_not_ranked(base: np.ndarray) -> None:
+    holed = base + 5
+    holed[[3, 7]] = np.nan
+    made = board({"musiq": {"whole": base, "other": base - 1, "holed": holed}})
+    rows = made["metrics"]["musiq"]["rows"]
+    assert (rows["holed"]["rank"], rows["holed"]["n"], rows["holed"]["of"]) == (None, 38, 40)
+    assert rows["holed"]["reasons"] == {"iqa_not_finite": 2}
+    assert rows["holed"]["mean"] == pytest.approx(np.nanmean(holed))
+    assert [rows[m]["rank"] for m in ("whole", "other")] == [1, 2]
+    assert "holed" not in made["metrics"]["musiq"]["win_rate"]
+    assert "n=38/40" in tables.cell(rows["holed"])
+
+
+def test_partial_methods_are_ranked_only_when_they_share_the_subset(base: np.ndarray) -> None:
+    few, others = base.copy(), base.copy()
+    few[10:] = np.nan
+    others[:30] = np.nan
+    scores = {"musiq": {"a": few, "b": few - 1, "c": few + 1, "d": others}}
+    refused = board(scores)["metrics"]["musiq"]["rows"]
+    assert all(row["rank"] is None for row in refused.values())
+    made = board(scores, allow_partial=True)["metrics"]["musiq"]
+    assert (made["n"], made["of"]) == (10, 40)
+    assert [made["rows"][m]["rank"] for m in "abcd"] == [2, 3, 1, None]
+    limited = board({"musiq": {"a": base[:10], "b": base[:10] - 1}}, IDS[:10], 40)["metrics"]["musiq"]
+    assert limited["rows"]["a"]["rank"] is None  # a sample of the suite is not the suite
+
+
+def test_unranked_metrics_have_no_ranks(base: np.ndarray) -> None:
+    spec = [MetricSpec("lr_consistency", ranked=False)]
+    made = make_leaderboard(table({"lr_consistency": {"a": base, "b": base + 1}}), IDS, 40, spec, {}, resamples=500)
+    rows = made["metrics"]["lr_consistency"]["rows"]
+    assert rows["a"]["rank"] is None
+    assert rows["a"]["mean"] == pytest.approx(base.mean())
+
+
+def test_overall_ranks_exist_only_over_whole_named_groups(base: np.ndarray) -> None:
+    scores = {"niqe": {"a": base, "b": base + 1, "c": base + 2}, "musiq": {"a": base, "b": base + 1, "c": base - 1}}
+    assert board(scores)["groups"] == {}
+    made = board(scores, groups={"both": ("niqe", "musiq"), "more": ("niqe", "maniqa")})["groups"]
+    assert {m: made["both"]["rows"][m]["mean_rank"] for m in "abc"} == {"a": 1.5, "b": 1.5, "c": 3.0}
+    assert made["more"] == {"metrics": ["niqe", "maniqa"], "rows": {}, "why_not": "not computed: maniqa"}
+
+
+def test_seeds_widen_the_interval_and_are_averaged(base: np.ndarray) -> None:
+    one = board({"musiq": {"a": base}})["metrics"]["musiq"]["rows"]["a"]
+    two = board({"musiq": {"a": np.stack([base, base + 2])}})["metrics"]["musiq"]["rows"]["a"]
+    assert (one["seeds"], two["seeds"]) == (1, 2)
+    assert two["mean"] == pytest.approx(base.mean() + 1)
+    assert two["high"] - two["low"] > 1.5 * (one["high"] - one["low"])
+
+
+def test_equal_scores_give_an_equal_board(base: np.ndarray) -> None:
+    scores = {"musiq": {"a": base, "b": base + 0.1}}
+    assert json.dumps(board(scores)) == json.dumps(board(scores))
+
+
+def test_published_numbers_equal_an_independent_transcription() -> None:
+    """published_scores.json beside this test was read from the papers separately, as arrays in column order."""
+    other = json.loads(Path(__file__).with_name("published_scores.json").read_text())
+    ours = {paper["source"]: paper["benchmarks"] for paper in published.read_published()}
+    checked = 0
+    for source, name in (
+        ("LucidFlux", "lucidflux_arxiv_2509.22414v4_table1"),
+        ("DreamClear", "dreamclear_arxiv_2410.18666_table1"),
+    ):
+        methods = other[name]["methods"]
+        for benchmark, metrics in other[name].items():
+            columns = methods
+            if benchmark == "RealLQ250_input_and_commercial_table2":
+                benchmark, columns, metrics = (
+                    "RealLQ250",
+                    metrics["methods"],
+                    {k: v for k, v in metrics.items() if k != "methods"},
+                )
+            if benchmark in ("methods", "runtime_table3_seconds"):
+                continue
+            for metric, values in metrics.items():
+                for method, value in zip(columns, values, strict=True):
+                    assert ours[source][benchmark][method][metric] == value, (source, benchmark, method, metric)
+                    checked += 1
+    # Every number was checked; LucidFlux on RealLQ250 stands in both of its tables.
+    assert checked == sum(len(v) for paper in ours.values() for b in paper.values() for v in b.values()) + 7
+
+
+def test_published_rows_are_coloured_by_the_largest_difference_between_laboratories() -> None:
+    limits = published.tolerances()
+    assert limits["musiq"] == pytest.approx(2.05)
+    assert limits["maniqa"] == pytest.approx(0.0419)
+    assert limits["niqe"] == pytest.approx(0.6599)
+    suite = suites.load_suite("reallq250", Path("nowhere"))
+    row = next(row for row in published.published_rows(suite, ["niqe", "musiq", "nima"]) if row["method"] == "SeeSR")
+
+    def measured(**means: float) -> dict[str, Any]:
+        return {name: {"rows": {"seesr[50]": {"mean": mean, "n": 250, "of": 250}}} for name, mean in means.items()}
+
+    metrics = measured(niqe=4.4383 + 0.5, musiq=70.38 - 3, nima=5.0)
+    assert published.colours(row, suite, metrics) == {"niqe": "green", "musiq": "yellow", "nima": "dim"}
+    assert published.colours(row, suite, measured(niqe=9.0))["niqe"] == "red"
+    assert set(published.colours(row, suites.load_suite("realsr", Path("nowhere")), metrics).values()) == {"dim"}
+    metrics["niqe"]["rows"]["seesr[50]"]["n"] = 249
+    assert published.colours(row, suite, metrics)["niqe"] == "dim"
+
+
+def full_board(base: np.ndarray) -> dict[str, Any]:
+    suite = suites.load_suite("reallq250", Path("nowhere"))
+    made = board({"niqe": {"a_b": base, "c&d": base + 1}}, groups={"one": ("niqe",)})
+    rows = [row | {"colours": {}} for row in published.published_rows(suite, ["niqe"])]
+    head = {"suite": "s:1", "profile": "p", "about": "About.", "flags": {"a_b": ["one seed"]}, "footnotes": []}
+    return made | head | {"not_computed": {}, "published": rows, "signature": "s:1|n:40"}
+
+
+def test_markdown_latex_and_csv_hold_the_same_numbers(base: np.ndarray) -> None:
+    made = full_board(base)
+    mean = f"{base.mean():.3f}"
+    markdown, latex = tables.markdown(made), tables.latex(made)
+    assert f"**{mean} ±" in markdown
+    assert "| _SUPIR (published, LucidFlux)_ | _3.6591_ |" in markdown
+    assert markdown.rstrip().endswith("Signature: s:1|n:40")
+    assert r"a\_b & \textbf{" + mean in latex
+    assert r"c\&d" in latex
+    assert latex.count(r"\\") == 1 + 2 + len(made["published"])
+    assert all(line.count("&") - line.count(r"\&") == 2 for line in latex.splitlines() if line.endswith(r"\\"))
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+    assert float(rows[0]["mean"]) == base.mean()
+    assert [row["rank"] for row in rows[:2]] == ["1", "2"]
+    assert sum(row["kind"] == "published" for row in rows) == len(made["published"])

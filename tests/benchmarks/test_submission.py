@@ -1,0 +1,148 @@
+"""What is said of wrong, odd and dishonest submissions, each case on real files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import submission, suites
+from lucidflux_data.errors import InputError
+
+
+@pytest.fixture
+def methods_folder(photos: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(photos / "methods", tmp_path / "methods"))
+
+
+def inspected(photos: Path, *outputs: object) -> dict[str, submission.Method]:
+    found = submission.find_methods([str(item) for item in outputs])
+    suite = suites.ad_hoc_suite(photos / "lq", photos / "gt", set())
+    ids = submission.check_ids(found, suite)
+    submission.inspect(found, suite, ids)
+    return {method.name: method for method in found}
+
+
+def reencode(path: Path, suffix: str, convert=lambda image: image, **options: object) -> Path:
+    with Image.open(path) as image:
+        image = convert(image.convert("RGB"))
+    path.unlink()
+    image.save(path.with_suffix(suffix), **options)
+    return path.with_suffix(suffix)
+
+
+def test_a_folder_a_folder_of_folders_and_a_name(methods_folder: Path) -> None:
+    assert [m.name for m in submission.find_methods([str(methods_folder / "lanczos")])] == ["lanczos"]
+    assert [m.name for m in submission.find_methods([str(methods_folder)])] == [
+        *("bicubic", "blurred", "lanczos", "nearest")
+    ]
+    (named,) = submission.find_methods([f"ours={methods_folder / 'lanczos'}"])
+    assert (named.name, len(named.paths["0"])) == ("ours", 6)
+
+
+def test_seeds_are_subfolders(methods_folder: Path) -> None:
+    for seed in ("1", "2"):
+        shutil.copytree(methods_folder / "lanczos", methods_folder / "ours" / f"seed-{seed}")
+    (method,) = submission.find_methods([str(methods_folder / "ours")])
+    assert list(method.paths) == ["1", "2"]
+    (methods_folder / "ours" / "stray.png").write_bytes(b"")
+    with pytest.raises(InputError, match="beside its seed folders"):
+        submission.find_methods([str(methods_folder / "ours")])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [(["nowhere"], "not a folder"), (["empty"], "neither images nor folders"), (["a=."], "a name is for one")],
+)
+def test_folders_that_hold_no_method(methods_folder: Path, monkeypatch, outputs: list[str], message: str) -> None:
+    (methods_folder / "empty").mkdir()
+    monkeypatch.chdir(methods_folder)
+    with pytest.raises(InputError, match=message):
+        submission.find_methods(outputs)
+
+
+def test_the_same_name_twice(methods_folder: Path) -> None:
+    with pytest.raises(InputError, match="two methods are called lanczos"):
+        submission.find_methods([str(methods_folder / "lanczos"), f"lanczos={methods_folder / 'bicubic'}"])
+
+
+def test_unknown_and_double_ids(methods_folder: Path, photos: Path) -> None:
+    lanczos = methods_folder / "lanczos"
+    shutil.copyfile(lanczos / "coins.png", lanczos / "coin.png")
+    with pytest.raises(InputError, match="lanczos has 1 images that ad-hoc does not have: coin"):
+        inspected(photos, methods_folder)
+    (lanczos / "coin.png").rename(lanczos / "coins.jpg")
+    with pytest.raises(InputError, match="two images of id coins"):
+        inspected(photos, methods_folder)
+
+
+def test_a_missing_image_is_flagged(methods_folder: Path, photos: Path) -> None:
+    (methods_folder / "lanczos" / "coins.png").unlink()
+    assert "incomplete: 5/6 images" in inspected(photos, methods_folder)["lanczos"].flags
+
+
+def test_one_wrong_size_is_a_hole_and_all_are_an_error(methods_folder: Path, photos: Path) -> None:
+    for path in sorted((methods_folder / "lanczos").iterdir())[:1]:
+        reencode(path, ".png", lambda image: image.resize((96, 96)))
+    method = inspected(photos, methods_folder)["lanczos"]
+    assert [file.reason for file in method.files["0"].values() if file.reason] == ["wrong_size"]
+    assert "1 images cannot be scored: wrong_size" in method.flags
+    for path in (methods_folder / "bicubic").iterdir():
+        reencode(path, ".png", lambda image: image.resize((96, 96)))
+    with pytest.raises(InputError, match=r"bicubic: all 6 images have the wrong size \(96x96"):
+        inspected(photos, methods_folder)
+
+
+def test_codec_mode_and_rotation_are_flagged(methods_folder: Path, photos: Path) -> None:
+    paths = sorted((methods_folder / "lanczos").iterdir())
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    reencode(paths[0], ".jpg", quality=75)
+    reencode(paths[1], ".webp", quality=80)
+    reencode(paths[2], ".png", lambda image: image.convert("RGBA"))
+    reencode(paths[3], ".png", lambda image: image.convert("L"))
+    reencode(paths[4], ".png", exif=exif)
+    flags = inspected(photos, methods_folder)["lanczos"].flags
+    assert "lossy codec (JPEG or WebP): 2 images" in flags
+    assert {"mode RGBA: 1 images", "mode L: 1 images", "rotated by EXIF: 1 images"} <= set(flags)
+    reencode(paths[1].with_suffix(".webp"), ".webp", lossless=True)
+    assert "lossy codec (JPEG or WebP): 1 images" in inspected(photos, methods_folder)["lanczos"].flags
+
+
+def test_unreadable_files_have_their_reason(methods_folder: Path, photos: Path) -> None:
+    paths = sorted((methods_folder / "lanczos").iterdir())
+    paths[0].write_text("no image")
+    paths[1].write_bytes(b"")
+    files = inspected(photos, methods_folder)["lanczos"].files["0"]
+    assert [files[path.stem].reason for path in paths[:3]] == ["not_an_image", "not_an_image", None]
+
+
+def test_copies_of_bicubic_and_of_each_other_are_flagged(methods_folder: Path, photos: Path) -> None:
+    shutil.copytree(methods_folder / "lanczos", methods_folder / "ours")
+    for path in sorted((methods_folder / "ours").iterdir()):
+        reencode(path, ".bmp")  # other bytes, the same pixels
+    methods = inspected(photos, methods_folder)
+    assert "identical to lanczos" in methods["ours"].flags
+    assert "identical to ours" in methods["lanczos"].flags
+    assert "identical to bicubic upscaling" in methods["bicubic"].flags
+    for name in ("lanczos", "nearest", "blurred"):
+        assert "identical to bicubic upscaling" not in methods[name].flags
+
+
+def test_a_contaminated_checkpoint_and_several_seeds(methods_folder: Path, photos: Path) -> None:
+    about = {"method": "ours[step-9]", "contaminated": ["reallq250"]}
+    (methods_folder / "lanczos" / "method.json").write_text(json.dumps(about))
+    methods = inspected(photos, methods_folder)
+    assert methods["ours[step-9]"].flags[0] == "contaminated: the checkpoint was validated on reallq250"
+    assert "one seed" in methods["ours[step-9]"].flags
+
+
+def test_suites_say_which_size_they_want(methods_folder: Path, photos: Path) -> None:
+    suite = replace(suites.ad_hoc_suite(photos / "lq", None, set()), output_size=(1024, 1024), name="reallq250")
+    found = submission.find_methods([str(methods_folder)])
+    with pytest.raises(InputError, match="asks for 1024x1024"):
+        submission.inspect(found, suite, submission.check_ids(found, suite))
