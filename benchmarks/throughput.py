@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import typer
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose statistics.py is not the library's
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a script, its own folder would stand first
+import typer  # noqa: E402
 
-from benchmarks import throughput_filter
+from benchmarks import throughput_filter  # noqa: E402
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(throughput_filter.app)

@@ -22,7 +22,7 @@ import typer
 from lucidflux_data import ledger, records, runs
 from lucidflux_data.config import make_config
 from lucidflux_data.images import ImageError, decode, luma, probe
-from lucidflux_data.niqe import niqe
+from lucidflux_data.niqe import niqe, parameters
 from lucidflux_data.quality import measure_bytes, measure_luma
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.sources import list_sources
@@ -119,13 +119,16 @@ def filter_command(images: Images, repeats: Annotated[int, typer.Option(min=1)] 
 @app.command("niqe")
 def niqe_command(images: Images, limit: int = 24, out: OutFile = None) -> None:
     """NIQE beside pyiqa's with the same parameters, on the central 1024x1024 of each photo: one pinned core."""
+    import pyiqa
     import torch
-
-    from lucidflux_data.iqa import load_metric, pyiqa_model
+    from scipy.io import savemat
 
     pin()
     torch.set_num_threads(1)
-    theirs, ours = pyiqa_model("niqe", "cpu"), load_metric("niqe")
+    mean, covariance = parameters()[:2]
+    with tempfile.NamedTemporaryFile(suffix=".mat") as file:  # pyiqa would download the same numbers
+        savemat(file.name, {"mu_prisparam": mean[None], "cov_prisparam": covariance})
+        theirs = pyiqa.create_metric("niqe", pretrained_model_path=file.name)
     times: dict[str, list[float]] = {"pyiqa": [], "ours": []}
     differences = []
     for path in real_photos(images):
@@ -142,7 +145,7 @@ def niqe_command(images: Images, limit: int = 24, out: OutFile = None) -> None:
             differences.append(abs(niqe(crop) - float(theirs(tensor).item())))
         except (ImageError, AssertionError):
             continue  # a flat crop has no finite NIQE in either
-        times["ours"].append(min(seconds(lambda: ours([crop])) for _ in range(3)))  # noqa: B023
+        times["ours"].append(min(seconds(lambda: niqe(crop)) for _ in range(3)))  # noqa: B023
         times["pyiqa"].append(min(seconds(lambda: theirs(tensor)) for _ in range(3)))  # noqa: B023
         if len(differences) == limit:
             break

@@ -63,7 +63,7 @@ def _half(luma: np.ndarray) -> np.ndarray:
 
 def _features(luma: np.ndarray, block: int) -> np.ndarray:
     """float64 (blocks, 18): two of the coefficients, four of each of the four products."""
-    window = _parameters()[2]
+    window = parameters()[2]
     mean = cv2.sepFilter2D(luma, cv2.CV_64F, window, window, borderType=cv2.BORDER_REPLICATE)
     square = cv2.sepFilter2D(luma * luma, cv2.CV_64F, window, window, borderType=cv2.BORDER_REPLICATE)
     normalised = (luma - mean) / (np.sqrt(np.abs(square - mean * mean)) + 1)
@@ -112,8 +112,8 @@ def _block_moments(values: np.ndarray, block: int) -> np.ndarray:
 
 
 def _aggd(moments: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape and the two scales of an asymmetric generalized Gaussian, each (blocks, 5); not-a-number where a block
-    has no value on one side."""
+    """Shape and the two scales of an asymmetric generalized Gaussian, each (blocks, 5). Where a block has no value on
+    one side, its scale is not-a-number and the shape the smallest."""
     left = np.sqrt(moments[..., 0] / moments[..., 1])
     right = np.sqrt(moments[..., 2] / moments[..., 3])
     ratio = left / right
@@ -123,6 +123,7 @@ def _aggd(moments: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.n
     shapes, ratios, scales, _ = _gamma_tables()
     nearest = np.clip(np.searchsorted(ratios, wanted), 1, len(ratios) - 1)
     nearest -= np.abs(wanted - ratios[nearest - 1]) <= np.abs(wanted - ratios[nearest])
+    nearest[np.isnan(wanted)] = 0  # as the published code, whose minimum over nothing but NaN is the first shape
     return shapes[nearest], left * scales[nearest], right * scales[nearest]
 
 
@@ -141,7 +142,7 @@ def _gamma_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _parameters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parameters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pristine mean (36,), covariance (36, 36), and the 7-tap Gaussian (sigma 7/6) of the local statistics."""
     with np.load(Path(__file__).with_name("niqe_parameters.npz")) as file:
         mean, covariance = file["mu_pris_param"].ravel(), file["cov_pris_param"]
@@ -151,7 +152,7 @@ def _parameters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _distance(features: np.ndarray) -> float:
     """Distance between two Gaussians with the mean of their covariances; blocks with holes count for the mean only."""
-    mean, covariance, _ = _parameters()
+    mean, covariance, _ = parameters()
     whole = features[np.isfinite(features).all(axis=1)]
     if len(whole) < 2:
         return math.nan

@@ -54,11 +54,11 @@ def measure_luma(
     if min(image.shape) < 3:
         return measure_luma_by_definition(image, patch_px, flat_gradient_variance)
     image = np.ascontiguousarray(image)
-    total, squares = _laplacian_sums(image)
+    total, total_squares, squares, magnitudes = _sums(image, patch_px)
     count = image.size
-    # Python integers: count * squares passes 2^63 from about 90 megapixels on
-    variance = (count * int(squares) - int(total) ** 2) / count**2
-    return Measures(variance, _flat_fraction(image, patch_px, flat_gradient_variance))
+    # Python integers: count * total_squares passes 2^63 from about 90 megapixels on
+    variance = (count * int(total_squares) - int(total) ** 2) / count**2
+    return Measures(variance, _flat_fraction(image, patch_px, flat_gradient_variance, squares, magnitudes))
 
 
 def measure_luma_by_definition(
@@ -108,11 +108,12 @@ def _gradient_magnitude(patch: np.ndarray) -> np.ndarray:
     return np.sqrt(dx**2 + dy**2)
 
 
-def _flat_fraction(image: np.ndarray, patch_px: int, limit: float) -> float:
-    rows, columns = image.shape[0] // patch_px, image.shape[1] // patch_px
-    if rows * columns == 0:
+def _flat_fraction(
+    image: np.ndarray, patch_px: int, limit: float, squares: np.ndarray, magnitudes: np.ndarray
+) -> float:
+    """Share of flat patches from the fixed-point sums of each patch."""
+    if squares.size == 0:
         return 0.0
-    squares, magnitudes = _gradient_sums(image, patch_px)
     count = patch_px * patch_px
     mean = magnitudes / (_FIXED * count)
     variance = squares / count - mean**2
@@ -123,71 +124,91 @@ def _flat_fraction(image: np.ndarray, patch_px: int, limit: float) -> float:
         top, left = row * patch_px, column * patch_px
         patch = image[top : top + patch_px, left : left + patch_px]
         flat[row, column] = _gradient_magnitude(patch).var() < limit
-    return int(flat.sum()) / (rows * columns)
+    return int(flat.sum()) / flat.size
 
 
 @compiled
-def _laplacian_sums(image: np.ndarray) -> tuple[np.int64, np.int64]:
-    """Sum and sum of squares of the Laplacian: exact int64, in int32 within 1024 columns (1020^2 x 1024 < 2^31)."""
+def _sums(image: np.ndarray, patch: int) -> tuple[np.int64, np.int64, np.ndarray, np.ndarray]:
+    """One pass over the rows: sum and sum of squares of the Laplacian over the image; per whole patch the sum of
+    dx^2 + dy^2 and the sum of magnitudes in 1/4096. All int64 and exact sums."""
     height, width = image.shape
-    total = np.int64(0)
-    squares = np.int64(0)
-    for y in range(height):
-        up = image[1 if y == 0 else y - 1]
-        down = image[height - 2 if y == height - 1 else y + 1]
-        here = image[y]
-        for edge, inner in ((0, 1), (width - 1, width - 2)):
-            value = np.int64(up[edge]) + np.int64(down[edge]) + 2 * np.int64(here[inner]) - 4 * np.int64(here[edge])
-            total += value
-            squares += value * value
-        for start in range(0, width - 2, 1024):
-            count = min(1024, width - 2 - start)
-            left, middle, right = here[start:], here[start + 1 :], here[start + 2 :]
-            above, below = up[start + 1 :], down[start + 1 :]
-            row_total = np.int32(0)
-            row_squares = np.int32(0)
-            for x in range(count):
-                across = np.int32(np.int32(left[x]) + np.int32(right[x]))
-                along = np.int32(np.int32(above[x]) + np.int32(below[x]))
-                inner = np.int32(np.int32(4) * np.int32(middle[x]))
-                laplacian = np.int32(np.int32(across + along) - inner)
-                row_total = np.int32(row_total + laplacian)
-                row_squares = np.int32(row_squares + np.int32(laplacian * laplacian))
-            total += row_total
-            squares += row_squares
-    return total, squares
-
-
-@compiled
-def _gradient_sums(image: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per whole patch: the sum of dx^2 + dy^2, and the sum of magnitudes in 1/4096. int64, exact sums of both."""
-    rows, columns = image.shape[0] // patch, image.shape[1] // patch
+    rows, columns = height // patch, width // patch
     squares = np.zeros((rows, columns), np.int64)
     magnitudes = np.zeros((rows, columns), np.int64)
     smooth = np.empty(patch + 2, np.int16)
     slope = np.empty(patch + 2, np.int16)
-    for y in range(rows * patch):
-        inside = y % patch
-        up = image[y + 1 if inside == 0 else y - 1]
-        down = image[y - 1 if inside == patch - 1 else y + 1]
+    total = total_squares = np.int64(0)
+    for y in range(height):
         here = image[y]
-        for column in range(columns):
-            left = column * patch
-            for x in range(patch):
-                above, below = np.int32(up[left + x]), np.int32(down[left + x])
-                smooth[x + 1] = np.int16(above + below + 2 * np.int32(here[left + x]))
-                slope[x + 1] = np.int16(below - above)
-            smooth[0], smooth[patch + 1] = smooth[2], smooth[patch - 1]
-            slope[0], slope[patch + 1] = slope[2], slope[patch - 1]
-            row_squares = np.int32(0)
-            row_magnitudes = np.int32(0)
-            for x in range(patch):
-                dx = np.int32(np.int32(smooth[x + 2]) - np.int32(smooth[x]))
-                dy = np.int32(np.int32(slope[x]) + np.int32(slope[x + 2]) + 2 * np.int32(slope[x + 1]))
-                square = np.int32(np.int32(dx * dx) + np.int32(dy * dy))
-                row_squares = np.int32(row_squares + square)
-                root = np.sqrt(np.float32(square))
-                row_magnitudes = np.int32(row_magnitudes + np.int32(root * np.float32(4096.0) + np.float32(0.5)))
-            squares[y // patch, column] += row_squares
-            magnitudes[y // patch, column] += row_magnitudes
-    return squares, magnitudes
+        up = image[1 if y == 0 else y - 1]
+        down = image[height - 2 if y == height - 1 else y + 1]
+        row_total, row_squares = _laplacian_row(up, here, down)
+        total += row_total
+        total_squares += row_squares
+        if y < rows * patch:
+            inside = y % patch
+            above = down if inside == 0 else up
+            below = up if inside == patch - 1 else down
+            _gradient_row(above, here, below, patch, smooth, slope, squares[y // patch], magnitudes[y // patch])
+    return total, total_squares, squares, magnitudes
+
+
+@compiled
+def _laplacian_row(up: np.ndarray, here: np.ndarray, down: np.ndarray) -> tuple[np.int64, np.int64]:
+    """In int32 within 1024 columns: 1020^2 x 1024 < 2^31."""
+    width = here.size
+    total = np.int64(0)
+    squares = np.int64(0)
+    for edge, inner in ((0, 1), (width - 1, width - 2)):
+        value = np.int64(up[edge]) + np.int64(down[edge]) + 2 * np.int64(here[inner]) - 4 * np.int64(here[edge])
+        total += value
+        squares += value * value
+    for start in range(0, width - 2, 1024):
+        count = min(1024, width - 2 - start)
+        left, middle, right = here[start:], here[start + 1 :], here[start + 2 :]
+        above, below = up[start + 1 :], down[start + 1 :]
+        some_total = np.int32(0)
+        some_squares = np.int32(0)
+        for x in range(count):
+            across = np.int32(np.int32(left[x]) + np.int32(right[x]))
+            along = np.int32(np.int32(above[x]) + np.int32(below[x]))
+            centre = np.int32(np.int32(4) * np.int32(middle[x]))
+            laplacian = np.int32(np.int32(across + along) - centre)
+            some_total = np.int32(some_total + laplacian)
+            some_squares = np.int32(some_squares + np.int32(laplacian * laplacian))
+        total += some_total
+        squares += some_squares
+    return total, squares
+
+
+@compiled
+def _gradient_row(
+    up: np.ndarray,
+    here: np.ndarray,
+    down: np.ndarray,
+    patch: int,
+    smooth: np.ndarray,
+    slope: np.ndarray,
+    squares: np.ndarray,
+    magnitudes: np.ndarray,
+) -> None:
+    """Adds one row of each patch to `squares` and `magnitudes`; `smooth` and `slope`: int16 space for patch + 2."""
+    for column in range(squares.size):
+        left = column * patch
+        for x in range(patch):
+            above, below = np.int32(up[left + x]), np.int32(down[left + x])
+            smooth[x + 1] = np.int16(above + below + 2 * np.int32(here[left + x]))
+            slope[x + 1] = np.int16(below - above)
+        smooth[0], smooth[patch + 1] = smooth[2], smooth[patch - 1]
+        slope[0], slope[patch + 1] = slope[2], slope[patch - 1]
+        row_squares = np.int32(0)
+        row_magnitudes = np.int32(0)
+        for x in range(patch):
+            dx = np.int32(np.int32(smooth[x + 2]) - np.int32(smooth[x]))
+            dy = np.int32(np.int32(slope[x]) + np.int32(slope[x + 2]) + 2 * np.int32(slope[x + 1]))
+            square = np.int32(np.int32(dx * dx) + np.int32(dy * dy))
+            row_squares = np.int32(row_squares + square)
+            root = np.sqrt(np.float32(square))
+            row_magnitudes = np.int32(row_magnitudes + np.int32(root * np.float32(4096.0) + np.float32(0.5)))
+        squares[column] += row_squares
+        magnitudes[column] += row_magnitudes
