@@ -99,6 +99,15 @@ class ShardConfig(Section):
     normalize: bool = False  # re-encode, losslessly, the images whose stock decoding differs from ours
 
 
+class StorageConfig(Section):
+    """How object stores and web servers are spoken to; changes no result. Credentials stay where their clients look."""
+
+    endpoint_url: str | None = None  # of an S3 compatible store; else AWS_ENDPOINT_URL
+    anonymous: bool = False
+    timeout_s: float = Field(60.0, gt=0)  # without a connection, or without a byte
+    attempts: int = Field(3, ge=1)  # of a request, beside those of the client library
+
+
 class FilterConfig(Section):
     """Everything that decides what a filter run gives. `preset` and `modified` are labels, not settings."""
 
@@ -108,6 +117,7 @@ class FilterConfig(Section):
     iqa: IQAConfig = IQAConfig()
     cut: CutConfig = CutConfig()
     shards: ShardConfig = ShardConfig()
+    storage: StorageConfig = StorageConfig()
 
     def score_part(self) -> dict[str, Any]:
         return {
@@ -165,7 +175,7 @@ def resolve(
 
 def label(preset: str, config: FilterConfig) -> str:
     """`lucidflux`, or `lucidflux (modified: iqa=niqe, rules.min_side=1024)` where it differs from the preset."""
-    return described(preset, make_config(preset), config)
+    return described(preset, make_config(preset), config.model_copy(update={"storage": StorageConfig()}))
 
 
 def described(preset: str, plain: Section, config: Section) -> str:

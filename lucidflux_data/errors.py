@@ -4,7 +4,7 @@ LucidFluxError
   ConfigError        2  wrong option, config or run folder
   InputError         3  a source that cannot be used
   TooManyFailed      4  finished, but more failed than --max-failed
-  Interrupted        5  stopped half-way; the same command resumes
+  Interrupted        5  stopped half-way; the same command resumes (StorageError: the store kept failing)
   VerificationError  6  what is on disk is not what the manifest says
 """
 
@@ -32,6 +32,10 @@ class TooManyFailed(LucidFluxError):
 
 class Interrupted(LucidFluxError):
     exit_code = 5
+
+
+class StorageError(Interrupted):
+    """A store failed again and again in a way that can pass; an executor tries the unit again before it gives up."""
 
 
 class VerificationError(LucidFluxError):

@@ -1,4 +1,4 @@
-"""Where candidates come from: folders, globs and WebDataset tars, on any file system that fsspec knows.
+"""Where candidates come from: folders, globs, WebDataset tars and Parquet, on any file system that fsspec knows.
 
     SOURCE... -> listing (INVENTORY rows, sorted by uri within each source) -> read_bytes(uri, offset, size)
 
@@ -13,20 +13,20 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lucidflux_data import records
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
-from lucidflux_data.storage import absolute_url, file_system
+from lucidflux_data.storage import absolute_url, file_system, tried
 
 MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
-READ_ATTEMPTS = 3
+PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
 
 Row = tuple[str, str, int, int, int, str | None]  # the columns of records.INVENTORY
 
@@ -60,11 +60,11 @@ def list_sources(sources: list[str]) -> Listing:
         if table.num_rows == 0:
             raise InputError(
                 f"{source} holds no images ({counts.ignored} other files): "
-                f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar are looked for"
+                f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar, .parquet are looked for"
             )
-        tables.append(table.sort_by("uri"))
+        tables.append(table.sort_by([("uri", "ascending"), ("source_key", "ascending")]))
     table = pa.concat_tables(tables)
-    if len(sources) > 1:
+    if pc.count_distinct(table["uri"]).as_py() < table.num_rows:
         table = _first_of_each_uri(table)
     return Listing(table.combine_chunks(), counts.ignored, counts.damaged_tars)
 
@@ -79,32 +79,57 @@ def sample(table: pa.Table, limit: int, seed: int) -> pa.Table:
 
 
 def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
-    """The encoded bytes of a candidate. Raises ImageError `missing` or `unreadable`; errors of a network source are
-    tried again, twice, before they count."""
-    url = uri.partition(".tar#")[0] + ".tar" if ".tar#" in uri and offset >= 0 else uri
-    for attempt in range(1, READ_ATTEMPTS + 1):
-        try:
-            return _read_once(url, offset, size)
-        except FileNotFoundError:
-            raise ImageError("missing", "the file is listed but not there") from None
-        except (PermissionError, IsADirectoryError) as error:
-            raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 5)}") from None
-        except OSError:
-            if url.startswith("file://") or attempt == READ_ATTEMPTS:
-                raise ImageError("unreadable", "reading the bytes failed") from None
-            time.sleep(0.2 * 4**attempt)
-    raise AssertionError("unreachable")
+    """The encoded bytes of a candidate. Raises ImageError `missing`, `truncated` or `unreadable`; errors of a remote
+    store that can pass are tried again before they count, and then say so (`PASSING`)."""
+    try:
+        data = (
+            tried(lambda: _read_once(uri, offset, size), uri)
+            if not uri.startswith("file://")
+            else _local(uri, offset, size)
+        )
+    except FileNotFoundError:
+        raise ImageError("missing", "the file is listed but not there") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
+    except StorageError:
+        raise ImageError("unreadable", PASSING) from None
+    except (OSError, pa.ArrowInvalid):
+        raise ImageError("unreadable", "reading the bytes failed") from None
+    if offset >= 0 and len(data) < size:
+        raise ImageError("truncated", "the tar ends inside this member")
+    return data
 
 
-def _read_once(url: str, offset: int, size: int) -> bytes:
-    if url.startswith("file://"):
-        with open(url.removeprefix("file://"), "rb") as file:
-            if offset < 0:
-                return file.read()
-            file.seek(offset)
-            return file.read(size)
+def _local(uri: str, offset: int, size: int) -> bytes:
+    if ".parquet#" in uri:
+        return _parquet_row(uri)
+    path = uri.removeprefix("file://")
+    with open(path.partition(".tar#")[0] + ".tar" if offset >= 0 else path, "rb") as file:
+        if offset < 0:
+            return file.read()
+        file.seek(offset)
+        return file.read(size)
+
+
+def _read_once(uri: str, offset: int, size: int) -> bytes:
+    if ".parquet#" in uri:
+        return _parquet_row(uri)
+    url = uri.partition(".tar#")[0] + ".tar" if offset >= 0 else uri
     fs = file_system(url)
-    return fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
+    data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
+    if 0 <= len(data) < size:
+        raise OSError("the answer was shorter than the listing says")
+    return data
+
+
+def _parquet_row(uri: str) -> bytes:
+    from lucidflux_data.parquet_source import read_row
+
+    url, _, row = uri.rpartition("#")
+    data = read_row(url, int(row))
+    if data is None:
+        raise ImageError("missing", "the row has no image")
+    return data
 
 
 def is_image_name(name: str) -> bool:
@@ -131,7 +156,7 @@ def _batch(rows: list[Row]) -> pa.RecordBatch:
 
 
 def _first_of_each_uri(table: pa.Table) -> pa.Table:
-    """A file reached through two sources is one candidate, of the first."""
+    """A file reached twice (two sources, or listed in a Parquet file beside it) is one candidate, of the first."""
     seen: set[str] = set()
     first = []
     for row, uri in enumerate(table["uri"].to_pylist()):
@@ -146,6 +171,8 @@ def _list_source(position: int, url: str, counts: _Counts) -> Iterator[Row]:
         yield from _list_glob(position, url, counts)
     elif url.endswith(".tar"):
         yield from _list_tar(position, url, url.rsplit("/", 1)[-1], counts, asked_for=True)
+    elif url.endswith(".parquet"):
+        yield from _list_parquet(position, url, "", counts)
     elif url.startswith("file://"):
         yield from _list_local(position, url.removeprefix("file://"), counts)
     else:
@@ -191,7 +218,7 @@ def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
             name = root.rsplit("/", 1)[-1]
             yield from _entry(position, url, name, int(fs.size(root) or -1), counts)
             return
-        for _, _, files in fs.walk(root, detail=True):
+        for _, _, files in fs.walk(root, detail=True, on_error="raise"):
             for path, info in ((info["name"], info) for info in files.values()):
                 name = path.removeprefix(root).lstrip("/")
                 uri = path if "://" in path else f"{protocol}://{path}"
@@ -216,6 +243,8 @@ def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
 def _entry(position: int, uri: str, name: str, size: int, counts: _Counts) -> Iterator[Row]:
     if name.lower().endswith(".tar"):
         yield from _list_tar(position, uri, name, counts)
+    elif name.lower().endswith(".parquet"):
+        yield from _list_parquet(position, uri, name, counts)
     elif is_image_name(name):
         yield uri, name, position, size, -1, None
     else:
@@ -231,9 +260,41 @@ def _list_tar(position: int, uri: str, name: str, counts: _Counts, asked_for: bo
         raise InputError(f"{uri.removeprefix('file://')} is not there") from None
     if asked_for and not images and uri in counts.damaged_tars:
         raise InputError(f"{uri.removeprefix('file://')} is not a tar")
+    if images and len(sides) < len({_sample_key(member) for member, _, _ in images}):
+        sides = _twin_sides(uri) | sides
     for member, offset, size in images:
         key = f"{name}#{member}" if not asked_for else member
         yield f"{uri}#{member}", key, position, size, offset, sides.get(_sample_key(member))
+
+
+def _list_parquet(position: int, uri: str, name: str, counts: _Counts) -> Iterator[Row]:
+    """Rows with bytes or uris. Beside a tar of the same name stands img2dataset's twin, which is no source itself."""
+    from lucidflux_data.parquet_source import rows
+
+    tar = uri.removesuffix(".parquet") + ".tar"
+    if name and file_system(uri).exists(tar):
+        counts.ignored += 1
+        return
+    found = False
+    try:
+        for row_uri, row_name, side in rows(uri):
+            found = True
+            yield row_uri, f"{name}#{row_name}" if name else row_name, position, -1, -1, side
+    except FileNotFoundError:
+        raise InputError(f"{uri.removeprefix('file://')} is not there") from None
+    except pa.ArrowInvalid:
+        raise InputError(f"{uri.removeprefix('file://')} is damaged, or no Parquet file") from None
+    counts.ignored += not found
+
+
+def _twin_sides(uri: str) -> dict[str, str]:
+    """What the Parquet file beside a tar of img2dataset says of each key."""
+    from lucidflux_data.parquet_source import sides_by_key
+
+    try:
+        return sides_by_key(uri.removesuffix(".tar") + ".parquet")
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return {}
 
 
 def _members(file: IO[bytes], uri: str, counts: _Counts) -> tuple[list[tuple[str, int, int]], dict[str, str]]:

@@ -12,32 +12,97 @@ import functools
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lucidflux_data.errors import InputError, Interrupted
+from lucidflux_data.errors import InputError, Interrupted, LucidFluxError, StorageError
 
+Result = TypeVar("Result")
 Content = bytes | Iterable[bytes | pa.Buffer]
 READERS = 8  # threads that read unit files
 
 
-@functools.lru_cache(maxsize=32)
+# How remote stores are spoken to: the `[storage]` table of a config. It changes no result and is in no digest.
+SETTINGS: dict[str, Any] = {
+    "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
+    "anonymous": False,
+    "timeout_s": 60.0,
+    "attempts": 3,
+}
+WAIT_S = 0.2  # before the second attempt; four times as long before each further one
+
+
+def configure(settings: dict[str, Any]) -> None:
+    """Sets SETTINGS in this process; drivers do it from the config, workers from what their driver sends."""
+    changed = {name: value for name, value in settings.items() if value is not None and value != SETTINGS[name]}
+    if changed:
+        SETTINGS.update(changed)
+        _opened.cache_clear()
+
+
 def file_system(url: str) -> fsspec.AbstractFileSystem:
     """The fsspec file system of a url or local path; InputError names the extra of a protocol that is not there."""
+    if "://" not in url or url.startswith("file://"):
+        return _opened("file://")
+    return _opened("/".join(url.split("/")[:3]))  # one a bucket or host
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    timeout = SETTINGS["timeout_s"]
+    if protocol in ("s3", "s3a"):
+        client = {"endpoint_url": SETTINGS["endpoint_url"]} if SETTINGS["endpoint_url"] else {}
+        retries = {"max_attempts": 5, "mode": "standard"}
+        config = {"connect_timeout": timeout, "read_timeout": timeout, "retries": retries}
+        # No listing cache: what one process publishes, another must see.
+        return {
+            "anon": SETTINGS["anonymous"],
+            "client_kwargs": client,
+            "config_kwargs": config,
+            "use_listings_cache": False,
+        }
+    if protocol in ("http", "https"):
+        import aiohttp
+
+        return {
+            "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
+        }
+    return {"token": "anon"} if protocol in ("gs", "gcs") and SETTINGS["anonymous"] else {}
+
+
+@functools.lru_cache(maxsize=32)
+def _opened(url: str) -> fsspec.AbstractFileSystem:
     try:
-        return fsspec.core.url_to_fs(url)[0]
+        return fsspec.core.url_to_fs(url, **_options(url.split("://")[0]))[0]
     except ImportError:
         protocol = url.split("://")[0]
         extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol, protocol)
         raise InputError(f"{protocol}:// needs an extra: pip install 'lucidflux[{extra}]'") from None
     except ValueError:
         raise InputError(f"{url.split('://')[0]}:// is not a protocol that is known here") from None
+
+
+def tried(call: Callable[[], Result], what: str) -> Result:
+    """`call()`, again after errors of a remote store that can pass. Raises StorageError after the last attempt.
+
+    A file that is not there, or that may not be read, is known at once: FileNotFoundError, PermissionError.
+    """
+    for attempt in range(1, SETTINGS["attempts"] + 1):
+        try:
+            return call()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, LucidFluxError):
+            raise
+        except Exception:  # each client library has errors of its own, few of them OSError
+            if attempt == SETTINGS["attempts"]:
+                break
+            time.sleep(WAIT_S * 4 ** (attempt - 1))
+    raise StorageError(f"{what} did not answer ({SETTINGS['attempts']} attempts): repeat the command to resume")
 
 
 def absolute_url(path: str) -> str:
@@ -66,7 +131,9 @@ class Folder:
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str = "") -> bool:
-        return os.path.exists(self.path(name)) if self.is_local else bool(self.fs.exists(self.path(name)))
+        if self.is_local:
+            return os.path.exists(self.path(name))
+        return bool(tried(lambda: self.fs.exists(self.path(name)), self.url))
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files directly in `folder`, sorted; [] where there is no such folder."""
@@ -78,7 +145,7 @@ class Folder:
                 return []
         try:
             self.fs.invalidate_cache()
-            found = self.fs.ls(self.path(folder), detail=True)
+            found = tried(lambda: self.fs.ls(self.path(folder), detail=True), self.url)
         except FileNotFoundError:
             return []
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
@@ -90,6 +157,8 @@ class Folder:
         return open(self.path(name), "rb") if self.is_local else self.fs.open(self.path(name), "rb")
 
     def read(self, name: str) -> bytes:
+        if not self.is_local:
+            return tried(lambda: self.fs.cat_file(self.path(name)), self.url)
         with self.open(name) as file:
             return file.read()
 
@@ -126,21 +195,26 @@ class Folder:
 
     def _publish_remote(self, name: str, content: Content) -> None:
         if isinstance(content, bytes):
-            self.fs.pipe_file(self.path(name), content)
+            tried(lambda: self.fs.pipe_file(self.path(name), content), self.url)
             return
-        file = self.fs.open(self.path(name), "wb")
+        # A chunk that was taken cannot be taken again here: after an error of the store the whole unit is tried again.
+        file = tried(lambda: self.fs.open(self.path(name), "wb"), self.url)
         try:
-            _write(file, content)
+            for chunk in content:
+                with _as_storage_error(self.url, name):
+                    file.write(chunk)
         except BaseException:
-            file.discard()  # closing would complete the upload
+            with contextlib.suppress(Exception):
+                file.discard()  # closing would complete the upload
             raise
-        file.close()
+        with _as_storage_error(self.url, name):
+            file.close()
 
     def remove(self, name: str) -> None:
         """Removes a file or a folder; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
             if not self.is_local:
-                self.fs.rm(self.path(name), recursive=True)
+                tried(lambda: self.fs.rm(self.path(name), recursive=True), self.url)
             elif os.path.isdir(self.path(name)):
                 shutil.rmtree(self.path(name))
             else:
@@ -150,7 +224,9 @@ class Folder:
         """Folder `new` takes the place of folder `old`: by rename locally, by copies in an object store."""
         if not self.is_local:
             self.remove(old)
-            self.fs.mv(self.path(new), self.path(old), recursive=True)
+            for file in self.names(new):
+                tried(lambda name=file: self.fs.copy(self.path(f"{new}/{name}"), self.path(f"{old}/{name}")), self.url)  # type: ignore[misc]
+            self.remove(new)
             return
         aside = f".tmp/{secrets.token_hex(8)}.part"
         os.makedirs(self.path(".tmp"), exist_ok=True)
@@ -178,6 +254,16 @@ class Folder:
         """Many small parquet files, some at a time: an object store answers in a tenth of a second each."""
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(lambda name: self.read_table(name, columns), names))
+
+
+@contextlib.contextmanager
+def _as_storage_error(url: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError:
+        raise
+    except Exception:
+        raise StorageError(f"{url} did not take {name}: repeat the command to resume") from None
 
 
 def table_bytes(table: pa.Table) -> bytes:

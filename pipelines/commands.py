@@ -85,12 +85,13 @@ def score_command(
 
 
 def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
-    from lucidflux_data.storage import Folder, absolute_url
+    from lucidflux_data.storage import Folder, absolute_url, configure
     from pipelines import filter as job
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
 
     out, source, config, preset, limit, dry_run, json_ = asked
+    configure(config.storage.model_dump())
     folder, progress = Folder(out), Progress(quiet=json_)
     _check_metric(config.iqa.metric)
     urls = [absolute_url(item) for item in source]

@@ -3,8 +3,8 @@
     run(executor, units, work, folder)      work(unit) yields (name, bytes or chunks), published by the worker
     executor.map(units, job)                (unit, result) as they end, a bounded number in flight
 
-A worker that dies takes its units with it: they are tried again, `ATTEMPTS` times in all. An error that a job raises
-is not retried: it would be raised again.
+A worker that dies takes its units with it, a store that does not answer fails them: they are tried again, `ATTEMPTS`
+times in all. Any other error that a job raises is not retried: it would be raised again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
-from lucidflux_data.errors import ConfigError, Interrupted
-from lucidflux_data.storage import Folder
+from lucidflux_data.errors import ConfigError, Interrupted, StorageError
+from lucidflux_data.storage import SETTINGS, Folder
 from pipelines import worker
 from pipelines.worker import File, Publish, Unit
 
@@ -106,6 +106,9 @@ class LocalExecutor:
                     broken = True
                     again.append((unit, _next_attempt(unit, attempt)))
                     continue
+                except StorageError as error:
+                    again.append((unit, _next_attempt(unit, attempt, error)))
+                    continue
                 yield unit, result
             if broken:
                 # One dead process breaks the whole pool: everything in flight goes into a new one.
@@ -127,7 +130,7 @@ class LocalExecutor:
                 return
             unit, attempt = item
             try:
-                future = self._started().submit(worker.handle, blob, unit, events, attempt)
+                future = self._started().submit(worker.handle, blob, unit, events, attempt, dict(SETTINGS))
             except BrokenProcessPool:  # died between two units, taking nothing with it
                 again.appendleft(item)
                 self.close()
@@ -152,7 +155,9 @@ class LocalExecutor:
             self._pool = None
 
 
-def _next_attempt(unit: Unit, attempt: int) -> int:
+def _next_attempt(unit: Unit, attempt: int, error: StorageError | None = None) -> int:
+    if attempt >= ATTEMPTS and error is not None:
+        raise error
     if attempt >= ATTEMPTS:
         raise Interrupted(
             f"{unit.name} lost its worker {ATTEMPTS} times (out of memory, or a decoder that crashes): "
@@ -224,6 +229,9 @@ class RayExecutor:
                 except WORKER_LOST:
                     again.append((unit, _next_attempt(unit, attempt)))
                 except RayTaskError as error:
+                    if isinstance(error.cause, StorageError):
+                        again.append((unit, _next_attempt(unit, attempt, error.cause)))
+                        continue
                     raise error.as_instanceof_cause() if error.cause is None else error.cause from None
         finally:
             pool.close()

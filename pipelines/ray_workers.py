@@ -20,7 +20,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from lucidflux_data.storage import Folder
+from lucidflux_data.storage import SETTINGS, Folder
 from pipelines.worker import Unit
 
 WORKER_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError, ActorUnavailableError)
@@ -35,8 +35,7 @@ def _enter(job: bytes, call: bytes, keep: list[str], folder: str) -> Any:
     if folder not in keep:
         sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) != folder]
     worker = __import__("pipelines.worker", fromlist=["handle"])
-    unit, events, attempt = pickle.loads(call)
-    return worker.handle(job, unit, events, attempt)
+    return worker.handle(job, *pickle.loads(call))
 
 
 _enter.__module__ = "__main__"  # cloudpickle sends functions of __main__ by value
@@ -65,7 +64,7 @@ class TaskPool:
     def submit(self, unit: Unit, attempt: int) -> Any:
         import pickle
 
-        return self._enter.remote(self._job, pickle.dumps((unit, self._events, attempt)), *self._rest)
+        return self._enter.remote(self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
 
     def ended(self, reference: Any) -> None:
         """Nothing is held for a task."""
@@ -92,7 +91,9 @@ class ActorPool:
         import pickle
 
         actor = self._free.popleft()
-        reference = actor.enter.remote(self._job, pickle.dumps((unit, self._events, attempt)), *self._rest)
+        reference = actor.enter.remote(
+            self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest
+        )
         self._busy[reference] = actor
         return reference
 

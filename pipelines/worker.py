@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lucidflux_data.storage import Content, Folder
+from lucidflux_data.storage import Content, Folder, configure
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -42,9 +42,13 @@ class Publish:
 _loaded: tuple[bytes, Callable[[Unit], Any]] | None = None
 
 
-def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int) -> Any:
-    """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once."""
+def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int, settings: dict[str, Any]) -> Any:
+    """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once.
+
+    `settings`: how the driver speaks to stores.
+    """
     global _loaded
+    configure(settings)
     if _loaded is None or _loaded[0] != job:
         limit_threads()
         _loaded = (job, pickle.loads(job))

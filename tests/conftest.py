@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import random
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +42,85 @@ def data_command():
         return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
 
     return call
+
+
+class FaultyApp:
+    """A WSGI application in front of another that answers some requests with 500, 503, or late.
+
+    Which ones is a hash of the seed and the number of the request, so that a retry meets another fate. `share`: of the
+    requests that fail; `slow_s`: how long one in ten of the failing ones waits instead.
+    """
+
+    def __init__(self, app: object) -> None:
+        self.app = app
+        self.share, self.seed, self.slow_s = 0.0, 0, 0.0
+        self.requests = self.failures = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict, start_response: object) -> object:
+        with self._lock:
+            self.requests += 1
+            number = self.requests
+        draw = random.Random(f"{self.seed} {number}").random()
+        if draw >= self.share:
+            return self.app(environ, start_response)
+        self.failures += 1
+        if draw < self.share / 10:
+            time.sleep(self.slow_s)
+            return self.app(environ, start_response)
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        status = "503 Slow Down" if draw < self.share / 2 else "500 Internal Server Error"
+        body = b"<Error><Code>InternalError</Code><Message>planted</Message></Error>"
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [body]
+
+
+class Store:
+    """A real S3 endpoint on loopback (moto), with `faults` in front of it."""
+
+    def __init__(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
+        self.faults = FaultyApp(DomainDispatcherApplication(create_backend_app))
+        self._server = make_server("127.0.0.1", 0, self.faults, threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.environment = {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        }
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def client(self) -> object:
+        import boto3
+
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=self.url, **keys)
+
+    def upload(self, bucket: str, folder: Path) -> None:
+        client = self.client()
+        client.create_bucket(Bucket=bucket)
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                client.put_object(Bucket=bucket, Key=str(path.relative_to(folder)), Body=path.read_bytes())
+
+    def files(self, bucket: str, prefix: str) -> dict[str, bytes]:
+        client = self.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        names = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return {name: client.get_object(Bucket=bucket, Key=name)["Body"].read() for name in names}
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    opened = Store()
+    yield opened
+    opened.close()
