@@ -5,40 +5,20 @@ tiny      random weights, built here        flux-dev    a folder that `lucidflux
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from pydantic import Field
 
-from lucidflux_data.config import Section
-from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_model.files import file_sha256, folder_hashes
+from lucidflux_data.errors import ConfigError, InputError, needs_extra
+from lucidflux_model.config import ModelConfig
 from lucidflux_model.models import build_random, sizes_of
 from lucidflux_model.pipeline import LucidFluxPipeline
 from lucidflux_model.schedule import make_scheduler
 from lucidflux_model.weights import load_lucidflux
 
 ACTIVATIONS = 6e9  # bytes beside the weights, one 1024 x 1024 image in bfloat16 (computed: docs/model.md)
-RANDOM_LABEL = "tiny (random weights: checks the plumbing, restores nothing)"
-
-Quantize = Literal["none", "fp8", "nf4"]
-Offload = Literal["auto", "none", "model", "group"]
-
-
-class ModelConfig(Section):
-    """Which model, and how it is held. `trained`: a file in the layout of lucidflux.pth over the model's own parts."""
-
-    name: str = "flux-dev"
-    weights: str | None = None
-    trained: str | None = None
-    seed: int = 0  # of tiny's random weights
-    quantize: Quantize = "none"
-    compile: bool = False
-    offload: Offload = Field("auto", exclude=True)  # where weights wait; the result is the same
-    device: str = Field("auto", exclude=True)
 
 
 def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
@@ -103,10 +83,10 @@ def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
 
 
 def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
-    try:
+    with needs_extra("nf4"):
         import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise ConfigError("nf4 needs bitsandbytes: pip install 'lucidflux[nf4]'") from None
+    if not torch.cuda.is_available():
+        raise ConfigError("nf4 needs a GPU to quantise on: take fp8, or none")
     from diffusers import BitsAndBytesConfig
 
     quantization = BitsAndBytesConfig(
@@ -152,16 +132,6 @@ def choose_offload(pipeline: LucidFluxPipeline, free: float) -> str:
 
 def module_bytes(module: Any) -> int:
     return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
-
-
-def weights_digest(config: ModelConfig) -> str:
-    """A sha256 that stands for the weights: of the listed file hashes of a converted folder, of the seed of tiny."""
-    lines = [f"{config.name} seed {config.seed}"] if config.weights is None else []
-    if config.weights is not None:
-        lines += [f"{name} {sha256}" for name, sha256 in sorted(folder_hashes(Path(config.weights)).items())]
-    if config.trained is not None:
-        lines.append(f"trained {file_sha256(Path(config.trained))}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def quiet_libraries() -> None:

@@ -28,7 +28,7 @@ from lucidflux_data.images import DEFAULT_MAX_PIXELS, EXTENSION_OF, ImageError, 
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.sources import list_sources, read_bytes
 from lucidflux_data.storage import Folder
-from lucidflux_model.loading import ModelConfig, load_pipeline, weights_digest
+from lucidflux_model.config import ModelConfig, weights_digest
 from pipelines.worker import File, Publish, Unit
 
 RUN_FILE = "run.json"
@@ -72,7 +72,10 @@ class RestoreUnit:
         return {**self.__dict__, "_pipeline": None}
 
     def __call__(self, unit: Unit) -> Iterator[File]:
+        from lucidflux_model.loading import load_pipeline, quiet_libraries
+
         if self._pipeline is None:
+            quiet_libraries()
             self._pipeline = load_pipeline(self.model, self.config.numerics)
         pixels: dict[int, np.ndarray] = {}
         for index, row in enumerate(unit.payload):

@@ -19,9 +19,10 @@ from transformers import SiglipConfig, SiglipModel
 
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_model import convert as module
+from lucidflux_model.config import ModelConfig, weights_digest
 from lucidflux_model.convert import convert, export, find_sources, verify, write_shards
 from lucidflux_model.layouts import to_published
-from lucidflux_model.loading import ModelConfig, load_pipeline, weights_digest
+from lucidflux_model.loading import load_pipeline
 from lucidflux_model.models import MODELS, build_random
 from lucidflux_model.weights import layouts_of, save_lucidflux
 
