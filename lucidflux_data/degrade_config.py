@@ -146,6 +146,11 @@ class DegradeConfig(Section):
     )
     final: FinalConfig = FinalConfig()
 
+    @field_validator("sharpen_hq", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return "none" if value is None else value  # `--set sharpen_hq=none`: everywhere else that means no value
+
     @model_validator(mode="after")
     def _divides(self) -> DegradeConfig:
         if self.size % self.scale:

@@ -37,7 +37,7 @@ def apply(step: Mapping[str, Any], image: np.ndarray, plan: Mapping[str, Any]) -
         case "blur":
             return blur(image, make_kernel(step["kernel"]))
         case "resize":
-            return resize(image, step["mode"], step["side"], step["scale"] if step["sampling"] == "scale" else None)
+            return resize(image, step)
         case "gaussian_noise":
             image = image.astype(np.float32, copy=False)
             add_gaussian_noise(image, step["sigma"], step["gray"], step["stream"])
@@ -52,22 +52,25 @@ def apply(step: Mapping[str, Any], image: np.ndarray, plan: Mapping[str, Any]) -
             raise ValueError(f"no operation {unknown!r}")
 
 
-def resize(image: np.ndarray, mode: str, side: int, scale: float | None) -> np.ndarray:
-    """To side x side, without antialiasing.
+def resize(image: np.ndarray, step: Mapping[str, Any]) -> np.ndarray:
+    """To side x side, without antialiasing. `sampling` says how the source is laid under the result:
 
-    With a `scale` pixels are sampled 1/scale apart from the top left, as torch does when it is given a scale factor:
-    what the rounded side does not cover is lost on the right and at the bottom.
+    size    all of it, exactly
+    scale   pixels are 1/scale apart from the top left, as torch takes them when it is given a scale factor: what the
+            rounded side does not cover is lost on the right and at the bottom
+    pool    torch's adaptive pooling, for `area`
     """
-    if mode == "area":
-        return image if image.shape[:2] == (side, side) else resize_area(image, side, side)
-    image = image.astype(np.float32, copy=False)
-    if scale is not None:
-        return np.ascontiguousarray(
-            cv2.resize(image, None, fx=scale, fy=scale, interpolation=INTERPOLATION[mode])[:side, :side]
-        )
-    if image.shape[:2] == (side, side):
+    mode, side, sampling = step["mode"], step["side"], step["sampling"]
+    if sampling != "scale" and image.shape[:2] == (side, side):
         return image
-    return cv2.resize(image, (side, side), interpolation=INTERPOLATION[mode])
+    if mode == "area":
+        return resize_area(image, side, side, whole_pixels=sampling == "pool")
+    image = image.astype(np.float32, copy=False)
+    if sampling == "size":
+        return cv2.resize(image, (side, side), interpolation=INTERPOLATION[mode])
+    scale = step["scale"]
+    sampled = cv2.resize(image, None, fx=scale, fy=scale, interpolation=INTERPOLATION[mode])
+    return np.ascontiguousarray(sampled[:side, :side])
 
 
 def jpeg(image: np.ndarray, quality: float, transposed: bool) -> np.ndarray:

@@ -38,6 +38,8 @@ class Streams:
 
     def __init__(self, seed: int, key: str, variant: int) -> None:
         self._root = hashlib.sha256(f"{seed}\0{key}\0{variant}\0".encode())
+        self._generator = np.random.Philox(key=0)
+        self._fresh = self._generator.state
 
     def name(self, operation: str) -> str:
         """32 hex digits: the 128-bit Philox key of an operation."""
@@ -47,12 +49,10 @@ class Streams:
 
     def uniforms(self, operation: str, count: int) -> list[float]:
         """`count` floats in [0, 1); the first n are the same for any count."""
-        return [(word >> 11) / TWO_53 for word in philox(self.name(operation)).random_raw(count).tolist()]
-
-
-def philox(stream: str) -> np.random.Philox:
-    """NumPy's Philox4x64-10 at counter zero under a key of 32 hex digits."""
-    return np.random.Philox(key=int(stream, 16))
+        key = bytes.fromhex(self.name(operation))
+        self._fresh["state"]["key"] = np.frombuffer(key, ">u8").astype(np.uint64)
+        self._generator.state = self._fresh  # NumPy's Philox4x64-10 at counter zero under this key
+        return [(word >> 11) / TWO_53 for word in self._generator.random_raw(count).tolist()]
 
 
 def draw_plan(key: str, variant: int, config: DegradeConfig) -> Plan:
@@ -62,14 +62,14 @@ def draw_plan(key: str, variant: int, config: DegradeConfig) -> Plan:
     """
     streams = Streams(config.seed, key, variant)
     lq = config.size // config.scale
-    by_scale = config.align == "reference" and config.first.resize_law == "scale"
+    reference = config.align == "reference"
     steps: list[Step] = [{"op": "usm"}] if config.sharpen_hq == "input-only" else []
-    steps += _stage(streams, "first", config.first, config.size, by_scale)
+    steps += _stage(streams, "first", config.first, config.size, reference, config.first.resize_law == "scale")
     jpeg = _jpeg(streams, "first", config.first)
     if config.second is not None:
-        steps += [jpeg, *_stage(streams, "second", config.second, lq, False)]
+        steps += [jpeg, *_stage(streams, "second", config.second, lq, reference, False)]
         jpeg = _jpeg(streams, "second", config.second)
-    steps += _final(streams, config.final, jpeg, lq)
+    steps += _final(streams, config.final, jpeg, lq, reference)
     return {
         "plan_version": PLAN_VERSION,
         "hq_key": key,
@@ -103,23 +103,22 @@ def _crop(streams: Streams, config: DegradeConfig) -> dict[str, Any]:
     return {"mode": crop.mode, "draws": [[low + (high - low) * cover, top, left] for cover, top, left in draws]}
 
 
-def _stage(streams: Streams, name: str, stage: StageConfig, full: int, by_scale: bool) -> list[Step]:
+def _stage(streams: Streams, name: str, stage: StageConfig, full: int, reference: bool, by_scale: bool) -> list[Step]:
     """Blur, resize and noise. `full`: the side, in pixels, that a scale of 1 means."""
     steps: list[Step] = []
     if streams.uniforms(f"{name}.blur", 1)[0] < stage.blur_prob:
         steps.append({"op": "blur", "kernel": _kernel(streams.uniforms(f"{name}.kernel", 9), stage)})
     direction, place, mode = streams.uniforms(f"{name}.resize", 3)
     scale = _resize_scale(_choice(DIRECTIONS, stage.resize_probs, direction), place, stage)
-    steps.append(
-        {
-            "op": "resize",
-            "mode": _among(stage.resize_modes, mode),
-            "scale": scale,
-            "side": max(1, int(full * scale)),
-            "sampling": "scale" if by_scale else "size",
-        }
-    )
+    side = max(1, int(full * scale))
+    steps.append(_resize(_among(stage.resize_modes, mode), side, reference, by_scale) | {"scale": scale})
     return [*steps, _noise(streams, name, stage)]
+
+
+def _resize(mode: str, side: int, reference: bool, by_scale: bool) -> Step:
+    """`sampling`: see degrade_cv2.resize. Only the first stage of Real-ESRGAN gives torch a scale factor."""
+    sampling = "size" if not reference else "pool" if mode == "area" else "scale" if by_scale else "size"
+    return {"op": "resize", "mode": mode, "side": side, "sampling": sampling}
 
 
 def _resize_scale(direction: str, place: float, stage: StageConfig) -> float:
@@ -143,11 +142,10 @@ def _jpeg(streams: Streams, name: str, stage: StageConfig) -> Step:
     return {"op": "jpeg", "quality": _within(stage.jpeg_quality, streams.uniforms(f"{name}.jpeg", 1)[0])}
 
 
-def _final(streams: Streams, final: FinalConfig, jpeg: Step, lq: int) -> list[Step]:
+def _final(streams: Streams, final: FinalConfig, jpeg: Step, lq: int, reference: bool) -> list[Step]:
     """{resize to the LQ size, sinc} and JPEG; other interleavings give twisted lines (Real-ESRGAN's own remark)."""
     order, mode, sinc = streams.uniforms("final", 3)
-    side = {"op": "resize", "mode": _among(final.resize_modes, mode), "side": lq, "sampling": "size"}
-    back: list[Step] = [side]
+    back = [_resize(_among(final.resize_modes, mode), lq, reference, False)]
     size, cutoff = streams.uniforms("final.kernel", 2)
     if sinc < final.sinc_prob:
         kernel = {

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from lucidflux_data.degrade_plan import check_plan
+from lucidflux_data.degrade_torch import overlaps
 from lucidflux_data.kernels import make_kernel
 
 REMOVED = "torchvision.transforms.functional_tensor"
@@ -82,9 +83,7 @@ def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any])
         case "blur":
             return basicsr.filter2d(image, padded_kernel(step["kernel"]))
         case "resize":
-            if step["sampling"] == "scale":
-                return functional.interpolate(image, scale_factor=step["scale"], mode=step["mode"])
-            return functional.interpolate(image, size=(step["side"], step["side"]), mode=step["mode"])
+            return resize(image, step)
         case "gaussian_noise":
             return basicsr.gaussian(image, torch.tensor([step["sigma"]]), *_seeded(step), clip=True, rounds=False)
         case "poisson_noise":
@@ -94,6 +93,17 @@ def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any])
             return _jpeg(image, step["quality"], transposed=plan["jpeg"] == "reference")
         case unknown:
             raise ValueError(f"no operation {unknown!r}")
+
+
+def resize(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+    """As degrade_cv2.resize says; torch has no exact area, so that one is two products with matrices of overlaps."""
+    side = (step["side"], step["side"])
+    if step["sampling"] == "scale":
+        return functional.interpolate(image, scale_factor=step["scale"], mode=step["mode"])
+    if step["mode"] == "area" and step["sampling"] == "size":
+        rows, columns = (overlaps(count, step["side"]).to(image) for count in image.shape[2:])
+        return rows @ image @ columns.T
+    return functional.interpolate(image, size=side, mode=step["mode"])
 
 
 def padded_kernel(parameters: Mapping[str, Any]) -> torch.Tensor:

@@ -47,9 +47,7 @@ def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any])
         case "blur":
             return blur(image, make_kernel(step["kernel"]))
         case "resize":
-            if step["sampling"] == "scale":
-                return functional.interpolate(image, scale_factor=step["scale"], mode=step["mode"])
-            return functional.interpolate(image, size=(step["side"], step["side"]), mode=step["mode"])
+            return resize(image, step)
         case "gaussian_noise":
             return (image + gaussian_field(image, step)).clamp(0, 255)
         case "poisson_noise":
@@ -61,6 +59,25 @@ def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any])
             return image.transpose(2, 3) if transposed else image
         case unknown:
             raise ValueError(f"no operation {unknown!r}")
+
+
+def resize(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+    """As degrade_cv2.resize; the exact area is two products with matrices of overlaps."""
+    side = (step["side"], step["side"])
+    if step["sampling"] == "scale":
+        return functional.interpolate(image, scale_factor=step["scale"], mode=step["mode"])
+    if step["mode"] == "area" and step["sampling"] == "size":
+        rows, columns = (overlaps(count, step["side"]).to(image) for count in image.shape[2:])
+        return rows @ image @ columns.T
+    return functional.interpolate(image, size=side, mode=step["mode"])
+
+
+def overlaps(count: int, boxes: int) -> torch.Tensor:
+    """boxes x count: the share of box i (i count/boxes .. (i+1) count/boxes) that each pixel has."""
+    width = count / boxes
+    starts, pixels = np.arange(boxes)[:, None] * width, np.arange(count)[None]
+    covered = np.minimum(starts + width, pixels + 1) - np.maximum(starts, pixels)
+    return torch.from_numpy(np.clip(covered, 0, None) / width).float()
 
 
 def blur(image: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Blur and area resize of interleaved colour images in float32, faster than OpenCV's where it is slow or different.
 
 OpenCV's `filter2D` goes through a Fourier transform from 13 taps on; the loops here take rows of the image as vectors.
-OpenCV's area resize weights fractional pixels; torch's, which BasicSR calls, takes whole ones (adaptive pooling).
+Area means over the source exactly under each pixel, up and down; OpenCV's is that only downwards, torch's never.
 """
 
 from __future__ import annotations
@@ -107,37 +107,68 @@ def _correlate_separable(rows: np.ndarray, column: np.ndarray, row: np.ndarray, 
             _add_row(line[start:], row, sums)
 
 
-def resize_area(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float32 means over the pixels floor(i n/m) .. ceil((i+1) n/m) - 1 of each axis, as torch's adaptive pooling."""
+def resize_area(image: np.ndarray, height: int, width: int, whole_pixels: bool = False) -> np.ndarray:
+    """float32 means of an HxWx3 image (uint8 or float32) over the boxes i n/m .. (i+1) n/m of each axis.
+
+    With `whole_pixels` a pixel that a box touches counts in full: torch's adaptive pooling, which is what BasicSR's
+    `area` is. Its boxes lie up to half a pixel off their place, in a pattern that drifts over the image.
+    """
     out = np.empty((height, width, CHANNELS), np.float32)
-    _pool(image, out)
+    rows = _boxes(image.shape[0], height, whole_pixels)
+    columns = _boxes(image.shape[1], width, whole_pixels)
+    _mean_of_boxes(image, *rows, *columns, out)
     return out
 
 
+def _boxes(count: int, boxes: int, whole_pixels: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First pixel, pixel after the last, and float32 (boxes, 2) weights of those two; between them weights are 1."""
+    number = np.arange(boxes, dtype=np.int64)
+    first, stop = number * count // boxes, -(-(number + 1) * count // boxes)
+    weights = np.ones((boxes, 2))
+    if not whole_pixels:
+        start, end = number * count / boxes, (number + 1) * count / boxes
+        weights[:, 0] = np.minimum(first + 1, end) - start
+        weights[:, 1] = np.where(stop - first > 1, end - (stop - 1), 0)
+    return first, stop, weights.astype(np.float32)
+
+
 @compiled
-def _pool(image: np.ndarray, out: np.ndarray) -> None:
-    source_height, source_width = image.shape[:2]
-    height, width = out.shape[:2]
-    flat = image.reshape(source_height, source_width * 3)
-    line = np.empty(source_width * 3, np.float32)
-    for y in range(height):
-        top, bottom = y * source_height // height, -(-(y + 1) * source_height // height)
+def _mean_of_boxes(
+    image: np.ndarray,
+    tops: np.ndarray,
+    bottoms: np.ndarray,
+    row_weights: np.ndarray,
+    lefts: np.ndarray,
+    rights: np.ndarray,
+    column_weights: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    flat = image.reshape(image.shape[0], image.shape[1] * 3)
+    line = np.empty(flat.shape[1], np.float32)
+    for y in range(tops.size):
+        top, bottom = tops[y], bottoms[y]
+        height = row_weights[y, 0]
         first = flat[top]
         for x in range(line.size):
-            line[x] = np.float32(first[x])
+            line[x] = height * np.float32(first[x])
         for row in range(top + 1, bottom):
+            weight = row_weights[y, 1] if row == bottom - 1 else np.float32(1)
+            height += weight
             more = flat[row]
             for x in range(line.size):
-                line[x] += np.float32(more[x])
-        for x in range(width):
-            left, right = x * source_width // width, -(-(x + 1) * source_width // width)
-            weight = np.float32(1.0 / ((bottom - top) * (right - left)))
-            blue, green, red = np.float32(0), np.float32(0), np.float32(0)
-            for column in range(left, right):
-                blue += line[3 * column]
-                green += line[3 * column + 1]
-                red += line[3 * column + 2]
-            out[y, x, 0], out[y, x, 1], out[y, x, 2] = blue * weight, green * weight, red * weight
+                line[x] += weight * np.float32(more[x])
+        for x in range(lefts.size):
+            left, right = lefts[x], rights[x]
+            width = column_weights[x, 0]
+            blue, green, red = width * line[3 * left], width * line[3 * left + 1], width * line[3 * left + 2]
+            for column in range(left + 1, right):
+                weight = column_weights[x, 1] if column == right - 1 else np.float32(1)
+                width += weight
+                blue += weight * line[3 * column]
+                green += weight * line[3 * column + 1]
+                red += weight * line[3 * column + 2]
+            share = np.float32(1) / (height * width)
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = blue * share, green * share, red * share
 
 
 def usm(image: np.ndarray) -> np.ndarray:
