@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from benchmarks.commands import ProfileName, SuiteName, SuitesDir
 from benchmarks.commands import app as plain_app
-from lucidflux_data.options import Address, DryRun, Json, Limit, MaxFailed, NumCpus, NumGpus
+from lucidflux_data.options import Address, DryRun, Json, Limit, MaxFailed, NumCpus, NumGpus, Set, tell
 
 Outputs = Annotated[
     list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
@@ -145,3 +145,63 @@ def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"--group takes NAME=metric,metric, not {item!r}")
         groups[name] = metrics
     return groups
+
+
+@app.command("infer")
+def infer_command(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, proxy, lucidflux.")],
+    suite: SuiteName = None,
+    inputs: Inputs = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="bench-outputs/SUITE by default.")] = None,
+    scale: Annotated[int | None, typer.Option(min=1, help="Of --inputs; a suite has its own.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Several make seed-N folders.")] = None,
+    set_: Set = None,
+    repo: Annotated[Path | None, typer.Option(help="Checkout of the method's repository.")] = None,
+    python: Annotated[str, typer.Option(help="Interpreter of the method's environment.")] = "python",
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which the program is stopped.")] = None,
+    model: Annotated[str | None, typer.Option(help="flux-dev or tiny, for lucidflux and proxy.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")] = None,
+    trained: Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    suites_dir: SuitesDir = None,
+    limit: Limit = None,
+    max_failed: MaxFailed = None,
+    json_: Json = False,
+) -> None:
+    """Make a method's outputs on a suite: stage, run in its environment, collect, record time and memory."""
+    from benchmarks import suites
+    from lucidflux_data.errors import TooManyFailed
+    from pipelines import infer
+    from pipelines.progress import Progress
+
+    over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
+    chosen = suites.sample_ids(tuple(images), limit)
+    images = {id_: images[id_] for id_ in chosen}
+    infer.check_inputs(images)
+    place = infer.Place(repo, python, timeout, model, weights, trained, device)
+    target = (out or Path("bench-outputs") / over).absolute()
+    summary = infer.infer_method(method, images, target, factor, seed or [], set_ or [], place, Progress(json_))
+    tell(summary if json_ else summary | {key: len(summary[key]) for key in ("missing", "wrong_size")}, json_)
+    share = len(summary["missing"]) / max(1, len(images) * max(1, len(seed or [])))
+    if max_failed is not None and share > max_failed:
+        raise TooManyFailed(f"{share:.1%} of the images are missing, more than --max-failed {max_failed:.1%}")
+
+
+def _inputs_of(
+    suite: str | None, inputs: Path | None, scale: int | None, folder: Path
+) -> tuple[str, dict[str, Path], int]:
+    """(name of the place, id -> input, scale)."""
+    from benchmarks import suites
+    from lucidflux_data.errors import ConfigError
+    from pipelines import evaluate
+
+    if (suite is None) == (inputs is None):
+        raise ConfigError("give --suite NAME or --inputs DIR")
+    if inputs is not None:
+        return inputs.name, suites.images_by_id(inputs), scale or 4
+    over = evaluate.choose_suite(suite, folder, None, None, [])
+    if not over.lq:
+        raise ConfigError(f"the images of {suite} are not here: `lucidflux bench prepare {suite} --from ARCHIVE`")
+    if scale not in (None, over.scale):
+        raise ConfigError(f"{suite} has the scale {over.scale}")
+    return over.name, dict(over.lq), over.scale or 4

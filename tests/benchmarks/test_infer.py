@@ -1,0 +1,320 @@
+"""Adapters against small command-line programs that take the repositories' options and write in their layouts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import adapters
+from benchmarks.suites import images_by_id
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.images import decode
+from pipelines import infer as pipeline
+from pipelines.progress import Progress
+
+# A stand-in: takes the folder options of a repository's script, upscales by Pillow, and names its outputs as that
+# script does. It records its arguments, so that a test sees the command as the program does.
+PROGRAM = """
+import json, os, sys, time
+from pathlib import Path
+from PIL import Image
+arguments = sys.argv[1:]
+taken = dict(zip(arguments, arguments[1:]))
+inputs, outputs = Path(taken["{inputs}"]), Path(taken["{outputs}"])
+Path("arguments.json").write_text(json.dumps(arguments))
+print("loading weights", flush=True)
+time.sleep(float(os.environ.get("SLOW", 0)))
+if os.environ.get("BROKEN"):
+    sys.exit("CUDA out of memory")
+for k, path in enumerate(sorted(inputs.iterdir())):
+    if os.environ.get("ONLY") and k >= int(os.environ["ONLY"]):
+        sys.exit("killed half-way")
+    assert path.suffix == ".png", f"stray file {{path}}"
+    image = Image.open(path).convert("RGB")
+    big = image.resize({size}, Image.Resampling.LANCZOS)
+    stem = path.stem
+    for name in {names}:
+        (outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        big.save(outputs / name)
+(outputs / "log.txt").write_text("not an image")
+"""
+TIMES_4 = "(image.width * 4, image.height * 4)"
+LAUNCH = "import runpy, sys\nsys.argv = sys.argv[5:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+# adapter -> script, option of the inputs, of the outputs, size, files written for a stem
+LAYOUTS = {
+    "seesr": ("test_seesr.py", "--image_path", "--output_dir", TIMES_4, "[f'sample00/{stem}.png']"),
+    "supir": ("test.py", "--img_dir", "--save_dir", TIMES_4, "[f'{stem}_0.png']"),
+    "dreamclear": (
+        *("test.py", "--image_path", "--save_dir", TIMES_4),
+        "[f'results/output/{path.name}', f'results/input/{path.name}']",
+    ),
+    "resshift": ("inference_resshift.py", "-i", "-o", TIMES_4, "[f'{stem}.png']"),
+    "stablesr": (
+        *("scripts/sr_val_ddpm_text_T_vqganfin_oldcanvas_tile.py", "--init-img", "--outdir", TIMES_4),
+        "[f'{stem}.png']",
+    ),
+    "sinsr": ("inference.py", "-i", "-o", TIMES_4, "[f'{stem}.png']"),
+    "diffbir": ("inference.py", "--input", "--output", TIMES_4, "[f'{stem}.png']"),
+    "lucidflux-published": (
+        *("inference.py", "--control_image", "--output_dir", "(1024, 1024)"),
+        "[f'{stem}_result.jpeg', f'{stem}_lq_processed.jpeg']",
+    ),
+}
+
+
+def infer(method: str, inputs: Path, out: Path, **options: object) -> dict[str, object]:
+    """In this process, as the command does after it has read its options."""
+    place = {key: options.pop(key) for key in ("repo", "timeout_s", "model") if key in options}
+    found = pipeline.Place(python=sys.executable, **place)
+    values = {"scale": 4, "seeds": [], "settings": []} | options
+    return pipeline.infer_method(method, images_by_id(inputs), out, place=found, progress=Progress(True), **values)
+
+
+def make_repository(root: Path, name: str) -> Path:
+    """A git checkout that holds the stand-in of an adapter."""
+    script, inputs, outputs, size, names = LAYOUTS[name]
+    file = root / script
+    file.parent.mkdir(parents=True)
+    file.write_text(PROGRAM.format(inputs=inputs, outputs=outputs, size=size, names=names))
+    if name == "dreamclear":  # python -m torch.distributed.launch finds this before any installed torch
+        (root / "torch" / "distributed").mkdir(parents=True)
+        (root / "torch" / "distributed" / "launch.py").write_text(LAUNCH)
+    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "stand-in"]):
+        subprocess.run([*git, *command], check=True)
+    return root
+
+
+@pytest.fixture
+def two(photos: Path, tmp_path: Path) -> Path:
+    """Two inputs; one of them is a JPEG, since suites hold such."""
+    from PIL import Image
+
+    folder = tmp_path / "lq"
+    folder.mkdir()
+    shutil.copyfile(photos / "lq" / "coins.png", folder / "coins.png")
+    shutil.copyfile(photos / "lq" / "coffee.png", folder / "coffee.png")
+    with Image.open(photos / "lq" / "coffee.png") as image:
+        assert image.size == (48, 48)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_each_layout_is_staged_run_and_collected(name: str, two: Path, tmp_path: Path) -> None:
+    repo = make_repository(tmp_path / "repo", name)
+    out = tmp_path / "out"
+    summary = infer(name, two, out, repo=repo, seeds=[7])
+    assert (summary["images"], summary["missing"]) == (2, [])
+    assert summary["wrong_size"] == []
+    suffix = ".jpeg" if name == "lucidflux-published" else ".png"
+    images = sorted(path.name for path in (out / name).iterdir() if path.suffix in (".png", ".jpeg"))
+    assert images == [f"coffee{suffix}", f"coins{suffix}"]
+    arguments = json.loads((repo / "arguments.json").read_text())
+    assert arguments[arguments.index("--seed") + 1] == "7"
+    if suffix == ".png":
+        from PIL import Image
+
+        with Image.open(two / "coins.png") as small:
+            expected = small.convert("RGB").resize((192, 192), Image.Resampling.LANCZOS)
+        assert np.array_equal(decode((out / name / "coins.png").read_bytes()), np.asarray(expected))
+    about = json.loads((out / name / "method.json").read_text())
+    head = subprocess.run(["git", "-C", str(repo), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert about["commit"] == head
+    assert about["at_pinned_commit"] is False
+    run = about["runs"]["7"][0]
+    assert run["exit_code"] == 0
+    assert run["wall_seconds"] > 0
+    assert not [path for path in (out / name).iterdir() if path.name.startswith(".work")]
+
+
+def test_the_folder_is_a_method_of_the_leaderboard(photos: Path, two: Path, bench, tmp_path: Path) -> None:
+    repo = make_repository(tmp_path / "repo", "supir")
+    for seed in (("--seed", 1, "--seed", 2), ()):
+        done = bench("infer", "supir", "--inputs", two, "--out", tmp_path / f"out{len(seed)}", *seed, "--repo", repo,
+                     "--python", sys.executable)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    references = tmp_path / "gt"
+    references.mkdir()
+    for name in ("coins", "coffee"):
+        shutil.copyfile(photos / "gt" / f"{name}.png", references / f"{name}.png")
+    done = bench("--outputs", tmp_path / "out4", "--gt", references, "--metrics", "psnr", "--json", "--num-cpus", 1,
+                 "--out", tmp_path / "results")  # fmt: skip
+    board = json.loads(done.stdout)
+    assert board["metrics"]["psnr"]["rows"]["supir"]["seeds"] == 2
+    assert "one seed" not in board["flags"]["supir"]
+    assert board["runs"]["supir"]["seconds_per_image"] > 0
+
+
+def test_what_is_there_is_not_made_again(two: Path, bench, tmp_path: Path) -> None:
+    """A program that dies half-way: its images are kept, and the next call stages the others only."""
+    repo = make_repository(tmp_path / "repo", "resshift")
+    asked = [
+        "infer",
+        "resshift",
+        "--inputs",
+        two,
+        "--out",
+        tmp_path / "out",
+        "--repo",
+        repo,
+        "--python",
+        sys.executable,
+    ]
+    first = bench(*asked, "--json", "--max-failed", "0.1", ONLY="1")
+    assert first.returncode == 4, first.stderr
+    assert json.loads(first.stdout)["missing"] == ["coins"]
+    before = (tmp_path / "out" / "resshift" / "coffee.png").stat().st_mtime_ns
+    second = json.loads(bench(*asked, "--json").stdout)
+    assert (second["images"], second["there_before"], second["missing"]) == (1, 1, [])
+    assert (tmp_path / "out" / "resshift" / "coffee.png").stat().st_mtime_ns == before
+    runs = json.loads((tmp_path / "out" / "resshift" / "method.json").read_text())["runs"]["0"]
+    assert [(run["exit_code"], run["images"]) for run in runs] == [(1, 1), (0, 1)]
+    (repo / "changed.txt").write_text("x")
+    subprocess.run(["git", "-C", str(repo), "add", "-A"], check=True)
+    other = bench(*asked)
+    assert other.returncode == 2
+    assert "made with another commit" in other.stderr
+
+
+def test_settings_are_in_the_name(two: Path, tmp_path: Path) -> None:
+    repo = make_repository(tmp_path / "repo", "seesr")
+    infer("seesr", two, tmp_path / "out", repo=repo, settings=["steps=20"])
+    arguments = json.loads((repo / "arguments.json").read_text())
+    assert arguments[arguments.index("--num_inference_steps") + 1] == "20"
+    assert arguments[arguments.index("--prompt") + 1] == ""
+    assert json.loads((tmp_path / "out" / "seesr[steps=20]" / "method.json").read_text())["settings"]["steps"] == "20"
+
+
+def test_time_and_memory_are_recorded_and_a_limit_stops_it(two: Path, tmp_path: Path, monkeypatch) -> None:
+    """nvidia-smi is a stand-in that gives every process 1500 MB; the program is one process."""
+    repo = make_repository(tmp_path / "repo", "sinsr")
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\nfor p in /proc/[0-9]*; do echo "${p#/proc/}, 1500"; done\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLOW", "1.2")
+    summary = infer("sinsr", two, tmp_path / "out", repo=repo)
+    assert summary["peak_gpu_mb"] == 1500
+    assert summary["seconds_per_image"] > 0.6
+    run = json.loads((tmp_path / "out" / "sinsr" / "method.json").read_text())["runs"]["0"][0]
+    assert 3 < run["peak_rss_mb"] < 1000
+    monkeypatch.setenv("SLOW", "60")
+    with pytest.raises(InputError, match="was stopped at its time limit and made no image: loading weights"):
+        infer("sinsr", two, tmp_path / "late", repo=repo, timeout_s=0.7)
+
+
+def test_a_broken_program_is_told_with_its_last_line(two: Path, bench, tmp_path: Path) -> None:
+    repo = make_repository(tmp_path / "repo", "diffbir")
+    asked = ["infer", "diffbir", "--inputs", two, "--out", tmp_path / "out", "--repo", repo]
+    done = bench(*asked, "--python", sys.executable, BROKEN="1")
+    assert done.returncode == 3
+    assert "ended with exit code 1 and made no image: CUDA out of memory" in done.stderr
+    assert "CUDA out of memory" in (tmp_path / "out" / "diffbir" / "log.txt").read_text()
+    done = bench(*asked[:-2], "--repo", repo, "--python", "no-such-python")
+    assert done.returncode == 2
+    done = bench(*asked[:-2])
+    assert done.returncode == 2
+    assert "git clone https://github.com/XPixelGroup/DiffBIR, git checkout 3f8b530" in done.stderr
+
+
+def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from benchmarks.infer import stage
+
+    with Image.open(photos / "lq" / "coins.png") as image:
+        image.save(tmp_path / "coins.jpg", quality=90)
+    for how, suffix in (("png", ".png"), ("link", ".jpg")):
+        stage({"coins": tmp_path / "coins.jpg"}, tmp_path / how, how)
+        (staged,) = (tmp_path / how).iterdir()
+        assert staged.name == f"coins{suffix}"
+        assert np.array_equal(decode(staged.read_bytes()), decode((tmp_path / "coins.jpg").read_bytes()))
+
+
+def test_adapters_are_whole() -> None:
+    assert set(adapters.adapter_names()) == set(LAYOUTS)
+    for name in adapters.adapter_names():
+        adapter = adapters.load_adapter(name)
+        assert adapter.environment
+        assert adapter.gotchas
+        assert adapter.licence
+        assert len(adapter.commit) == 7
+    with pytest.raises(ConfigError, match="seesr"):
+        adapters.load_adapter("seesrr")
+    with pytest.raises(ConfigError, match="has the settings steps, guidance"):
+        adapters.resolve(adapters.load_adapter("seesr"), ["step=3"])
+
+
+@pytest.mark.parametrize("damage", ["command = '{nothing}'", "id = '(.+)'", "other = 1"])
+def test_an_own_adapter_file_is_checked(damage: str, tmp_path: Path) -> None:
+    keys = ("about", "repository", "commit", "licence", "weights", "command", "collect")
+    text = "environment = []\n" + "".join(f"{key} = 'x'\n" for key in keys if not damage.startswith(key))
+    (tmp_path / "mine.toml").write_text(text)
+    if not damage.startswith("command"):
+        assert adapters.load_adapter(str(tmp_path / "mine.toml")).name == "mine"
+    (tmp_path / "mine.toml").write_text(text + damage + "\n")
+    with pytest.raises(ConfigError, match="is not an adapter"):
+        adapters.load_adapter(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("name", ["bicubic", "lanczos"])
+def test_own_resamplers_are_pillows(name: str, two: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    infer(name, two, tmp_path, scale=3)
+    with Image.open(two / "coins.png") as small:
+        expected = small.resize((144, 144), getattr(Image.Resampling, name.upper()))
+    assert np.array_equal(decode((tmp_path / name / "coins.png").read_bytes()), np.asarray(expected))
+    again = infer(name, two, tmp_path, scale=3)
+    assert (again["images"], again["there_before"]) == (0, 2)
+    with pytest.raises(ConfigError, match="made with another settings"):
+        infer(name, two, tmp_path, scale=4)
+
+
+def test_lucidflux_is_a_method_with_its_settings(two: Path, tmp_path: Path) -> None:
+    """The pipeline of the tiny model gives the images that `lucidflux restore` gives."""
+    pytest.importorskip("diffusers")
+    from lucidflux_data.storage import Folder
+    from pipelines import restore
+
+    (two / "coffee.png").unlink()
+    infer("lucidflux[flux,1]", two, tmp_path / "out", model="tiny", seeds=[3])
+    made = tmp_path / "out" / "lucidflux[flux,1,tiny]" / "coins.png"
+    config = restore.RestoreConfig(model={"name": "tiny"}, steps=1, schedule="flux", seed=3)
+    folder = Folder(tmp_path / "restored")
+    units = restore.todo(folder, restore.start(folder, [str(two)], config), 1)
+    assert [unit.size for unit in restore.here(folder, units, restore.RestoreUnit(config, "auto", "auto"))] == [1]
+    assert made.read_bytes() == folder.read("coins.png")
+    about = json.loads(made.with_name("method.json").read_text())
+    assert about["settings"] == {"schedule": "flux", "steps": "1", "model": "tiny", "scale": "4"}
+    infer("proxy", two, tmp_path / "out", model="tiny")
+    assert decode((tmp_path / "out" / "proxy[tiny]" / "coins.png").read_bytes()).shape == (192, 192, 3)
+
+
+OWN_MISTAKES = {
+    "lucidflux[linear,20]": "published or flux",
+    "lucidflux[flux,0]": "published or flux",
+    "bicubic[3]": "has no settings",
+    "proxy": "--weights FOLDER",
+    "srgan": "there is no method 'srgan'",
+}
+
+
+@pytest.mark.parametrize("method", list(OWN_MISTAKES))
+def test_mistakes(method: str, two: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=OWN_MISTAKES[method]):
+        infer(method, two, tmp_path)
+
+
+def test_suite_or_inputs(two: Path, bench, tmp_path: Path) -> None:
+    done = bench("infer", "bicubic", "--inputs", two, "--suite", "offline-photos", "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (2, "error: give --suite NAME or --inputs DIR\n")
