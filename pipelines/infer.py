@@ -126,7 +126,7 @@ def _lucidflux_settings(text: str) -> dict[str, str]:
 def _weights(model: str, place: Place) -> str:
     """A sha256 that stands for the weights."""
     with needs_extra("model"):
-        from lucidflux_model.loading import ModelConfig, weights_digest
+        from lucidflux_model.config import ModelConfig, weights_digest
 
     return weights_digest(ModelConfig(name=model, weights=place.weights, trained=place.trained))
 
