@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lucidflux_data.config import DecodeConfig, Section, ShardConfig, described, digest, resolve
+from lucidflux_data.config import DecodeConfig, Section, ShardConfig, StorageConfig, described, resolve
 from lucidflux_data.errors import ConfigError
 
 FAMILIES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
@@ -170,6 +170,7 @@ class PairsConfig(Section):
     hq: str = "png"  # png, webp (lossless), jpeg:Q (4:4:4), ref (a pointer into the HQ shards)
     decode: DecodeConfig = DecodeConfig()
     shards: ShardConfig = ShardConfig()
+    storage: StorageConfig = StorageConfig()  # how remote stores are spoken to; in no digest
 
     @field_validator("hq")
     @classmethod
@@ -231,15 +232,16 @@ def make_pairs_config(preset: str, file: str | None = None, settings: Iterable[s
     return resolve(PairsConfig, {"degrade": _preset(preset)}, file, settings)
 
 
+def deciding(config: PairsConfig) -> dict[str, Any]:
+    """The part of the config that decides the bytes of the pairs."""
+    return config.model_dump(exclude={"storage"})
+
+
 def pairs_label(preset: str, config: PairsConfig) -> str:
     """The preset and every change of the degradation that can be seen in a pixel."""
     plain = make_degrade_config(preset, [f"size={config.degrade.size}", f"seed={config.degrade.seed}"])
     inferred = " (values inferred: no data code of LucidFlux is published)" if preset == "lucidflux" else ""
     return described(preset, plain, config.degrade) + inferred
-
-
-def degrade_digest(config: DegradeConfig) -> str:
-    return digest(config.model_dump())
 
 
 def _preset(name: str) -> dict[str, Any]:

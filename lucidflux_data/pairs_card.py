@@ -188,8 +188,10 @@ def make_card(folder: Folder, limit: int | None) -> dict[str, Any]:
     member_bytes: Counter[str] = Counter()
     versions: Counter[str] = Counter()
     tries: Counter[int] = Counter()
+    failed: set[str] = set()
     seen = failed_crops = 0
     for entry in shards.read_manifest(folder)["shards"]:
+        failed |= {row["key"] for row in pairs_run.failed_images(folder, entry["name"])}
         for member, size in _member_sizes(folder, entry["name"]):
             member_bytes[member] += size
         for record in pairs_run.read_records(folder, entry["name"], None if limit is None else limit - seen):
@@ -199,8 +201,8 @@ def make_card(folder: Folder, limit: int | None) -> dict[str, Any]:
             tries[record["cut"]["tries"]] += 1
             failed_crops += not record["cut"]["passed"]
     inputs = pairs_run.read_inputs(folder, config)
-    used = inputs.filter(pc.is_null(pc.field("reason")))
-    licences = Counter(licence or "not recorded" for licence in used["licence"].to_pylist())
+    used = inputs.filter(pc.is_null(pc.field("reason"))).select(["key", "licence"]).to_pylist()
+    licences = Counter(row["licence"] or "not recorded" for row in used if row["key"] not in failed)
     return {
         **pairs_run.summary(folder),
         "size": config.degrade.size,

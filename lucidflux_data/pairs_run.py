@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data import records, runs, shards
 from lucidflux_data.config import digest
-from lucidflux_data.degrade_config import DegradeConfig, PairsConfig
+from lucidflux_data.degrade_config import DegradeConfig, PairsConfig, deciding
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import DEFAULT_MAX_PIXELS, ImageError, probe
 from lucidflux_data.pairs import too_small
@@ -65,18 +65,28 @@ def make_run(config: PairsConfig, label: str, backend: str, sources: list[str], 
         "label": label,
         **asked,
         "config": config.model_dump(),
-        "digests": {"pairs": digest({"asked": asked, "config": config.model_dump()})},
+        "digests": {"pairs": digest({"asked": asked, "config": deciding(config)})},
     }
 
 
 def start(folder: Folder, run: dict[str, Any]) -> None:
-    """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError."""
+    """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError.
+
+    Until there are shards, settings may still change: a first try that found no usable image is no reason to move.
+    """
     if not folder.exists(runs.RUN_FILE):
         if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
             raise ConfigError(f"{folder} is not empty and holds no pairs: choose another --out")
         folder.publish(runs.RUN_FILE, canonical_json(run))
-    elif read(folder)["digests"] != run["digests"]:
+        return
+    before = read(folder)
+    if before["digests"] == run["digests"]:
+        return
+    same_inputs = all(before[name] == run[name] for name in ("sources", "limit"))
+    listed = folder.exists(runs.INVENTORY) or folder.names(PLACE)
+    if folder.names("shards") or (listed and not same_inputs):
         raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
+    folder.publish(runs.RUN_FILE, canonical_json(run))
 
 
 def is_pairs(folder: Folder) -> bool:
@@ -170,7 +180,7 @@ def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
 def plan_digest(planned: list[Shard], config: PairsConfig, backend: str) -> str:
     """What a published shard must have been made of to count as done."""
     keys = [[row["key"] for row in shard.rows] for shard in planned]
-    return digest({"keys": keys, "config": config.model_dump(), "backend": backend})
+    return digest({"keys": keys, "config": deciding(config), "backend": backend})
 
 
 def summary(folder: Folder) -> dict[str, Any]:

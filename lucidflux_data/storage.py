@@ -174,7 +174,7 @@ class Folder:
                 raise Interrupted(
                     f"no space left for {self.root}: free some, then repeat the command to resume"
                 ) from None
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT):
                 raise Interrupted(f"{self.root} cannot be written to: {os.strerror(error.errno)}") from None
             raise
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from lucidflux_data import pairs, pairs_run, runs, shards, sources
 from lucidflux_data.degrade_config import PairsConfig
-from lucidflux_data.errors import ConfigError, InputError, TooManyFailed
+from lucidflux_data.errors import ConfigError, InputError, StorageError, TooManyFailed
 from lucidflux_data.images import ImageError, decode_full
 from lucidflux_data.pairs_run import INPUTS, PLACE
 from lucidflux_data.shards import TarWriter
-from lucidflux_data.sources import read_bytes
+from lucidflux_data.sources import PASSING, read_bytes
 from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
@@ -84,6 +84,8 @@ def read_clean(row: dict[str, Any]) -> bytes:
     try:
         data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
     except ImageError as error:
+        if error.detail == PASSING:
+            raise StorageError(f"{row['uri']}: {error.detail}") from None
         raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
     if row["crc32"] is not None and zlib.crc32(data) != row["crc32"]:
         raise InputError(

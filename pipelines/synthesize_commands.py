@@ -52,7 +52,7 @@ def synthesize_command(
     from lucidflux_data import pairs_run
     from lucidflux_data.degrade_config import make_pairs_config, pairs_label
     from lucidflux_data.pairs import load_backend
-    from lucidflux_data.storage import Folder, absolute_url
+    from lucidflux_data.storage import Folder, absolute_url, configure
     from pipelines import synthesize as job
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
@@ -60,6 +60,7 @@ def synthesize_command(
     short = {"variants": variants, "degrade.size": size, "hq": hq, "degrade.seed": seed}
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     resolved = make_pairs_config(preset, config, settings)
+    configure(resolved.storage.model_dump())
     load_backend(backend)  # a missing extra is found now, not in a worker
     urls = [absolute_url(item) for item in source]
     about = pairs_run.make_run(resolved, pairs_label(preset, resolved), backend, urls, limit)
