@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from lucidflux_data import ledger, records, runs
+from lucidflux_data import ledger, records, report, runs, verify
 from lucidflux_data.config import make_config
 from lucidflux_data.images import ImageError, decode, luma, probe
 from lucidflux_data.niqe import niqe, parameters
@@ -50,6 +50,15 @@ def paired_ratio(above: list[float], below: list[float]) -> float:
 
 
 def tell(result: dict[str, Any], out: Path | None) -> None:
+    """A table on standard error, the JSON on standard output and, where asked for, in a file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    for name, value in result.items():
+        for inner, number in value.items() if isinstance(value, dict) else [("", value)]:
+            table.add_row(name, inner, str(number))
+    Console(stderr=True).print(table)
     text = json.dumps(result, indent=2)
     print(text)
     if out is not None:
@@ -160,7 +169,7 @@ def niqe_command(images: Images, limit: int = 24, out: OutFile = None) -> None:
 
 @app.command("selection")
 def selection_command(rows: int = 2_950_000, out: OutFile = None) -> None:
-    """Ledger and shard plan of a generated run of 2.95M scored candidates, in a process of its own."""
+    """The driver at 2.95M generated candidates, in a process of its own: ledger, shard plan, check, report."""
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(f"{place}/run")
         generate_run(folder, rows)
@@ -177,22 +186,22 @@ def _select(folder: Folder, queue: Any) -> None:
     from pipelines.pack import plan
 
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    took = seconds(lambda: ledger.write_ledger(folder, config))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    shards: list[Any] = []
-    planned = seconds(lambda: shards.extend(plan(folder, config)))
-    last = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    queue.put(
-        {
-            "kept": sum(len(shard.rows) for shard in shards),
-            "select_seconds": round(took, 2),
-            "select_peak_mb": after // 1024,
-            "plan_seconds": round(planned, 2),
-            "plan_peak_mb": last // 1024,
-            "before_mb": before // 1024,
-        }
-    )
+    result: dict[str, Any] = {}
+
+    def measured(name: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        value = call()
+        result[f"{name}_seconds"] = round(time.perf_counter() - start, 2)
+        result[f"{name}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        return value
+
+    measured("select", lambda: ledger.write_ledger(folder, config))
+    shards = measured("plan", lambda: plan(folder, config))
+    result["kept"] = sum(len(shard.rows) for shard in shards)
+    del shards
+    measured("check", lambda: verify.check_set(folder))
+    measured("report", lambda: report.make_report(folder))
+    queue.put(result)
 
 
 def generate_run(folder: Folder, rows: int) -> None:
@@ -200,7 +209,7 @@ def generate_run(folder: Folder, rows: int) -> None:
     cheap rules, the survivors with a score."""
     rng = np.random.default_rng(0)
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
-    listed = {"sources": ["s3://bucket/photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
+    listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
     folder.publish(runs.RUN_FILE, canonical_json(runs.make_run(config, listed, "lucidflux")))
     size = runs.unit_size(rows)
     inventory = []
@@ -215,7 +224,7 @@ def generate_run(folder: Folder, rows: int) -> None:
 
 def _generated_unit(rng: np.random.Generator, start: int, n: int) -> tuple[pa.Table, pa.Table, pa.Table]:
     names = [f"photos/{(start + i) // 1000:05d}/{start + i:09d}.jpg" for i in range(n)]
-    uris = [f"s3://bucket/{name}" for name in names]
+    uris = [f"file:///{name}" for name in names]
     sha256 = [rng.bytes(32).hex() for _ in range(n)]
     failed = rng.random(n) < 0.01
     variance, flat = rng.lognormal(5.6, 1.2, n), rng.beta(1, 2, n)

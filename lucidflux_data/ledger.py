@@ -6,6 +6,7 @@ is a candidate once, of the first of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from lucidflux_data import records, runs, selection
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT, Candidates
-from lucidflux_data.storage import Folder, table_buffer
+from lucidflux_data.storage import ROWS_IN_GROUP, Folder, table_chunks
 
 CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
 COLUMNS = ("key", "uri", "reason", "laplacian_variance", "flat_fraction", *CARRIED)
@@ -67,7 +68,10 @@ def load_pool(parts: list[Part]) -> Pool:
 
 
 def _taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    return table if len(rows) == table.num_rows else table.take(rows)
+    """`table.take(rows)`, without a copy where the rows follow one another."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(rows)
 
 
 def load_candidates(basic: pa.Table, included: np.ndarray) -> Candidates:
@@ -112,14 +116,22 @@ def write_ledger(folder: Folder, config: FilterConfig) -> dict[str, Any]:
     """Publishes selected.parquet and returns its counts per reason."""
     pool = load_pool(runs.parts(folder))
     codes, ranks, scores = decide(pool, config)
-    metric = config.iqa.metric
-    tables = []
+    folder.publish(runs.LEDGER, table_chunks(_ledger_tables(pool, codes, ranks, scores, config.iqa.metric), REPEATING))
+    return _counted(codes)
+
+
+def _ledger_tables(
+    pool: Pool, codes: np.ndarray, ranks: np.ndarray, scores: np.ndarray, metric: str
+) -> Iterator[pa.Table]:
+    """The ledger, ROWS_IN_GROUP candidates at a time."""
     for number, part in enumerate(pool.parts):
         mine = [pool.of_part(values, number) for values in (codes, ranks, scores)]
-        tables.append(_part_of_ledger(part, pool.tables[number], pool.rows[number], mine, metric))
-    table = pa.concat_tables(tables)
-    folder.publish(runs.LEDGER, (table_buffer(table, REPEATING),))
-    return counts(table)
+        inventory = runs.read_inventory(part.folder, ["offset", "side"])
+        for start in range(0, max(1, len(pool.rows[number])), ROWS_IN_GROUP):
+            some = slice(start, start + ROWS_IN_GROUP)
+            rows = pool.rows[number][some]
+            about, place = (_taken(table, rows) for table in (pool.tables[number], inventory))
+            yield _ledger_table(about, place, [values[some] for values in mine], metric)
 
 
 def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -139,10 +151,8 @@ def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np
     return codes, ranks, scores
 
 
-def _part_of_ledger(part: Part, basic: pa.Table, rows: np.ndarray, decided: list[np.ndarray], metric: str) -> pa.Table:
+def _ledger_table(basic: pa.Table, inventory: pa.Table, decided: list[np.ndarray], metric: str) -> pa.Table:
     codes, ranks, scores = decided
-    basic = _taken(basic, rows)
-    inventory = _taken(runs.read_inventory(part.folder, ["offset", "side"]), rows)
     columns = {
         "uri": basic["uri"],
         "key": basic["key"],
@@ -173,16 +183,19 @@ def _scores_of_part(part: Part, uris: pa.ChunkedArray, metric: str) -> tuple[np.
 
 
 def counts(ledger: pa.Table) -> dict[str, Any]:
-    """candidates = kept + rejected per reason + failed per reason; the sum is checked."""
+    """candidates = kept + rejected per reason + failed per reason; the sum is checked. Needs `keep` and `reason`."""
     codes = _codes(ledger["reason"])
     agree = selection.is_kept(codes) == ledger["keep"].to_numpy()
     assert agree.all(), "a row is kept exactly when no rule speaks against it"
-    tally = dict(
-        zip(records.REASONS, np.bincount(codes + 1, minlength=len(records.REASONS) + 1)[1:].tolist(), strict=True)
-    )
+    return _counted(codes)
+
+
+def _counted(codes: np.ndarray) -> dict[str, Any]:
+    found = np.bincount(codes + 1, minlength=len(records.REASONS) + 1).tolist()
+    tally = dict(zip(records.REASONS, found[1:], strict=True))
     result = {
-        "candidates": ledger.num_rows,
-        "kept": int(pc.sum(ledger["keep"]).as_py() or 0),
+        "candidates": len(codes),
+        "kept": found[0] + tally[records.INCLUDED],
         "included": tally[records.INCLUDED],
         "rejected": {reason: tally[reason] for reason in records.REJECTIONS if tally[reason]},
         "failed": {reason: tally[reason] for reason in records.FAILURES if tally[reason]},

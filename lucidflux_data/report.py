@@ -36,39 +36,41 @@ figure img{max-width:160px;max-height:160px;display:block}.note{color:#5b6775}sv
 def make_report(folder: Folder) -> bytes:
     """The page as UTF-8 bytes. Reads the ledger and, for the sheets, some of the candidates' images."""
     run = runs.read_run(folder)
-    table = folder.read_table(runs.LEDGER)
+    metric = run["config"]["iqa"]["metric"]
+    scores = ["laplacian_variance", "flat_fraction", *([metric] if metric != "none" else [])]
+    table = folder.read_table(runs.LEDGER, ["keep", "reason", "key", "rank", *scores])
+    table = table.append_column("row", pa.array(np.arange(table.num_rows)))
     counts = ledger.counts(table)
-    rules, metric = run["config"]["rules"], run["config"]["iqa"]["metric"]
-    max_pixels = run["config"]["decode"]["max_pixels"]
-    parts = [
-        f"<h1>{html.escape(run['label'])}</h1>",
-        f"<p class=note>{counts['candidates']:,} candidates, {counts['kept']:,} kept, "
-        f"{run['listed']['ignored']:,} files that are no image ignored</p>",
-        _note(metric),
-        _funnel(counts),
-    ]
+    rules = run["config"]["rules"]
     limits = {
         "laplacian_variance": [rules["min_laplacian_variance"], rules["max_laplacian_variance"]],
         "flat_fraction": [rules["max_flat_fraction"]],
     }
     if metric != "none":
         limits[metric] = _cut_value(table, metric)
+    parts: list[str | int] = [
+        f"<h1>{html.escape(run['label'])}</h1>",
+        f"<p class=note>{counts['candidates']:,} candidates, {counts['kept']:,} kept, "
+        f"other files ignored: {run['listed']['ignored']:,}</p>",
+        _note(metric),
+        _funnel(counts),
+    ]
+    sheets = _Sheets(folder, run["config"]["decode"]["max_pixels"])
     for score, at in limits.items():
         parts.append(_histogram(table, score, at))
-        for limit in at:
-            parts.append(_sheet(f"Nearest to {score} = {limit:g}", _nearest(table, score, limit), score, max_pixels))
+        parts += [sheets.add(f"Nearest to {score} = {limit:g}", _nearest(table, score, limit), score) for limit in at]
     for reason in records.REASONS:
-        rows = table.filter(pc.field("reason") == reason).sort_by("uri").slice(0, PER_SHEET).to_pylist()
-        if rows:
-            parts.append(_sheet(f"{reason}: {records.WHAT_IT_MEANS[reason]}", rows, None, max_pixels))
-    kept = table.filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET).to_pylist()
-    parts.append(_sheet("Kept (the first by key)", kept, None, max_pixels))
-    body = "\n".join(part for part in parts if part)
-    title = html.escape(run["label"])
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}</html>\n"
-    )
-    return page.encode()
+        rows = table.filter(pc.field("reason") == reason).slice(0, PER_SHEET)
+        parts.append(sheets.add(f"{reason}: {records.WHAT_IT_MEANS[reason]}", rows, None))
+    kept = table.filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET)
+    parts.append(sheets.add("Kept (the first by key)", kept, None))
+    del table
+    return _page(html.escape(run["label"]), sheets.filled(parts))
+
+
+def _page(title: str, body: str) -> bytes:
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
+    return f"{head}{body}</html>\n".encode()
 
 
 def _note(metric: str) -> str:
@@ -131,26 +133,48 @@ def _histogram(table: pa.Table, score: str, limits: list[float]) -> str:
     return f"<h2>{html.escape(score)} <span class=note>({len(values):,} images{scale})</span></h2>{svg}"
 
 
-def _nearest(table: pa.Table, score: str, limit: float) -> list[dict[str, Any]]:
+def _nearest(table: pa.Table, score: str, limit: float) -> pa.Table:
     """Half from each side of the limit, in order of the score."""
-    rows = table.filter(pc.is_valid(pc.field(score))).sort_by([(score, "ascending"), ("uri", "ascending")])
+    rows = table.filter(pc.is_valid(pc.field(score))).sort_by([(score, "ascending"), ("row", "ascending")])
     values = rows[score].to_numpy()
     at = int(np.searchsorted(values, limit))
-    return rows.slice(max(0, at - PER_SHEET // 2), PER_SHEET).to_pylist()
+    return rows.slice(max(0, at - PER_SHEET // 2), PER_SHEET)
 
 
-def _sheet(title: str, rows: list[dict[str, Any]], score: str | None, max_pixels: int) -> str:
-    if not rows:
-        return ""
-    figures = []
-    for row in rows:
-        value = f"{score} {row[score]:.4g}<br>" if score else ""
-        verdict = "kept" if row["keep"] else row["reason"]
-        name = html.escape(row["source_key"])
-        figures.append(
-            f"<figure>{_thumbnail(row, max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"
-        )
-    return f"<h2>{html.escape(title)}</h2><div class=sheet>{''.join(figures)}</div>"
+class _Sheets:
+    """Contact sheets: rows are chosen first, by what decides; what is shown of the few is read once for all."""
+
+    def __init__(self, folder: Folder, max_pixels: int) -> None:
+        self.folder, self.max_pixels = folder, max_pixels
+        self._sheets: list[tuple[str, list[int], str | None]] = []
+
+    def add(self, title: str, rows: pa.Table, score: str | None) -> int:
+        """The number of the sheet, which takes the place of its html until `filled`."""
+        self._sheets.append((title, rows["row"].to_pylist(), score))
+        return len(self._sheets) - 1
+
+    def filled(self, parts: list[str | int]) -> str:
+        """`parts` as html, with every sheet in its place."""
+        shown = ["uri", "source_key", "offset", "bytes", "keep", "reason"]
+        shown += sorted({score for _, _, score in self._sheets if score})
+        rows = sorted({row for _, chosen, _ in self._sheets for row in chosen})
+        table = self.folder.read_table(runs.LEDGER, shown).take(pa.array(rows, pa.int64()))
+        about = dict(zip(rows, table.to_pylist(), strict=True))
+        html_of = [self._sheet(title, [about[row] for row in chosen], score) for title, chosen, score in self._sheets]
+        return "\n".join(text for text in (html_of[p] if isinstance(p, int) else p for p in parts) if text)
+
+    def _sheet(self, title: str, rows: list[dict[str, Any]], score: str | None) -> str:
+        if not rows:
+            return ""
+        figures = []
+        for row in rows:
+            value = f"{score} {row[score]:.4g}<br>" if score else ""
+            verdict = "kept" if row["keep"] else row["reason"]
+            name = html.escape(row["source_key"])
+            figures.append(
+                f"<figure>{_thumbnail(row, self.max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"
+            )
+        return f"<h2>{html.escape(title)}</h2><div class=sheet>{''.join(figures)}</div>"
 
 
 def _thumbnail(row: dict[str, Any], max_pixels: int) -> str:

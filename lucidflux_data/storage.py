@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import secrets
 import shutil
@@ -20,12 +21,14 @@ from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lucidflux_data.errors import InputError, Interrupted, LucidFluxError, StorageError
 
 Result = TypeVar("Result")
-Content = bytes | Iterable[bytes | pa.Buffer]
+Content = bytes | Iterable[bytes]
+ROWS_IN_GROUP = 1 << 17  # rows of a large table that are written or filtered at a time
 READERS = 8  # threads that read unit files
 
 
@@ -240,13 +243,19 @@ class Folder:
         """Removes what interrupted writers left."""
         self.remove(".tmp")
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """A parquet file. InputError where it is damaged, naming the file and `verify --repair`."""
+    def read_table(self, name: str, columns: list[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+        """A parquet file, or the rows of it for which `where` holds. InputError where it is damaged, naming the file
+        and `verify --repair`."""
         # From memory and without read-ahead: arrow's I/O threads must never hold a Python file, which they would let
         # go of after the interpreter has begun to shut down (an abort, now and then, at the end of a good run).
         data = self.read(name)
         try:
-            return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=False)
+            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+            if where is None:
+                return file.read(columns, use_threads=False)
+            batches = file.iter_batches(ROWS_IN_GROUP, columns=columns, use_threads=False)
+            some = [pa.Table.from_batches([batch]).filter(where) for batch in batches]
+            return pa.concat_tables(some) if some else file.read(columns)
         except (pa.ArrowInvalid, OSError):
             raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
 
@@ -268,18 +277,51 @@ def _as_storage_error(url: str, name: str) -> Iterator[None]:
 
 def table_bytes(table: pa.Table) -> bytes:
     """Parquet bytes, equal for equal tables on one pyarrow version."""
-    return table_buffer(table).to_pybytes()
-
-
-def table_buffer(table: pa.Table, repeating: Iterable[str] | None = None) -> pa.Buffer:
-    """As `table_bytes`, without a copy. `repeating`: the columns worth a dictionary; by default all are tried."""
     sink = pa.BufferOutputStream()
-    dictionary = True if repeating is None else list(repeating)
-    pq.write_table(table, sink, compression="zstd", use_dictionary=dictionary)
-    return sink.getvalue()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def table_chunks(tables: Iterable[pa.Table], repeating: Iterable[str]) -> Iterator[bytes]:
+    """A parquet file of many rows, a row group for each table, of which one is held at a time.
+
+    `repeating`: the columns that are worth a dictionary.
+    """
+    sink, writer = _Chunks(), None
+    for table in tables:
+        if writer is None:
+            writer = pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=list(repeating))
+        writer.write_table(table)
+        yield from sink.taken()
+    if writer is not None:
+        writer.close()
+    yield from sink.taken()
+
+
+class _Chunks(io.RawIOBase):
+    """A file to write to, whose content is taken away as it grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._position = 0
+        self._chunks: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._chunks.append(bytes(data))
+        self._position += len(self._chunks[-1])
+        return len(self._chunks[-1])
+
+    def tell(self) -> int:
+        return self._position
+
+    def taken(self) -> list[bytes]:
+        taken, self._chunks = self._chunks, []
+        return taken
 
 
 def _write(file: IO[bytes], content: Content) -> None:
-    chunks: Iterable[Any] = (content,) if isinstance(content, bytes) else content
-    for chunk in chunks:
+    for chunk in (content,) if isinstance(content, bytes) else content:
         file.write(chunk)

@@ -22,7 +22,7 @@ def check_set(folder: Folder) -> list[str]:
     """The run's tables against each other and against the manifest; no shard is opened."""
     try:
         pool = ledger.load_pool(runs.parts(folder))
-        table = folder.read_table(runs.LEDGER)
+        table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason"])
         manifest = shards.read_manifest(folder)
     except FileNotFoundError:
         return [f"{runs.LEDGER} is missing"]
@@ -105,9 +105,8 @@ def broken_shards(folder: Folder, entries: list[dict[str, Any]], deep: bool, max
 
 def explain(folder: Folder, wanted: str) -> dict[str, Any]:
     """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
-    table = folder.read_table(runs.LEDGER)
     for column in ("uri", "key", "source_key"):
-        rows = table.filter(pc.field(column) == wanted)
+        rows = folder.read_table(runs.LEDGER, where=pc.field(column) == wanted)
         if rows.num_rows:
             break
     else:

@@ -84,8 +84,7 @@ def sample_json(row: dict[str, Any]) -> bytes:
 
 def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
     """The shards of the kept images of the ledger, in key order."""
-    ledger = folder.read_table(runs.LEDGER)
-    rows = ledger.filter(pc.field("keep")).sort_by("key").to_pylist()
+    rows = folder.read_table(runs.LEDGER, where=pc.field("keep")).sort_by("key").to_pylist()
     sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
     return shards.plan_shards(rows, sizes, PREFIX, config.shards.max_samples, config.shards.max_bytes)
 
