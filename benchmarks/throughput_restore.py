@@ -169,3 +169,85 @@ def straight(pipeline: Any, images: list[np.ndarray], steps: int, vae: Any) -> A
             return pipeline._decode(latents, lq, proxy, request, "proxy")
         finally:
             pipeline.vae = ours
+
+
+@app.command("memory")
+def memory_command(size: Annotated[int, typer.Option(help="Side of the output in pixels.")] = 1024) -> None:
+    """Computed, not measured: bytes of flux-dev's parts, of their activations, and what fits which card."""
+    from lucidflux_model.loading import choose_offload, memory_needs
+
+    print(json.dumps({"activations": {name: f"{value / 1e9:.2f} GB" for name, value in activations(size).items()}}))
+    for quantize in ("none", "fp8", "nf4"):
+        sizes = flux_bytes(quantize)
+        needs = {name: f"{value / 1e9:.1f} GB" for name, value in memory_needs(sizes).items()}
+        cards = {f"{card} GB": choose_offload(sizes, 0.97 * card * 2**30) for card in (12, 24, 48, 80, 141)}
+        parts = {name: f"{value / 1e9:.2f} GB" for name, value in sizes.items()}
+        print(json.dumps({"quantize": quantize, "parts": parts, "needs": needs, "auto": cards}))
+
+
+def flux_bytes(quantize: str) -> dict[str, float]:
+    """Bytes of each part as `load_pipeline` holds it for numerics=fast, on the meta device."""
+    import torch
+
+    from lucidflux_model.loading import module_bytes
+    from lucidflux_model.models import MODELS, build
+
+    parts = build(MODELS["flux-dev"], "meta", torch.bfloat16)
+    sizes: dict[str, float] = {name: module_bytes(part) for name, part in parts.items()}
+    sizes["proxy"] *= 2  # float32
+    transformer = parts["transformer"]
+    if quantize == "fp8":
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+        sizes["transformer"] = module_bytes(transformer)
+    elif quantize == "nf4":
+        # 4 bits a weight, and for 64 of them a scale of 8 bits, for 256 of those one of 32
+        linear = sum(m.weight.numel() for m in transformer.modules() if isinstance(m, torch.nn.Linear))
+        sizes["transformer"] += linear * (0.5 + (1 + 4 / 256) / 64 - 2)
+    return sizes
+
+
+def activations(size: int) -> dict[str, float]:
+    """Peak bytes beside the weights of each part, one image: the real forwards on tensors without content."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    from lucidflux_model.conditioner import Control, position_ids
+    from lucidflux_model.models import MODELS, build
+
+    def peak_of(module: Any, call: Callable[[], Any]) -> tuple[Any, float]:
+        tracker = MemTracker()
+        tracker.track_external(module)
+        with tracker:
+            result = call()
+        snapshot = tracker.get_tracker_snapshot("peak")
+        total = sum(kinds["Total"] for kinds in snapshot.values())
+        return result, total - sum(tensor.nbytes for tensor in module.parameters())
+
+    half = torch.bfloat16
+    with FakeTensorMode(), torch.no_grad():
+        flux = build(MODELS["flux-dev"], "cpu", half, ("transformer", "conditioner", "vae"))
+        proxy = build(MODELS["flux-dev"], "cpu", parts=("proxy",))["proxy"]
+        pixels, tokens = torch.empty(1, 3, size, size), (size // 16) ** 2
+        text, pooled = torch.empty(1, 512, 4096, dtype=half), torch.empty(1, 768, dtype=half)
+        latent, time_, guidance = torch.empty(1, tokens, 64), torch.ones(1), torch.full((1,), 4.0)
+        peaks = {"proxy": peak_of(proxy, lambda: proxy(pixels))[1]}
+        conditioner = flux["conditioner"]
+        prepared, peaks["prepare"] = peak_of(
+            conditioner, lambda: conditioner.prepare(pixels, pixels, text, pooled, guidance)
+        )
+        conditions, peaks["conditioner"] = peak_of(conditioner, lambda: conditioner(latent, time_, prepared))
+        inputs = {
+            "hidden_states": latent.to(half),
+            "encoder_hidden_states": torch.empty(1, 1536, 4096, dtype=half),
+            "pooled_projections": pooled,
+            "timestep": time_,
+            "img_ids": position_ids(size // 16, size // 16),
+            "txt_ids": torch.zeros(1536, 3),
+            "guidance": guidance,
+            "controlnet_block_samples": Control(conditions),
+        }
+        peaks["transformer"] = peak_of(flux["transformer"], lambda: flux["transformer"](**inputs))[1]
+        latents = torch.empty(1, 16, size // 8, size // 8, dtype=half)
+        peaks["vae"] = peak_of(flux["vae"], lambda: flux["vae"].decode(latents))[1]
+    return peaks

@@ -5,6 +5,7 @@ tiny      random weights, built here        flux-dev    a folder that `lucidflux
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,16 @@ from diffusers import FluxTransformer2DModel
 
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_model.config import ModelConfig
-from lucidflux_model.models import build_random, sizes_of
+from lucidflux_model.models import build_random
 from lucidflux_model.pipeline import LucidFluxPipeline
 from lucidflux_model.schedule import make_scheduler
 from lucidflux_model.weights import load_lucidflux
 
-ACTIVATIONS = 6e9  # bytes beside the weights, one 1024 x 1024 image in bfloat16 (computed: docs/model.md)
+ACTIVATIONS = 3e9  # bytes beside the weights: twice the largest that one 1024 x 1024 image takes (docs/model.md)
 
 
 def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     """Raises ConfigError or InputError where the model cannot be had, with what to do."""
-    sizes_of(config.name)
     device = pick_device(config.device)
     pipeline = _tiny(config) if config.name == "tiny" else _pretrained(config, numerics)
     if config.trained is not None:
@@ -100,7 +100,9 @@ def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
 def place(pipeline: LucidFluxPipeline, offload: str, device: torch.device) -> None:
     """Puts the components where they run, or makes them come when they are called."""
     if offload == "auto":
-        offload = "none" if device.type == "cpu" else choose_offload(pipeline, torch.cuda.mem_get_info(device)[0])
+        offload = (
+            "none" if device.type == "cpu" else choose_offload(part_bytes(pipeline), torch.cuda.mem_get_info(device)[0])
+        )
     if offload == "none":
         pipeline.to(device)
     elif offload == "model":
@@ -119,15 +121,24 @@ def place(pipeline: LucidFluxPipeline, offload: str, device: torch.device) -> No
         )
 
 
-def choose_offload(pipeline: LucidFluxPipeline, free: float) -> str:
+def choose_offload(sizes: Mapping[str, float], free: float) -> str:
     """The fastest choice that fits `free` bytes: everything, the largest component, or its layers one by one."""
-    sizes = {name: module_bytes(part) for name, part in pipeline.components.items() if hasattr(part, "parameters")}
+    needs = memory_needs(sizes)
+    return next((choice for choice in ("none", "model") if needs[choice] <= free), "group")
+
+
+def memory_needs(sizes: Mapping[str, float]) -> dict[str, float]:
+    """Bytes that each choice takes, from the bytes of each component. group keeps what runs at every step."""
     resident = sizes["conditioner"] + sizes["prompt"]
-    if sum(sizes.values()) + ACTIVATIONS <= free:
-        return "none"
-    if max(sizes.values()) + resident + ACTIVATIONS <= free:
-        return "model"
-    return "group"
+    return {
+        "none": sum(sizes.values()) + ACTIVATIONS,
+        "model": max(sizes.values()) + resident + ACTIVATIONS,
+        "group": resident + sizes["proxy"] + ACTIVATIONS,
+    }
+
+
+def part_bytes(pipeline: LucidFluxPipeline) -> dict[str, float]:
+    return {name: module_bytes(part) for name, part in pipeline.components.items() if hasattr(part, "parameters")}
 
 
 def module_bytes(module: Any) -> int:

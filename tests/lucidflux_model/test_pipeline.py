@@ -13,7 +13,7 @@ from PIL import Image
 from lucidflux_data.errors import ConfigError
 from lucidflux_model.conditioner import Control, pack, position_ids, unpack
 from lucidflux_model.config import ModelConfig
-from lucidflux_model.loading import choose_offload, load_pipeline, module_bytes
+from lucidflux_model.loading import ACTIVATIONS, choose_offload, load_pipeline, module_bytes, part_bytes
 from lucidflux_model.models import sizes_of
 from lucidflux_model.pipeline import LucidFluxPipeline
 from lucidflux_model.schedule import schedule_length
@@ -264,11 +264,13 @@ def test_group_offload_gives_the_same_image(pipeline: LucidFluxPipeline, photo: 
 
 
 def test_offload_by_free_memory(pipeline: LucidFluxPipeline) -> None:
-    sizes = {name: module_bytes(part) for name, part in pipeline.components.items() if hasattr(part, "parameters")}
-    spare = 6e9
-    assert choose_offload(pipeline, sum(sizes.values()) + spare) == "none"
-    assert choose_offload(pipeline, sum(sizes.values()) + spare - 1) == "model"
-    assert choose_offload(pipeline, max(sizes.values()) + sizes["conditioner"] + sizes["prompt"] + spare - 1) == "group"
+    sizes = part_bytes(pipeline)
+    assert sizes["transformer"] == 4 * sum(parameter.numel() for parameter in pipeline.transformer.parameters())
+    assert choose_offload(sizes, sum(sizes.values()) + ACTIVATIONS) == "none"
+    assert choose_offload(sizes, sum(sizes.values()) + ACTIVATIONS - 1) == "model"
+    one = max(sizes.values()) + sizes["conditioner"] + sizes["prompt"] + ACTIVATIONS
+    assert choose_offload(sizes, one) == "model"
+    assert choose_offload(sizes, one - 1) == "group"
 
 
 def test_a_model_that_cannot_be_had() -> None:
