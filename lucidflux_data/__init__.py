@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lucidflux_data.images import ImageError, decode, decode_full
+    from lucidflux_data.images import ImageError, decode, decode_full, upsample_lq
     from lucidflux_data.pairs_dataset import RealESRGANPairs
     from lucidflux_data.quality import measure_bytes, measure_luma
 
-__all__ = ["ImageError", "RealESRGANPairs", "decode", "decode_full", "measure_bytes", "measure_luma"]
+__all__ = ["ImageError", "RealESRGANPairs", "decode", "decode_full", "measure_bytes", "measure_luma", "upsample_lq"]
 
 _MODULE_OF = {
     "ImageError": "images",
@@ -22,6 +22,7 @@ _MODULE_OF = {
     "decode_full": "images",
     "measure_bytes": "quality",
     "measure_luma": "quality",
+    "upsample_lq": "images",
 }
 
 

@@ -28,8 +28,6 @@ def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     pipeline = _tiny(config) if config.name == "tiny" else _pretrained(config, numerics)
     if config.trained is not None:
         load_lucidflux(pipeline.conditioner, pipeline.connector, Path(config.trained))
-        pipeline.conditioner.to(pipeline.transformer.dtype)
-        pipeline.connector.to(pipeline.transformer.dtype)
     if config.quantize == "fp8":
         compute = pipeline.conditioner.dtype
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lucidflux_data.options import Address, ConfigFile, DryRun, Json, MaxFailed, NumCpus, NumGpus, Set, tell
+from lucidflux_data.options import Address, ConfigFile, DryRun, Json, MaxFailed, NumCpus, Set, tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -56,7 +56,7 @@ def restore_command(
     executor: Annotated[str, typer.Option(help="local: this process; ray: one model a GPU.")] = "local",
     address: Address = None,
     num_cpus: NumCpus = None,
-    num_gpus: NumGpus = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, one model on each; all by default.")] = None,
     max_failed: MaxFailed = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -147,5 +147,7 @@ def _run(folder: Any, units: list[Any], work: Any, where: tuple[Any, ...], progr
         raise ConfigError(f"--executor is ray or local, not {where[0]}")
     with open_executor(*where) as executor:
         progress.say(executor.description)
+        if work.model.device == "auto":
+            work.model = work.model.model_copy(update={"device": "cuda" if executor.num_gpus else "cpu"})
         for unit, _ in executor.map(units, Publish(work, folder), None, stateful=True):
             yield unit
