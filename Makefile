@@ -13,7 +13,7 @@ $(BIN)/python:
 # Each stamp is one set of extras. Where both OpenCV builds end up installed, the headless one is written last:
 # they share a folder, and the other needs a display library that servers do not have.
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[demo]'
+	$(BIN)/pip install -q -e '.[demo,model]'
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python

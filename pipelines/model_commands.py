@@ -56,7 +56,7 @@ def restore_command(
     executor: Annotated[str, typer.Option(help="local: this process; ray: one model a GPU.")] = "local",
     address: Address = None,
     num_cpus: NumCpus = None,
-    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, one model on each; all by default.")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a model on each; all by default.")] = None,
     max_failed: MaxFailed = None,
     dry_run: DryRun = False,
     json_: Json = False,
