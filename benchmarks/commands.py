@@ -51,4 +51,55 @@ def prepare_command(
     from benchmarks import prepare, suites
 
     folder = suites.suites_folder(suites_dir)
-    tell(prepare.prepare(suites.load_suite(name, folder), from_, folder / name), json_)
+    tell(prepare.prepare(suites.load_suite(name, None), from_, folder / name), json_)
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[str, typer.Argument(metavar="A", help="RESULTS, or RESULTS:METHOD.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="RESULTS, or RESULTS:METHOD.")],
+    resamples: Annotated[int, typer.Option(min=100)] = 10_000,
+    json_: Json = False,
+) -> None:
+    """Paired differences of two methods, or of two results folders."""
+    from benchmarks import compare, tables
+
+    found = compare.compare(a, b, resamples)
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        tables.print_comparison(found)
+
+
+@app.command("published")
+def published_command(
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="A suite by name.")], json_: Json = False
+) -> None:
+    """The numbers that papers printed for a suite, with their sources."""
+    from benchmarks import published, suites, tables
+
+    over = suites.load_suite(suite, None)
+    rows = published.published_rows(over)
+    if json_:
+        typer.echo(json.dumps({"suite": suite, "same_protocol": over.same_protocol, "rows": rows}))
+    else:
+        tables.print_published(over, rows, published.tolerances())
+
+
+@app.command("doctor")
+def doctor_command(profile: ProfileName = None, json_: Json = False) -> None:
+    """Which metrics run here, and what the others lack. Exit 6 where --profile lacks something."""
+    from benchmarks import doctor
+    from lucidflux_data.errors import VerificationError
+
+    found = doctor.diagnose(profile)
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        for metric in found["metrics"].values():
+            typer.echo(f"{metric['status']:8} {metric['sentence']}")
+        typer.echo(f"gpus: {', '.join(found['gpus']) or 'none'}")
+        typer.echo("\n".join([found["licence"], *doctor.recipe(found)]))
+    lacking = [name for name, metric in found["metrics"].items() if metric["status"] != "ready"]
+    if profile and lacking:
+        raise VerificationError(f"{len(lacking)} metrics of {profile} cannot run here: {', '.join(lacking)}")

@@ -27,6 +27,7 @@ from benchmarks.weights import file_sha256
 from lucidflux_data import iqa
 from lucidflux_data.config import digest
 from lucidflux_data.images import ImageError, decode
+from lucidflux_data.iqa_batches import OutOfMemory
 from lucidflux_data.storage import Folder, table_bytes
 
 UNIT_IMAGES = 8  # a crash costs at most this many scores
@@ -154,6 +155,8 @@ def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], flo
         reference = decode(_read(item.reference)) if item.reference else None
         value = scorer(image, reference)
         row |= {"value": value} if math.isfinite(value) else {"reason": "iqa_not_finite"}
+    except OutOfMemory:
+        row["reason"] = "iqa_out_of_memory"
     except ImageError as error:
         row["reason"] = error.reason
     return row | {"seconds": round(time.perf_counter() - start, 4)}
@@ -173,7 +176,7 @@ def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarr
         return _lr_consistency
     if spec.needs == "nothing":
         single = iqa.load_metric(spec.name, device)
-        return lambda image, _: next(iter(single([_cropped(image, spec.crop)])))
+        return lambda image, _: float(next(iter(single([_cropped(image, spec.crop)]))))
     compare = iqa.load_comparison(spec.name, device)
 
     def with_reference(image: np.ndarray, reference: np.ndarray | None) -> float:

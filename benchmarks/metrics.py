@@ -18,7 +18,7 @@ from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
-OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package; the rest is pyiqa's
+OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
 OWN_VERSION = 1  # raised when one of OWN gives other numbers
 SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
 
@@ -57,18 +57,24 @@ class MetricSpec:
 
     def fingerprint(self, device: str) -> str:
         """Hex digits. ConfigError where weights or packages are missing."""
-        if self.name in OWN:
-            versions = {name: importlib.metadata.version(name) for name in ("numpy", "opencv-python-headless")}
+        versions = {name: importlib.metadata.version(name) for name in self._packages()}
+        if "torch" in versions:
+            versions["torch"] = ".".join(versions["torch"].split(".")[:2])
+        if self.name in (*OWN, "clipiqa"):
             versions["lucidflux-metrics"] = str(OWN_VERSION)
-        else:
-            torch = ".".join(importlib.metadata.version("torch").split(".")[:2])
-            versions = {"pyiqa": importlib.metadata.version("pyiqa"), "torch": torch}
         kind = "cpu" if self.name in OWN else device
         return digest([self.name, self.parameters(), weights.digest_of(self.name), versions, kind])[:16]
 
+    def _packages(self) -> tuple[str, ...]:
+        """The distributions whose version can change a number."""
+        if self.name in OWN:
+            return ("numpy", "opencv-python-headless")
+        return ("open_clip_torch", "torch") if self.name == "clipiqa" else ("pyiqa", "torch")
+
     def signature(self, device: str) -> str:
         """`niqe:lucidflux1+nocrop+ab12cd34`: what to quote beside a number."""
-        made_by = f"lucidflux{OWN_VERSION}" if self.name in OWN else f"pyiqa{importlib.metadata.version('pyiqa')}"
+        own = self.name in (*OWN, "clipiqa")
+        made_by = f"lucidflux{OWN_VERSION}" if own else f"pyiqa{importlib.metadata.version('pyiqa')}"
         parts = [made_by, f"crop{self.crop}" if self.crop else "nocrop"]
         if "channel" in self.parameters():
             parts.append(self.parameters()["channel"])

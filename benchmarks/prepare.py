@@ -22,14 +22,22 @@ from typing import Any
 
 from benchmarks.suites import Suite
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
-from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, probe
+from lucidflux_data.fingerprints import fingerprint_file
+from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
+from lucidflux_data.pairs import versions
 
+FINGERPRINTS = "fingerprints.parquet"
 Images = dict[str, dict[str, bytes]]  # role (lq, gt) -> id -> encoded bytes
 
 
 def makes_itself(suite: Suite) -> bool:
     """Whether a suite needs no archive: its images come from an installed package."""
     return suite.synthesis is not None and "photos" in suite.synthesis
+
+
+def is_current(suite: Suite) -> bool:
+    """Whether a suite is prepared, and by the libraries that are installed now where it was made here."""
+    return suite.pinned and (suite.made_with is None or suite.made_with == versions("cv2"))
 
 
 def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
@@ -40,13 +48,18 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
     if suite.synthesis is not None:
         from benchmarks.synthesis import make_pairs
 
-        images = make_pairs(suite, archive)
+        images, made_with = make_pairs(suite, archive), versions("cv2")
     else:
+        made_with = None
         assert archive is not None
         with opened(archive) as names:
             images = _read(suite, archive, names)
-    record = check(suite, images)
-    _publish(images, record, target)
+    record = check(suite, images) | ({"made_with": made_with} if made_with else {})
+    prints = firewall_prints(suite, images)
+    _publish(images, record, prints, target)
+    shared = firewall_file(suite)
+    shared.parent.mkdir(parents=True, exist_ok=True)
+    shared.write_bytes(prints)
     size = sum(len(data) for by_id in images.values() for data in by_id.values())
     return {
         "suite": suite.label(),
@@ -54,7 +67,22 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
         "bytes": size,
         "fingerprint": record["fingerprint"],
         "folder": str(target),
+        "firewall": str(shared),
     }
+
+
+def firewall_file(suite: Suite) -> Path:
+    """Where `select --forbid NAME` looks for the fingerprints of a suite."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")))
+    return cache / "lucidflux" / "fingerprints" / f"{suite.name}.parquet"
+
+
+def firewall_prints(suite: Suite, images: Images) -> bytes:
+    """The fingerprints of all images of a suite, inputs and references: hashes and positions, no pixels."""
+    pictures = (
+        (f"{role}/{id_}", data, luma(decode(data))) for role, by_id in images.items() for id_, data in by_id.items()
+    )
+    return fingerprint_file(pictures, suite.name)
 
 
 class Archive:
@@ -198,7 +226,7 @@ def _check_pair(suite: Suite, id_: str, roles: dict[str, Any]) -> None:
             raise InputError(f"{suite.name}: gt/{id_} is not {suite.scale} times as large as lq/{id_}")
 
 
-def _publish(images: Images, record: dict[str, Any], target: Path) -> None:
+def _publish(images: Images, record: dict[str, Any], prints: bytes, target: Path) -> None:
     """Writes beside the target and renames: a prepared suite is whole or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{target.name}-{secrets.token_hex(4)}.part"
@@ -207,6 +235,7 @@ def _publish(images: Images, record: dict[str, Any], target: Path) -> None:
             (part / role).mkdir(parents=True)
             for id_, data in by_id.items():
                 (part / role / record["images"][id_][role]["file"]).write_bytes(data)
+        (part / FINGERPRINTS).write_bytes(prints)
         (part / "suite.json").write_text(json.dumps(record, indent=1) + "\n")
         if target.exists():
             os.rename(target, part / "before")

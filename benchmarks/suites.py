@@ -51,6 +51,7 @@ class Suite:
     synthesis: dict[str, Any] | None = None
     pins: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
+    made_with: dict[str, str] | None = None
     lq: dict[str, Path] = field(default_factory=dict)
     gt: dict[str, Path] = field(default_factory=dict)
 
@@ -76,8 +77,8 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in SUITE_FILES.glob("*.toml"))
 
 
-def load_suite(name: str, folder: Path) -> Suite:
-    """A suite by name, with its images where `prepare` has put them below `folder`. ConfigError for an unknown name."""
+def load_suite(name: str, folder: Path | None) -> Suite:
+    """A suite by name, with the images that `prepare` has put below `folder` (None: without). ConfigError else."""
     file = SUITE_FILES / f"{name}.toml"
     if not re.fullmatch(r"[\w-]+", name) or not file.exists():
         near = difflib.get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
@@ -96,7 +97,7 @@ def load_suite(name: str, folder: Path) -> Suite:
         pins=pins,
         **content,
     )
-    return _with_images(suite, folder / name)
+    return _with_images(suite, folder / name) if folder is not None else suite
 
 
 def expand(pattern: str) -> tuple[str, ...]:
@@ -134,6 +135,7 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
         ids_verified=True,
         pins={id_: roles.get("lq", {}) for id_, roles in prepared["images"].items()},
         fingerprint=prepared["fingerprint"],
+        made_with=prepared.get("made_with"),
         lq=places["lq"],
         gt=places["gt"],
     )

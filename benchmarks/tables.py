@@ -143,13 +143,21 @@ def csv_text(board: dict[str, Any]) -> str:
     return sink.getvalue()
 
 
+def _console() -> Any:
+    """Standard output; wide where it is no terminal, so that a pipe or a log gets whole tables."""
+    import sys
+
+    from rich.console import Console
+
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
+
+
 def print_terminal(board: dict[str, Any]) -> None:
     """The table on standard output; colours where it is a terminal."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(soft_wrap=True)
+    console = _console()
     table = Table(title=f"{board['suite']}, {board['profile']}", title_justify="left")
     for name in header(board)[:-1]:
         table.add_column(name, justify="left" if name == "method" else "right")
@@ -170,3 +178,48 @@ def print_terminal(board: dict[str, Any]) -> None:
 
 
 RENDERERS = {"leaderboard.md": markdown, "leaderboard.tex": latex, "leaderboard.csv": csv_text}
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """A row for each metric; bold where the difference is significant."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"A = {found['a']}, B = {found['b']}", title_justify="left")
+    for name in ("methods", "metric", "n", "A", "B", "A - B", "95%", "p (Holm)", "A wins", "better"):
+        table.add_column(name, justify="left" if name in ("methods", "metric", "better") else "right")
+    for row in found["rows"]:
+        methods = row["methods"][0] if row["methods"][0] == row["methods"][1] else " / ".join(row["methods"])
+        sure = row["p_holm"] < 0.05
+        cells = [methods, f"{row['metric']} {ARROW[row['lower_is_better']]}", str(row["n"])]
+        cells += [digits(row["mean_a"]), digits(row["mean_b"]), f"{row['difference']:+.4g}"]
+        cells += [f"{row['low']:+.3g} to {row['high']:+.3g}", f"{row['p_holm']:.2g}", f"{row['win_rate']:.0%}"]
+        cells.append(row["better"].upper() if sure else "tie")
+        table.add_row(*(Text(cell, style="bold" if sure else "") for cell in cells))
+    console = _console()
+    console.print(table)
+    if found["computed_in_two_ways"]:
+        console.print(f"Left out, computed in two ways: {', '.join(found['computed_in_two_ways'])}.", highlight=False)
+
+
+def print_published(suite: Any, rows: list[dict[str, Any]], tolerances: dict[str, float]) -> None:
+    """Published numbers as printed, a table for each paper."""
+    from rich.table import Table
+
+    console = _console()
+    if not rows:
+        console.print(f"No paper that is known here printed numbers for {suite.name}.", highlight=False)
+    for source in dict.fromkeys(row["source"] for row in rows):
+        mine = [row for row in rows if row["source"] == source]
+        metrics = list(dict.fromkeys(name for row in mine for name in row["values"]))
+        table = Table(title=f"{suite.published}, {source}: {mine[0]['reference']}", title_justify="left")
+        for name in ("method", *metrics):
+            table.add_column(name, justify="left" if name == "method" else "right")
+        for row in mine:
+            table.add_row(row["method"], *(f"{row['values'][m]:g}" if m in row["values"] else "" for m in metrics))
+        console.print(table)
+    if rows and not suite.same_protocol:
+        console.print(f"Not comparable with outputs on {suite.name}: {suite.crop}.", highlight=False)
+    elif rows:
+        largest = ", ".join(f"{name} {value:g}" for name, value in tolerances.items())
+        console.print(f"Largest difference between the two papers for one method: {largest}.", highlight=False)

@@ -13,19 +13,18 @@ import os
 import re
 from pathlib import Path
 
-from lucidflux_data import iqa
+from lucidflux_data import clipiqa, iqa
 from lucidflux_data.errors import ConfigError
 
 PYIQA_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
 TORCHVISION_URL = "https://download.pytorch.org/models/"
-CLIP_URL = (
-    "https://openaipublic.azureedge.net/clip/models/afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/"
-)
+CLIP_URL = f"https://openaipublic.azureedge.net/clip/models/{clipiqa.WEIGHTS_SHA256}/"
 URL_OF = {"pyiqa": PYIQA_URL, "checkpoints": TORCHVISION_URL, "clip": CLIP_URL}
 
-# As pyiqa 0.1.16 asks for them: files below the torch hub folder, and `hf:` repositories of the Hugging Face cache.
+# As pyiqa 0.1.16 asks for them: files below the torch hub folder, and `hf:` repositories of the Hugging Face cache;
+# `own:` is what our own CLIP-IQA looks for, in more than one folder.
 WEIGHTS: dict[str, tuple[str, ...]] = {
-    "clipiqa": ("clip/RN50.pt",),
+    "clipiqa": ("own:RN50.pt",),
     "clipiqa+": ("clip/RN50.pt", "pyiqa/CLIP-IQA+_learned_prompts-603f3273.pth"),
     "musiq": ("pyiqa/musiq_koniq_ckpt-e95806b9.pth",),
     "maniqa": ("pyiqa/ckpt_koniq10k.pt", "hf:timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"),
@@ -40,7 +39,6 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
 }
 # Beyond torch and pyiqa themselves; module name -> what to install.
 PACKAGES: dict[str, dict[str, str]] = {
-    "clipiqa": {"pkg_resources": "setuptools<81"},
     "clipiqa+": {"pkg_resources": "setuptools<81"},
     "qalign": {"icecream": "icecream"},
 }
@@ -65,6 +63,9 @@ def location(weight: str) -> Path:
     """Where a file of WEIGHTS is looked for."""
     if weight.startswith("hf:"):
         return hf_folder() / ("models--" + weight[3:].replace("/", "--"))
+    if weight.startswith("own:"):
+        places = [folder / weight[4:] for folder in clipiqa.weight_folders()]
+        return next((place for place in places if place.is_file()), places[0])
     return hub_folder() / weight
 
 
@@ -72,6 +73,8 @@ def source(weight: str) -> str:
     """Where it can be had, on a machine with a network."""
     if weight.startswith("hf:"):
         return f"https://huggingface.co/{weight[3:]}"
+    if weight.startswith("own:"):
+        return CLIP_URL + weight[4:]
     place, name = weight.split("/")
     return URL_OF[place] + name
 
@@ -80,7 +83,10 @@ def missing_packages(metric: str) -> list[str]:
     """What to install for a metric, [] where nothing is missing."""
     if metric in NOTHING:
         return []
-    wanted = {"torch": "lucidflux[iqa]", "pyiqa": "lucidflux[iqa]"} | PACKAGES.get(metric, {})
+    if metric == "clipiqa":
+        wanted = {"torch": "lucidflux[clip]", "open_clip": "lucidflux[clip]"}
+    else:
+        wanted = {"torch": "lucidflux[iqa]", "pyiqa": "lucidflux[iqa]"} | PACKAGES.get(metric, {})
     return list(
         dict.fromkeys(install for module, install in wanted.items() if importlib.util.find_spec(module) is None)
     )
@@ -97,11 +103,12 @@ def _is_there(path: Path) -> bool:
 
 
 def wrong_weights(metric: str) -> list[str]:
-    """Files whose sha256 does not begin with the digits that their name ends in."""
+    """Files whose sha256 is not the published one, or does not begin with the digits that their name ends in."""
     wrong = []
     for weight in WEIGHTS.get(metric, ()):
         named = re.search(r"-([0-9a-f]{8})\.\w+$", weight)
-        if named and location(weight).is_file() and not file_sha256(location(weight)).startswith(named[1]):
+        digits = clipiqa.WEIGHTS_SHA256 if weight.endswith("RN50.pt") else named[1] if named else ""
+        if location(weight).is_file() and not file_sha256(location(weight)).startswith(digits):
             wrong.append(weight)
     return wrong
 
@@ -119,7 +126,7 @@ def problem(metric: str, device: str = "cpu") -> str | None:
         return f"{metric} needs weights that are not here: {places}"
     wrong = wrong_weights(metric)
     if wrong:
-        return f"{metric} has damaged weights: {location(wrong[0])} does not have the sha256 that its name ends in"
+        return f"{metric} has damaged weights: {location(wrong[0])} does not have the sha256 that it was published with"
     if metric in NEEDS_GPU and device == "cpu":
         return f"{metric} needs a GPU with 16 GB: none is in use (--num-gpus 1)"
     return None
@@ -136,7 +143,9 @@ def digest_of(metric: str) -> str:
     for file in files:
         path = location(file)
         for part in sorted((path / "snapshots").glob("*/*")) if file.startswith("hf:") else [path]:
-            total.update(f"{part.name}\0{file_sha256(part)}\n".encode())
+            if part.is_file():  # the blobs of a snapshot are named by their sha256
+                sha256 = part.resolve().name if part.is_symlink() else file_sha256(part)
+                total.update(f"{part.name}\0{sha256}\n".encode())
     return total.hexdigest()
 
 

@@ -6,8 +6,10 @@ missing weights) is a ConfigError in one line; what concerns one image is an Ima
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +159,8 @@ def pyiqa_model(name: str, device: str) -> Any:
 
     torch.set_num_threads(1)
     try:
-        return pyiqa.create_metric(name, device=device)
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces its files there, where --json stands
+            return pyiqa.create_metric(name, device=device)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name} needs the package {error.name}: pip install 'lucidflux[iqa]'") from None
     except Exception:

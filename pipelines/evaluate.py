@@ -41,8 +41,8 @@ def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path |
     from benchmarks import prepare
 
     suite = suites.load_suite(name, folder)
-    if not suite.pinned and prepare.makes_itself(suite):
-        prepare.prepare(suite, None, folder / name)
+    if prepare.makes_itself(suite) and not prepare.is_current(suite):
+        prepare.prepare(suites.load_suite(name, None), None, folder / name)
         suite = suites.load_suite(name, folder)
     return suites.with_folders(suite, inputs, gt)
 

@@ -18,7 +18,8 @@ from conftest import LUCIDFLUX
 from benchmarks import evaluate, submission, suites
 from benchmarks.evaluate import Item, ScoreImages
 from benchmarks.metrics import MetricSpec
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.images import decode
+from lucidflux_data.iqa_batches import OutOfMemory
 from lucidflux_data.niqe import niqe
 from lucidflux_data.storage import Folder
 
@@ -134,7 +135,7 @@ def test_lasting_failures_are_kept_and_transient_ones_are_not(photos: Path, tmp_
     assert ("2" * 64, "") not in known
 
     def runs_out(*_: object) -> float:
-        raise ImageError("iqa_out_of_memory", "no room")
+        raise OutOfMemory
 
     assert evaluate.score_item(items[0], runs_out)["reason"] == "iqa_out_of_memory"
     assert evaluate.score_item(items[0], lambda *_: float("inf"))["reason"] == "iqa_not_finite"

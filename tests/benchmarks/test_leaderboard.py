@@ -159,7 +159,7 @@ def test_published_rows_are_coloured_by_the_largest_difference_between_laborator
     assert limits["musiq"] == pytest.approx(2.05)
     assert limits["maniqa"] == pytest.approx(0.0419)
     assert limits["niqe"] == pytest.approx(0.6599)
-    suite = suites.load_suite("reallq250", Path("nowhere"))
+    suite = suites.load_suite("reallq250", None)
     row = next(row for row in published.published_rows(suite, ["niqe", "musiq", "nima"]) if row["method"] == "SeeSR")
 
     def measured(**means: float) -> dict[str, Any]:
@@ -168,13 +168,13 @@ def test_published_rows_are_coloured_by_the_largest_difference_between_laborator
     metrics = measured(niqe=4.4383 + 0.5, musiq=70.38 - 3, nima=5.0)
     assert published.colours(row, suite, metrics) == {"niqe": "green", "musiq": "yellow", "nima": "dim"}
     assert published.colours(row, suite, measured(niqe=9.0))["niqe"] == "red"
-    assert set(published.colours(row, suites.load_suite("realsr", Path("nowhere")), metrics).values()) == {"dim"}
+    assert set(published.colours(row, suites.load_suite("realsr", None), metrics).values()) == {"dim"}
     metrics["niqe"]["rows"]["seesr[50]"]["n"] = 249
     assert published.colours(row, suite, metrics)["niqe"] == "dim"
 
 
 def full_board(base: np.ndarray) -> dict[str, Any]:
-    suite = suites.load_suite("reallq250", Path("nowhere"))
+    suite = suites.load_suite("reallq250", None)
     made = board({"niqe": {"a_b": base, "c&d": base + 1}}, groups={"one": ("niqe",)})
     rows = [row | {"colours": {}} for row in published.published_rows(suite, ["niqe"])]
     head = {"suite": "s:1", "profile": "p", "about": "About.", "flags": {"a_b": ["one seed"]}, "footnotes": []}

@@ -20,10 +20,15 @@ from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import decode
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def suite() -> suites.Suite:
     """A suite with the protocol of realsr, of three images."""
-    realsr = suites.load_suite("realsr", Path("nowhere"))
+    realsr = suites.load_suite("realsr", None)
     return replace(realsr, count=3, input_size=(48, 48), output_size=(192, 192))
 
 
@@ -44,18 +49,18 @@ def test_every_suite_file_loads() -> None:
     assert {"reallq250", "realsr", "drealsr", "reallr200", "realphoto60", "realset65", "realset80"} < names
     assert {"div2k-val", "lsdir-val-lf1", "offline-photos"} < names
     for name in names:
-        suite = suites.load_suite(name, Path("nowhere"))
+        suite = suites.load_suite(name, None)
         assert suite.ids is None or len(suite.ids) == suite.count, name
         assert not suite.pinned
         assert suite.licence
         assert suite.get
         if suite.input_size and suite.output_size:
             assert tuple(side * suite.scale for side in suite.input_size) == suite.output_size, name
-    lq250 = suites.load_suite("reallq250", Path("nowhere"))
+    lq250 = suites.load_suite("reallq250", None)
     assert lq250.ids is not None
     assert (lq250.ids[0], lq250.ids[-1], lq250.ids_verified) == ("001", "250", False)
     with pytest.raises(ConfigError, match="reallq250"):
-        suites.load_suite("realq250", Path("nowhere"))
+        suites.load_suite("realq250", None)
 
 
 def test_a_folder_a_zip_and_a_tar_give_the_same_fingerprint(suite, archive: Path, tmp_path: Path) -> None:
@@ -92,12 +97,39 @@ def test_a_prepared_suite_is_pinned_and_has_its_images(archive: Path, suite, tmp
         suites.load_suite("realsr", tmp_path / "suites")
 
 
+def test_a_candidate_that_shows_a_suite_image_is_found_by_its_fingerprints(
+    archive: Path, suite, tmp_path: Path
+) -> None:
+    """The file that prepare leaves for `select --forbid`, asked about a small JPEG copy and about another photo."""
+    import cv2
+
+    from lucidflux_data.fingerprints import fingerprint, make_firewall
+
+    summary = prepare(suite, archive, tmp_path / "suites" / "realsr")
+    data = Path(summary["firewall"]).read_bytes()
+    assert data == (tmp_path / "suites" / "realsr" / "fingerprints.parquet").read_bytes()
+    firewall = make_firewall([data])
+    photo = cv2.imread(str(archive / "RealSRVal_crop128" / "test_HR" / "chelsea.png"), cv2.IMREAD_GRAYSCALE)
+    copy = cv2.imdecode(cv2.imencode(".jpg", cv2.resize(photo, (96, 96), interpolation=cv2.INTER_AREA))[1], 0)
+    found = firewall.match("0" * 64, fingerprint(copy))
+    assert found is not None
+    assert found.image.startswith("realsr/")
+    assert found.image.endswith("chelsea")
+    assert firewall.match("0" * 64, fingerprint(cv2.imread(str(_camera()), cv2.IMREAD_GRAYSCALE))) is None
+
+
+def _camera() -> Path:
+    from pipelines.demo import bundled_photos
+
+    return next(path for path in bundled_photos() if path.stem == "camera")
+
+
 def test_preparing_again_replaces_the_whole(archive: Path, suite, tmp_path: Path) -> None:
     target = tmp_path / "suites" / "realsr"
     first = prepare(suite, archive, target)
     (target / "stray").write_text("")
     assert prepare(suite, archive, target) == first
-    assert sorted(path.name for path in target.iterdir()) == ["gt", "lq", "suite.json"]
+    assert sorted(path.name for path in target.iterdir()) == ["fingerprints.parquet", "gt", "lq", "suite.json"]
     assert [path.name for path in target.parent.iterdir()] == ["realsr"]
 
 
@@ -151,7 +183,7 @@ def test_pinned_hashes_name_the_image_that_differs(photos: Path, tmp_path: Path)
         data = (photos / "gt" / f"{name}.png").read_bytes()
         (folder / f"{name}.png").write_bytes(data)
         pins[name] = {"sha256": hashlib.sha256(data).hexdigest(), "width": 192, "height": 192}
-    real = suites.load_suite("realset65", Path("nowhere"))
+    real = suites.load_suite("realset65", None)
     suite = replace(real, count=2, ids=tuple(pins), pins=pins)
     prepare(suite, tmp_path, tmp_path / "out")
     replaced(folder / "coins.png", (100, 100))
