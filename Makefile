@@ -25,7 +25,7 @@ $(VENV)/lint.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q -e '.[dev,demo]'
 	touch $@
 
-demo: $(VENV)/demo.stamp  ## Filter real photos into verified shards, with a report
+demo: $(VENV)/demo.stamp  ## Filter real photos into verified shards and pairs, with a report
 	$(BIN)/lucidflux demo
 
 test: $(VENV)/dev.stamp  ## Run the tests

@@ -34,7 +34,7 @@ def demo_command(
     executor: ExecutorKind = "ray",
     json_: Json = False,
 ) -> None:
-    """Filter scikit-image's photos, and broken versions of them, into verified shards with a report."""
+    """Filter scikit-image's photos, and broken versions of them, into verified shards, then pairs of what is kept."""
     from pipelines.demo import run_demo
 
     tell(run_demo(out.absolute(), num_cpus, executor), json_)

@@ -32,9 +32,17 @@ def on_device(device: str) -> Callable[[np.ndarray, Mapping[str, Any]], np.ndarr
 def degrade(hq: np.ndarray, plan: Mapping[str, Any], device: str = "cpu") -> np.ndarray:
     """The LQ of a plan: uint8 HxWx3 RGB in and out."""
     check_plan(plan)
-    image = torch.from_numpy(np.ascontiguousarray(hq)).to(device).permute(2, 0, 1)[None].float()
+    image = to_tensor(hq, device)
     for step in plan["steps"]:
         image = apply(step, image, plan)
+    return to_pixels(image)
+
+
+def to_tensor(pixels: np.ndarray, device: str) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float()
+
+
+def to_pixels(image: torch.Tensor) -> np.ndarray:
     return image[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 

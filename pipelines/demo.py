@@ -1,16 +1,23 @@
-"""`lucidflux demo`: the filter on real photos, and on damaged versions of them, from nothing but what is installed."""
+"""`lucidflux demo`: filter and pairs on real photos, and on damaged versions of them, from what is installed alone."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from lucidflux_data.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lucidflux_data.storage import Folder
+    from pipelines.executor import Executor
+    from pipelines.progress import Progress
+
+PAIR_SIZE = 256  # most of the bundled photos are 512 pixels wide
 
 
 def bundled_photos() -> list[Path]:
@@ -73,7 +80,10 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 
 def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
-    """Filters the planted candidates into `out`/run and verifies the result deeply. Returns the summary."""
+    """Filters the planted candidates into `out`/run, makes pairs of what is kept in `out`/pairs, verifies both deeply.
+
+    Returns the summary of the run with that of the pairs beside it.
+    """
     from lucidflux_data.config import make_config
     from lucidflux_data.storage import Folder, absolute_url
     from pipelines import filter as job
@@ -91,4 +101,31 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
         job.select(folder, config, started, progress)
         job.pack(folder, config, started, progress)
         verified = job.verify_run(folder, True, False, started, progress)
-    return job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
+        pairs = make_pairs(folder, out / "pairs", started, progress)
+    kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
+    return kept | {f"pairs_{name}": value for name, value in pairs.items()}
+
+
+def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Four variants of every kept photo at the size that these photos have, checked deeply, with a page to look at."""
+    from lucidflux_data import pairs_run
+    from lucidflux_data.degrade_config import make_pairs_config, pairs_label
+    from lucidflux_data.pairs_view import make_view
+    from lucidflux_data.storage import Folder
+    from pipelines.synthesize import synthesize
+    from pipelines.verify_pairs import verify_pairs
+
+    config = make_pairs_config("realesrgan-x4", settings=[f"degrade.size={PAIR_SIZE}"])
+    about = pairs_run.make_run(config, pairs_label("realesrgan-x4", config), "cv2", [run.url], None)
+    folder = Folder(out)
+    pairs_run.start(folder, about)
+    summary = synthesize(folder, about, executor, progress)
+    verified = verify_pairs(folder, True, False, executor, progress)
+    folder.publish("view.html", make_view(folder, 24))
+    return {
+        "folder": str(folder),
+        "rejected": summary["rejected"],
+        "samples": summary["samples"],
+        "verified": verified["samples"],
+        "view": folder.path("view.html"),
+    }

@@ -1,0 +1,259 @@
+"""Synthesis: executors on identical plans and one core, by step and whole; the job through Ray; the torch Dataset."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import typer
+
+from benchmarks.throughput_filter import Images, OutFile, paired_ratio, pin, real_photos, seconds, tell
+from lucidflux_data import degrade_cv2, filters, pairs, pairs_run
+from lucidflux_data.degrade_config import make_degrade_config, make_pairs_config, pairs_label
+from lucidflux_data.degrade_plan import draw_plan
+from lucidflux_data.images import ImageError, decode_full
+from lucidflux_data.noise import poisson_cells
+from lucidflux_data.storage import Folder, absolute_url
+
+app = typer.Typer()
+PAIRS = 1_370_000  # what the paper's set has
+HQ_FORMATS = ("png", "webp", "jpeg:95", "ref")
+
+
+def crops(images: Path, size: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, uint8 size x size RGB) from the middle of `count` photos that are large enough, spread over the folder."""
+    found = []
+    for path in real_photos(images):
+        try:
+            pixels = decode_full(path.read_bytes()).pixels
+        except ImageError:
+            continue
+        top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+        if min(top, left) >= 0:
+            found.append((path.name, np.ascontiguousarray(pixels[top : top + size, left : left + size])))
+    if not found:
+        raise typer.BadParameter(f"no photo of {size} pixels among the images")
+    yield from (found[number * len(found) // count] for number in range(count))
+
+
+def step_names(plan: dict[str, Any]) -> list[str]:
+    """blur1, resize1, noise1, jpeg1, blur2, resize2, noise2, then final_resize, final_sinc, final_jpeg."""
+    names, stage = [], 1
+    for number, step in enumerate(plan["steps"]):
+        kind = "noise" if step["op"].endswith("_noise") else step["op"]
+        if stage == 3:
+            kind = {"resize": "final_resize", "blur": "final_sinc", "jpeg": "final_jpeg"}[kind]
+        names.append(kind if stage == 3 else f"{kind}{stage}")
+        if kind == "noise" and stage == 2:
+            stage = 3
+        elif kind == "jpeg" and number and stage == 1:
+            stage = 2
+    return names
+
+
+def by_step(backend: str, hq: np.ndarray, plan: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of each step, of taking the HQ in, and of giving the LQ out as PNG."""
+    from lucidflux_data import degrade_reference, degrade_torch
+
+    taken: dict[str, float] = {}
+
+    def timed(name: str, call: Any) -> Any:
+        start = time.perf_counter()
+        result = call()
+        taken[name] = taken.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+        return result
+
+    module: Any = {"cv2": degrade_cv2, "torch": degrade_torch, "reference": degrade_reference}[backend]
+    enter = {
+        "cv2": lambda: cv2.cvtColor(hq, cv2.COLOR_RGB2BGR),
+        "torch": lambda: degrade_torch.to_tensor(hq, "cpu"),
+        "reference": lambda: degrade_reference.to_tensor(hq),
+    }[backend]
+    image = timed("in", enter)
+    for name, step in zip(step_names(plan), plan["steps"], strict=True):
+        image = timed(name, lambda: module.apply(step, image, plan))  # noqa: B023
+    leave = {
+        "cv2": lambda: cv2.cvtColor(degrade_cv2.to_levels(image), cv2.COLOR_BGR2RGB),
+        "torch": lambda: degrade_torch.to_pixels(image),
+        "reference": lambda: degrade_reference.to_pixels(image),
+    }[backend]
+    lq = timed("out", leave)
+    timed("lq_png", lambda: pairs.encode_lq(lq))
+    return taken
+
+
+def usm_ms(backend: str, hq: np.ndarray) -> float:
+    from lucidflux_data import degrade_reference, degrade_torch
+
+    if backend == "cv2":
+        return seconds(lambda: filters.usm(hq)) * 1e3
+    if backend == "torch":
+        tensor = degrade_torch.to_tensor(hq, "cpu")
+        return seconds(lambda: degrade_torch.apply({"op": "usm"}, tensor, {})) * 1e3
+    reference = degrade_reference.to_tensor(hq)
+    return seconds(lambda: degrade_reference.apply({"op": "usm"}, reference, {})) * 1e3
+
+
+@app.command("synthesize")
+def synthesize_command(
+    images: Images,
+    sizes: Annotated[str, typer.Option(help="HQ sides, with commas.")] = "512,1024",
+    count: Annotated[int, typer.Option(min=2, help="Plans at each size.")] = 24,
+    out: OutFile = None,
+) -> None:
+    """`reference`, `cv2` and `torch` on identical plans, one core; source decode and HQ encode are left out."""
+    import torch
+
+    pin()
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {"plans": count, "preset": "realesrgan-x4", **pairs.versions("reference")}
+    for size in map(int, sizes.split(",")):
+        result[str(size)] = _compare(images, size, count)
+    tell(result, out)
+
+
+def _compare(images: Path, size: int, count: int) -> dict[str, Any]:
+    config = make_degrade_config("realesrgan-x4", [f"size={size}"])
+    backends = ("cv2", "reference", "torch")
+    steps: dict[str, dict[str, float]] = {backend: defaultdict(float) for backend in backends}
+    whole: dict[str, list[float]] = {backend: [] for backend in backends}
+    sharpened: dict[str, list[float]] = {backend: [] for backend in backends}
+    for number, (key, hq) in enumerate(crops(images, size, count)):
+        if number == 0:
+            warm_up(hq, config)
+        plan = draw_plan(key, number, config)
+        for backend in backends:
+            taken = by_step(backend, hq, plan)
+            for name, value in taken.items():
+                steps[backend][name] += value / count
+            whole[backend].append(sum(taken.values()))
+            sharpened[backend].append(whole[backend][-1] + usm_ms(backend, hq))
+    report: dict[str, Any] = {}
+    for backend in backends:
+        report[backend] = {
+            "ms_a_pair_mean": round(statistics.mean(whole[backend]), 2),
+            "ms_a_pair_median": round(statistics.median(whole[backend]), 2),
+            "ms_a_pair_max": round(max(whole[backend]), 1),
+            "ms_a_pair_mean_with_usm": round(statistics.mean(sharpened[backend]), 2),
+            "ms_by_step_over_all_pairs": {name: round(value, 2) for name, value in sorted(steps[backend].items())},
+        }
+    for backend in ("cv2", "torch"):
+        report[f"reference / {backend}"] = {
+            "median_paired": paired_ratio(whole["reference"], whole[backend]),
+            "of_means": round(sum(whole["reference"]) / sum(whole[backend]), 2),
+            "median_paired_with_usm": paired_ratio(sharpened["reference"], sharpened[backend]),
+            "of_means_with_usm": round(sum(sharpened["reference"]) / sum(sharpened[backend]), 2),
+        }
+    return report
+
+
+def warm_up(hq: np.ndarray, config: Any) -> None:
+    """Compiles, loads and fills tables before the clock starts."""
+    for number in range(40):
+        degrade_cv2.degrade(hq[:256, :256].copy(), draw_plan(f"warm{number}", 0, config))
+    filters.usm(hq)
+    for power in range(9):
+        poisson_cells(2**power)
+    for backend in ("torch", "reference"):
+        by_step(backend, hq[:128, :128].copy(), draw_plan("warm", 0, make_degrade_config(settings=["size=128"])))
+
+
+@app.command("synthesize-job")
+def synthesize_job_command(
+    images: Images,
+    limit: Annotated[int, typer.Option(min=1, help="Photos; four pairs of each.")] = 40,
+    size: Annotated[int, typer.Option()] = 1024,
+    num_cpus: Annotated[int, typer.Option(min=1)] = 2,
+    out: OutFile = None,
+) -> None:
+    """The whole job: a bare loop on one core by part and HQ format, local processes, Ray, RealESRGANPairs."""
+    result: dict[str, Any] = {"photos": limit, "pairs": 4 * limit, "size": size, **pairs.versions("cv2")}
+    with tempfile.TemporaryDirectory() as scratch:
+        result["through"] = {}
+        for kind in ("local", "ray"):
+            result["through"][kind] = _job(images, Path(scratch) / kind, limit, size, num_cpus, kind)
+        pin()
+        result["bare_loop"] = _bare_loop(Path(scratch) / "local", size)
+        result["dataset_samples_per_s_a_core"] = _dataset(Path(scratch) / "local", size)
+    bare = 1000 / result["bare_loop"]["png"]["ms_a_pair"]
+    for told in result["through"].values():
+        told["of_bare_loop"] = round(told["pairs_per_s"] / (bare * num_cpus), 3)
+    for name in HQ_FORMATS:
+        row = result["bare_loop"][name]
+        row["core_hours_for_1.37M"] = round(row["ms_a_pair"] * PAIRS / 3.6e6, 1)
+        row["TB_for_1.37M"] = round(row["bytes_a_pair"] * PAIRS / 1e12, 3)
+    tell(result, out)
+
+
+def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: str) -> dict[str, Any]:
+    """`synthesize` from listing to manifest; the clock starts when the workers have started and compiled."""
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+    from pipelines.synthesize import synthesize
+
+    small = max(4, 4 * (limit // (4 * num_cpus)))  # shards that keep every core busy
+    settings = [f"degrade.size={size}", f"shards.max_samples={small}"]
+    config = make_pairs_config("realesrgan-x4", settings=settings)
+    folder = Folder(out)
+    with open_executor(kind, num_cpus, 0, None) as executor:
+        warm = make_pairs_config("realesrgan-x4", settings=["degrade.size=96", "shards.max_samples=4"])
+        about = pairs_run.make_run(warm, "warm", "cv2", [absolute_url(str(images))], 4 * num_cpus)
+        pairs_run.start(Folder(f"{out}-warm"), about)
+        synthesize(Folder(f"{out}-warm"), about, executor, Progress(quiet=True))
+        about = pairs_run.make_run(config, pairs_label("realesrgan-x4", config), "cv2", about["sources"], limit)
+        pairs_run.start(folder, about)
+        start = time.perf_counter()
+        summary = synthesize(folder, about, executor, Progress(quiet=True))
+        taken = time.perf_counter() - start
+    return {
+        "pairs": summary["samples"],
+        "seconds": round(taken, 1),
+        "pairs_per_s": round(summary["samples"] / taken, 2),
+    }
+
+
+def _bare_loop(made: Path, size: int) -> dict[str, Any]:
+    """Milliseconds and bytes of a pair by HQ format: read, decode (shared by four variants), cut, degrade, encode."""
+    folder = Folder(made)
+    rows = pairs_run.read_inputs(folder, pairs_run.read_config(folder)).to_pylist()
+    rows = [row for row in rows if row["reason"] is None][:12]
+    config, degrade = make_degrade_config("realesrgan-x4", [f"size={size}"]), pairs.load_backend("cv2")
+    report: dict[str, Any] = {}
+    for name in HQ_FORMATS:
+        taken = data_bytes = count = 0.0
+        for row in rows:
+            told = row | {"versions": {}, "ref": {}}
+            start = time.perf_counter()
+            data = Path(row["uri"].removeprefix("file://")).read_bytes()
+            image = decode_full(data)
+            for variant in range(4):
+                pair = pairs.make_pair(data, image, told, variant, config, name, degrade)
+                data_bytes += sum(map(len, pair.members.values()))
+                count += 1
+            taken += time.perf_counter() - start
+        report[name] = {"ms_a_pair": round(taken / count * 1e3, 2), "bytes_a_pair": round(data_bytes / count)}
+    return report
+
+
+def _dataset(made: Path, size: int) -> float:
+    """`RealESRGANPairs[i]`, decode of the source included, in one process."""
+    from lucidflux_data import RealESRGANPairs
+
+    folder = Folder(made)
+    rows = pairs_run.read_inputs(folder, pairs_run.read_config(folder)).to_pylist()
+    paths = [row["uri"].removeprefix("file://") for row in rows if row["reason"] is None][:16]
+    with tempfile.TemporaryDirectory() as photos:
+        for number, path in enumerate(paths):
+            os.symlink(path, f"{photos}/{number:03d}{Path(path).suffix}")
+        dataset = RealESRGANPairs(photos, settings=[f"size={size}"])
+        dataset[0]
+        taken = seconds(lambda: [dataset[number] for number in range(len(dataset))])
+    return round(len(dataset) / taken, 2)
