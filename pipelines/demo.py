@@ -49,7 +49,11 @@ def make_candidates(folder: Path) -> Path:
     _write(folder / "planted-too_sharp.png", noise)
     _write(folder / "planted-too_flat.png", flat)
     _write(folder / "planted-too_small.png", cv2.resize(astronaut, (60, 60), interpolation=cv2.INTER_AREA))
+    _write(folder / "planted-iqa_not_finite.png", cv2.resize(astronaut, (80, 80), interpolation=cv2.INTER_AREA))
     shutil.copyfile(by_name["astronaut"], folder / "planted-duplicate.png")
+    damaged = bytearray(by_name["coffee"].read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    (folder / "planted-unreadable.png").write_bytes(damaged)
     (folder / "planted-truncated.jpg").write_bytes(encoded[: len(encoded) // 2])
     (folder / "planted-not_an_image.jpg").write_text("A text file that calls itself a photo.\n")
     Image.fromarray(astronaut[..., 0].astype(np.float32)).save(folder / "planted-unsupported_mode.tif")

@@ -31,6 +31,8 @@ PLANTED = {
     "unsupported_mode",
     "too_many_pixels",
     "missing",
+    "unreadable",
+    "iqa_not_finite",
 }
 
 
