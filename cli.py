@@ -17,12 +17,14 @@ from pipelines.bench_commands import app as bench_app
 from pipelines.commands import app as data_app
 from pipelines.model_commands import app as model_app
 from pipelines.synthesize_commands import app as pairs_app
+from pipelines.train_commands import app as train_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration in the LucidFlux line.")
 
 # Without a name, the commands of a group stand beside the others.
 data_app.add_typer(pairs_app)
 app.add_typer(model_app)
+app.add_typer(train_app)
 app.add_typer(weights_app, name="weights")
 app.add_typer(bench_app, name="bench")
 

@@ -181,7 +181,7 @@ def label(preset: str, config: FilterConfig) -> str:
 def described(preset: str, plain: Section, config: Section) -> str:
     """The name of a preset and what `config` changes of it (`plain`)."""
     changes = []
-    before, after = _flat(plain.model_dump()), _flat(config.model_dump())
+    before, after = dotted(plain.model_dump()), dotted(config.model_dump())
     for name, value in after.items():
         if name not in before or value != before[name]:
             changes.append(f"{'iqa' if name == 'iqa.metric' else name}={'none' if value is None else value}")
@@ -227,9 +227,9 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        inner = dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
         flat.update(inner)
     return flat

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,8 +52,8 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         one = isinstance(hq_shards_or_folder, str | os.PathLike)
         asked = [os.fspath(hq_shards_or_folder)] if one else list(hq_shards_or_folder)  # type: ignore[arg-type]
         self.skipped: dict[str, str] = {}
-        self._rows = self._list(asked)
-        if not self._rows:
+        self.rows = self._list(asked)
+        if not self.rows:
             raise InputError(f"none of the images of {', '.join(asked)} can be used at size {self.config.size}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -61,11 +62,17 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Raises InputError where the image is gone or does not decode."""
-        row, variant = self._rows[index], int(self._epoch)
+        variant = int(self._epoch)
+        hq, lq = self.pair(index, variant)
+        return {"hq": _tensor(hq), "lq": _tensor(lq), "key": self.rows[index]["key"], "variant": variant}
+
+    def pair(self, index: int, variant: int) -> tuple[np.ndarray, np.ndarray]:
+        """(hq, lq) of any variant, uint8 HxWx3 RGB. Raises InputError as `dataset[i]` does."""
+        row = self.rows[index]
         cv2.setNumThreads(1)
         try:
             pixels = decode(read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1))
@@ -73,8 +80,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
             raise InputError(f"{row['uri']} cannot be read: {error.detail}") from None
         plan = draw_plan(row["key"], variant, self.config)
         hq, _ = pairs.cut(pixels, plan, self.config.crop)
-        lq = pairs.load_backend("cv2")(hq, plan)
-        return {"hq": _tensor(hq), "lq": _tensor(lq), "key": row["key"], "variant": variant}
+        return hq, pairs.load_backend("cv2")(hq, plan)
 
     def _list(self, asked: list[str]) -> list[dict[str, Any]]:
         """Rows of the usable images in key order; equal images once."""
@@ -86,7 +92,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
         self.skipped = {row["source_key"]: row["reason"] for row in unusable}
         usable = table.filter(pc.is_null(pc.field("reason"))).sort_by("key")
-        return usable.select(["uri", "offset", "size", "key"]).to_pylist()
+        return usable.select(["uri", "offset", "size", "key", "group"]).to_pylist()
 
 
 def _probed(inventory: pa.Table) -> pa.Table:

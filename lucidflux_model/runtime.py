@@ -1,0 +1,91 @@
+"""Where a training process stands among the others: alone, under torchrun, or in a Ray Train worker.
+
+Everything that processes tell one another goes through here; the loop does not know who started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lucidflux_data.errors import ConfigError
+from lucidflux_model.loading import pick_device
+
+PATIENCE = timedelta(hours=1)  # of collectives: others wait while one saves or restores images
+
+
+@dataclass(frozen=True)
+class Runtime:
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def mesh(self) -> Any:
+        return dist.device_mesh.init_device_mesh(self.device.type, (self.world,))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes, on each."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            self.sum(torch.zeros(1, device=self.device))
+
+    def first(self) -> contextlib.AbstractContextManager[None]:
+        """`with runtime.first():` process 0 runs the block before the others do."""
+        return _first(self)
+
+
+@contextlib.contextmanager
+def _first(runtime: Runtime) -> Iterator[None]:
+    """A failure of process 0 is its own to tell; the others stop with it."""
+    if not runtime.main:
+        runtime.barrier()
+    yield
+    if runtime.main:
+        runtime.barrier()
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or something that sets the same variables, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+@contextlib.contextmanager
+def open_runtime(device: str = "auto") -> Iterator[Runtime]:
+    """Joins the other processes of torchrun; alone where there are none."""
+    if not is_launched():
+        yield Runtime(0, 1, pick_device(device))
+        return
+    place = pick_device(device)
+    if place.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise ConfigError(f"{local + 1} processes or more on a node with {torch.cuda.device_count()} GPUs")
+        place = torch.device("cuda", local)
+        torch.cuda.set_device(place)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Runtime(dist.get_rank(), dist.get_world_size(), place)
+    finally:
+        dist.destroy_process_group()
+
+
+def launch_line(arguments: list[str], processes: int) -> list[str]:
+    """The command that starts `lucidflux train` on `processes` GPUs of this machine."""
+    return ["torchrun", "--standalone", "--nproc-per-node", str(processes), "--no-python", "lucidflux", *arguments]

@@ -1,0 +1,230 @@
+"""From settings to a trainer that is ready: data, model, first weights, and whether the run folder is this run's.
+
+RUN/run.json says what the run is; what decides the weights must be the same when it goes on (`TrainConfig.lasting`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lucidflux_data.config import digest, dotted
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.shards import canonical_json
+from lucidflux_data.storage import Folder, absolute_url
+from lucidflux_model import weights
+from lucidflux_model.checkpoints import PLACE, latest, read_trained
+from lucidflux_model.data import Order, PairDataset, Share, split
+from lucidflux_model.config import ModelConfig, weights_digest
+from lucidflux_model.models import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
+from lucidflux_model.pair_sources import open_pairs
+from lucidflux_model.parallel import Parallel
+from lucidflux_model.runtime import Runtime
+from lucidflux_model.train import Progress, Stop, Trainer
+from lucidflux_model.train_config import TrainConfig
+from lucidflux_model.velocity import FROZEN, VelocityModel, freeze, initialise, use_checkpointing
+
+RUN_FILE = "run.json"
+KIND = "train"
+
+
+def train(
+    config: TrainConfig,
+    sources: Sequence[str],
+    out: Path,
+    runtime: Runtime,
+    init: str | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
+
+    `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
+    """
+    check_run(config, out, init, resume)
+    share = make_share(config, runtime)
+    data = config.data
+    with runtime.first():
+        source = open_pairs(sources, data.online, config.seed, data.online_settings, Folder(out))
+    training, held = split(source.groups, config.validation.fraction)
+    if not len(training):
+        raise InputError("all of the pairs are held out for validation: lower validation.fraction")
+    with runtime.first():
+        if runtime.main:
+            claim(config, out, sources, source.digest(), init)
+    model = prepare_model(config, runtime, init if latest(out) is None else None)
+    dataset = PairDataset(source, Order(training, source.shard_of[training], config.seed, data.window))
+    if runtime.main:
+        say(f"{len(training):,} pairs to train on, {len(held):,} held out, {runtime.world} processes")
+    parallel = Parallel(model, runtime, config.parallel, config.shard_frozen)
+    trainer = Trainer(config, out, runtime, parallel, dataset, share, say=say, on_step=on_step, stop=stop or Stop())
+    return finish(trainer, trainer.fit(resume))
+
+
+def check_run(config: TrainConfig, out: Path, init: str | None, resume: bool) -> None:
+    """Wrong combinations are told before anything is read."""
+    sizes_of(config.model.name)
+    if "://" in str(out):
+        raise ConfigError("--out of a training run is a folder that all of its nodes share, not a url")
+    if latest(out) is not None and not resume:
+        raise ConfigError(f"{out} holds a run: --resume goes on with it, another --out starts anew")
+    if latest(out) is not None and init is not None:
+        raise ConfigError(f"{out} goes on from its own checkpoint: leave --init out, or choose another --out")
+
+
+def make_share(config: TrainConfig, runtime: Runtime) -> Share:
+    """ConfigError where the batch cannot be dealt out evenly."""
+    each, left = divmod(config.batch_size, runtime.world)
+    if left or not each:
+        raise ConfigError(f"batch_size={config.batch_size} cannot be dealt to {runtime.world} processes evenly")
+    micro = config.micro_batch or each
+    if each % micro:
+        raise ConfigError(f"micro_batch={micro} does not divide the {each} samples of a process")
+    return Share(config.batch_size, micro, runtime.rank, runtime.world)
+
+
+def claim(config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None) -> None:
+    """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs."""
+    base = ModelConfig(name=config.model.name, weights=config.model.weights, seed=config.model.seed)
+    lasting = {**config.lasting(), "base_sha256": weights_digest(base), "pairs_sha256": data}
+    folder = Folder(out)
+    if folder.exists(RUN_FILE):
+        before = json.loads(folder.read(RUN_FILE))
+        if before.get("kind") != KIND:
+            raise ConfigError(f"{out} is a folder of something else: choose another --out")
+        then, now = dotted(before["lasting"]), dotted(json.loads(canonical_json(lasting)))
+        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        if changed and latest(out) is not None:
+            raise ConfigError(
+                f"{out} was begun with another {', '.join(changed)}: choose another --out, with --init {out} to go on "
+                "from its weights"
+            )
+    elif folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
+        raise ConfigError(f"{out} is not empty and holds no training run: choose another --out")
+    urls = [absolute_url(source) for source in sources]
+    run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
+    run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
+    folder.publish(RUN_FILE, canonical_json(run))
+
+
+def label(config: TrainConfig) -> str:
+    if config.model.name == "tiny":
+        return "tiny (random backbone: checks the plumbing, restores nothing)"
+    return config.model.name
+
+
+def prepare_model(config: TrainConfig, runtime: Runtime, init: str | None) -> VelocityModel:
+    """The model on its device: frozen parts from the weights, trained ones from `init` or begun afresh."""
+    if config.model.name == "tiny" and runtime.device.type == "cpu":
+        torch.set_num_threads(1)  # its matrices are too small to share
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and runtime.device.type == "cuda")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    components = frozen_parts(config, torch.bfloat16 if bf16 else torch.float32)
+    components |= build(sizes_of(config.model.name), "cpu", parts=TRAINED)
+    for name in TRAINED:
+        fill_random(components[name], config.seed, name)
+    model = VelocityModel(components, autocast=bf16)
+    initialise(model, config.initialisation)
+    if init is not None:
+        load_trained(model, init, config.model.name)
+    elif config.connector is not None:
+        weights.load_one("connector", model.connector, Path(config.connector))
+        freeze(model)
+    model.to(runtime.device)
+    use_checkpointing(model, config.checkpointing)
+    if config.compile:
+        model.transformer.compile_repeated_blocks()
+        model.conditioner.compile_repeated_blocks()
+    return model
+
+
+def frozen_parts(config: TrainConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """In `dtype`, the proxy in float32 as at inference. ConfigError without weights, InputError for damaged ones."""
+    base = config.model
+    if base.weights is None:
+        if base.name != "tiny":
+            raise ConfigError(
+                f"{base.name} needs --weights FOLDER with the frozen parts: `lucidflux weights download` and `convert` "
+                "make it; --model tiny runs without"
+            )
+        return build_random("tiny", base.seed, dtype=dtype, parts=FROZEN)
+    folder = Path(base.weights)
+    lacking = [name for name in FROZEN if not (folder / name / "config.json").is_file()]
+    if lacking:
+        raise InputError(f"{folder} has no {', '.join(lacking)}: see `lucidflux weights convert`")
+    try:
+        return {name: _pretrained(folder / name, name, dtype) for name in FROZEN}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _pretrained(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    kind = torch.float32 if name == "proxy" else dtype
+    return CLASSES[name].from_pretrained(str(folder), dtype=kind, local_files_only=True).eval()
+
+
+def load_trained(model: VelocityModel, init: str, name: str) -> None:
+    """Weights to start from, into the trained parts, in float32. InputError where they do not fit."""
+    path = Path(init)
+    if path.is_file():
+        weights.load_lucidflux(model.conditioner, model.connector, path)
+    else:
+        for part, loaded in _read_parts(path, name).items():
+            try:
+                getattr(model, part).load_state_dict(loaded.state_dict(), strict=True)
+            except RuntimeError:
+                raise InputError(f"{init} is of another model than {name}: its {part} has other shapes") from None
+    model.conditioner.float()
+    model.connector.float()
+    freeze(model)  # loading replaced the parameters
+
+
+def _read_parts(path: Path, name: str) -> dict[str, nn.Module]:
+    if (path / PLACE).is_dir():
+        checkpoint = latest(path)
+        if checkpoint is None:
+            raise InputError(f"{path} has no checkpoint yet")
+        return read_trained(checkpoint, name)
+    if (path / "conditioner" / "config.json").is_file():
+        return {part: CLASSES[part].from_pretrained(str(path / part), local_files_only=True) for part in TRAINED}
+    raise InputError(f"{path} is neither a file of trained weights, nor a folder of them, nor a run")
+
+
+def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
+    """Exports the last checkpoint; gives the summary."""
+    out = trainer.run
+    exported = out / "trained.safetensors"
+    if trainer.runtime.main:
+        export(out, exported)
+    trainer.runtime.barrier()
+    return {
+        "run": str(out),
+        "model": label(trainer.config),
+        "steps": progress.step,
+        "epoch": progress.epoch,
+        "corrupt": progress.corrupt,
+        "skipped": progress.skipped,
+        "trained": str(exported),
+    }
+
+
+def export(run: Path, out: Path, averaged: bool = True) -> None:
+    """The newest checkpoint of a run in the layout of lucidflux.pth, the moving average where there is one."""
+    checkpoint = latest(run)
+    if checkpoint is None:
+        raise InputError(f"{run} has no checkpoint to export")
+    model = json.loads((run / RUN_FILE).read_text())["config"]["model"]["name"]
+    parts = read_trained(checkpoint, model, averaged)
+    part = out.with_name(f".{out.name}.part{out.suffix}")
+    weights.save_lucidflux(parts["conditioner"], parts["connector"], part)
+    os.replace(part, out)

@@ -1,0 +1,146 @@
+"""Starting `lucidflux train`: in this process, under torchrun, or as the workers of a Ray Train job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lucidflux_data.config import resolve
+from lucidflux_data.errors import ConfigError
+from lucidflux_model.runtime import is_launched, launch_line, open_runtime
+from lucidflux_model.train import Stop
+from lucidflux_model.train_config import TrainConfig
+from lucidflux_model.train_setup import train
+from pipelines.progress import Progress
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a process needs to know to take part."""
+
+    config: TrainConfig
+    sources: tuple[str, ...]
+    out: str
+    init: str | None
+    resume: bool
+    device: str
+
+
+def make_train_config(file: str | None, settings: list[str]) -> TrainConfig:
+    """`file`: a TOML file, or the name of one of ours: lucidflux, published-script, debug."""
+    ours = resources.files("lucidflux_model") / "configs"
+    if file is not None and not os.path.exists(file) and (ours / f"{file.removesuffix('.toml')}.toml").is_file():
+        with resources.as_file(ours / f"{file.removesuffix('.toml')}.toml") as path:
+            return resolve(TrainConfig, {}, str(path), settings)
+    return resolve(TrainConfig, {}, file, settings)
+
+
+def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
+    """In this process, alone or as one of torchrun's. The summary, from process 0."""
+    stop = Stop()
+    with open_runtime(request.device) as runtime, catching_signals(stop):
+        quiet = Progress(quiet=not runtime.main or progress.quiet)
+        with showing(quiet, request.config.steps) as on_step:
+            result = train(
+                request.config,
+                request.sources,
+                Path(request.out),
+                runtime,
+                request.init,
+                request.resume,
+                quiet.say,
+                on_step,
+                stop,
+            )
+        return result if runtime.main else None
+
+
+def start_torchrun(processes: int, progress: Progress) -> None:
+    """This command again, as `processes` processes; does not return. ConfigError where there are fewer GPUs."""
+    import torch
+
+    found = torch.cuda.device_count()
+    if processes > found:
+        raise ConfigError(f"{processes} GPUs are asked for, and this machine has {found}")
+    line = launch_line(sys.argv[1:], processes)
+    progress.say(" ".join(line))
+    # By module, not by name: the torchrun of this very environment.
+    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *line[1:]])
+
+
+def wants_torchrun(num_gpus: int | None) -> bool:
+    return num_gpus is not None and num_gpus > 1 and not is_launched()
+
+
+@contextlib.contextmanager
+def catching_signals(stop: Stop) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask for a stop at the end of the step; a second Ctrl-C does not wait."""
+
+    def ask(number: int, _: Any) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def showing(progress: Progress, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A line on the terminal that moves, a plain one every ten seconds elsewhere."""
+    if progress.quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(steps) as show:
+            yield show
+    else:
+        yield _lines(progress, steps)
+
+
+def told(line: dict[str, Any]) -> str:
+    loss = "not finite" if line["loss"] != line["loss"] else f"{line['loss']:.4f}"
+    parts = [f"loss {loss}", f"gradient {line['grad_norm']:.2f}", f"rate {line['lr']:.1e}"]
+    parts += [f"{line['images_per_s']:.2f} images/s", f"waiting {line['data_wait']:.0%}"]
+    if "mfu" in line:
+        parts.append(f"MFU {line['mfu']:.0%}")
+    return ", ".join(parts)
+
+
+def _lines(progress: Progress, steps: int) -> Callable[[dict[str, Any]], None]:
+    import time
+
+    from pipelines.progress import SECONDS_BETWEEN_LINES
+
+    last = 0.0
+
+    def show(line: dict[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or line["step"] == steps or "validation" in line:
+            last = now
+            progress.say(f"step {line['step']:,}/{steps:,}: {told(line)}")
+
+    return show
+
+
+@contextlib.contextmanager
+def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("train", total=steps, told="")
+        yield lambda line: bar.update(task, completed=line["step"], told=told(line))

@@ -1,0 +1,68 @@
+"""`lucidflux train`. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lucidflux_data.options import Address, DryRun, Json, Set, tell
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Data = Annotated[list[str], typer.Option(help="Folder of pairs, or tars; may be repeated.")]
+Run = Annotated[str, typer.Option("--out", metavar="RUN", help="The run's folder; all nodes must share it.")]
+Model = Annotated[str | None, typer.Option(help="flux-dev, or tiny: random backbone, for plumbing.")]
+Weights = Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")]
+Config = Annotated[
+    str | None, typer.Option(metavar="FILE", help="TOML, or one of ours: lucidflux, published-script, debug.")
+]
+Init = Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from lucidflux.pth, or from another run.")]
+Resume = Annotated[bool, typer.Option(help="Go on with what is in RUN; start where nothing is.")]
+Launcher = Annotated[str, typer.Option(help="local (torchrun with --num-gpus over 1), or ray.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="GPUs, a process on each.")]
+CpuWorkers = Annotated[int | None, typer.Option(min=1, help="With --launcher ray: processes, on machines without GPUs.")]
+
+
+@app.command("train")
+def train_command(
+    data: Data,
+    out: Run,
+    model: Model = None,
+    weights: Weights = None,
+    config: Config = None,
+    init: Init = None,
+    resume: Resume = False,
+    launcher: Launcher = "local",
+    num_gpus: Workers = None,
+    num_cpus: CpuWorkers = None,
+    address: Address = None,
+    set_: Set = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Train LucidFlux on pairs; stop at any moment, go on with --resume, on any number of GPUs."""
+    from lucidflux_data.errors import ConfigError, needs_extra
+    from pipelines.progress import Progress
+
+    with needs_extra("model"):
+        from lucidflux_model.loading import quiet_libraries
+        from pipelines import train as job
+
+    short = {"model.name": model, "model.weights": weights}
+    settings = [*(f"{name}={value}" for name, value in short.items() if value is not None), *(set_ or [])]
+    resolved = job.make_train_config(config, settings)
+    if dry_run:
+        tell({"config": resolved.model_dump_json()} if not json_ else resolved.model_dump(), json_)
+        return
+    request = job.Request(resolved, tuple(data), out, init, resume, device)
+    progress = Progress(json_)
+    quiet_libraries()
+    if launcher not in ("local", "ray"):
+        raise ConfigError(f"--launcher is local or ray, not {launcher}")
+    if job.wants_torchrun(num_gpus):
+        job.start_torchrun(num_gpus or 1, progress)
+    result = job.train_here(request, progress)
+    if result is not None:
+        tell(result, json_)
