@@ -1,8 +1,8 @@
 """Checkpoints that a kill cannot spoil: written aside, renamed when complete, and only then named in `latest`.
 
-    RUN/checkpoints/step-00000500/    torch's distributed checkpoint: any number of processes can read it
-                    .../progress.json step, position in the data, counts
-    RUN/checkpoints/latest            the name of the newest
+RUN/checkpoints/step-00000500/    torch's distributed checkpoint: any number of processes can read it
+                .../progress.json step, position in the data, counts
+RUN/checkpoints/latest            the name of the newest
 """
 
 from __future__ import annotations

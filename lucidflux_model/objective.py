@@ -20,7 +20,9 @@ from lucidflux_model.data import hash64
 from lucidflux_model.schedule import shift
 from lucidflux_model.train_config import BINS, TrainConfig
 
-PUBLISHED_OFFSET = 3.1582  # what the published script adds to the normal draw (it is e^1.15, the factor for 4096 tokens)
+PUBLISHED_OFFSET = (
+    3.1582  # what the published script adds to the normal draw (it is e^1.15, the factor for 4096 tokens)
+)
 
 
 @dataclass

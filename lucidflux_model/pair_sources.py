@@ -202,7 +202,9 @@ def open_shards(sources: Sequence[str], index: Folder) -> ShardPairs:
     folder = Folder(sources[0])
     if len(sources) == 1 and folder.exists(shards.MANIFEST):
         if not pairs_run.is_pairs(folder):
-            raise InputError(f"{folder} holds clean images, not pairs: synthesize them, or set data.online=realesrgan-x4")
+            raise InputError(
+                f"{folder} holds clean images, not pairs: synthesize them, or set data.online=realesrgan-x4"
+            )
         table = _own_index(folder)
         return ShardPairs(table, pairs_run.read(folder))
     if len(sources) == 1 and folder.exists("run.json"):

@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_model.checkpoints import Checkpoints, latest
+from lucidflux_model.conditioner import pack
 from lucidflux_model.data import PairDataset, Pieces, Share, load
 from lucidflux_model.objective import draw, sigma_bins, velocity_losses
-from lucidflux_model.conditioner import pack
 from lucidflux_model.optimizer import MovingAverage, learning_rate, make_optimizer
 from lucidflux_model.parallel import Parallel, clip_gradient
 from lucidflux_model.runtime import Runtime

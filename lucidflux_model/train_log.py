@@ -37,7 +37,7 @@ class TrainLog:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, run / METRICS)
-        self._file: IO[str] = open(run / METRICS, "a")
+        self._file: IO[str] = open(run / METRICS, "a")  # noqa: SIM115 - closed by close()
         self._board = self._open_board(run, step) if tensorboard else None
 
     def _open_board(self, run: Path, step: int) -> Any:

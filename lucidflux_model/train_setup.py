@@ -20,8 +20,8 @@ from lucidflux_data.shards import canonical_json
 from lucidflux_data.storage import Folder, absolute_url
 from lucidflux_model import weights
 from lucidflux_model.checkpoints import PLACE, latest, read_trained
-from lucidflux_model.data import Order, PairDataset, Share, split
 from lucidflux_model.config import ModelConfig, weights_digest
+from lucidflux_model.data import Order, PairDataset, Share, split
 from lucidflux_model.models import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
 from lucidflux_model.pair_sources import open_pairs
 from lucidflux_model.parallel import Parallel

@@ -1,4 +1,4 @@
-"""The model as it is trained: frozen parts that encode a batch, and the velocity from the trained parts and the backbone.
+"""The model as it is trained: frozen parts that encode a batch, and the velocity that is learned.
 
     encode (no gradient):  HQ -> VAE -> x0       LQ -> SwinIR -> proxy -> SigLIP2 -> features
     forward:               features -> connector -> context;  LQ, proxy, x_s -> conditioner -> control;  backbone -> v
@@ -30,6 +30,14 @@ UNREACHED = ("attn.to_add_out", "ff_context")
 
 class VelocityModel(nn.Module):
     """`forward` takes what `encode` gave and draws; its parameters with requires_grad are what is trained."""
+
+    transformer: Any
+    vae: Any
+    proxy: Any
+    image_encoder: Any
+    prompt: Any
+    conditioner: Any
+    connector: Any
 
     def __init__(self, components: dict[str, Any], autocast: bool) -> None:
         super().__init__()
@@ -76,7 +84,8 @@ class VelocityModel(nn.Module):
     def forward(self, noisy: Tensor, lq: Tensor, proxy: Tensor, features: Tensor, draws: Draws) -> Tensor:
         """Velocity tokens, B x N x 64. `noisy`: x_s, B x C x H x W."""
         rows, columns = noisy.shape[2] // 2, noisy.shape[3] // 2
-        tokens, text, pooled = pack(noisy), *self.prompt(len(noisy))
+        tokens = pack(noisy)
+        text, pooled = self.prompt(len(noisy))
         with self.computing():
             semantic = self.connector(features.to(_dtype(self.connector))).image_embeds
             conditions = self.conditioner(

@@ -21,7 +21,7 @@ Init = Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from lu
 Resume = Annotated[bool, typer.Option(help="Go on with what is in RUN; start where nothing is.")]
 Launcher = Annotated[str, typer.Option(help="local (torchrun with --num-gpus over 1), or ray.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="GPUs, a process on each.")]
-CpuWorkers = Annotated[int | None, typer.Option(min=1, help="With --launcher ray: processes, on machines without GPUs.")]
+CpuWorkers = Annotated[int | None, typer.Option(min=1, help="With --launcher ray: processes without GPUs.")]
 
 
 @app.command("train")
