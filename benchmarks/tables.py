@@ -44,7 +44,14 @@ def order(board: dict[str, Any]) -> list[str]:
 
 def header(board: dict[str, Any]) -> list[str]:
     names = [f"{name} {ARROW[metric['lower_is_better']]}" for name, metric in board["metrics"].items()]
-    return ["method", *names, *(f"rank: {name}" for name in _ranked_groups(board)), "remarks"]
+    return ["method", *names, *(f"rank: {name}" for name in _ranked_groups(board)), *_costs(board), "remarks"]
+
+
+def _costs(board: dict[str, Any]) -> dict[str, str]:
+    """Title -> key in method.json of what `bench infer` measured; only what some method has."""
+    titles = {"s/image": "seconds_per_image", "GPU MB": "peak_gpu_mb"}
+    runs = board["runs"].values()
+    return {title: key for title, key in titles.items() if any(run.get(key) is not None for run in runs)}
 
 
 def _ranked_groups(board: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +70,9 @@ def body(board: dict[str, Any]) -> list[list[tuple[str, bool]]]:
             row = group["rows"].get(method)
             text = f"{row['rank']} ({row['mean_rank']:.2f}, first in {row['first_share']:.0%})" if row else "-"
             line.append((text, bool(row and row["rank"] == 1)))
+        for key in _costs(board).values():
+            value = board["runs"].get(method, {}).get(key)
+            line.append(("-" if value is None else f"{value:.4g}", False))
         line.append(("; ".join(board["flags"].get(method, [])), False))
         lines.append(line)
     return lines

@@ -178,7 +178,11 @@ def full_board(base: np.ndarray) -> dict[str, Any]:
     made = board({"niqe": {"a_b": base, "c&d": base + 1}}, groups={"one": ("niqe",)})
     rows = [row | {"colours": {}} for row in published.published_rows(suite, ["niqe"])]
     head = {"suite": "s:1", "profile": "p", "about": "About.", "flags": {"a_b": ["one seed"]}, "footnotes": []}
-    return made | head | {"not_computed": {}, "published": rows, "signature": "s:1|n:40"}
+    return (
+        made
+        | head
+        | {"not_computed": {}, "runs": {"a_b": {"seconds_per_image": 22.5}}, "published": rows, "signature": "s:1|n:40"}
+    )
 
 
 def test_markdown_latex_and_csv_hold_the_same_numbers(base: np.ndarray) -> None:
@@ -189,9 +193,11 @@ def test_markdown_latex_and_csv_hold_the_same_numbers(base: np.ndarray) -> None:
     assert "| _SUPIR (published, LucidFlux)_ | _3.6591_ |" in markdown
     assert markdown.rstrip().endswith("Signature: s:1|n:40")
     assert r"a\_b & \textbf{" + mean in latex
+    assert "| s/image | remarks |" in markdown
+    assert "| 22.5 | one seed |" in markdown
     assert r"c\&d" in latex
     assert latex.count(r"\\") == 1 + 2 + len(made["published"])
-    assert all(line.count("&") - line.count(r"\&") == 2 for line in latex.splitlines() if line.endswith(r"\\"))
+    assert all(line.count("&") - line.count(r"\&") == 3 for line in latex.splitlines() if line.endswith(r"\\"))
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
     assert float(rows[0]["mean"]) == base.mean()
     assert [row["rank"] for row in rows[:2]] == ["1", "2"]

@@ -1,0 +1,43 @@
+"""The ranking at the end of the demo: four methods, intervals, a pinned suite; a second call scores nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.demo_bench import run_bench_demo
+from pipelines.executor import open_executor
+from pipelines.progress import Progress
+
+
+def test_four_methods_are_ranked_with_intervals(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with open_executor("local", 1, 0, None) as executor:
+        told = run_bench_demo(tmp_path, executor, Progress())
+        assert told["ranked_methods"] == 4
+        board = json.loads((tmp_path / "results" / "leaderboard.json").read_text())
+        for name in ("niqe", "psnr", "ssim"):
+            rows = board["metrics"][name]["rows"]
+            assert sorted(row["rank"] for row in rows.values()) == [1, 2, 3, 4]
+            assert all(row["low"] < row["mean"] < row["high"] for row in rows.values())
+            assert len(board["metrics"][name]["pairs"]) == 6
+        assert "|pin:" in board["signature"]
+        psnr = {method: row["mean"] for method, row in board["metrics"]["psnr"]["rows"].items()}
+        assert psnr["nlmeans"] > psnr["lanczos"]  # the inputs are noisy
+        capsys.readouterr()
+        assert run_bench_demo(tmp_path, executor, Progress()) == told
+        assert "psnr: 64 done before, 0 to do" in capsys.readouterr().err
+    again = json.loads((tmp_path / "results" / "leaderboard.json").read_text())
+    assert {**again, "runs": board["runs"]} == board  # outputs were made anew: their times differ, nothing else
+
+
+def test_the_demo_says_what_it_needs(monkeypatch, tmp_path: Path) -> None:
+    import sys
+
+    from lucidflux_data.errors import ConfigError
+
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ConfigError, match=r"lucidflux\[demo\]"), open_executor("local", 1, 0, None) as executor:
+        run_bench_demo(tmp_path, executor, Progress(True))
