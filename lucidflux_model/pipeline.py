@@ -21,7 +21,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import SiglipVisionModel
 
@@ -132,8 +132,8 @@ class LucidFluxPipeline(DiffusionPipeline):
         request = _Request(num_inference_steps, guidance_scale, proxy_strength, schedule, numerics, tile, overlap)
         self._check_parity(numerics)
         levels = _levels(image)
-        height = height or round(levels.shape[1] * upscale)
-        width = width or round(levels.shape[2] * upscale)
+        height = height or max(1, round(levels.shape[1] * upscale))
+        width = width or max(1, round(levels.shape[2] * upscale))
         lq = self._lq(levels, height, width, numerics)
         proxy = self._proxy(lq, request)
         latents = self._noise(lq, generator, numerics)
@@ -305,12 +305,21 @@ def _levels(image: Images) -> np.ndarray:
         return (batch.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     if isinstance(image, Image.Image) or (isinstance(image, np.ndarray) and image.ndim == 3):
         image = [image]
-    arrays = [np.asarray(one.convert("RGB") if isinstance(one, Image.Image) else one) for one in image]
+    arrays = [_upright_rgb(one) if isinstance(one, Image.Image) else np.asarray(one) for one in image]
     if not arrays or any(array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 for array in arrays):
         raise ValueError("images are PIL images, uint8 HxWx3 arrays, or a tensor B x 3 x H x W in [0, 1]")
     if len({array.shape for array in arrays}) > 1:
         raise ValueError("the images of one call have one size: call once for each size")
     return np.stack(arrays)
+
+
+def _upright_rgb(image: Image.Image) -> np.ndarray:
+    """As the image contract of `lucidflux_data.decode`: EXIF orientation applied, alpha on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return np.asarray(image.convert("RGB"))
 
 
 def _as_output(pixels: Tensor, output_type: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -101,8 +100,6 @@ def _restore(
     from pipelines import restore
     from pipelines.progress import Progress
 
-    # torch's threads otherwise spin while they wait, which on busy cores makes small models 50 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with needs_extra("model"):
         _check_installed()
     file, settings, offload, device = how

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,20 @@ def test_parity_notices_one_wrong_weight(tmp_path: Path) -> None:
     assert errors["control_07"] > TOLERANCE
     assert errors["velocity"] > TOLERANCE
     assert errors["velocity_plain"] <= TOLERANCE
+
+
+def test_the_parity_command_exits_with_6(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("lucidflux")), "weights", "parity"]
+    for name in ("config.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((GOLDEN / name).read_bytes())
+    tensors = load_file(GOLDEN / "tensors.safetensors")
+    tensors["control_03"][0, 0, 0] += 1
+    save_file(tensors, tmp_path / "tensors.safetensors")
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 6
+    assert "1 of 39 tensors differ by more than 0.0001: control_03" in done.stderr
+    done = subprocess.run([*command, str(tmp_path / "nowhere")], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 3
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from transformers import SiglipConfig, SiglipModel
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_model import convert as module
 from lucidflux_model.config import ModelConfig, weights_digest
-from lucidflux_model.convert import convert, export, find_sources, verify, write_shards
+from lucidflux_model.convert import compute_prompt, convert, export, find_sources, verify, write_shards
 from lucidflux_model.layouts import to_published
 from lucidflux_model.loading import load_pipeline
 from lucidflux_model.models import MODELS, build_random
@@ -156,6 +156,57 @@ def test_several_shards_are_read_back(tiny, tmp_path: Path, monkeypatch: pytest.
     assert len(list((tmp_path / "t").glob("*.safetensors"))) > 3
     loaded = type(tiny["transformer"]).from_pretrained(tmp_path / "t").state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FLUX.1-dev's text encoders and tokenizers, small: an alphabet for a vocabulary."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz,-"
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1, "pad_token_id": len(pieces) - 1}
+    unigrams = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -2.0) for letter in [*letters, "\u2581"])]
+    torch.manual_seed(0)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=None,
+        transformer=None,
+        text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(pieces), **sizes, **ends)),
+        tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77),
+        text_encoder_2=T5EncoderModel(T5Config(vocab_size=40, d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2)),
+        tokenizer_2=T5TokenizerFast(vocab=unigrams, extra_ids=0, model_max_length=512),
+    )
+    folder = tmp_path_factory.mktemp("encoders")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_the_prompt_is_embedded_once(encoders: Path, tmp_path: Path) -> None:
+    """T5 padded to 512 without a mask, CLIP's pooled output: computed again from the encoders alone."""
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+    out = tmp_path / "prompt_embeddings.safetensors"
+    assert compute_prompt(encoders, out) == {"txt": [1, 512, 24], "vec": [1, 16]}
+    tensors = load_file(out)
+    t5, clip = (
+        T5EncoderModel.from_pretrained(encoders / "text_encoder_2"),
+        CLIPTextModel.from_pretrained(encoders / "text_encoder"),
+    )
+    prompt = "restore this image into high-quality, clean, high-resolution result"
+    ids = T5TokenizerFast.from_pretrained(encoders / "tokenizer_2")(prompt).input_ids
+    assert len(ids) < 100
+    text = t5(torch.tensor([ids + [0] * (512 - len(ids))])).last_hidden_state
+    ids = CLIPTokenizer.from_pretrained(encoders / "tokenizer")(prompt).input_ids
+    pooled = clip(torch.tensor([ids + [ids[-1]] * (77 - len(ids))])).pooler_output
+    assert torch.equal(tensors["txt"], text.bfloat16())
+    assert torch.equal(tensors["vec"], pooled.bfloat16())
+    with pytest.raises(InputError, match="holds no text encoders"):
+        compute_prompt(tmp_path, out)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

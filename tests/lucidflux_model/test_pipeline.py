@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.images import decode
 from lucidflux_model.conditioner import Control, pack, position_ids, unpack
 from lucidflux_model.config import ModelConfig
 from lucidflux_model.loading import ACTIVATIONS, choose_offload, load_pipeline, module_bytes, part_bytes
 from lucidflux_model.models import sizes_of
-from lucidflux_model.pipeline import LucidFluxPipeline
+from lucidflux_model.pipeline import LucidFluxPipeline, _levels
 from lucidflux_model.schedule import schedule_length
 
 
@@ -114,6 +115,19 @@ def test_inputs_and_outputs_of_every_kind(pipeline: LucidFluxPipeline, photo: np
     assert result.shape == (1, 3, 32, 48)
 
 
+def test_pil_images_follow_the_image_contract(pipeline: LucidFluxPipeline, photo: np.ndarray, tmp_path: Path) -> None:
+    """What `lucidflux_data.decode` makes of a file is what the pipeline makes of the same file opened with Pillow."""
+    rotated, alpha = Image.fromarray(photo[:32, :48]), Image.fromarray(photo[:32, :48]).convert("RGBA")
+    exif = rotated.getexif()
+    exif[0x0112] = 6
+    rotated.save(tmp_path / "rotated.png", exif=exif)
+    alpha.putalpha(Image.linear_gradient("L").resize((48, 32)))
+    alpha.save(tmp_path / "alpha.png")
+    for path in sorted(tmp_path.iterdir()):
+        levels = decode(path.read_bytes())
+        assert np.abs(_levels(Image.open(path))[0].astype(int) - levels).max() <= 1, path.name
+
+
 def test_a_batch_is_its_single_images(pipeline: LucidFluxPipeline, photo: np.ndarray) -> None:
     images = [photo[:48, :64], photo[48:96, 64:128], photo[40:88, 20:84]]
     together = run(pipeline, images)
@@ -135,6 +149,17 @@ def test_tiles_have_no_seam(pipeline: LucidFluxPipeline, photo: np.ndarray) -> N
         jumps = (side[:, 1:] - side[:, :-1]).abs().mean(0)
         assert jumps.max() < 4 * jumps.median()
     assert torch.equal(run(pipeline, photo, tile=192), whole)
+
+
+@torch.no_grad()
+def test_a_constant_velocity_is_the_same_in_tiles(photo: np.ndarray) -> None:
+    """With a backbone that says the same everywhere, tiles change nothing: their blending adds up to one."""
+    pipeline = load_pipeline(ModelConfig(name="tiny"), "fast")
+    pipeline.transformer.proj_out.weight.zero_()
+    pipeline.transformer.proj_out.bias.copy_(torch.linspace(-1, 1, 64))
+    latents = [run(pipeline, photo, tile=tile, overlap=64, output_type="latent") for tile in (0, 128)]
+    assert (latents[0] - latents[1]).abs().max() < 1e-6
+    assert latents[0].abs().max() > 1
 
 
 def test_what_the_network_is_told_of_the_time(photo: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def test_repeating_does_only_what_is_missing(inputs: Path, outputs: Path) -> Non
     changed = [name for name in NAMES if (outputs / name).stat().st_mtime_ns != times[name]]
     assert changed == ["odd.jpg.png"]
     assert not (outputs / ".tmp").exists()
+
+
+def test_killed_and_repeated_is_the_same(inputs: Path, outputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [LUCIDFLUX, "restore", str(inputs), "--out", str(out), *FAST]
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 100
+        while len(list(out.glob("records/*"))) < 2:
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.kill()
+    assert not (out / "manifest.json").exists()
+    assert restore_here(inputs, "--out", out, *FAST).returncode == 0
+    assert images(out) == images(outputs)
 
 
 def test_other_settings_want_another_folder(inputs: Path, outputs: Path, tmp_path: Path) -> None:
