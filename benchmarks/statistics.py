@@ -7,6 +7,7 @@ Confidence intervals are percentile intervals (Efron, Tibshirani 1993, chapter 1
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,19 +46,28 @@ def interval(means: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 
 
 def permutation_p(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p that paired `differences` (images,) have mean 0, by flipping signs; exact for few images."""
+    """Two-sided p that paired `differences` (images,) have mean 0, by flipping signs; exact for few images.
+
+    As scipy.stats.permutation_test of one sample, which draws the signs anew for every pair: here all pairs share
+    them, and the test of 28 pairs over 250 images takes 0.1 s in place of 8.
+    """
     if not np.any(differences):
         return 1.0
-    result = stats.permutation_test(
-        (differences,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=np.inf if len(differences) <= EXACT_PAIRS else resamples - 1,
-        batch=2000,
-        rng=np.random.Generator(np.random.Philox(key=[seed, 1 << 32])),
-    )
-    return float(result.pvalue)
+    signs = _signs(len(differences), resamples, seed)
+    flipped = np.abs(signs @ differences.astype(signs.dtype))
+    exceeded = np.count_nonzero(flipped >= abs(differences.sum()) * (1 - 1e-6))
+    exact = len(differences) <= EXACT_PAIRS
+    return float(exceeded / len(signs) if exact else (exceeded + 1) / (len(signs) + 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _signs(images: int, resamples: int, seed: int) -> np.ndarray:
+    """(patterns, images) of +1 and -1: all patterns of few images, else `resamples` - 1 drawn ones."""
+    if images <= EXACT_PAIRS:
+        patterns = np.arange(1 << images)[:, None] >> np.arange(images) & 1
+        return 1.0 - 2.0 * patterns
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 32]))
+    return (1 - 2 * rng.integers(0, 2, (resamples - 1, images), dtype=np.int8)).astype(np.float32)
 
 
 def wilcoxon_p(differences: np.ndarray) -> float:

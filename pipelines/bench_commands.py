@@ -26,7 +26,7 @@ AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Rank method
 Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
 Cache = Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")]
-Executor = Annotated[str | None, typer.Option(help="local processes, or ray; ray where --address is given.")]
+Executor = Annotated[str | None, typer.Option(help="local processes, or ray; ray with --address or --num-gpus.")]
 
 
 class BenchGroup(TyperGroup):
@@ -102,7 +102,7 @@ def eval_command(
     if dry_run:
         typer.echo(json.dumps(evaluate.plan(scores, over, methods, chosen, options), indent=None if json_ else 1))
         return
-    kind = executor or ("ray" if address or os.environ.get("RAY_ADDRESS") else "local")
+    kind = executor or ("ray" if address or num_gpus or os.environ.get("RAY_ADDRESS") else "local")
     progress = Progress(quiet=json_)
     with open_executor(kind, num_cpus, num_gpus or 0, address) as started:
         progress.say(started.description)
@@ -166,6 +166,7 @@ def infer_command(
     suites_dir: SuitesDir = None,
     limit: Limit = None,
     max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Make a method's outputs on a suite: stage, run in its environment, collect, record time and memory."""
@@ -177,6 +178,9 @@ def infer_command(
     over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
     chosen = suites.sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}
+    if dry_run:
+        typer.echo(json.dumps(infer.plan(method, len(images), factor, set_ or []), indent=None if json_ else 1))
+        return
     infer.check_inputs(images)
     place = infer.Place(repo, python, timeout, model, weights, trained, device)
     target = (out or Path("bench-outputs") / over).absolute()

@@ -69,12 +69,25 @@ def infer_method(
     return summary | {key: about[key] for key in ("seconds_per_image", "peak_gpu_mb", "commit")}
 
 
+def plan(name: str, images: int, scale: int, settings: list[str]) -> dict[str, Any]:
+    """What would be run: for an adapter its repository, recipe, command and what is known to go wrong."""
+    if name.split("[")[0] in OWN:
+        return {"method": name, "images": images, "scale": scale}
+    adapter = adapters.load_adapter(name)
+    values, method = adapters.resolve(adapter, settings)
+    shown = {name: f"<{name}>" for name in ("python", "inputs", "outputs", "seed")}
+    about = {"method": method, "images": images, "scale": scale, "about": adapter.about, "licence": adapter.licence}
+    about |= {"repository": adapter.repository, "commit": adapter.commit, "environment": list(adapter.environment)}
+    about |= {"weights": adapter.weights, "gpus": adapter.gpus, "settings": values, "gotchas": list(adapter.gotchas)}
+    return about | {"command": adapter.argv(values, scale=scale, **shown)}
+
+
 def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[dict[str, Any], Callable[..., Any]]:
     adapter = adapters.load_adapter(name)
     if place.repo is None or not place.repo.is_dir():
         raise ConfigError(
             f"{adapter.name} runs from a checkout: git clone {adapter.repository}, git checkout {adapter.commit}, "
-            "make its environment, then --repo CHECKOUT --python ENVIRONMENT/bin/python"
+            "make its environment (--dry-run shows how), then --repo CHECKOUT --python ENVIRONMENT/bin/python"
         )
     values, method = adapters.resolve(adapter, settings)
     repo = place.repo.absolute()
@@ -110,6 +123,8 @@ def _own(name: str, scale: int, settings: list[str], place: Place) -> tuple[dict
     about["packages"] = ",".join(f"{key} {value}" for key, value in versions().items() if value)
     if base in ("lucidflux", "proxy"):
         about["weights"] = _weights(values["model"], place)
+    if base == "lucidflux" and place.trained is not None:
+        about["contaminated"] = contaminated_suites(Path(place.trained))
     if base == "lucidflux":
         return about, lambda *given: _restore(values, scale, place, *given)
     upscale = {"bicubic": upsample_lq, "lanczos": lanczos}.get(base) or _proxy(place)
@@ -121,6 +136,20 @@ def _lucidflux_settings(text: str) -> dict[str, str]:
     if schedule not in SCHEDULES or not steps.isdigit() or int(steps) < 1:
         raise ConfigError(f"lucidflux takes [schedule,steps], {' or '.join(SCHEDULES)} and a number: not [{text}]")
     return {"schedule": schedule, "steps": steps}
+
+
+def contaminated_suites(trained: Path) -> list[str]:
+    """Suites that a checkpoint was validated on: `contaminated` in the metadata of a safetensors file, by commas."""
+    if trained.suffix != ".safetensors":
+        return []
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(trained, framework="numpy") as file:
+            named = (file.metadata() or {}).get("contaminated", "")
+    except (OSError, SafetensorError):
+        raise InputError(f"{trained} is not a safetensors file") from None
+    return [name for name in named.split(",") if name]
 
 
 def _weights(model: str, place: Place) -> str:

@@ -240,6 +240,28 @@ def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tm
         assert np.array_equal(decode(staged.read_bytes()), decode((tmp_path / "coins.jpg").read_bytes()))
 
 
+def test_a_dry_run_shows_the_recipe_and_the_command(two: Path, bench) -> None:
+    told = json.loads(bench("infer", "dreamclear", "--inputs", two, "--scale", 2, "--dry-run", "--json").stdout)
+    assert (told["images"], told["scale"], told["commit"]) == (2, 2, "fbe0938")
+    assert told["environment"][0] == "conda create -n dreamclear python=3.9"
+    assert told["command"][:3] == ["<python>", "-m", "torch.distributed.launch"]
+    assert told["command"][told["command"].index("--upscale") + 1] == "2"
+
+
+def test_a_checkpoint_says_which_suites_it_was_validated_on(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(3)}, tmp_path / "seen.safetensors", metadata={"contaminated": "reallq250,realsr"})
+    save_file({"a": np.zeros(3)}, tmp_path / "clean.safetensors")
+    assert pipeline.contaminated_suites(tmp_path / "seen.safetensors") == ["reallq250", "realsr"]
+    assert pipeline.contaminated_suites(tmp_path / "clean.safetensors") == []
+    place = pipeline.Place(model="tiny", trained=str(tmp_path / "seen.safetensors"))
+    assert pipeline._own("lucidflux", 4, [], place)[0]["contaminated"] == ["reallq250", "realsr"]
+    (tmp_path / "text.safetensors").write_text("no")
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        pipeline.contaminated_suites(tmp_path / "text.safetensors")
+
+
 def test_adapters_are_whole() -> None:
     assert set(adapters.adapter_names()) == set(LAYOUTS)
     for name in adapters.adapter_names():

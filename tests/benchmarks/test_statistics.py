@@ -63,6 +63,14 @@ def test_permutation_p_equals_brute_force(n: int) -> None:
     assert statistics.permutation_p(differences) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [12, 60])
+def test_permutation_p_equals_scipys(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.3, 1, n)
+    options = {"permutation_type": "samples", "n_resamples": np.inf if n == 12 else 9999, "vectorized": True}
+    other = stats.permutation_test((differences,), lambda x, axis: np.mean(x, axis=axis), **options)
+    assert statistics.permutation_p(differences) == pytest.approx(other.pvalue, abs=1e-9 if n == 12 else 0.01)
+
+
 def test_permutation_p_approaches_the_t_test() -> None:
     differences = np.random.default_rng(5).normal(0.12, 1, 250)
     assert statistics.permutation_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
