@@ -33,8 +33,10 @@ def degrade(hq: np.ndarray, plan: Mapping[str, Any], device: str = "cpu") -> np.
     """The LQ of a plan: uint8 HxWx3 RGB in and out."""
     check_plan(plan)
     image = to_tensor(hq, device)
-    for step in plan["steps"]:
-        image = apply(step, image, plan)
+    # cuDNN would round the factors of a convolution to ten bits (TF32), and may choose an algorithm by its speed.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        for step in plan["steps"]:
+            image = apply(step, image, plan)
     return to_pixels(image)
 
 

@@ -63,8 +63,8 @@ def load_backend(name: str, device: str = "cpu") -> Degrade:
     return loaded.on_device(device)
 
 
-def versions(backend: str) -> dict[str, str]:
-    """What decides the bytes of a pair, beside its plan. `backend` comes first."""
+def versions(backend: str, device: str = "cpu") -> dict[str, str]:
+    """What decides the bytes of a pair, beside its plan: libraries and, for torch, the kind of device."""
     import numba
     import scipy
 
@@ -74,6 +74,7 @@ def versions(backend: str) -> dict[str, str]:
         import torch
 
         found["torch"] = torch.__version__
+        found["device"] = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lucidflux_data import records, runs, shards
 from lucidflux_data.config import digest
@@ -108,7 +109,9 @@ def read_config(folder: Folder) -> PairsConfig:
 def inputs_of_run(folder: Folder) -> pa.Table:
     """INPUTS of a packed filter run, from its ledger and the indices of its shards; no image is opened."""
     shards.read_manifest(folder)
-    ledger = folder.read_table(runs.LEDGER)
+    schema = pq.read_schema(pa.BufferReader(folder.read(runs.LEDGER)))
+    wanted = ("key", "keep", "source_key", "width", "height", "group", "licence")
+    ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
     about = {row["key"]: row for row in ledger.filter(pc.field("keep")).to_pylist()}
     rows = []
     for name in folder.names("shards"):
@@ -167,13 +170,16 @@ def with_reasons(table: pa.Table, config: DegradeConfig) -> pa.Table:
 
 
 def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
-    """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured."""
+    """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured.
+
+    A shard is a unit of work too: of a small set it has as few images as a unit has, so that all cores are busy.
+    """
     rows = inputs.filter(pc.is_null(pc.field("reason"))).sort_by("key").to_pylist()
     degrade = config.degrade
     hq = int(BYTES_A_PIXEL[config.hq.partition(":")[0]] * degrade.size**2)
     lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
     sizes = [hq, lq, JSON_BYTES] * config.variants
-    images = max(1, config.shards.max_samples // config.variants)
+    images = min(max(1, config.shards.max_samples // config.variants), runs.unit_size(len(rows)))
     return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
 
 

@@ -61,7 +61,7 @@ class SynthesizeShard:
         self, rows: list[dict[str, Any]], writer: TarWriter, failed: list[dict[str, str]]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
         degrade = pairs.load_backend(self.backend, self.device)
-        versions = pairs.versions(self.backend)
+        versions = pairs.versions(self.backend, self.device)
         for row in rows:
             data = read_clean(row)
             try:
