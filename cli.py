@@ -15,6 +15,7 @@ from lucidflux_data.options import ExecutorKind, Json, NumCpus, tell
 from lucidflux_model.commands import app as weights_app
 from pipelines.bench_commands import app as bench_app
 from pipelines.commands import app as data_app
+from pipelines.govern_commands import app as govern_app
 from pipelines.model_commands import app as model_app
 from pipelines.synthesize_commands import app as pairs_app
 from pipelines.train_commands import app as train_app
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration 
 
 # Without a name, the commands of a group stand beside the others.
 data_app.add_typer(pairs_app)
+data_app.add_typer(govern_app)
 app.add_typer(model_app)
 app.add_typer(train_app)
 app.add_typer(weights_app, name="weights")

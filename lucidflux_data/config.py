@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import DEFAULT_MAX_PIXELS
 from lucidflux_data.quality import FLAT_GRADIENT_VARIANCE, MAX_PATCH_PX, PATCH_PX
+from lucidflux_data.where import columns_of
 
 UNIT_RULE = "clamp(ceil(n/256), 8, 1000)"
 
@@ -38,6 +39,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 class DecodeConfig(Section):
     max_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1)  # width x height from the header, before anything is allocated
+    timeout_s: float = Field(120.0, gt=0)  # of decoding and measuring one image; then decode_timeout
 
 
 class MeasureConfig(Section):
@@ -52,6 +54,11 @@ class RulesConfig(Section):
     max_laplacian_variance: float = Field(8000.0, ge=0)
     max_flat_fraction: float = Field(0.5, ge=0, le=1)
     min_side: int = Field(0, ge=0)  # pixels, upright
+    # Off unless a number is given; what they tell apart is in docs/performance.md, "curation".
+    min_jpeg_quality: int | None = Field(None, ge=1, le=100)  # of the file's own table; no JPEG passes
+    max_blockiness: float | None = Field(None, ge=1)
+    min_spectral_cutoff: float | None = Field(None, ge=0, le=1)
+    min_fixed_sharpness: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> RulesConfig:
@@ -93,6 +100,30 @@ class CutConfig(Section):
         return self
 
 
+class SelectConfig(Section):
+    """What else decides: lists, joined columns, benchmarks, near-duplicates."""
+
+    opt_out: tuple[str, ...] = ()  # files of sha256, key or uri, one a line
+    forbid: tuple[str, ...] = ()  # suites, fingerprint files, folders of benchmark images
+    join: tuple[str, ...] = ()  # Parquet files with columns of the user's own
+    where: str | None = None
+    carry: tuple[str, ...] = ()  # columns that go into ledger, shards and pairs
+    near_duplicates: int | None = Field(None, ge=0, le=16)  # Hamming radius of the 64-bit hash
+
+    @field_validator("opt_out", "forbid", "join", "carry", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`--set select.carry=license,photographer`."""
+        return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+    @field_validator("where")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value:
+            columns_of(value)
+        return value
+
+
 class ShardConfig(Section):
     max_samples: int = Field(1000, ge=1)
     max_bytes: int = Field(1_000_000_000, ge=10_240)
@@ -116,6 +147,7 @@ class FilterConfig(Section):
     rules: RulesConfig = RulesConfig()
     iqa: IQAConfig = IQAConfig()
     cut: CutConfig = CutConfig()
+    select: SelectConfig = SelectConfig()
     shards: ShardConfig = ShardConfig()
     storage: StorageConfig = StorageConfig()
 
@@ -129,16 +161,28 @@ class FilterConfig(Section):
 
     def select_part(self) -> dict[str, Any]:
         cut = self.cut.model_dump() if self.iqa.metric != "none" else None
-        return {"rules": self.rules.model_dump(), "metric": self.iqa.metric, "cut": cut}
+        chosen = self.select.model_dump(mode="json")
+        return {"rules": self.rules.model_dump(), "metric": self.iqa.metric, "cut": cut, "select": chosen}
 
     def pack_part(self) -> dict[str, Any]:
         return {"shards": self.shards.model_dump()}
 
 
 # `lucidflux`: arXiv 2509.22414 v4, data curation (blur 150..8000, flat 800 / 50%, CLIP-IQA top 20%).
+# `strict`: beyond the paper; limits at which about one clean photo in twenty is lost (docs/performance.md).
 # `demo`: the same rules with a metric that needs no download and a cut that leaves something of a handful of photos.
 PRESETS: dict[str, dict[str, Any]] = {
     "lucidflux": {},
+    "strict": {
+        "rules": {
+            "min_side": 512,
+            "min_jpeg_quality": 75,
+            "max_blockiness": 1.2,
+            "min_spectral_cutoff": 0.5,
+            "min_fixed_sharpness": 10.0,
+        },
+        "select": {"near_duplicates": 4},
+    },
     "demo": {"iqa": {"metric": "niqe"}, "cut": {"top_fraction": "0.5"}},
 }
 

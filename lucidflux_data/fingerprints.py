@@ -171,6 +171,11 @@ class Firewall:
         return counts
 
 
+def measure_name(forbid: Sequence[str]) -> str:
+    """The name under scores/ of what a firewall of these suites finds."""
+    return f"firewall-{hashlib.sha256(chr(10).join(sorted(forbid)).encode()).hexdigest()[:12]}"
+
+
 def make_firewall(files: Sequence[bytes]) -> Firewall:
     """Of the bytes of fingerprint files. InputError for a file of another version or of something else."""
     images: list[str] = []

@@ -6,7 +6,7 @@ is a candidate once, of the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data import records, runs, selection
+from lucidflux_data import fingerprints, records, runs, selection
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT, Candidates
@@ -43,6 +43,19 @@ class Pool:
         start = sum(len(rows) for rows in self.rows[:number])
         return values[start : start + len(self.rows[number])]
 
+    def group_keys(self, groups: np.ndarray) -> pa.Array:
+        """The key of each row's group (`groups`: pool-wide rows, -1 for none) as text, null for none."""
+        wanted = np.maximum(groups, 0)
+        high, low = self.arrays.keys_high[wanted], self.arrays.keys_low[wanted]
+        there = groups >= 0
+        if not there.any():
+            return pa.nulls(len(groups), pa.string())
+        keys = [
+            f"{first:016x}{last:04x}" if yes else None
+            for first, last, yes in zip(high.tolist(), low.tolist(), there, strict=True)
+        ]
+        return pa.array(keys, pa.string())
+
 
 def load_pool(parts: list[Part]) -> Pool:
     """The candidates of every part. InputError where a part is not scored to the end."""
@@ -65,6 +78,35 @@ def load_pool(parts: list[Part]) -> Pool:
     included = np.repeat([part.included for part in parts], [len(mine) for mine in rows])
     deciding = [_taken(table, mine) for table, mine in zip(tables, rows, strict=True)]
     return Pool(parts, tables, rows, load_candidates(pa.concat_tables(deciding), included))
+
+
+def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
+    """One column over the pool from one column a part (a row for each candidate of the part)."""
+    kinds = {piece.type for piece in pieces}
+    kind = max(kinds, key=str) if len(kinds) > 1 else next(iter(kinds))
+    chunks: list[Any] = []
+    for piece, rows in zip(pieces, pool.rows, strict=True):
+        taken = piece if len(rows) == len(piece) else piece.take(pa.array(rows))
+        taken = taken.cast(kind)
+        chunks += taken.chunks if isinstance(taken, pa.ChunkedArray) else [taken]
+    return pa.chunked_array(chunks, kind)
+
+
+def whole_measure(part: Part, uris: pa.ChunkedArray, measure: str) -> pa.Table | None:
+    """All columns of scores/<measure> with a row for each candidate of the part (null where there is none yet)."""
+    size = runs.unit_size(part.candidates)
+    tables = []
+    found = runs.read_measure(part.folder, measure)
+    if not found:
+        return None
+    schema = pa.unify_schemas([table.schema for table in found.values()], promote_options="permissive")
+    empty = schema.empty_table()
+    for number in range(-(-part.candidates // size)):
+        own = uris.slice(number * size, size).combine_chunks()
+        table = pa.concat_tables([found.get(number, empty), empty], promote_options="permissive").select(schema.names)
+        rows = pc.index_in(own, table["uri"].combine_chunks().cast(own.type))
+        tables.append(table.combine_chunks().take(rows))
+    return pa.concat_tables(tables)
 
 
 def _taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
@@ -107,51 +149,81 @@ def _numbers(column: pa.ChunkedArray, missing: float) -> np.ndarray:
     return pc.fill_null(column.cast(pa.float64()), missing).to_numpy()
 
 
-def survivors(pool: Pool, config: FilterConfig) -> np.ndarray:
-    """int16 codes of the pool's candidates after the cheap rules."""
-    return selection.apply_rules(pool.arrays, config.rules)
+def survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarray:
+    """int16 codes of the pool's candidates before the cut. Measures that rules need and rows lack reject nothing.
+
+    `scored`: whether the quality metric is there; before it is, a --where that names it waits.
+    """
+    from lucidflux_data import more_rules
+
+    codes = more_rules.cheap_codes(pool, config)
+    if config.select.forbid:
+        more_rules.apply_leaks(codes, pool, fingerprints.measure_name(config.select.forbid))
+    if more_rules.needs_history(config):
+        more_rules.apply_history(codes, pool, config)
+    if scored or config.iqa.metric not in more_rules.columns_of(config.select.where or "true"):
+        more_rules.apply_where(codes, pool, config)
+    return codes
 
 
 def write_ledger(folder: Folder, config: FilterConfig) -> dict[str, Any]:
     """Publishes selected.parquet and returns its counts per reason."""
+    from lucidflux_data import more_rules
+
     pool = load_pool(runs.parts(folder))
-    codes, ranks, scores = decide(pool, config)
-    folder.publish(runs.LEDGER, table_chunks(_ledger_tables(pool, codes, ranks, scores, config.iqa.metric), REPEATING))
+    codes, ranks, scores, groups = decide(pool, config)
+    further = more_rules.carried(pool, config)
+    tables = _ledger_tables(pool, (codes, ranks, scores, groups), further, config.iqa.metric)
+    folder.publish(runs.LEDGER, table_chunks(tables, REPEATING))
     return _counted(codes)
 
 
-def _ledger_tables(
-    pool: Pool, codes: np.ndarray, ranks: np.ndarray, scores: np.ndarray, metric: str
-) -> Iterator[pa.Table]:
-    """The ledger, ROWS_IN_GROUP candidates at a time."""
+def _ledger_tables(pool: Pool, decided: tuple[np.ndarray, ...], further: pa.Table, metric: str) -> Iterator[pa.Table]:
+    """The ledger, ROWS_IN_GROUP candidates at a time. `further`: columns of the whole pool that go along."""
+    first = 0
     for number, part in enumerate(pool.parts):
-        mine = [pool.of_part(values, number) for values in (codes, ranks, scores)]
+        mine = [pool.of_part(values, number) for values in decided]
         inventory = runs.read_inventory(part.folder, ["offset", "side"])
         for start in range(0, max(1, len(pool.rows[number])), ROWS_IN_GROUP):
             some = slice(start, start + ROWS_IN_GROUP)
             rows = pool.rows[number][some]
             about, place = (_taken(table, rows) for table in (pool.tables[number], inventory))
-            yield _ledger_table(about, place, [values[some] for values in mine], metric)
+            columns = _ledger_columns(about, place, [values[some] for values in mine[:3]], metric)
+            columns["group"] = pool.group_keys(mine[3][some])
+            own = further.slice(first + start, len(rows))
+            columns |= {name: own[name] for name in own.column_names if name not in columns}
+            yield pa.table(columns)
+        first += len(pool.rows[number])
 
 
-def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(int16 codes, int64 ranks with 0 for none, float64 scores with NaN for none) of the pool's candidates."""
+def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(int16 codes, int64 ranks with 0 for none, float64 scores with NaN for none, int64 near-duplicate groups as
+    rows of their smallest key, -1 for none) of the pool's candidates."""
     codes = survivors(pool, config)
     ranks, scores = np.zeros(len(codes), np.int64), np.full(len(codes), np.nan)
+    groups = np.full(len(codes), -1)
     metric = config.iqa.metric
-    if metric == "none":
-        return codes, ranks, scores
-    from lucidflux_data.iqa import lower_is_better
+    alive = np.flatnonzero(selection.is_kept(codes))
+    if metric != "none":
+        from lucidflux_data.iqa import lower_is_better
 
-    failed = np.full(len(codes), KEPT, np.int16)
-    for number in range(len(pool.parts)):
-        mine = _scores_of_part(pool.parts[number], pool.tables[number]["uri"], metric)
-        pool.of_part(scores, number)[:], pool.of_part(failed, number)[:] = (all_[pool.rows[number]] for all_ in mine)
-    codes, ranks = selection.apply_cut(codes, pool.arrays, scores, failed, lower_is_better(metric), config.cut)
-    return codes, ranks, scores
+        failed = np.full(len(codes), KEPT, np.int16)
+        for number in range(len(pool.parts)):
+            mine = _scores_of_part(pool.parts[number], pool.tables[number]["uri"], metric)
+            pool.of_part(scores, number)[:], pool.of_part(failed, number)[:] = (
+                all_[pool.rows[number]] for all_ in mine
+            )
+        codes, ranks = selection.apply_cut(codes, pool.arrays, scores, failed, lower_is_better(metric), config.cut)
+        alive = alive[(ranks[alive] > 0) | selection.is_kept(codes)[alive]]
+    if config.select.near_duplicates is not None:
+        from lucidflux_data import more_rules
+
+        groups = more_rules.near_groups(pool, alive, config.select.near_duplicates)
+        codes = selection.drop_near(codes, pool.arrays, ranks, groups, config.cut)
+    return codes, ranks, scores, groups
 
 
-def _ledger_table(basic: pa.Table, inventory: pa.Table, decided: list[np.ndarray], metric: str) -> pa.Table:
+def _ledger_columns(basic: pa.Table, inventory: pa.Table, decided: list[np.ndarray], metric: str) -> dict[str, Any]:
     codes, ranks, scores = decided
     columns = {
         "uri": basic["uri"],
@@ -166,7 +238,7 @@ def _ledger_table(basic: pa.Table, inventory: pa.Table, decided: list[np.ndarray
     if metric != "none":
         columns[metric] = pa.array(scores, pa.float64(), from_pandas=True)
     columns |= {name: basic[name] for name in CARRIED}
-    return pa.table(columns | {"offset": inventory["offset"], "side": inventory["side"]})
+    return columns | {"offset": inventory["offset"], "side": inventory["side"]}
 
 
 def _scores_of_part(part: Part, uris: pa.ChunkedArray, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,17 +8,28 @@ from typing import Annotated, Any
 import typer
 
 Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob or WebDataset tar; local or a url.")
+    list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob, WebDataset tar or Parquet; local or a url.")
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 Out = Annotated[str, typer.Option("--out", metavar="RUN", help="The run folder, new or to be resumed.")]
-Preset = Annotated[str, typer.Option(help="lucidflux or demo.")]
+Preset = Annotated[str, typer.Option(help="lucidflux, strict or demo.")]
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="One setting over preset and file.")]
 Iqa = Annotated[str | None, typer.Option(metavar="NAME", help="Quality metric of the cut, or none.")]
 TopFraction = Annotated[str | None, typer.Option(help="Keep the best fraction of the survivors.")]
 TopK = Annotated[int | None, typer.Option(help="Keep the best N of the survivors.")]
 MinSide = Annotated[int | None, typer.Option(help="Shorter side, in pixels, that an image must have.")]
+Forbid = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SUITE|FILE|DIR", help="Benchmark images that must not get in; may be repeated."),
+]
+Join = Annotated[
+    list[str] | None, typer.Option(metavar="FILE.parquet", help="Your own columns, by uri, key or sha256.")
+]
+Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Keep only what this is true of: aesthetic > 5.")]
+Carry = Annotated[str | None, typer.Option(metavar="A,B", help="Columns that go along into ledger, shards and pairs.")]
+OptOut = Annotated[list[str] | None, typer.Option(metavar="FILE", help="sha256, keys or uris to leave out.")]
+NearDuplicates = Annotated[int | None, typer.Option(min=0, max=16, help="Keep the best of images within N bits.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
 NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
 NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
@@ -27,6 +38,21 @@ ExecutorKind = Annotated[str, typer.Option("--executor", help="ray, or local pro
 MaxFailed = Annotated[float | None, typer.Option(min=0, max=1, help="Exit 4 when a larger share failed.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+
+
+def select_settings(
+    forbid: list[str] | None,
+    join: list[str] | None,
+    where: str | None,
+    carry: str | None,
+    opt_out: list[str] | None,
+    near_duplicates: int | None,
+) -> list[str]:
+    """What else decides, as settings of the `select` section."""
+    lists = {"forbid": forbid, "join": join, "opt_out": opt_out, "carry": [carry] if carry else None}
+    settings = [f"select.{name}={','.join(values)}" for name, values in lists.items() if values]
+    settings += [f"select.where={where}"] if where else []
+    return settings + ([f"select.near_duplicates={near_duplicates}"] if near_duplicates is not None else [])
 
 
 def tell(result: dict[str, Any], json_: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data import ledger, records, runs
+from lucidflux_data import ledger, records, runs, shards
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.sources import read_bytes
 from lucidflux_data.storage import Folder
@@ -53,6 +53,7 @@ def make_report(folder: Folder) -> bytes:
         f"<p class=note>{counts['candidates']:,} candidates, {counts['kept']:,} kept, "
         f"other files ignored: {run['listed']['ignored']:,}</p>",
         _note(metric),
+        _firewall(folder, run["config"]["select"]["forbid"]),
         _funnel(counts),
     ]
     sheets = _Sheets(folder, run["config"]["decode"]["max_pixels"])
@@ -80,6 +81,16 @@ def _note(metric: str) -> str:
         f"<p class=note>{metric} rewards grain and JPEG blocking (quality 75 lowers NIQE by 0.46 on average): "
         "it serves demonstrations and tests. The published set was cut by clipiqa.</p>"
     )
+
+
+def _firewall(folder: Folder, forbidden: list[str]) -> str:
+    """Which benchmarks the set was checked against, as the manifest says."""
+    if not forbidden or not folder.exists(shards.MANIFEST):
+        return ""
+    card = shards.read_manifest(folder).get("firewall", {"checked": {}, "not_checked": forbidden})
+    lines = [f"checked against {html.escape(item)} ({sha256[:12]})" for item, sha256 in card["checked"].items()]
+    lines += [f"<b>NOT checked against {html.escape(item)}</b>" for item in card["not_checked"]]
+    return f"<p class=note>Benchmarks: {'; '.join(lines)}</p>"
 
 
 def _funnel(counts: dict[str, Any]) -> str:
@@ -158,6 +169,8 @@ class _Sheets:
         shown = ["uri", "source_key", "offset", "bytes", "keep", "reason"]
         shown += sorted({score for _, _, score in self._sheets if score})
         rows = sorted({row for _, chosen, _ in self._sheets for row in chosen})
+        if runs.read_run(self.folder)["config"]["select"]["forbid"]:
+            shown.append("leak")
         table = self.folder.read_table(runs.LEDGER, shown).take(pa.array(rows, pa.int64()))
         about = dict(zip(rows, table.to_pylist(), strict=True))
         html_of = [self._sheet(title, [about[row] for row in chosen], score) for title, chosen, score in self._sheets]
@@ -170,6 +183,8 @@ class _Sheets:
         for row in rows:
             value = f"{score} {row[score]:.4g}<br>" if score else ""
             verdict = "kept" if row["keep"] else row["reason"]
+            if row.get("leak"):
+                verdict += f": {html.escape(row['leak'])}"
             name = html.escape(row["source_key"])
             figures.append(
                 f"<figure>{_thumbnail(row, self.max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"

@@ -47,16 +47,19 @@ def make_run(
     preset: str,
     drawn_from: Sequence[str] = (),
     included: Sequence[str] = (),
+    inputs: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of run.json. `listed`: sources, limit, seed, candidates, ignored.
 
     `drawn_from`: urls of the runs whose candidates a combined run selects from (its own scores where there are none);
-    `included`: urls of the runs whose images are kept beside the rules.
+    `included`: urls of the runs whose images are kept beside the rules; `inputs`: sha256 of joined files and lists.
     """
     asked: dict[str, Any] = {name: listed[name] for name in ("sources", "limit", "seed")}
     if drawn_from:
         asked["runs"] = list(drawn_from)
     chosen = config.select_part() | ({"included": list(included)} if included else {})
+    if inputs:
+        chosen["inputs"] = inputs
     return {
         "schema_version": 1,
         "preset": preset,
@@ -64,6 +67,7 @@ def make_run(
         "listed": listed,
         "runs": list(drawn_from),
         "included": list(included),
+        "inputs": inputs or {},
         "config": config.model_dump(),
         "digests": {
             "score": digest({"asked": asked, **config.score_part()}),

@@ -39,13 +39,14 @@ class Candidates:
         return len(self.failed)
 
 
-def apply_rules(candidates: Candidates, rules: RulesConfig) -> np.ndarray:
-    """int16 codes after the failures, exact duplicates and cheap rules; -1 marks the survivors.
+def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarray | None = None) -> np.ndarray:
+    """int16 codes after the failures, opt-outs, exact duplicates and cheap rules; -1 marks the survivors.
 
-    Of equal bytes the first in order stays; an included copy stays before any other.
+    `opted_out`: bool, n rows. Of equal bytes the first in order stays; an included copy stays before any other.
     """
     variance, flat = candidates.laplacian_variance, candidates.flat_fraction
     ladder = (
+        ("opted_out", False if opted_out is None else opted_out),
         ("duplicate", later_copies(candidates)),
         ("included", candidates.included),
         ("too_small", candidates.min_side < rules.min_side),
@@ -116,6 +117,37 @@ def apply_cut(
     ranks[scored[order]] = np.arange(1, len(scored) + 1)
     codes[scored[order[number_kept(len(scored), cut) :]]] = CODE["low_iqa"]
     return codes, ranks
+
+
+def drop_near(
+    codes: np.ndarray, candidates: Candidates, ranks: np.ndarray, groups: np.ndarray, cut: CutConfig
+) -> np.ndarray:
+    """Codes after each near-duplicate group (`groups`: int64, -1 outside) keeps its best member only.
+
+    Best: kept by hand, then the lower rank, without ranks the larger shorter side, then the key. `top_k` is a final
+    count, so what is dropped makes room for the next; a fraction is of the scored survivors and is not filled up.
+    """
+    codes = codes.copy()
+    member = np.flatnonzero(groups >= 0)
+    by_hand = codes[member] == CODE["included"]
+    unranked = np.where(ranks[member] > 0, ranks[member], np.iinfo(np.int64).max)
+    order = np.lexsort(
+        (candidates.keys_low[member], candidates.keys_high[member], -candidates.min_side[member], unranked, ~by_hand,
+         groups[member])
+    )  # fmt: skip
+    ordered = member[order]
+    later = np.zeros(len(codes), bool)
+    later[ordered[1:][groups[ordered][1:] == groups[ordered][:-1]]] = True
+    if cut.top_k is not None and (ranks > 0).any():
+        scored = np.flatnonzero(ranks > 0)
+        scored = scored[np.argsort(ranks[scored])]
+        first = scored[~later[scored]][: cut.top_k]
+        codes[scored] = CODE["low_iqa"]
+        codes[scored[(ranks[scored] < ranks[first[-1]]) & later[scored]]] = CODE["near_duplicate"]
+        codes[first] = KEPT
+        return codes
+    codes[later & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["near_duplicate"]
+    return codes
 
 
 def split_keys(hex_keys: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -153,6 +153,20 @@ class Folder:
             return []
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in `folder`, sorted; [] where there is no such folder."""
+        if self.is_local:
+            try:
+                with os.scandir(self.path(folder)) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_dir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        try:
+            found = tried(lambda: self.fs.ls(self.path(folder), detail=True), self.url)
+        except FileNotFoundError:
+            return []
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in found if entry["type"] == "directory")
+
     def size(self, name: str) -> int:
         return os.path.getsize(self.path(name)) if self.is_local else int(self.fs.size(self.path(name)))
 

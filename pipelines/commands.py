@@ -9,16 +9,21 @@ import typer
 
 from lucidflux_data.options import (
     Address,
+    Carry,
     ConfigFile,
     DryRun,
     ExecutorKind,
+    Forbid,
     Iqa,
+    Join,
     Json,
     Limit,
     MaxFailed,
     MinSide,
+    NearDuplicates,
     NumCpus,
     NumGpus,
+    OptOut,
     Out,
     Preset,
     RunFolder,
@@ -26,6 +31,8 @@ from lucidflux_data.options import (
     Sources,
     TopFraction,
     TopK,
+    Where,
+    select_settings,
     tell,
 )
 
@@ -43,6 +50,12 @@ def filter_command(
     top_fraction: TopFraction = None,
     top_k: TopK = None,
     min_side: MinSide = None,
+    forbid: Forbid = None,
+    join: Join = None,
+    where: Where = None,
+    carry: Carry = None,
+    opt_out: OptOut = None,
+    near_duplicates: NearDuplicates = None,
     limit: Limit = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
@@ -55,15 +68,22 @@ def filter_command(
     """Score, select and pack: HQ shards, a ledger of every decision, and a report."""
     from lucidflux_data.config import make_config
 
-    resolved = make_config(preset, config, _settings(set_, iqa, top_fraction, top_k, min_side))
+    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
+    resolved = make_config(preset, config, settings)
     asked = (out, source, resolved, preset, limit, dry_run, json_)
     _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
 
 
 @app.command("score")
 def score_command(
-    source: Sources,
-    out: Out,
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...|RUN", help="As for filter; or a run, to add to it.")
+    ],
+    out: Annotated[str | None, typer.Option("--out", metavar="RUN", help="The run folder of these sources.")] = None,
+    scorer: Annotated[
+        str | None, typer.Option(metavar="PKG.MOD:FUNCTION", help="Yours: a list of images in, a dict of columns out.")
+    ] = None,
     preset: Preset = "lucidflux",
     config: ConfigFile = None,
     set_: Set = None,
@@ -78,10 +98,18 @@ def score_command(
 ) -> None:
     """Measure every candidate; decide later with `select`."""
     from lucidflux_data.config import make_config
+    from lucidflux_data.errors import ConfigError
 
-    resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
-    asked = (out, source, resolved, preset, limit, dry_run, json_)
-    _run_job(asked, ("score",), (executor, num_cpus, num_gpus, address), None)
+    where = (executor, num_cpus, num_gpus, address)
+    if out is not None:
+        resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
+        _run_job((out, source, resolved, preset, limit, dry_run, json_), ("score",), where, None)
+    elif scorer is None or len(source) != 1:
+        raise ConfigError("give --out RUN for sources, or one RUN and --scorer to add scores to it")
+    if scorer is not None:
+        from pipelines.govern_commands import add_scores
+
+        add_scores(out or source[0], scorer, where, json_)
 
 
 def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
@@ -141,6 +169,12 @@ def select_command(
     top_fraction: TopFraction = None,
     top_k: TopK = None,
     min_side: MinSide = None,
+    forbid: Forbid = None,
+    join: Join = None,
+    where: Where = None,
+    carry: Carry = None,
+    opt_out: OptOut = None,
+    near_duplicates: NearDuplicates = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
@@ -149,6 +183,20 @@ def select_command(
     json_: Json = False,
 ) -> None:
     """Decide again under other rules; only scores that are not there yet are computed."""
+    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
+    _run_select(run, out, include, (config, settings), (executor, num_cpus, num_gpus, address), dry_run, json_)
+
+
+def _run_select(
+    run: list[str],
+    out: str | None,
+    include: list[str] | None,
+    changes: tuple[str | None, list[str]],
+    where: tuple[Any, ...],
+    dry_run: bool,
+    json_: bool,
+) -> None:
     from lucidflux_data.config import FilterConfig, make_config
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.runs import parts, read_run
@@ -161,15 +209,15 @@ def select_command(
         raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
     folder, drawn_from, progress = Folder(out or run[0]), [Folder(one) for one in run], Progress(quiet=json_)
     before = read_run(folder if folder.exists("run.json") else drawn_from[0])
-    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
-    resolved = make_config(file=config, settings=settings, base=FilterConfig.model_validate(before["config"]))
+    base = FilterConfig.model_validate(before["config"])
+    resolved = make_config(file=changes[0], settings=changes[1], base=base)
     _check_metric(resolved.iqa.metric)
     if dry_run:
         tell(job.preview([part for one in drawn_from for part in parts(one)], resolved), json_)
         return
     if [folder.url] != [one.url for one in drawn_from]:
         job.combine(folder, drawn_from, resolved, before["preset"])
-    with open_executor(executor, num_cpus, num_gpus, address) as started:
+    with open_executor(*where) as started:
         if include:
             job.include(folder, include, resolved, started, progress)
         counts = job.select(folder, resolved, started, progress)

@@ -26,6 +26,7 @@ from pipelines import worker
 from pipelines.worker import File, Publish, Unit
 
 ATTEMPTS = 3
+STALL_S = 60.0  # without an end of any unit, a line says which ones are in flight
 Job = Callable[[Unit], Any]
 
 
@@ -96,7 +97,9 @@ class LocalExecutor:
             self._fill(flying, again, waiting, blob, events)
             if not flying:
                 return
-            ended, _ = wait(flying, return_when=FIRST_COMPLETED)
+            ended, _ = wait(flying, STALL_S, return_when=FIRST_COMPLETED)
+            if not ended:
+                _say_stalled(unit.name for unit, _ in flying.values())
             broken = False
             for future in ended:
                 unit, attempt = flying.pop(future)
@@ -104,7 +107,7 @@ class LocalExecutor:
                     result = future.result()
                 except BrokenProcessPool:
                     broken = True
-                    again.append((unit, _next_attempt(unit, attempt)))
+                    again.append(_lost(events, unit, attempt))
                     continue
                 except StorageError as error:
                     again.append((unit, _next_attempt(unit, attempt, error)))
@@ -112,7 +115,7 @@ class LocalExecutor:
                 yield unit, result
             if broken:
                 # One dead process breaks the whole pool: everything in flight goes into a new one.
-                again.extend((unit, _next_attempt(unit, attempt)) for unit, attempt in flying.values())
+                again.extend(_lost(events, unit, attempt) for unit, attempt in flying.values())
                 flying.clear()
                 self.close()
 
@@ -125,6 +128,8 @@ class LocalExecutor:
         events: Folder | None,
     ) -> None:
         while len(flying) < 2 * self.num_cpus:
+            if flying and (again or any(attempt > 1 for _, attempt in flying.values())):
+                return  # what was lost once runs alone: another unit's end must not take it along
             item = again.popleft() if again else next(waiting, None)
             if item is None:
                 return
@@ -153,6 +158,21 @@ class LocalExecutor:
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
             self._pool = None
+
+
+def _lost(events: Folder | None, unit: Unit, attempt: int) -> tuple[Unit, int]:
+    worker.note_lost(events, unit, attempt)
+    following = _next_attempt(unit, attempt)
+    print(f"{unit.name} lost its worker: attempt {following} of {ATTEMPTS}", file=sys.stderr, flush=True)
+    return unit, following
+
+
+def _say_stalled(names: Iterable[str]) -> None:
+    waiting = sorted(names)
+    more = f" and {len(waiting) - 4} more" if len(waiting) > 4 else ""
+    print(
+        f"no unit has ended for {STALL_S:.0f} s; in flight: {', '.join(waiting[:4])}{more}", file=sys.stderr, flush=True
+    )
 
 
 def _next_attempt(unit: Unit, attempt: int, error: StorageError | None = None) -> int:
@@ -221,13 +241,17 @@ class RayExecutor:
                     flying[pool.submit(*item)] = item
                 if not flying:
                     return
-                (reference,), _ = ray.wait(list(flying), num_returns=1)
+                ended, _ = ray.wait(list(flying), num_returns=1, timeout=STALL_S)
+                if not ended:
+                    _say_stalled(unit.name for unit, _ in flying.values())
+                    continue
+                (reference,) = ended
                 unit, attempt = flying.pop(reference)
                 pool.ended(reference)
                 try:
                     yield unit, ray.get(reference)
                 except WORKER_LOST:
-                    again.append((unit, _next_attempt(unit, attempt)))
+                    again.append(_lost(events, unit, attempt))
                 except RayTaskError as error:
                     if isinstance(error.cause, StorageError):
                         again.append((unit, _next_attempt(unit, attempt, error.cause)))

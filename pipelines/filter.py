@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lucidflux_data import ledger, report, runs, shards, sources, verify
+from lucidflux_data import columns, ledger, report, runs, shards, sources, verify
 from lucidflux_data.config import FilterConfig, digest, make_config
 from lucidflux_data.errors import ConfigError, TooManyFailed, VerificationError
 from lucidflux_data.selection import KEPT, number_kept
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.storage import Folder, absolute_url
+from pipelines import measures, plan
 from pipelines import pack as packing
 from pipelines import score as scoring
 from pipelines.executor import Executor
@@ -32,7 +33,8 @@ def list_into(
     if folder.exists(runs.RUN_FILE):
         before = runs.read_run(folder)
         if before["listed"]["sources"] == asked and before["listed"]["limit"] == limit:
-            run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"])
+            inputs = columns.join_digests(config)
+            run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"], inputs)
             runs.start_run(folder, run, steps)
             if folder.exists(runs.INVENTORY):
                 progress.say(
@@ -42,7 +44,7 @@ def list_into(
     listing = sources.list_sources(asked)
     table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
     listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "damaged_tars": listing.damaged_tars}
-    run = runs.make_run(config, listed, preset)
+    run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
     runs.start_run(folder, run, steps)
     runs.write_inventory(folder, table)
     progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
@@ -55,11 +57,13 @@ def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Pr
     folder.sweep()
     if not runs.read_run(folder)["runs"]:
         scoring.score_basic(folder, config, executor, progress)
+    measures.prepare(folder, config, executor, progress)
     scoring.score_metric(folder, config, executor, progress)
 
 
 def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
+    measures.prepare(folder, config, executor, progress)
     scoring.score_metric(folder, config, executor, progress)
     counts = ledger.write_ledger(folder, config)
     _update_run(folder, runs.read_run(folder), config)
@@ -107,14 +111,16 @@ def include(
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     run = _update_run(folder, runs.read_run(folder), config)
-    manifest = packing.pack(folder, config, run["digests"], executor, progress)
+    card = {"firewall": measures.firewall_card(folder, config)} if config.select.forbid else {}
+    manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
     folder.publish("report.html", report.make_report(folder))
     folder.sweep()
     return manifest
 
 
 def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
-    updated = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"])
+    inputs = columns.join_digests(config)
+    updated = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs)
     if updated["digests"]["score"] != run["digests"]["score"]:
         raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
     if updated != run:
@@ -134,7 +140,7 @@ def summary(folder: Folder) -> dict[str, Any]:
             "shard_bytes": manifest["bytes"],
             "urls": manifest["urls"],
         }
-    return result
+    return result | plan.compared(folder)
 
 
 def check_failed(folder: Folder, limit: float | None) -> None:

@@ -90,9 +90,14 @@ def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
 
 
 def pack(
-    folder: Folder, config: FilterConfig, digests: dict[str, str], executor: Executor, progress: Progress
+    folder: Folder,
+    config: FilterConfig,
+    digests: dict[str, str],
+    executor: Executor,
+    progress: Progress,
+    card: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publishes the shards of the ledger that are not there yet, then the manifest. Returns the manifest."""
+    """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
     planned = plan(folder, config)
     ledger_sha256 = hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()
     plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
@@ -115,8 +120,9 @@ def pack(
     manifest = shards.make_manifest(
         folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
     )
-    folder.publish(shards.MANIFEST, manifest)
-    return json.loads(manifest)
+    content = json.loads(manifest) | card
+    folder.publish(shards.MANIFEST, shards.canonical_json(content))
+    return content
 
 
 def restage(folder: Folder, config: FilterConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,10 @@ import pyarrow.compute as pc
 
 from lucidflux_data import records, runs
 from lucidflux_data.config import FilterConfig
-from lucidflux_data.images import ImageError, decode, decode_full, luma
+from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa_batches import BatchRules, BatchScorer, score_all
 from lucidflux_data.ledger import load_pool, survivors
-from lucidflux_data.quality import measure_luma
+from lucidflux_data.measuring import Isolated, hard_limit, measure, warm_up
 from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT
 from lucidflux_data.sources import read_bytes
@@ -37,29 +36,25 @@ class MeasureUnit:
     config: FilterConfig
 
     def __call__(self, unit: Unit) -> Iterator[File]:
-        rows = [self._measure(row) for row in unit.payload]
+        isolated = Isolated(self.config) if unit.attempt > 1 else None
+        warm_up()
+        try:
+            rows = [row["known"] if row.get("known") else self._measure(row, isolated) for row in unit.payload]
+        finally:
+            if isolated is not None:
+                isolated.close()
         yield f"{runs.BASIC}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, records.BASIC))
 
-    def _measure(self, row: dict[str, Any]) -> dict[str, Any]:
-        record = {"uri": row["uri"], "source_key": row["source_key"], "status": "ok"}
+    def _measure(self, row: dict[str, Any], isolated: Isolated | None) -> dict[str, Any]:
+        record = {"uri": row["uri"], "source_key": row["source_key"]}
         try:
             data = read_bytes(row["uri"], row["offset"], row["size"])
-            sha256 = hashlib.sha256(data).hexdigest()
-            record |= {"key": sha256[:20], "sha256": sha256, "bytes": len(data)}
-            image = decode_full(data, self.config.decode.max_pixels)
-            settings = self.config.measures
-            measures = measure_luma(luma(image.pixels), settings.patch_px, settings.flat_gradient_variance)
         except ImageError as error:
             return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
-        return record | {
-            "format": image.header.format,
-            "width": image.pixels.shape[1],
-            "height": image.pixels.shape[0],
-            "mode": image.header.mode,
-            "flags": ",".join(image.flags),
-            "laplacian_variance": measures.laplacian_variance,
-            "flat_fraction": measures.flat_fraction,
-        }
+        if isolated is not None:
+            return record | isolated.measure(data)
+        with hard_limit(self.config.decode.timeout_s):
+            return record | measure(data, self.config)
 
 
 class MetricUnit:
@@ -174,7 +169,7 @@ def _metric_tables(parts: list[Part], config: FilterConfig) -> Iterator[MetricTa
     if config.iqa.metric == "none":
         return
     pool = load_pool(parts)
-    codes = survivors(pool, config)
+    codes = survivors(pool, config, scored=False)
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True

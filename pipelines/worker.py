@@ -8,7 +8,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lucidflux_data.storage import Content, Folder, configure
@@ -20,11 +20,15 @@ File = tuple[str, Content]  # name in the output folder, bytes or an iterable of
 
 @dataclass(frozen=True)
 class Unit:
-    """An immutable piece of work. `name` is unique in its phase, `size` is its number of images."""
+    """An immutable piece of work. `name` is unique in its phase, `size` is its number of images.
+
+    `attempt`: over 1 after a worker was lost with it; a job may then be more careful.
+    """
 
     name: str
     size: int
     payload: Any
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int, settings
     start = time.time()
     outcome = "killed"
     try:
-        result = _loaded[1](unit)
+        result = _loaded[1](replace(unit, attempt=attempt))
         outcome = "done"
         return result
     except BaseException as error:
@@ -73,6 +77,19 @@ def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int, settings
                 "pid": os.getpid(),
             }
             _write_event(events, f"events/{unit.name}.{attempt}.jsonl", line)
+
+
+def note_lost(events: Folder | None, unit: Unit, attempt: int) -> None:
+    """The driver's event of an attempt whose worker can no longer write one."""
+    if events is not None:
+        line = {
+            "unit": unit.name,
+            "attempt": attempt,
+            "outcome": "lost",
+            "images": unit.size,
+            "start": round(time.time(), 3),
+        }
+        _write_event(events, f"events/{unit.name}.{attempt}.jsonl", line)
 
 
 def _write_event(events: Folder, name: str, line: dict[str, Any]) -> None:

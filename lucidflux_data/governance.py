@@ -1,0 +1,154 @@
+"""Sets of images over time: what changed between two runs, and taking images out again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data import runs, shards
+from lucidflux_data.config import FilterConfig
+from lucidflux_data.errors import InputError
+from lucidflux_data.ledger import REPEATING
+from lucidflux_data.shards import TarWriter
+from lucidflux_data.storage import Folder, table_chunks
+
+FORGOTTEN = "forgotten.txt"
+PLACE = "shards"
+
+
+def compare(first: Folder, second: Folder) -> dict[str, Any]:
+    """What the second run's set has more, less and other than the first's, by reason, and how the scores moved.
+
+    added: kept in the second only, by why the first does not have it; removed: the other way round; changed: the same
+    uri with other bytes. Scores are compared over the kept images: means, and the Kolmogorov-Smirnov distance.
+    """
+    before, after = (folder.read_table(runs.LEDGER) for folder in (first, second))
+    kept_before, kept_after = (_kept_keys(table) for table in (before, after))
+    shas = {row["uri"]: row["sha256"] for row in before.select(["uri", "sha256"]).to_pylist()}
+    changed = sum(
+        shas.get(row["uri"]) not in (None, row["sha256"])
+        for row in after.select(["uri", "sha256"]).to_pylist()
+        if row["sha256"]
+    )
+    shift = {}
+    for name in sorted(set(before.column_names) & set(after.column_names)):
+        if pa.types.is_floating(before.schema.field(name).type):
+            shift[name] = _shift(before, after, name)
+    return {
+        "kept": {"first": len(kept_before), "second": len(kept_after), "both": len(kept_before & kept_after)},
+        "added": _by_reason(kept_after - kept_before, before),
+        "removed": _by_reason(kept_before - kept_after, after),
+        "changed": changed,
+        "scores": {name: moved for name, moved in shift.items() if moved},
+    }
+
+
+def _kept_keys(ledger: pa.Table) -> set[str]:
+    return set(ledger.filter(pc.field("keep"))["key"].to_pylist())
+
+
+def _by_reason(keys: set[str], other: pa.Table) -> dict[str, int]:
+    """Why the other ledger does not keep these keys."""
+    reasons = {
+        row["key"]: row["reason"]
+        for row in other.select(["key", "reason"]).to_pylist()
+        if row["key"] in keys and row["reason"] != "duplicate"
+    }
+    return dict(sorted(Counter(reasons.get(key) or "not_a_candidate" for key in keys).items()))
+
+
+def _shift(before: pa.Table, after: pa.Table, name: str) -> dict[str, float] | None:
+    first, second = (
+        np.sort(pc.drop_null(table.filter(pc.field("keep"))[name]).to_numpy()) for table in (before, after)
+    )
+    if len(first) == 0 or len(second) == 0:
+        return None
+    points = np.concatenate([first, second])
+    below = [np.searchsorted(values, points, "right") / len(values) for values in (first, second)]
+    return {
+        "mean_first": float(first.mean()),
+        "mean_second": float(second.mean()),
+        "ks": float(np.abs(below[0] - below[1]).max()),
+    }
+
+
+def forget(folder: Folder, wanted: list[str]) -> dict[str, Any]:
+    """Takes images (sha256 or key) out of a packed run: ledger, the shards that hold them, manifest, in that order.
+
+    They go on the run's own opt-out list, so that no later `select` brings them back. Other shards keep their bytes.
+    InputError where nothing of that name was ever a candidate.
+    """
+    ledger = folder.read_table(runs.LEDGER)
+    listed = pa.array(wanted)
+    named = pc.or_kleene(pc.is_in(ledger["sha256"], listed), pc.is_in(ledger["key"], listed))
+    known = {*ledger.filter(named)["sha256"].to_pylist(), *ledger.filter(named)["key"].to_pylist()}
+    unknown = [item for item in wanted if item not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]} is the sha256 or key of no candidate of {folder}")
+    keys = set(ledger.filter(named)["key"].to_pylist())
+    _remember(folder, wanted)
+    reason = pc.if_else(named, pa.scalar("opted_out"), ledger["reason"])
+    keep = pc.and_(ledger["keep"], pc.invert(named))
+    for name, column in (("keep", keep), ("reason", reason)):
+        ledger = ledger.set_column(ledger.column_names.index(name), ledger.schema.field(name), column)
+    folder.publish(runs.LEDGER, table_chunks([ledger], REPEATING))
+    touched = _rewrite_shards(folder, keys)
+    return {"forgotten": len(keys), "shards_rewritten": touched}
+
+
+def _remember(folder: Folder, wanted: list[str]) -> None:
+    """Adds to the run's opt-out list, and the list to the run's config."""
+    before = folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
+    folder.publish(FORGOTTEN, ("\n".join(sorted({*before, *wanted})) + "\n").encode())
+    run = runs.read_run(folder)
+    place = folder.path(FORGOTTEN) if folder.is_local else f"{folder.url}/{FORGOTTEN}"
+    lists = run["config"]["select"]["opt_out"]
+    if place not in lists:
+        run["config"]["select"]["opt_out"] = [*lists, place]
+    run["inputs"][place] = hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()
+    config = FilterConfig.model_validate(run["config"])
+    updated = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"], run["inputs"])
+    folder.publish(runs.RUN_FILE, shards.canonical_json(updated))
+
+
+def _rewrite_shards(folder: Folder, keys: set[str]) -> list[str]:
+    manifest = shards.read_manifest(folder)
+    names = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
+    touched = []
+    for name in names:
+        index = folder.read_table(f"{PLACE}/{shards.index_name(name)}")
+        if keys & set(index["key"].to_pylist()):
+            _rewrite(folder, name, index, keys)
+            touched.append(f"{name}.tar")
+    digests = manifest["digests"] | {"ledger": hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()}
+    renewed = manifest | json.loads(shards.make_manifest(folder, PLACE, names, digests))
+    folder.publish(shards.MANIFEST, shards.canonical_json(renewed))
+    return touched
+
+
+def _rewrite(folder: Folder, name: str, index: pa.Table, keys: set[str]) -> None:
+    """A shard without some of its samples: the tar, then its index."""
+    metadata = shards.read_index_metadata(folder, f"{PLACE}/{shards.index_name(name)}")
+    tar = folder.read(f"{PLACE}/{name}.tar")
+    all_keys = sorted(set(index["key"].to_pylist()))
+    hashes = dict(zip(all_keys, metadata["sha256s"].split("\n"), strict=True))
+    left = [key for key in all_keys if key not in keys]
+    writer = TarWriter(sha256s=[hashes[key] for key in left])
+    by_key: dict[str, dict[str, bytes]] = {key: {} for key in left}
+    for row in index.to_pylist():
+        if row["key"] in by_key:
+            extension = row["member"].removeprefix(f"{row['key']}.")
+            by_key[row["key"]][extension] = tar[row["offset"] : row["offset"] + row["size"]]
+
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        yield from by_key.items()
+
+    folder.publish(f"{PLACE}/{name}.tar", b"".join(writer.chunks(samples())))
+    folder.publish(f"{PLACE}/{shards.index_name(name)}", writer.index_bytes(metadata["plan"]))
