@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ INPUTS = frozenset({"noise", "guidance", "timestep", "lq_image", "siglip_feature
 def parity(folder: Path) -> dict[str, float]:
     """Largest error of each golden tensor, relative to its largest value. InputError where the folder is incomplete."""
     golden = read_tensors(folder / "tensors.safetensors")
-    config, components = load_golden(folder)
-    with torch.no_grad():
-        results = recompute(config, components, golden)
+    try:
+        config, components = load_golden(folder)
+        with torch.no_grad():
+            results = recompute(config, components, golden)
+    except KeyError as error:
+        raise InputError(f"{folder} is not a complete golden folder: it has no {error.args[0]}") from None
     unknown = sorted(golden.keys() - results.keys() - INPUTS)
     if unknown:
         raise InputError(f"{folder}/tensors.safetensors holds tensors that are not known here: {', '.join(unknown)}")
@@ -97,8 +101,8 @@ def recompute(config: dict[str, Any], components: dict[str, Any], golden: dict[s
     results["proxy_raw"] = components["proxy"](golden["lq_image"])
     results["proxy"] = components["proxy"].restore(golden["lq_image"])
     results["siglip_tokens"] = components["connector"](golden["siglip_features"]).image_embeds
-    size = next((int(name.rsplit("_", 1)[1]) for name in golden if name.startswith("siglip_input_")), 32)
-    results[f"siglip_input_{size}"] = siglip_input(results["proxy"], size, "parity")
+    for name, (size,) in numbered(golden, r"siglip_input_(\d+)"):
+        results[name] = siglip_input(results["proxy"], size, "parity")
     results["wavelet_high"], results["wavelet_low"] = wavelet_split(golden["wavelet_content"])
     results["wavelet_result"] = align_colors(golden["wavelet_content"], results["proxy"])
     results |= _schedules(golden, height, width)
@@ -107,14 +111,21 @@ def recompute(config: dict[str, Any], components: dict[str, Any], golden: dict[s
 
 
 def _schedules(golden: dict[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
-    results = {}
+    """schedule_20_steps_1024 is for 1024 px squared, schedule_4_steps for the folder's own size."""
+    asked = [(name, steps, height, width) for name, (steps,) in numbered(golden, r"schedule_(\d+)_steps")]
+    asked += [(name, steps, side, side) for name, (steps, side) in numbered(golden, r"schedule_(\d+)_steps_(\d+)")]
+    return {
+        name: set_sigmas(make_scheduler(), steps, schedule_length("published", high, wide)).double()
+        for name, steps, high, wide in asked
+    }
+
+
+def numbered(golden: dict[str, Tensor], pattern: str) -> Iterator[tuple[str, list[int]]]:
+    """The golden names that are `pattern` from end to end, with the numbers in them."""
     for name in golden:
-        if name.startswith("schedule_"):
-            words = name.split("_")  # schedule_20_steps_1024 is for 1024 px, schedule_4_steps for the folder's own size
-            sides = (int(words[3]),) * 2 if len(words) == 4 else (height, width)
-            length = schedule_length("published", *sides)
-            results[name] = set_sigmas(make_scheduler(), int(words[1]), length).double()
-    return results
+        found = re.fullmatch(pattern, name)
+        if found:
+            yield name, [int(number) for number in found.groups()]
 
 
 def _denoise(
@@ -152,20 +163,16 @@ def _denoise(
         for index, feature in enumerate(branch(latent, time, constants, prepared.rotary)):
             out[f"branch_{name}_{index}"] = feature
     control = Control(conditioner(latent, time, prepared))
-    out["modulated_lq_layer5"] = Control(control.conditions, proxy_strength=0)[5]
+    for name, (layer,) in numbered(golden, r"modulated_lq_layer(\d+)"):
+        out[name] = Control(control.conditions, proxy_strength=0)[layer]
     out |= {f"control_{layer:02d}": tensor for layer, tensor in enumerate(control)}
     out["velocity"] = velocity(latent, time, control)
     out["velocity_plain"] = velocity(latent, time, None)
-    out |= _sample(conditioner, velocity, prepared, latent, results)
-    out["latent_unpacked"] = unpack(out["latent_after_4_steps"], rows, columns)
+    for name, (steps,) in numbered(golden, r"latent_after_(\d+)_steps"):
+        after = latent
+        for now, then in itertools.pairwise(results[f"schedule_{steps}_steps"].float()):
+            given = Control(conditioner(after, now[None], prepared))
+            after = after + (then - now) * velocity(after, now[None], given)
+        out[name] = after
+        out["latent_unpacked"] = unpack(after, rows, columns)
     return out
-
-
-def _sample(
-    conditioner: Any, velocity: Callable[..., Tensor], prepared: Any, latent: Tensor, results: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    sigmas = results["schedule_4_steps"].float()
-    for now, after in itertools.pairwise(sigmas):
-        time = now[None]
-        latent = latent + (after - now) * velocity(latent, time, Control(conditioner(latent, time, prepared)))
-    return {"latent_after_4_steps": latent}

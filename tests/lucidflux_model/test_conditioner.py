@@ -14,6 +14,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
+from lucidflux_data.errors import InputError
 from lucidflux_model import layouts
 from lucidflux_model.conditioner import Control, LucidFluxConditioner, pack, position_ids, unpack
 from lucidflux_model.models import MODELS, TRAINED, build, build_random
@@ -55,8 +56,12 @@ def test_the_parity_command_exits_with_6(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 6
     assert "1 of 39 tensors differ by more than 0.0001: control_03" in done.stderr
-    done = subprocess.run([*command, str(tmp_path / "nowhere")], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 3
+    del tensors["lq_image"]
+    save_file(tensors, tmp_path / "tensors.safetensors")
+    with pytest.raises(InputError, match="it has no lq_image"):
+        parity(tmp_path)
+    with pytest.raises(InputError, match="is not there"):
+        parity(tmp_path / "nowhere")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,10 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.sources import list_sources
 from lucidflux_model.config import ModelConfig
 from lucidflux_model.loading import load_pipeline
+from lucidflux_model.models import build_random
+from lucidflux_model.pipeline import LucidFluxPipeline
+from lucidflux_model.schedule import make_scheduler
+from lucidflux_model.weights import save_lucidflux
 from pipelines.restore import RestoreConfig, encode, plan
 
 torch.set_num_threads(1)  # see tests/lucidflux_model/conftest.py
@@ -167,6 +171,31 @@ def test_killed_and_repeated_is_the_same(inputs: Path, outputs: Path, tmp_path: 
     assert not (out / "manifest.json").exists()
     assert restore_here(inputs, "--out", out, *FAST).returncode == 0
     assert images(out) == images(outputs)
+
+
+def test_trained_parts_replace_the_models_own(inputs: Path, outputs: Path, tmp_path: Path) -> None:
+    other = build_random("tiny", seed=1, parts=("conditioner", "connector"))
+    save_lucidflux(other["conditioner"], other["connector"], tmp_path / "lucidflux.safetensors")
+    arguments = (
+        inputs / "square.png",
+        "--out",
+        tmp_path / "out",
+        *FAST,
+        "--trained",
+        tmp_path / "lucidflux.safetensors",
+    )
+    done = restore_here(*arguments)
+    assert done.returncode == 0
+    assert "random weights" not in done.stderr
+    components = build_random("tiny") | other
+    pipeline = LucidFluxPipeline(**components, scheduler=make_scheduler())
+    generator = torch.Generator().manual_seed(123456789)
+    expected = pipeline(Image.open(inputs / "square.png"), 1, upscale=1, generator=generator).images[0]
+    assert np.array_equal(np.asarray(expected), np.asarray(Image.open(tmp_path / "out" / "square.png")))
+    assert (tmp_path / "out" / "square.png").read_bytes() != (outputs / "square.png").read_bytes()
+    save_lucidflux(other["conditioner"], other["connector"], tmp_path / "lucidflux.pth")
+    (tmp_path / "lucidflux.safetensors").write_bytes((tmp_path / "lucidflux.pth").read_bytes())
+    assert "another weights_sha256" in restore_here(*arguments).stderr
 
 
 def test_other_settings_want_another_folder(inputs: Path, outputs: Path, tmp_path: Path) -> None:
