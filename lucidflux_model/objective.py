@@ -27,15 +27,18 @@ PUBLISHED_OFFSET = (
 
 @dataclass
 class Draws:
-    """Of one batch. `sigma`, `time`, `guidance`, `keep_*`: B, float32; `noise`: B x C x H x W."""
+    """Of one batch. `sigma`, `time`, `guidance`, `keep_*`: B, float32; `noise`: B x C x H x W.
+
+    `keep_*`: 1, or 0 where the part is dropped for a sample; None where nothing is ever dropped.
+    """
 
     noise: Tensor
     sigma: Tensor
     time: Tensor  # what the model is told sigma is
     guidance: Tensor
-    keep_semantic: Tensor  # 1, or 0 where the tokens are dropped
-    keep_lq: Tensor
-    keep_proxy: Tensor
+    keep_semantic: Tensor | None = None
+    keep_lq: Tensor | None = None
+    keep_proxy: Tensor | None = None
 
 
 def draw(config: TrainConfig, positions: list[int], latent_shape: tuple[int, ...], device: Any = None) -> Draws:
@@ -52,14 +55,10 @@ def draw(config: TrainConfig, positions: list[int], latent_shape: tuple[int, ...
     low, high = config.guidance
     u = np.array(uniforms)
     silent = u[:, 2] < config.drop_branch
-    columns = (
-        sigma,
-        model_time(config, sigma),
-        low + (high - low) * u[:, 0],
-        u[:, 1] >= config.drop_semantic,
-        ~(silent & (u[:, 3] < 0.5)),
-        ~(silent & (u[:, 3] >= 0.5)),
-    )
+    columns = [sigma, model_time(config, sigma), low + (high - low) * u[:, 0]]
+    if config.drop_semantic or config.drop_branch:
+        kept = (u[:, 1] >= config.drop_semantic, ~(silent & (u[:, 3] < 0.5)), ~(silent & (u[:, 3] >= 0.5)))
+        columns += kept
     tensors = [torch.from_numpy(column.astype(np.float32)).to(device) for column in columns]
     return Draws(noise.to(device), *tensors)
 

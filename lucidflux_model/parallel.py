@@ -6,6 +6,7 @@ Frozen and trained parameters differ in dtype, and in whether they have gradient
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ class Parallel:
     def __init__(self, model: VelocityModel, runtime: Runtime, kind: str, shard_frozen: bool) -> None:
         self.model, self.runtime, self.kind = model, runtime, kind
         self.call: Callable[..., Tensor] = model
-        if kind == "fsdp":
+        if kind == "fsdp" and runtime.world > 1:
             self._shard(shard_frozen)
         elif runtime.world > 1:
             self.call = self._copied()
@@ -40,6 +41,8 @@ class Parallel:
 
     def _shard(self, shard_frozen: bool) -> None:
         mesh = self.runtime.mesh
+        # It warns of results that are views, in case they are changed in place; control and tokens never are.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         conditioner = self.model.conditioner
         for branch in (conditioner.branch_lq, conditioner.branch_proxy):
             for block in branch.transformer_blocks:
@@ -55,7 +58,7 @@ class Parallel:
 
     def accumulating(self, last: bool) -> Any:
         """Around one piece of a step: gradients stay local until the last."""
-        if self.kind == "fsdp":
+        if self.kind == "fsdp" and self.runtime.world > 1:
             for module in (self.model.conditioner, self.model.connector):
                 module.set_requires_gradient_sync(last)
         elif isinstance(self.call, DistributedDataParallel) and not last:

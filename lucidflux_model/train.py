@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lucidflux_model.parallel import Parallel, clip_gradient
 from lucidflux_model.runtime import Runtime
 from lucidflux_model.train_config import BINS, TrainConfig
 from lucidflux_model.train_log import TrainLog
+from lucidflux_model.validation import Validation
 from lucidflux_model.velocity import VelocityModel
 
 
@@ -44,13 +45,6 @@ class Progress:
 
 
 @dataclass
-class Stop:
-    """Set by a signal; looked at between two steps."""
-
-    asked: bool = False
-
-
-@dataclass
 class Trainer:
     """A run in one process. `say`, `on_step`: lines and figures for people, from process 0."""
 
@@ -60,11 +54,12 @@ class Trainer:
     parallel: Parallel
     dataset: PairDataset
     share: Share
-    validate: Callable[[int], dict[str, Any]] | None = None
-    flops: Callable[[], tuple[float, float] | None] = lambda: None
+    validation: Validation | None = None
+    work: tuple[float, float] | None = None  # useful FLOPs of a sample, FLOP/s of the device
     say: Callable[[str], None] = print
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
-    stop: Stop = field(default_factory=Stop)
+    stop: Callable[[], bool] = lambda: False  # asked after every step: end with a checkpoint
+    leaving: Callable[[], bool] = lambda: False  # asked after every step: a node will be taken away, save once
 
     def __post_init__(self) -> None:
         self.model: VelocityModel = self.parallel.model
@@ -73,7 +68,7 @@ class Trainer:
         self.average = MovingAverage(self.trained, self.config.ema) if self.config.ema else None
         self.checkpoints = Checkpoints(self.run, self.config.keep_checkpoints, self.runtime)
         self.progress = Progress()
-        self._work = self.flops()
+        self._left = False  # whether the checkpoint before leaving has been written
 
     def fit(self, resume: bool) -> Progress:
         """To the last step. Raises Interrupted after a signal, InputError when the data or the numbers go bad."""
@@ -85,8 +80,8 @@ class Trainer:
             while self.progress.step < self.config.steps:
                 line, stop = self._step(batches)
                 step = self.progress.step
-                if self.validate and (step % self.config.validation.every == 0 or step == self.config.steps):
-                    line["validation"] = self._validated(step)
+                if self.validation and (step % self.config.validation.every == 0 or step == self.config.steps):
+                    line["validation"] = self._validated(self.validation, step)
                 if log is not None:
                     log.write(line)
                     self.on_step(line)
@@ -118,7 +113,7 @@ class Trainer:
             sums.index_add_(0, bins, losses.double())
             sums.index_add_(0, BINS + bins, torch.ones_like(losses, dtype=torch.float64))
         norm = clip_gradient(list(self.trained.values()), self.config.clip)
-        told = self.runtime.sum(torch.cat([sums, sums.new_tensor([corrupt, self.stop.asked])])).tolist()
+        told = self.runtime.sum(torch.cat([sums, sums.new_tensor([corrupt, self.stop()])])).tolist()
         rate = learning_rate(self.config, self.progress.step + 1)
         loss = sum(told[:BINS]) / self.config.batch_size
         fine = torch.isfinite(torch.tensor([norm, loss])).all().item()
@@ -169,8 +164,11 @@ class Trainer:
                 f"{now.corrupt} pairs could not be read, over data.max_corrupt={config.data.max_corrupt}: "
                 "see `lucidflux-data verify --deep`"
             )
-        if now.skipped_in_a_row == 0 and (stop or step % config.checkpoint_every == 0 or step == config.steps):
+        leaving = self.leaving()
+        due = step % config.checkpoint_every == 0 or step == config.steps or (leaving and not self._left)
+        if now.skipped_in_a_row == 0 and (stop or due):
             self.checkpoints.save(self._state(), asdict(now))
+            self._left = leaving
         if stop and step < config.steps:
             raise Interrupted(f"stopped after step {step}, checkpoint {self._last()}: --resume goes on")
 
@@ -191,13 +189,14 @@ class Trainer:
         if self.runtime.main:
             self.say(f"goes on after step {self.progress.step:,}")
 
-    def _validated(self, step: int) -> dict[str, Any]:
-        assert self.validate is not None
-        figures = {"": self.validate(step)}
-        if self.average is not None:
-            with self.average.in_place():
-                figures["ema_"] = self.validate(step)
-        return {f"{prefix}{name}": value for prefix, part in figures.items() for name, value in part.items()}
+    def _validated(self, validation: Validation, step: int) -> dict[str, Any]:
+        """Losses of the weights and of their average; images of the average, which is what is exported."""
+        figures = validation.losses()
+        if self.average is None:
+            return figures | validation.images(step)
+        with self.average.in_place():
+            averaged = {f"ema_{name}": value for name, value in validation.losses().items()}
+            return figures | averaged | validation.images(step)
 
     def _tell_corrupt(self, batch: dict[str, Any]) -> None:
         for why in batch["why"]:
@@ -216,8 +215,8 @@ class Trainer:
             "data_wait": round(waited / seconds, 4),
             "peak_memory_bytes": peak_memory(self.runtime.device),
         }
-        if self._work is not None:
-            useful, peak = self._work
+        if self.work is not None:
+            useful, peak = self.work
             figures["mfu"] = round(useful * self.config.batch_size / self.runtime.world / seconds / peak, 4)
         return figures
 

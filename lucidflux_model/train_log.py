@@ -19,11 +19,19 @@ METRICS = "metrics.jsonl"
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Whole lines only."""
+    return read_on(run, 0)[0]
+
+
+def read_on(run: Path, place: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines after byte `place`, and where they end; from the start where the file has become shorter."""
     try:
-        text = (run / METRICS).read_text()
+        with open(run / METRICS, "rb") as file:
+            file.seek(place if place <= os.fstat(file.fileno()).st_size else 0)
+            start, data = file.tell(), file.read()
     except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [], 0
+    whole = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
 
 
 class TrainLog:

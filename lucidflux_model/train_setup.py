@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,12 +23,15 @@ from lucidflux_model import weights
 from lucidflux_model.checkpoints import PLACE, latest, read_trained
 from lucidflux_model.config import ModelConfig, weights_digest
 from lucidflux_model.data import Order, PairDataset, Share, split
+from lucidflux_model.flops import peak_flops, useful_flops
 from lucidflux_model.models import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
-from lucidflux_model.pair_sources import open_pairs
+from lucidflux_model.pair_sources import PairSource, open_pairs
 from lucidflux_model.parallel import Parallel
 from lucidflux_model.runtime import Runtime
-from lucidflux_model.train import Progress, Stop, Trainer
+from lucidflux_model.train import Progress, Trainer
 from lucidflux_model.train_config import TrainConfig
+from lucidflux_model.train_report import REPORT, make_report
+from lucidflux_model.validation import EPOCH, Validation, choose
 from lucidflux_model.velocity import FROZEN, VelocityModel, freeze, initialise, use_checkpointing
 
 RUN_FILE = "run.json"
@@ -43,7 +47,8 @@ def train(
     resume: bool = False,
     say: Callable[[str], None] = print,
     on_step: Callable[[dict[str, Any]], None] = lambda _: None,
-    stop: Stop | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
@@ -63,9 +68,15 @@ def train(
     model = prepare_model(config, runtime, init if latest(out) is None else None)
     dataset = PairDataset(source, Order(training, source.shard_of[training], config.seed, data.window))
     if runtime.main:
-        say(f"{len(training):,} pairs to train on, {len(held):,} held out, {runtime.world} processes")
+        say(f"model: {label(config)}")
+        sizes = f"{source.size[1]}x{source.size[0]}"
+        say(f"{len(training):,} pairs of {sizes} to train on, {len(held):,} held out, {runtime.world} process(es)")
     parallel = Parallel(model, runtime, config.parallel, config.shard_frozen)
-    trainer = Trainer(config, out, runtime, parallel, dataset, share, say=say, on_step=on_step, stop=stop or Stop())
+    trainer = Trainer(config, out, runtime, parallel, dataset, share, say=say, on_step=on_step)
+    trainer.stop, trainer.leaving = stop, leaving
+    trainer.validation = make_validation(trainer, source, held)
+    peak = peak_flops(runtime.device)
+    trainer.work = (useful_flops(config.model.name, *source.size), peak) if peak else None
     return finish(trainer, trainer.fit(resume))
 
 
@@ -113,6 +124,17 @@ def claim(config: TrainConfig, out: Path, sources: Sequence[str], data: str, ini
     run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
     run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
     folder.publish(RUN_FILE, canonical_json(run))
+
+
+def make_validation(trainer: Trainer, source: PairSource, held: np.ndarray) -> Validation | None:
+    """None where nothing is held out: with validation.fraction=0, or too few groups of pairs, which is said."""
+    if not len(held):
+        if trainer.config.validation.fraction and trainer.runtime.main:
+            trainer.say("no group of pairs falls into validation.fraction: nothing is validated")
+        return None
+    keys = [source.key(index, EPOCH) for index in range(len(source))]
+    chosen = choose(held.tolist(), source.groups, keys, trainer.config.validation.samples)
+    return Validation(trainer.model, trainer.config, source, chosen, trainer.runtime, trainer.run)
 
 
 def label(config: TrainConfig) -> str:
@@ -206,6 +228,7 @@ def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
     exported = out / "trained.safetensors"
     if trainer.runtime.main:
         export(out, exported)
+        Folder(out).publish(REPORT, make_report(out))
     trainer.runtime.barrier()
     return {
         "run": str(out),
@@ -215,6 +238,7 @@ def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         "corrupt": progress.corrupt,
         "skipped": progress.skipped,
         "trained": str(exported),
+        "report": str(out / REPORT),
     }
 
 

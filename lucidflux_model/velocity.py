@@ -91,7 +91,8 @@ class VelocityModel(nn.Module):
             conditions = self.conditioner(
                 tokens, draws.time, lq=lq, proxy=proxy, text=text, pooled=pooled, guidance=draws.guidance
             )
-        semantic = semantic * draws.keep_semantic[:, None, None]
+        if draws.keep_semantic is not None:
+            semantic = semantic * draws.keep_semantic[:, None, None]
         dtype = self.transformer.dtype
         context = torch.cat([text.to(dtype), semantic.to(dtype)], 1)
         control = CastControl(dropped(conditions, draws), dtype)
@@ -132,7 +133,7 @@ class CastControl(Sequence[Tensor]):
 
 def dropped(conditions: Conditions, draws: Draws) -> Conditions:
     """Conditions with the branches silent that are dropped for a sample: no feature and no shift give no control."""
-    if bool((draws.keep_lq * draws.keep_proxy).all()):
+    if draws.keep_lq is None or draws.keep_proxy is None:
         return conditions
     lq, proxy = draws.keep_lq[:, None, None], draws.keep_proxy[:, None, None]
     return conditions._replace(

@@ -228,7 +228,7 @@ class RayExecutor:
 
         from pipelines.ray_workers import WORKER_LOST, make_pool
 
-        pool = make_pool(pickle.dumps(job), events, stateful, self.num_cpus, self.num_gpus, _own_path())
+        pool = make_pool(pickle.dumps(job), events, stateful, self.num_cpus, self.num_gpus, own_path())
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[Unit, int]] = deque()
         flying: dict[Any, tuple[Unit, int]] = {}
@@ -266,6 +266,6 @@ class RayExecutor:
         ray.shutdown()
 
 
-def _own_path() -> list[str]:
+def own_path() -> list[str]:
     """The import path of this process without the working folder that Ray puts first on its workers' path."""
     return [entry for entry in sys.path if entry]

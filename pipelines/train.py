@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -15,10 +16,9 @@ from typing import Any
 from lucidflux_data.config import resolve
 from lucidflux_data.errors import ConfigError
 from lucidflux_model.runtime import is_launched, launch_line, open_runtime
-from lucidflux_model.train import Stop
 from lucidflux_model.train_config import TrainConfig
 from lucidflux_model.train_setup import train
-from pipelines.progress import Progress
+from pipelines.progress import SECONDS_BETWEEN_LINES, Progress
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def make_train_config(file: str | None, settings: list[str]) -> TrainConfig:
 
 def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
     """In this process, alone or as one of torchrun's. The summary, from process 0."""
-    stop = Stop()
-    with open_runtime(request.device) as runtime, catching_signals(stop):
+    with open_runtime(request.device) as runtime, catching_signals() as stop:
         quiet = Progress(quiet=not runtime.main or progress.quiet)
         with showing(quiet, request.config.steps) as on_step:
             result = train(
@@ -80,17 +79,18 @@ def wants_torchrun(num_gpus: int | None) -> bool:
 
 
 @contextlib.contextmanager
-def catching_signals(stop: Stop) -> Iterator[None]:
+def catching_signals() -> Iterator[Callable[[], bool]]:
     """SIGTERM and Ctrl-C ask for a stop at the end of the step; a second Ctrl-C does not wait."""
+    asked: list[int] = []
 
     def ask(number: int, _: Any) -> None:
-        if stop.asked and number == signal.SIGINT:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.asked = True
+        asked.append(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -105,7 +105,7 @@ def showing(progress: Progress, steps: int) -> Iterator[Callable[[dict[str, Any]
         with _bar(steps) as show:
             yield show
     else:
-        yield _lines(progress, steps)
+        yield lines(progress, steps)
 
 
 def told(line: dict[str, Any]) -> str:
@@ -117,11 +117,8 @@ def told(line: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _lines(progress: Progress, steps: int) -> Callable[[dict[str, Any]], None]:
-    import time
-
-    from pipelines.progress import SECONDS_BETWEEN_LINES
-
+def lines(progress: Progress, steps: int) -> Callable[[dict[str, Any]], None]:
+    """A line of text every ten seconds, and where something was validated."""
     last = 0.0
 
     def show(line: dict[str, Any]) -> None:

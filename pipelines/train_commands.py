@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,8 +61,16 @@ def train_command(
     quiet_libraries()
     if launcher not in ("local", "ray"):
         raise ConfigError(f"--launcher is local or ray, not {launcher}")
-    if job.wants_torchrun(num_gpus):
-        job.start_torchrun(num_gpus or 1, progress)
-    result = job.train_here(request, progress)
+    result: dict[str, Any] | None
+    if launcher == "ray":
+        from pipelines.train_ray import train_on_ray
+
+        result = train_on_ray(request, num_gpus, num_cpus, address, progress)
+    else:
+        if num_cpus is not None:
+            raise ConfigError("--num-cpus counts the processes of --launcher ray")
+        if job.wants_torchrun(num_gpus):
+            job.start_torchrun(num_gpus or 1, progress)
+        result = job.train_here(request, progress)
     if result is not None:
         tell(result, json_)

@@ -1,0 +1,127 @@
+"""report.html of a training run: what it is, its curves, the last strips. One file, no server, no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lucidflux_data.report import STYLE
+from lucidflux_model.train_config import BINS
+from lucidflux_model.train_log import read_metrics
+from lucidflux_model.validation import PLACE
+
+REPORT = "report.html"
+WIDTH, HEIGHT, POINTS = 960, 180, 400
+COLOURS = ("#3b6ea8", "#c0392b", "#2e8b57", "#b8860b", "#6a4c93")
+Point = tuple[int, float]
+
+
+def make_report(run: Path) -> bytes:
+    """From run.json, metrics.jsonl and validation/ of a run that has begun."""
+    about = json.loads((run / "run.json").read_text())
+    lines = read_metrics(run)
+    config = about["config"]
+    parts = [f"<h1>{html.escape(about['label'])}</h1>", f"<p class=note>{_counts(lines, config)}</p>"]
+    bins = [f"{i / BINS:g} to {(i + 1) / BINS:g}" for i in range(BINS)]
+    parts.append(_chart("Loss", {"a step": _series(lines, "loss")}))
+    by_bin = {name: _series(lines, "loss_by_sigma", i) for i, name in enumerate(bins)}
+    parts.append(_chart("Loss by sigma", by_bin))
+    measured = [{"step": line["step"], **line["validation"]} for line in lines if "validation" in line]
+    names = {"weights": "loss", "moving average": "ema_loss"}
+    parts.append(_chart("Validation loss", _named(measured, names)))
+    weights = "ema_loss_by_sigma" if measured and "ema_loss" in measured[0] else "loss_by_sigma"
+    validated = {name: _series(measured, weights, i) for i, name in enumerate(bins)}
+    parts.append(_chart("Validation loss by sigma", validated))
+    parts.append(_chart("PSNR of restored pairs, dB", _named(measured, {"psnr": "psnr"})))
+    parts.append(_chart("Norm of the gradient", {"before clipping": _series(lines, "grad_norm")}))
+    parts.append(_chart("Learning rate", {"rate": _series(lines, "lr")}))
+    parts.append(_chart("Images a second", {"process 0": _series(lines, "images_per_s")}))
+    parts += [_strips(run), _settings(config)]
+    title = html.escape(about["label"])
+    body = "\n".join(part for part in parts if part)
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}</html>\n"
+    )
+    return page.encode()
+
+
+def _counts(lines: list[dict[str, Any]], config: dict[str, Any]) -> str:
+    if not lines:
+        return "no step yet"
+    last = lines[-1]
+    told = [f"{last['step']:,} of {config['steps']:,} steps of {config['batch_size']}"]
+    told += [f"epoch {last['epoch']}", f"{last['corrupt']} pairs replaced", f"{last['skipped']} steps skipped"]
+    if "mfu" in last:
+        told.append(f"MFU {last['mfu']:.0%}")
+    return ", ".join(told)
+
+
+def _series(lines: list[dict[str, Any]], name: str, place: int | None = None) -> list[Point]:
+    """(step, line[name]), or its element `place`, where there is a finite number."""
+    found = [(line["step"], line.get(name)) for line in lines]
+    if place is not None:
+        found = [(step, values and values[place]) for step, values in found]
+    return [(step, number) for step, number in found if number is not None and math.isfinite(number)]
+
+
+def _named(lines: list[dict[str, Any]], names: dict[str, str]) -> dict[str, list[Point]]:
+    return {title: points for title, name in names.items() if (points := _series(lines, name))}
+
+
+def thinned(points: list[Point], most: int = POINTS) -> list[Point]:
+    """Means of runs of neighbours, so that a long curve is drawn with `most` points at most."""
+    size = -(-len(points) // most)
+    runs = [points[first : first + size] for first in range(0, len(points), max(1, size))]
+    return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
+
+
+def _chart(title: str, series: dict[str, list[Point]]) -> str:
+    drawn = {name: thinned(points) for name, points in series.items() if points}
+    if not drawn:
+        return ""
+    steps = [step for points in drawn.values() for step, _ in points]
+    values = [value for points in drawn.values() for _, value in points]
+    left, right, low, high = min(steps), max(max(steps), min(steps) + 1), min(values), max(values)
+    span = (high - low) or 1.0
+
+    def place(point: Point) -> str:
+        x = WIDTH * (point[0] - left) / (right - left)
+        return f"{x:.1f},{HEIGHT - 4 - (HEIGHT - 8) * (point[1] - low) / span:.1f}"
+
+    shapes = []
+    for (_, points), colour in zip(drawn.items(), COLOURS, strict=False):
+        line = " ".join(place(point) for point in points)
+        shapes.append(f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.5'/>")
+        if len(points) == 1:
+            x, y = line.split(",")
+            shapes.append(f"<circle cx='{x}' cy='{y}' r='3' fill='{colour}'/>")
+    legend = " ".join(
+        f"<span style='color:{colour}'>{html.escape(name)} {points[-1][1]:.4g}</span>"
+        for (name, points), colour in zip(drawn.items(), COLOURS, strict=False)
+    )
+    axis = f"<text x='0' y='12'>{high:.4g}</text><text x='0' y='{HEIGHT - 8}'>{low:.4g}</text>"
+    axis += f"<text x='{WIDTH}' y='{HEIGHT + 14}' text-anchor='end'>step {right:,}</text>"
+    svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT + 20}' width='100%' role=img>{''.join(shapes)}{axis}</svg>"
+    return f"<h2>{html.escape(title)}</h2><p class=note>last: {legend}</p>{svg}"
+
+
+def _strips(run: Path) -> str:
+    folders = sorted((run / PLACE).glob("step-*"))
+    if not folders:
+        return ""
+    figures = []
+    for path in sorted(folders[-1].glob("*.png")):
+        data = base64.b64encode(path.read_bytes()).decode()
+        figures.append(
+            f"<p><img alt='' width='100%' src='data:image/png;base64,{data}'><br>{html.escape(path.stem)}</p>"
+        )
+    return f"<h2>LQ, proxy, output, HQ at {folders[-1].name}</h2>{''.join(figures)}"
+
+
+def _settings(config: dict[str, Any]) -> str:
+    text = html.escape(json.dumps(config, indent=1))
+    return f"<details><summary>Settings</summary><pre>{text}</pre></details>"

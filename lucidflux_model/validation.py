@@ -1,0 +1,143 @@
+"""How far a run has come, on pairs that never enter it, with the same keys, sigmas and noise every time.
+
+loss of each sigma bin, at its centre        images restored with a few steps: PSNR, SSIM
+RUN/validation/step-00000500/<key>.png       LQ | proxy | output | HQ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from lucidflux_data.errors import InputError
+from lucidflux_data.iqa import psnr, ssim
+from lucidflux_data.storage import Folder
+from lucidflux_model.conditioner import pack
+from lucidflux_model.data import hash64
+from lucidflux_model.objective import Draws, model_time, velocity_losses
+from lucidflux_model.pair_sources import PairSource, Unreadable
+from lucidflux_model.pipeline import LucidFluxPipeline
+from lucidflux_model.runtime import Runtime
+from lucidflux_model.schedule import make_scheduler
+from lucidflux_model.train_config import BINS, TrainConfig
+from lucidflux_model.velocity import FROZEN, TRAINED, VelocityModel
+
+EPOCH = 0  # of on-line pairs: the variant that is measured
+PLACE = "validation"
+
+
+def choose(held: Sequence[int], groups: Sequence[str], keys: Sequence[str], count: int) -> list[int]:
+    """`count` indices out of `held`, by the hash of the key, one of a group."""
+    chosen: dict[str, int] = {}
+    for index in sorted(held, key=lambda i: (hash64("chosen", keys[i]), i)):
+        chosen.setdefault(groups[index], index)
+    return list(chosen.values())[:count]
+
+
+@dataclass
+class Validation:
+    model: VelocityModel
+    config: TrainConfig
+    source: PairSource
+    chosen: list[int]
+    runtime: Runtime
+    run: Path
+
+    @torch.no_grad()
+    def losses(self) -> dict[str, Any]:
+        """`loss` and `loss_by_sigma` over the chosen pairs, dealt to the processes. InputError for a damaged pair."""
+        sums = torch.zeros(BINS + 1, dtype=torch.float64, device=self.runtime.device)
+        world, count = self.runtime.world, len(self.chosen)
+        for turn in range(-(-count // world)):  # as many calls on each: FSDP gathers weights in every one
+            place = turn * world + self.runtime.rank
+            found = self._losses_of(self.chosen[place % count])
+            if place < count:
+                sums[:BINS] += found.double()
+                sums[BINS] += 1
+        totals = self.runtime.sum(sums).tolist()
+        by_sigma = [total / totals[BINS] for total in totals[:BINS]]
+        return {"loss": sum(by_sigma) / BINS, "loss_by_sigma": by_sigma}
+
+    def _losses_of(self, index: int) -> Tensor:
+        hq, lq = self._read(index)
+        inputs = self.model.encode({"hq": _batch(hq), "lq": _batch(lq)})
+        clean = inputs.pop("latent")
+        generator = torch.Generator().manual_seed(hash64("validation", self.source.key(index, EPOCH)))
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        losses = []
+        for centre in (np.arange(BINS) + 0.5) / BINS:
+            draws = self._draws(float(centre), noise)
+            velocity = self.model((1 - centre) * clean + centre * noise, **inputs, draws=draws)
+            losses.append(velocity_losses(velocity, pack(clean), pack(noise)))
+        return torch.cat(losses)
+
+    def _draws(self, sigma: float, noise: Tensor) -> Draws:
+        def one(value: float) -> Tensor:
+            return torch.full((1,), value, device=noise.device)
+
+        time = float(model_time(self.config, np.array([sigma]))[0])
+        guidance = sum(self.config.guidance) / 2
+        return Draws(noise, one(sigma), one(time), one(guidance))
+
+    def images(self, step: int) -> dict[str, Any]:
+        """Restores the first of the chosen pairs, saves the strips, gives mean `psnr` and `ssim`."""
+        alone = self.config.parallel != "fsdp"  # weights in pieces: every process takes part in every image
+        chosen = self.chosen[: self.config.validation.images]
+        sums = torch.zeros(2, dtype=torch.float64, device=self.runtime.device)
+        for place, index in enumerate(chosen):
+            if alone and place % self.runtime.world != self.runtime.rank:
+                continue
+            hq, lq = self._read(index)
+            output = self._restore(lq, index)
+            if alone or self.runtime.main:
+                sums += sums.new_tensor([psnr(output, hq), ssim(output, hq)])
+                strip = np.hstack([lq, self._proxy(lq), output, hq])
+                self._save(step, self.source.key(index, EPOCH), strip)
+        mean = (self.runtime.sum(sums) / max(1, len(chosen))).tolist()
+        return {"psnr": mean[0], "ssim": mean[1]} if chosen else {}
+
+    def _restore(self, lq: np.ndarray, index: int) -> np.ndarray:
+        parts = {name: getattr(self.model, name) for name in (*FROZEN, *TRAINED)}
+        pipeline = LucidFluxPipeline(**parts, scheduler=make_scheduler())
+        pipeline.set_progress_bar_config(disable=True)
+        published = self.config.timestep_sampling == "published-script"
+        with self.model.computing():
+            image = pipeline(
+                lq,
+                num_inference_steps=self.config.validation.steps,
+                guidance_scale=sum(self.config.guidance) / 2,
+                height=lq.shape[0],
+                width=lq.shape[1],
+                schedule="published" if published else "flux",
+                generator=torch.Generator().manual_seed(hash64("image", self.source.key(index, EPOCH))),
+                output_type="np",
+            ).images[0]
+        return (image * 255).round().astype(np.uint8)
+
+    @torch.no_grad()
+    def _proxy(self, lq: np.ndarray) -> np.ndarray:
+        unit = _batch(lq).to(self.runtime.device).float() / 255
+        proxy = self.model.proxy.restore(unit.to(self.model.proxy.dtype))[0].float()
+        return (proxy.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self.source.read(index, EPOCH)
+        except Unreadable as error:
+            raise InputError(f"a pair of the validation set cannot be read: {error}") from None
+
+    def _save(self, step: int, key: str, strip: np.ndarray) -> None:
+        done, data = cv2.imencode(".png", np.ascontiguousarray(strip[..., ::-1]))
+        assert done, "PNG takes any 8-bit RGB image"
+        Folder(self.run).publish(f"{PLACE}/step-{step:08d}/{key.replace('/', '_')}.png", data.tobytes())
+
+
+def _batch(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
