@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from lucidflux_data import pairs, pairs_run, shards
-from lucidflux_data.images import decode
+from lucidflux_data.images import decode, upsample_lq
 from lucidflux_data.storage import Folder
 
 SIDE = 448  # pixels of a thumbnail; a page of 24 pairs then has some 3 MB
@@ -66,7 +66,7 @@ def _spread(
 
 
 def _figure(key: str, record: Mapping[str, Any], hq: np.ndarray, lq: np.ndarray) -> str:
-    large = cv2.resize(lq, hq.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    large = upsample_lq(lq, *hq.shape[:2])
     steps = html.escape("\n".join(step_text(step) for step in record["plan"]["steps"]))
     cut = record["cut"]
     rest = f"box {cut['box']} of {cut['source'][0]}x{cut['source'][1]}, try {cut['tries']}" + (

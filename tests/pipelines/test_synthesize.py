@@ -25,6 +25,7 @@ from lucidflux_data.degrade_config import make_pairs_config, pairs_label
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, VerificationError
 from lucidflux_data.images import decode
 from lucidflux_data.storage import Folder, absolute_url
+from pipelines.demo import make_pairs as make_demo_pairs
 from pipelines.progress import Progress
 from pipelines.synthesize import synthesize
 from pipelines.verify_pairs import verify_pairs
@@ -264,6 +265,14 @@ def test_info_and_view(quiet: Path, data_command, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 12
     assert "http" not in page
     assert len(page) < 1_000_000
+
+
+def test_the_demo_goes_on_to_verified_pairs(hq_run: Path, tmp_path: Path) -> None:
+    told = make_demo_pairs(Folder(hq_run), tmp_path / "pairs", Backwards(), Progress(quiet=True))
+    assert told["verified"] == told["samples"] > 0
+    assert told["samples"] % 4 == 0
+    assert told["rejected"] == {"too_small": 2}, "whole.png and small.png are under the 256 pixels of the demo"
+    assert (tmp_path / "pairs" / "view.html").stat().st_size > 10_000
 
 
 def test_damage_is_found_and_repaired(quiet: Path, tmp_path: Path, data_command) -> None:
