@@ -81,11 +81,19 @@ class _Draws:
     def __init__(self, resamples: int) -> None:
         self.resamples = resamples
         self._made: dict[int, Bootstrap] = {}
+        self._means: dict[tuple[str, str], np.ndarray] = {}
 
     def over(self, images: int) -> Bootstrap:
         if images not in self._made:
             self._made[images] = Bootstrap(images, self.resamples)
         return self._made[images]
+
+    def means(self, column: Column, method: str) -> np.ndarray:
+        """(resamples,) means of a method over the ranked subset of a metric."""
+        key = column.spec.name, method
+        if key not in self._means:
+            self._means[key] = self.over(len(column.subset)).means(column.scores(method))
+        return self._means[key]
 
 
 def read_columns(
@@ -142,7 +150,7 @@ def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test:
     if not chosen:
         return result
     means = [rows[method]["mean"] for method in chosen]
-    resampled = np.stack([draws.over(len(column.subset)).means(column.scores(method)) for method in chosen])
+    resampled = np.stack([draws.means(column, method) for method in chosen])
     firsts = statistics.first_shares(resampled, spec.sign)
     best = chosen[int(np.argmax(spec.sign * np.array(means)))]
     tied = {best} | {(set(p["methods"]) - {best}).pop() for p in pairs if best in p["methods"] and p["p_holm"] >= 0.05}
@@ -169,7 +177,9 @@ def _row(column: Column, method: str, total: int, draws: _Draws) -> dict[str, An
         return row
     row["mean"] = float(values[:, there].mean())
     if len(there) > 1:
-        row["low"], row["high"] = statistics.interval(draws.over(len(there)).means(values[:, there]))
+        ranked = method in column.chosen
+        means = draws.means(column, method) if ranked else draws.over(len(there)).means(values[:, there])
+        row["low"], row["high"] = statistics.interval(means)
     return row
 
 
@@ -190,7 +200,7 @@ def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[
     """Every pair of ranked methods: difference, interval, p, p adjusted over the pairs of this metric."""
     if len(chosen) < 2 or len(column.subset) < 2:
         return []
-    resampled = {method: draws.over(len(column.subset)).means(column.scores(method)) for method in chosen}
+    resampled = {method: draws.means(column, method) for method in chosen}
     pairs: list[dict[str, Any]] = []
     for first, second in combinations(chosen, 2):
         differences = column.by_image(first) - column.by_image(second)
@@ -239,8 +249,7 @@ def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) ->
         }
     means = np.array([[[part.by_image(method).mean()] for method in methods] for part in parts])
     signs = [part.spec.sign for part in parts]
-    over = draws.over(len(parts[0].subset))
-    resampled = np.array([[over.means(part.scores(method)) for method in methods] for part in parts])
+    resampled = np.array([[draws.means(part, method) for method in methods] for part in parts])
     observed = statistics.mean_ranks(means, signs)[:, 0]
     spread = statistics.mean_ranks(resampled, signs)
     firsts = statistics.first_shares(spread, -1)
