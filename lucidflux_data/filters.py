@@ -30,13 +30,13 @@ def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     padded = cv2.copyMakeBorder(image, radius, radius, radius, radius + spare, cv2.BORDER_REFLECT_101)
     rows = padded.astype(np.float32, copy=False).reshape(padded.shape[0], -1)
     out = np.empty((height, width * CHANNELS), np.float32)
-    parts = separated(kernel)
-    if parts is not None:
+    parts, mirrored = separated(kernel), is_mirrored(kernel)
+    if parts is not None and mirrored:
         column, row = (part.astype(np.float32) for part in parts)
         _correlate_separable(rows, column, np.pad(row, (0, spare)), out)
     else:
         taps = np.pad(kernel, ((0, 0), (0, spare))).astype(np.float32)
-        if is_mirrored(kernel):
+        if mirrored:
             _correlate_mirrored(rows, taps, out)
         else:
             _correlate(rows, taps, out)
@@ -97,7 +97,7 @@ def _correlate_separable(rows: np.ndarray, column: np.ndarray, row: np.ndarray, 
         here = rows[y + size // 2]
         for x in range(line.size):
             line[x] = middle * here[x]
-        for dy in range(size // 2):  # a Gaussian is its own mirror image
+        for dy in range(size // 2):  # the column is its own mirror image
             above, below, tap = rows[y + dy], rows[y + size - 1 - dy], column[dy]
             for x in range(line.size):
                 line[x] += tap * (above[x] + below[x])

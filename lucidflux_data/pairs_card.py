@@ -233,7 +233,7 @@ def _checked_against(run: Mapping[str, Any]) -> list[str]:
     for source in run["sources"]:
         folder = Folder(source)
         if folder.exists(shards.MANIFEST) and folder.exists(runs.RUN_FILE):
-            found += [str(item) for item in runs.read_run(folder).get("forbidden", [])]
+            found += runs.read_run(folder)["config"]["select"]["forbid"]
     return found
 
 

@@ -74,6 +74,13 @@ def test_blur_equals_opencv(parameters: dict[str, Any], photo: np.ndarray) -> No
         assert np.abs(filters.blur(np.ascontiguousarray(image), kernel) - expected).max() < 1.5e-3
 
 
+def test_blur_takes_kernels_without_any_symmetry(photo: np.ndarray) -> None:
+    sobel = np.outer([1.0, 2, 1], [-1, 0, 1]) / 8 + np.outer([0, 0, 1], [0, 1, 0])
+    for kernel in (sobel, np.outer([1.0, 2, 4], [0.1, 0.2, 0.4]), np.random.default_rng(0).random((13, 13)) / 169):
+        expected = cv2.filter2D(photo.astype(np.float64), -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+        assert np.abs(filters.blur(photo, kernel) - expected).max() < 2e-3
+
+
 @pytest.mark.parametrize("side", [1, 77, 160, 319, 320, 321, 480])
 def test_area_resize_is_adaptive_pooling(side: int, photo: np.ndarray) -> None:
     tensor = torch.from_numpy(photo.transpose(2, 0, 1).copy()).double()

@@ -24,6 +24,7 @@ from lucidflux_data import degrade_cv2, degrade_plan, pairs_replay, pairs_run
 from lucidflux_data.degrade_config import make_pairs_config, pairs_label
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, VerificationError
 from lucidflux_data.images import decode
+from lucidflux_data.pairs_card import make_card
 from lucidflux_data.storage import Folder, absolute_url
 from pipelines.demo import make_pairs as make_demo_pairs
 from pipelines.progress import Progress
@@ -251,13 +252,22 @@ def test_the_torch_dataset_gives_the_pixels_of_the_shards(hq_run: Path, tmp_path
     assert set(skipped.values()) == {"too_small"}
 
 
-def test_info_and_view(quiet: Path, data_command, tmp_path: Path) -> None:
+def test_info_and_view(quiet: Path, hq_run: Path, data_command, tmp_path: Path) -> None:
     card = json.loads(data_command("info", quiet, "--json").stdout)
     assert card["samples"] == card["looked_at"] == 28
     assert set(card["member_bytes"]) == {"hq.png", "json", "lq.png"}
     assert card["licences"] == {"not recorded": 7}
     assert not any(row["flagged"] for row in card["parameters"])
     assert "distributed as the preset says" in data_command("info", quiet).stdout
+    assert card["checked_against"] == []
+    run = tmp_path / "run"
+    shutil.copytree(hq_run, run)
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["select"]["forbid"] = ["file:///suites/realsr"]
+    (run / "run.json").write_text(json.dumps(about))
+    of_run = make_card(make(run, tmp_path / "pairs", "variants=1", "hq=ref"), None)
+    assert of_run["checked_against"] == ["file:///suites/realsr"]
+    assert of_run["parameters"] != card["parameters"]
     shown = data_command("view", quiet, "--out", tmp_path / "page.html", "--limit", "6")
     assert shown.returncode == 0, shown.stderr
     page = (tmp_path / "page.html").read_text()
