@@ -89,7 +89,7 @@ def read_clean(row: dict[str, Any]) -> bytes:
         raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
     if row["crc32"] is not None and zlib.crc32(data) != row["crc32"]:
         raise InputError(
-            f"{row['uri']} is damaged: `lucidflux-data verify --repair` of its run rebuilds it, then repeat the command"
+            f"{row['uri']} is damaged, or its run was packed again: `lucidflux-data verify` tells, --repair mends it"
         )
     if row["crc32"] is None and hashlib.sha256(data).hexdigest()[:20] != row["key"]:
         raise InputError(f"{row['uri']} has changed since it was listed: synthesize into a new folder")
