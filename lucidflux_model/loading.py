@@ -74,8 +74,9 @@ def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
         given["transformer"] = _nf4(folder, default)
     dtypes = {"default": default, "proxy": torch.float32, "vae": vae}
     quiet_libraries()
+    given |= {"dtype": dtypes, "local_files_only": True, "use_safetensors": True}  # a pickle is never run
     try:
-        return LucidFluxPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **given)
+        return LucidFluxPipeline.from_pretrained(str(folder), **given)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
 
