@@ -131,10 +131,16 @@ class RestoreUnit:
                 overlap=config.overlap,
                 output_type="np",
             ).images
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
-            detail = f"{width}x{height} does not fit: a smaller batch or tile, --quantize, or --offload group"
-            yield from (failed(row, ImageError("out_of_memory", detail)) for row in rows)
+            if len(rows) > 1:  # each may fit alone
+                for row, image in zip(rows, images, strict=True):
+                    yield from self._restore([row], [image])
+                return
+            detail = f"{width}x{height} does not fit: a smaller --tile, --quantize, or --offload group"
+            yield failed(rows[0], ImageError("out_of_memory", detail))
             return
         about = {
             "seconds": round((time.perf_counter() - start) / len(rows), 3),
@@ -148,6 +154,13 @@ class RestoreUnit:
             size = {"input": [image.shape[1], image.shape[0]], "output": [width, height]}
             yield row["name"], data
             yield record(row, {"status": "ok", "sha256": hashlib.sha256(data).hexdigest(), **size, **about})
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch has a type for it; on a CPU it is a plain RuntimeError with the allocator's sentence."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def record(row: dict[str, Any], content: dict[str, Any]) -> File:

@@ -6,11 +6,13 @@ import hashlib
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -242,6 +244,25 @@ def test_a_result_over_the_limit_is_a_failure_of_that_image(inputs: Path, tmp_pa
     result = json.loads(done.stdout)
     assert result["failed"] == {"too_many_pixels": 1}
     assert result["restored"] == 1
+
+
+def test_an_image_that_does_not_fit_is_a_failure_of_that_image(inputs: Path, tmp_path: Path) -> None:
+    """With 9 GB of address space, a 4000 x 2660 result without tiles cannot be had."""
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (9 << 30, 9 << 30))
+    arguments = (
+        inputs / "large.jpg",
+        inputs / "square.png",
+        "--out",
+        tmp_path / "out",
+        "--model",
+        "tiny",
+        "--steps",
+        1,
+    )
+    done = restore(*arguments, "--tile", 0, "--device", "cpu", "--json", preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["failed"] == {"out_of_memory": 1}
+    assert Image.open(tmp_path / "out" / "square.png").size == (256, 256)
 
 
 def test_a_dry_run_names_the_results(inputs: Path, tmp_path: Path) -> None:
