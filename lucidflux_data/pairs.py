@@ -18,7 +18,7 @@ import numpy as np
 
 from lucidflux_data.degrade_config import CropConfig, DegradeConfig
 from lucidflux_data.degrade_plan import Plan, check_plan, draw_plan
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_data.filters import usm
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, Decoded, decode, luma
 from lucidflux_data.quality import measure_luma
@@ -26,7 +26,7 @@ from lucidflux_data.shards import canonical_json
 
 Degrade = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
 BACKENDS = {
-    "cv2": ("lucidflux_data.degrade_cv2", None),
+    "cv2": ("lucidflux_data.degrade_cv2", ""),
     "torch": ("lucidflux_data.degrade_torch", "model"),
     "reference": ("lucidflux_data.degrade_reference", "reference"),
 }
@@ -52,15 +52,9 @@ def load_backend(name: str, device: str = "cpu") -> Degrade:
     if name not in BACKENDS:
         raise ConfigError(f"there is no backend {name!r}: choose one of {', '.join(BACKENDS)}")
     module, extra = BACKENDS[name]
-    try:
+    with needs_extra(extra):
         loaded = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"the backend {name} needs {error.name or 'a package'} of an extra: pip install 'lucidflux[{extra}]'"
-        ) from None
-    if name != "torch":
-        return loaded.degrade
-    return loaded.on_device(device)
+    return loaded.on_device(device) if name == "torch" else loaded.degrade
 
 
 def versions(backend: str, device: str = "cpu") -> dict[str, str]:
