@@ -55,10 +55,8 @@ app = typer.Typer(
     cls=BenchGroup,
     no_args_is_help=True,
     add_completion=False,
-    help="A leaderboard one can trust; `eval` is the default.",
+    help="A leaderboard one can trust. Without a verb, `eval` is meant: its options are in `lucidflux bench eval --help`.",
 )
-for command in plain_app.registered_commands:
-    app.registered_commands.append(command)
 
 
 @app.command("eval")
@@ -209,3 +207,6 @@ def _inputs_of(
     if scale not in (None, over.scale):
         raise ConfigError(f"{suite} has the scale {over.scale}")
     return over.name, dict(over.lq), over.scale or 4
+
+
+app.registered_commands.extend(plain_app.registered_commands)  # the verbs that need no executor
