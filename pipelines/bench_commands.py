@@ -55,7 +55,7 @@ app = typer.Typer(
     cls=BenchGroup,
     no_args_is_help=True,
     add_completion=False,
-    help="A leaderboard one can trust. Without a verb, `eval` is meant: its options are in `lucidflux bench eval --help`.",
+    help="A leaderboard one can trust. Without a verb, `eval` is meant; its options: `lucidflux bench eval --help`.",
 )
 
 
