@@ -99,6 +99,34 @@ def test_full_size_totals(full) -> None:
     assert count("image_encoder") == 428_772_800
 
 
+@torch.no_grad()
+def test_full_size_shapes_at_1024(full) -> None:
+    """One step on the meta device: 4096 image tokens, 512 of the prompt, 1536 with SigLIP's for the backbone."""
+    with torch.device("meta"):
+        pixels, latent = torch.empty(2, 3, 1024, 1024), torch.empty(2, 4096, 64)
+        text, pooled, ones = torch.empty(2, 512, 4096), torch.empty(2, 768), torch.ones(2)
+        prepared = full["conditioner"].prepare(pixels, pixels, text, pooled, ones)
+        control = Control(full["conditioner"](latent, ones, prepared))
+        features = full["image_encoder"](pixel_values=torch.empty(2, 3, 512, 512)).last_hidden_state
+        semantic = full["connector"](features).image_embeds
+        assert full["proxy"](pixels).shape == pixels.shape
+        assert full["vae"].decode(torch.empty(1, 16, 128, 128)).sample.shape == (1, 3, 1024, 1024)
+        velocity = full["transformer"](
+            hidden_states=latent,
+            encoder_hidden_states=torch.cat([text, semantic], 1),
+            pooled_projections=pooled,
+            timestep=ones,
+            img_ids=position_ids(64, 64, "meta"),
+            txt_ids=torch.empty(1536, 3),
+            guidance=ones,
+            controlnet_block_samples=control,
+        ).sample
+    assert prepared.lq.hint.shape == (2, 4096, 3072)
+    assert [tensor.shape for tensor in control] == [(2, 4096, 3072)] * 19
+    assert semantic.shape == (2, 1024, 4096)
+    assert velocity.shape == latent.shape
+
+
 @pytest.fixture(scope="module")
 def tiny() -> dict:
     return build_random("tiny", parts=("transformer", "conditioner"))
