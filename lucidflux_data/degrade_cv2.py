@@ -80,11 +80,11 @@ def jpeg(image: np.ndarray, quality: float, transposed: bool) -> np.ndarray:
     """
     levels = to_levels(image)
     if transposed:
-        levels = np.ascontiguousarray(levels.transpose(1, 0, 2))
+        levels = cv2.transpose(levels)
     _, encoded = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     assert decoded is not None, "the codec reads what it wrote"
-    return np.ascontiguousarray(decoded.transpose(1, 0, 2)) if transposed else decoded
+    return cv2.transpose(decoded) if transposed else decoded
 
 
 def to_levels(image: np.ndarray) -> np.ndarray:
