@@ -8,7 +8,7 @@ realesrgan-x4   Real-ESRGAN, options/train_realesrgan_x4plus.yml, and realesrgan
 lucidflux       arXiv 2509.22414 points to DreamClear, whose tools/make_paired_data.py has Real-ESRGAN's values and
                 keeps the sharpened HQ. Inferred: no data code of LucidFlux is published
 light           StableSR, configs/stableSRNew/v2-finetune_text_T_512.yaml
-codeformer      DiffBIR v1, configs/train_stage2.yaml: CodeFormer's single stage, LQ at the size of the HQ
+codeformer      DiffBIR, configs/train/train_stage2.yaml: CodeFormer's single stage, LQ at the size of the HQ
 """
 
 from __future__ import annotations
