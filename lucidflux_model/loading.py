@@ -13,7 +13,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
-from lucidflux_model.config import ModelConfig
+from lucidflux_model.config import ModelConfig, check_weights
 from lucidflux_model.models import build_random
 from lucidflux_model.pipeline import LucidFluxPipeline
 from lucidflux_model.schedule import make_scheduler
@@ -24,8 +24,12 @@ ACTIVATIONS = 3e9  # bytes beside the weights: twice the largest that one 1024 x
 
 def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     """Raises ConfigError or InputError where the model cannot be had, with what to do."""
+    check_weights(config)
     device = pick_device(config.device)
-    pipeline = _tiny(config) if config.name == "tiny" else _pretrained(config, numerics)
+    if config.weights is not None:
+        pipeline = _pretrained(config, numerics)
+    else:
+        pipeline = LucidFluxPipeline(**build_random(config.name, config.seed), scheduler=make_scheduler())
     if config.trained is not None:
         load_lucidflux(pipeline.conditioner, pipeline.connector, Path(config.trained))
     if config.quantize == "fp8":
@@ -49,24 +53,10 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _tiny(config: ModelConfig) -> LucidFluxPipeline:
-    if config.weights is not None:
-        return _pretrained(config, "parity")
-    if config.quantize == "nf4":
-        raise ConfigError("nf4 quantises while loading: give tiny's own --weights folder, or take fp8")
-    return LucidFluxPipeline(**build_random(config.name, config.seed), scheduler=make_scheduler())
-
-
 def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     """A converted folder. The proxy stays in float32, and with parity the VAE too; tiny is float32 throughout."""
-    if config.weights is None:
-        raise ConfigError(
-            f"{config.name} needs --weights FOLDER: `lucidflux weights download` and `convert` make it; "
-            "--model tiny runs without"
-        )
+    assert config.weights is not None, "check_weights has looked"
     folder = Path(config.weights)
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder} is not a folder of converted weights (no model_index.json): see weights convert")
     default = torch.float32 if config.name == "tiny" else torch.bfloat16
     vae = torch.float32 if numerics == "parity" else default
     given: dict[str, Any] = {}

@@ -236,14 +236,14 @@ def _restore(
     work = folder / f".restore-{seed}"
     shutil.rmtree(work / "inputs", ignore_errors=True)
     infer.stage(left, work / "inputs", "link")
-    model = {"name": values["model"], "weights": place.weights, "trained": place.trained}
+    model = {"name": values["model"], "weights": place.weights, "trained": place.trained, "device": place.device}
     config = restore.RestoreConfig.model_validate(
         {"model": model, "schedule": values["schedule"], "steps": int(values["steps"]), "upscale": scale, "seed": seed}
     )
     made = Folder(work / "outputs")
     rows = restore.start(made, [str(work / "inputs")], config)
     units = restore.todo(made, rows, config.batch)
-    job = restore.RestoreUnit(config, "auto", place.device)
+    job = restore.RestoreUnit(config)
     with progress.phase("infer", sum(unit.size for unit in units), len(rows) - len(units)) as advance:
         for unit in restore.here(made, units, job):
             advance(unit.size)

@@ -77,10 +77,12 @@ def restore_command(
         "batch": batch,
         "format": format,
         "tile": tile,
+        "model.offload": offload,
+        "model.device": device,
     }
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     where = ("ray" if address else executor, num_cpus, num_gpus, address)
-    result = _restore(inputs, out, (config, settings, offload, device), where, dry_run, json_)
+    result = _restore(inputs, out, (config, settings), where, dry_run, json_)
     tell(result, json_)
     share = sum(result.get("failed", {}).values()) / max(1, result["images"])
     if max_failed is not None and share > max_failed:
@@ -102,7 +104,7 @@ def _restore(
 
     with needs_extra("model"):
         _check_installed()
-    file, settings, offload, device = how
+    file, settings = how
     config = resolve(restore.RestoreConfig, {}, file, settings)
     folder, progress = Folder(out), Progress(quiet)
     if dry_run:
@@ -113,7 +115,7 @@ def _restore(
     left = sum(unit.size for unit in units)
     if config.model.name == "tiny" and config.model.weights is None and config.model.trained is None:
         progress.say(f"model: {RANDOM_LABEL}")
-    work = restore.RestoreUnit(config, offload, device)
+    work = restore.RestoreUnit(config)
     with progress.phase("restore", left, len(rows) - left) as advance:
         for unit in _run(folder, units, work, where, progress):
             advance(unit.size)
@@ -144,7 +146,9 @@ def _run(folder: Any, units: list[Any], work: Any, where: tuple[Any, ...], progr
         raise ConfigError(f"--executor is ray or local, not {where[0]}")
     with open_executor(*where) as executor:
         progress.say(executor.description)
-        if work.model.device == "auto":
-            work.model = work.model.model_copy(update={"device": "cuda" if executor.num_gpus else "cpu"})
+        if work.config.model.device == "auto":
+            device = {"device": "cuda" if executor.num_gpus else "cpu"}
+            model = work.config.model.model_copy(update=device)
+            work = restore.RestoreUnit(work.config.model_copy(update={"model": model}))
         for unit, _ in executor.map(units, Publish(work, folder), None, stateful=True):
             yield unit

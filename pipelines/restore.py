@@ -15,6 +15,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import DEFAULT_MAX_PIXELS, EXTENSION_OF, ImageError, decode
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.sources import list_sources, read_bytes
-from lucidflux_data.storage import Folder
+from lucidflux_data.storage import Folder, absolute_url
 from lucidflux_model.config import ModelConfig, weights_digest
 from pipelines.worker import File, Publish, Unit
 
@@ -63,9 +64,8 @@ class RestoreConfig(Section):
 class RestoreUnit:
     """Restores the images of a batch and yields file and record of each; the model is loaded once a process."""
 
-    def __init__(self, config: RestoreConfig, offload: str, device: str) -> None:
+    def __init__(self, config: RestoreConfig) -> None:
         self.config = config
-        self.model = config.model.model_copy(update={"offload": offload, "device": device})
         self._pipeline: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class RestoreUnit:
 
         if self._pipeline is None:
             quiet_libraries()
-            self._pipeline = load_pipeline(self.model, self.config.numerics)
+            self._pipeline = load_pipeline(self.config.model, self.config.numerics)
         pixels: dict[int, np.ndarray] = {}
         for index, row in enumerate(unit.payload):
             try:
@@ -143,6 +143,7 @@ class RestoreUnit:
             yield failed(rows[0], ImageError("out_of_memory", detail))
             return
         about = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "seconds": round((time.perf_counter() - start) / len(rows), 3),
             "peak_memory_bytes": peak_memory(device),
         }
@@ -229,6 +230,9 @@ _EXTENSIONS = {*EXTENSION_OF.values(), *EXTENSION_OF, "jpe", "jfif", "dib"}
 
 def start(folder: Folder, sources: list[str], config: RestoreConfig) -> list[dict[str, Any]]:
     """Checks that OUT is new or was made by the same settings and weights. Gives the plan."""
+    for source in sources:
+        if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
+            raise ConfigError(f"{folder} lies inside {source}, whose images would then be restored again: move --out")
     rows = plan(list_sources(sources).table, config.format)
     settings = {**config.model_dump(), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
@@ -237,9 +241,14 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig) -> list[dic
         if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
             raise ConfigError(f"{folder} is not empty and holds no restored images: choose another --out")
         folder.publish(RUN_FILE, canonical_json(run))
-    elif (before := json.loads(folder.read(RUN_FILE))).get("digest") != run["digest"]:
+        return rows
+    before = json.loads(folder.read(RUN_FILE))
+    if before.get("digest") == run["digest"]:
+        return rows
+    if folder.names(RECORDS):
         changed = [name for name, value in settings.items() if before.get("settings", {}).get(name) != value]
         raise ConfigError(f"{folder} was restored with another {', '.join(changed) or 'version'}: choose another --out")
+    folder.publish(RUN_FILE, canonical_json(run))  # nothing was restored with the other ones
     return rows
 
 
@@ -270,9 +279,6 @@ def here(folder: Folder, units: list[Unit], work: RestoreUnit) -> Iterator[Unit]
 
 def finish(folder: Folder, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Publishes the manifest; gives the counts."""
-    import diffusers
-    import torch
-
     records = read_records(folder)
     images = [records[row["id"]] for row in rows if row["id"] in records]
     counts = Counter(image["status"] for image in images)
@@ -288,7 +294,6 @@ def finish(folder: Folder, rows: list[dict[str, Any]]) -> dict[str, Any]:
         ),
     }
     run = json.loads(folder.read(RUN_FILE))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "device": device}
+    versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     folder.publish(MANIFEST, canonical_json({**run, "versions": versions, **summary, "records": images}))
     return summary

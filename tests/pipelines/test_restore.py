@@ -208,6 +208,22 @@ def test_other_settings_want_another_folder(inputs: Path, outputs: Path, tmp_pat
     done = restore_here(inputs, "--out", tmp_path, *FAST)
     assert done.returncode == 2
     assert "is not empty" in done.stderr
+    done = restore_here(inputs, "--out", inputs / "restored", *FAST)
+    assert done.returncode == 2
+    assert "lies inside" in done.stderr
+
+
+def test_settings_under_which_nothing_was_restored_may_change(inputs: Path, tmp_path: Path) -> None:
+    """A first command that fails before its first image leaves nothing to be told apart from."""
+    done = restore_here(inputs / "square.png", "--out", tmp_path / "out", *FAST, "--device", "cuda:9")
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr
+    assert restore_here(inputs / "square.png", "--out", tmp_path / "out", *FAST, "--seed", 1).returncode == 0
+    for wrong in (("--offload", "some"), ("--model", "flux-dev"), ("--quantize", "nf4"), ("--steps", "0.5")):
+        assert restore_here(inputs, "--out", tmp_path / "o2", *FAST, *wrong).returncode == 2
+    assert restore_here(inputs, "--out", tmp_path / "o2", *FAST, "--weights", tmp_path / "none").returncode == 3
+    assert restore_here(inputs, "--out", tmp_path / "o2", *FAST, "--trained", tmp_path / "none").returncode == 3
+    assert not (tmp_path / "o2").exists()
 
 
 def test_ray_actors_give_the_same_bytes(inputs: Path, outputs: Path, tmp_path: Path) -> None:
