@@ -46,7 +46,9 @@ def start_method(folder: Path, about: dict[str, Any], fixed: tuple[str, ...]) ->
             raise ConfigError(f"{folder} was made with another {', '.join(changed)}: choose another --out")
         return before | about
     folder.mkdir(parents=True, exist_ok=True)
-    return about | {"runs": {}}
+    about = about | {"runs": {}}
+    write_method(folder, about)  # before the first image, so that a killed run is known for what it is
+    return about
 
 
 def finish_method(folder: Path, about: dict[str, Any]) -> None:
@@ -56,6 +58,10 @@ def finish_method(folder: Path, about: dict[str, Any]) -> None:
     about["seconds_per_image"] = round(seconds / images, 4) if images else None
     peaks = [run["peak_gpu_mb"] for run in runs if run["peak_gpu_mb"] is not None]
     about["peak_gpu_mb"] = max(peaks, default=None)
+    write_method(folder, about)
+
+
+def write_method(folder: Path, about: dict[str, Any]) -> None:
     part = folder / f".{METHOD_FILE}.{secrets.token_hex(4)}"
     part.write_text(json.dumps(about, indent=1) + "\n")
     os.replace(part, folder / METHOD_FILE)
@@ -84,30 +90,30 @@ def run_adapter(
 
     InputError where the command made no image, with the last line that it printed.
     """
+    for before in folder.glob(f".work-{seed}-*"):  # of a run that was killed: what it finished is kept
+        collect(adapter.found(before / "outputs"), place, inputs, adapter, scale)
+        shutil.rmtree(before, ignore_errors=True)
     left = {id_: path for id_, path in inputs.items() if id_ not in done_ids(place)}
     if not left:
         return {}
-    work = folder / f".work-{secrets.token_hex(4)}"
+    work = folder / f".work-{seed}-{secrets.token_hex(4)}"
+    collected: dict[str, bool] = {}
     try:
         stage(left, work / "inputs", adapter.stage)
         (work / "outputs").mkdir()
         given = {"python": python, "inputs": work / "inputs", "outputs": work / "outputs"}
         argv = adapter.argv(settings, scale=scale, seed=seed, **given)
         run = run_command(argv, repo, folder / LOG_FILE, timeout_s)
-        found = adapter.found(work / "outputs")
-        wrong = collect({id_: path for id_, path in found.items() if id_ in left}, place, left, adapter, scale)
     finally:
+        collected = collect(adapter.found(work / "outputs"), place, left, adapter, scale)
         shutil.rmtree(work, ignore_errors=True)
-    made = sorted(set(found) & set(left))
-    if not made:
+    if not collected:
         end = "was stopped at its time limit" if run["timed_out"] else f"ended with exit code {run['exit_code']}"
         raise InputError(f"{adapter.name} {end} and made no image: {run['last_line']} (all of it: {folder / LOG_FILE})")
-    missing = sorted(set(left) - set(found))
     return run | {
-        "images": len(made),
-        "missing": missing,
-        "wrong_size": wrong,
-        "other_files": len(set(found) - set(left)),
+        "images": len(collected),
+        "missing": sorted(set(left) - set(collected)),
+        "wrong_size": sorted(id_ for id_, right in collected.items() if not right),
     }
 
 
@@ -125,25 +131,29 @@ def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
             (target / f"{id_}{path.suffix.lower()}").symlink_to(path.absolute())
 
 
-def collect(found: dict[str, Path], place: Path, inputs: dict[str, Path], adapter: Adapter, scale: int) -> list[str]:
-    """Moves the files to `place` under their ids; gives the ids whose size is not what the adapter promises."""
-    place.mkdir(parents=True, exist_ok=True)
-    wrong = []
-    for id_, path in sorted(found.items()):
+def collect(
+    found: dict[str, Path], place: Path, inputs: dict[str, Path], adapter: Adapter, scale: int
+) -> dict[str, bool]:
+    """Moves the files of `inputs` to `place` under their ids: id -> whether the size is what the adapter promises.
+
+    A file that does not decode to its end is left: the program was stopped while it wrote it.
+    """
+    collected = {}
+    for id_ in sorted(found.keys() & inputs.keys()):
         source = probe(inputs[id_].read_bytes())
         expected = adapter.output_size or (source.width * scale, source.height * scale)
         try:
-            header = probe(path.read_bytes())
-            if (header.width, header.height) != expected:
-                wrong.append(id_)
+            pixels = decode(found[id_].read_bytes())
         except ImageError:
-            wrong.append(id_)
-        shutil.move(path, place / f"{id_}{path.suffix.lower()}")
-    return wrong
+            continue
+        collected[id_] = pixels.shape[1::-1] == expected
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.move(found[id_], place / f"{id_}{found[id_].suffix.lower()}")
+    return collected
 
 
 def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None) -> dict[str, Any]:
-    """Runs a command in a session of its own; everything that it prints goes to `log`. It never outlives us."""
+    """Runs a command in a session of its own; everything that it prints goes to `log`. Ctrl-C and the limit end it."""
     start = time.monotonic()
     with log.open("ab") as sink:
         sink.write(f"$ {' '.join(argv)}\n".encode())

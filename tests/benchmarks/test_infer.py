@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +185,37 @@ def test_what_is_there_is_not_made_again(two: Path, bench, tmp_path: Path) -> No
     other = bench(*asked)
     assert other.returncode == 2
     assert "made with another commit" in other.stderr
+
+
+def test_what_an_interrupted_run_had_finished_is_kept(two: Path, tmp_path: Path, monkeypatch) -> None:
+    """Ctrl-C while the program waits after its first image, and a harness that was killed: neither loses that image."""
+    repo = make_repository(tmp_path / "repo", "stablesr")
+    script = repo / LAYOUTS["stablesr"][0]
+    pause = "        time.sleep(float(os.environ.get('PAUSE', 0)))\n"
+    script.write_text(script.read_text().replace("big.save(outputs / name)\n", "big.save(outputs / name)\n" + pause))
+    monkeypatch.setenv("PAUSE", "60")
+    folder = tmp_path / "out" / "stablesr"
+
+    def interrupt() -> None:
+        while not list(folder.glob(".work-*/outputs/coffee.png")):
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        infer("stablesr", two, tmp_path / "out", repo=repo)
+    assert decode((folder / "coffee.png").read_bytes()).shape == (192, 192, 3)
+    assert not list(folder.glob(".work-*"))
+    # As SIGKILL leaves it: one output whole, one cut short.
+    left = folder / ".work-0-abcd" / "outputs"
+    left.mkdir(parents=True)
+    shutil.move(folder / "coffee.png", left / "coffee.png")
+    (left / "coins.png").write_bytes((left / "coffee.png").read_bytes()[:500])
+    monkeypatch.setenv("PAUSE", "0")
+    assert infer("stablesr", two, tmp_path / "out", repo=repo)["images"] == 1
+    assert {path.name for path in folder.iterdir()} == {"coffee.png", "coins.png", "method.json", "log.txt"}
+    assert decode((folder / "coins.png").read_bytes()).shape == (192, 192, 3)
 
 
 def test_settings_are_in_the_name(two: Path, tmp_path: Path) -> None:

@@ -80,6 +80,22 @@ def test_unknown_and_double_ids(methods_folder: Path, photos: Path) -> None:
         inspected(photos, methods_folder)
 
 
+def test_a_suite_whose_ids_are_not_known_takes_as_many_as_it_has(methods_folder: Path) -> None:
+    suite = suites.load_suite("reallr200", None)
+    found = submission.find_methods([str(methods_folder / "lanczos")])
+    assert len(submission.check_ids(found, suite)) == 6
+    with pytest.raises(InputError, match="6 different ids, reallr200 has 5 images: prepare it"):
+        submission.check_ids(found, replace(suite, count=5))
+
+
+def test_images_of_an_unprepared_suite_from_folders(photos: Path, methods_folder: Path) -> None:
+    suite = replace(suites.load_suite("reallr200", None), count=6)
+    with_images = suites.with_folders(suite, photos / "lq", None)
+    assert with_images.ids == tuple(sorted(path.stem for path in (photos / "lq").iterdir()))
+    with pytest.raises(InputError, match="001 is not in both reallq250 and the folder given"):
+        suites.with_folders(suites.load_suite("reallq250", None), photos / "lq", None)
+
+
 def test_a_missing_image_is_flagged(methods_folder: Path, photos: Path) -> None:
     (methods_folder / "lanczos" / "coins.png").unlink()
     assert "incomplete: 5/6 images" in inspected(photos, methods_folder)["lanczos"].flags
