@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
@@ -15,6 +16,7 @@ from lucidflux_data.degrade_plan import Streams, draw_plan
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.noise import _draw
 from lucidflux_data.pairs_card import Distributions
+from lucidflux_data.shards import canonical_json
 
 KEYS = [f"{n:020x}" for n in range(100)]
 
@@ -132,3 +134,20 @@ def test_labels_and_versions() -> None:
     assert "inferred" in label
     with pytest.raises(InputError, match="newer"):
         degrade_plan.check_plan({"plan_version": degrade_plan.PLAN_VERSION + 1})
+
+
+# Plans are arithmetic on Philox words: the same on every machine. Another value here needs another PLAN_VERSION.
+VERSION_1 = {
+    "realesrgan-x4": "08c449e5ee0b26ac",
+    "lucidflux": "5f354e624336356f",
+    "light": "6b2d0d3cc1fd9a24",
+    "codeformer": "2b1834f6e58a0816",
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_plans_of_version_1_stay_what_they_are(preset: str) -> None:
+    config = make_degrade_config(preset)
+    plans = b"".join(canonical_json(draw_plan(f"{n:020x}", n % 4, config)) for n in range(50))
+    assert hashlib.sha256(plans).hexdigest()[:16] == VERSION_1[preset]
+    assert degrade_plan.PLAN_VERSION == 1
