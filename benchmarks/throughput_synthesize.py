@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ from lucidflux_data.degrade_plan import draw_plan
 from lucidflux_data.images import ImageError, decode, decode_full, probe
 from lucidflux_data.noise import poisson_cells
 from lucidflux_data.storage import Folder, absolute_url
+from pipelines.worker import limit_threads
 
 app = typer.Typer()
 PAIRS = 1_370_000  # what the paper's set has
@@ -185,36 +187,64 @@ def synthesize_job_command(
     limit: Annotated[int, typer.Option(min=1, help="Photos; four pairs of each.")] = 40,
     size: Annotated[int, typer.Option()] = 1024,
     num_cpus: Annotated[int, typer.Option(min=1)] = 2,
+    rounds: Annotated[int, typer.Option(min=1)] = 2,
     out: OutFile = None,
 ) -> None:
-    """The whole job: a bare loop on one core by part and HQ format, local processes, Ray, RealESRGANPairs."""
+    """The whole job beside a bare loop, through local processes and Ray; one core by HQ format; RealESRGANPairs."""
     result: dict[str, Any] = {"photos": limit, "pairs": 4 * limit, "size": size, **pairs.versions("cv2")}
+    rates: dict[str, list[float]] = {"bare_loop": [], "local": [], "ray": []}
     with tempfile.TemporaryDirectory() as scratch:
-        result["through"] = {}
-        for kind in ("local", "ray"):
-            result["through"][kind] = _job(images, Path(scratch) / kind, limit, size, num_cpus, kind)
+        for number in range(rounds):
+            for kind in ("local", "ray"):
+                rates[kind].append(_job(images, Path(scratch) / f"{kind}{number}", limit, size, num_cpus, kind))
+            rows = _rows(Path(scratch) / "local0")
+            rates["bare_loop"].append(_bare_processes(rows, size, num_cpus))
         pin()
-        result["bare_loop"] = _bare_loop(Path(scratch) / "local", size)
-        result["dataset_samples_per_s_a_core"] = _dataset(Path(scratch) / "local", size)
-    bare = 1000 / result["bare_loop"]["png"]["ms_a_pair"]
-    for told in result["through"].values():
-        told["of_bare_loop"] = round(told["pairs_per_s"] / (bare * num_cpus), 3)
-    for name in HQ_FORMATS:
-        row = result["bare_loop"][name]
+        result["one_core"] = _one_core(rows[:12], size)
+        result["dataset_ms_a_sample"] = _dataset(rows[:16], size)
+    result["pairs_per_s"] = {name: [round(rate, 2) for rate in found] for name, found in rates.items()}
+    for name in ("local", "ray"):
+        result[f"{name} / bare_loop"] = paired_ratio(rates[name], rates["bare_loop"])
+    for row in result["one_core"].values():
         row["core_hours_for_1.37M"] = round(row["ms_a_pair"] * PAIRS / 3.6e6, 1)
         row["TB_for_1.37M"] = round(row["bytes_a_pair"] * PAIRS / 1e12, 3)
     tell(result, out)
 
 
-def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: str) -> dict[str, Any]:
-    """`synthesize` from listing to manifest; the clock starts when the workers have started and compiled."""
+def _rows(made: Path) -> list[dict[str, Any]]:
+    """The photos that a job used."""
+    folder = Folder(made)
+    rows = pairs_run.read_inputs(folder, pairs_run.read_config(folder)).to_pylist()
+    return [row for row in rows if row["reason"] is None]
+
+
+def _bare_processes(rows: list[dict[str, Any]], size: int, num_cpus: int) -> float:
+    """Pairs a second of as many processes that do nothing but make pairs; they have started and compiled before."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(num_cpus, initializer=limit_threads) as pool:
+        work = [(row, size) for row in rows]
+        pool.map(_pairs_of, [(row, 96) for row in rows[: 4 * num_cpus]], chunksize=1)
+        start = time.perf_counter()
+        made = sum(pool.map(_pairs_of, work, chunksize=1))
+        return made / (time.perf_counter() - start)
+
+
+def _pairs_of(work: tuple[dict[str, Any], int]) -> int:
+    row, size = work
+    config = make_degrade_config("realesrgan-x4", [f"size={size}"])
+    clean = _opened(row)
+    for variant in range(4):
+        pairs.make_pair(*clean, variant, config, "png", pairs.load_backend("cv2"))
+    return 4
+
+
+def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: str) -> float:
+    """Pairs a second of `synthesize`, from listing to manifest; its workers have started and compiled before."""
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
     from pipelines.synthesize import synthesize
 
-    small = max(4, 4 * (limit // (4 * num_cpus)))  # shards that keep every core busy
-    settings = [f"degrade.size={size}", f"shards.max_samples={small}"]
-    config = make_pairs_config("realesrgan-x4", settings=settings)
+    config = make_pairs_config("realesrgan-x4", settings=[f"degrade.size={size}"])
     folder = Folder(out)
     with open_executor(kind, num_cpus, 0, None) as executor:
         warm = make_pairs_config("realesrgan-x4", settings=["degrade.size=96", "shards.max_samples=4"])
@@ -226,29 +256,21 @@ def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: st
         start = time.perf_counter()
         summary = synthesize(folder, about, executor, Progress(quiet=True))
         taken = time.perf_counter() - start
-    return {
-        "pairs": summary["samples"],
-        "seconds": round(taken, 1),
-        "pairs_per_s": round(summary["samples"] / taken, 2),
-    }
+    return summary["samples"] / taken
 
 
-def _bare_loop(made: Path, size: int) -> dict[str, Any]:
+def _one_core(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
     """Processor time and bytes of a pair by HQ format: decode (shared by four variants), cut, degrade, encode."""
-    folder = Folder(made)
-    rows = pairs_run.read_inputs(folder, pairs_run.read_config(folder)).to_pylist()
-    rows = [row for row in rows if row["reason"] is None][:12]
     config, degrade = make_degrade_config("realesrgan-x4", [f"size={size}"]), pairs.load_backend("cv2")
+    pairs.make_pair(*_opened(rows[0]), 0, config, "png", degrade)
     report: dict[str, Any] = {}
     for name in HQ_FORMATS:
         taken = data_bytes = count = 0.0
         for row in rows:
-            told = row | {"versions": {}, "ref": {}}
             start = time.process_time()
-            data = Path(row["uri"].removeprefix("file://")).read_bytes()
-            image = decode_full(data)
+            clean = _opened(row)
             for variant in range(4):
-                pair = pairs.make_pair(data, image, told, variant, config, name, degrade)
+                pair = pairs.make_pair(*clean, variant, config, name, degrade)
                 data_bytes += sum(map(len, pair.members.values()))
                 count += 1
             taken += time.process_time() - start
@@ -256,20 +278,23 @@ def _bare_loop(made: Path, size: int) -> dict[str, Any]:
     return report
 
 
-def _dataset(made: Path, size: int) -> float:
-    """`RealESRGANPairs[i]`, decode of the source included, in one process."""
+def _opened(row: dict[str, Any]) -> tuple[bytes, Any, dict[str, Any]]:
+    """What `make_pair` takes of an image: bytes, pixels, and what its json tells."""
+    data = Path(row["uri"].removeprefix("file://")).read_bytes()
+    return data, decode_full(data), row | {"versions": {}, "ref": {}}
+
+
+def _dataset(rows: list[dict[str, Any]], size: int) -> float:
+    """Processor time of `RealESRGANPairs[i]`, decode of the source included, in one process."""
     from lucidflux_data import RealESRGANPairs
 
-    folder = Folder(made)
-    rows = pairs_run.read_inputs(folder, pairs_run.read_config(folder)).to_pylist()
-    paths = [row["uri"].removeprefix("file://") for row in rows if row["reason"] is None][:16]
     with tempfile.TemporaryDirectory() as photos:
-        for number, path in enumerate(paths):
+        for number, row in enumerate(rows):
+            path = row["uri"].removeprefix("file://")
             os.symlink(path, f"{photos}/{number:03d}{Path(path).suffix}")
         dataset = RealESRGANPairs(photos, settings=[f"size={size}"])
         dataset[0]
         start = time.process_time()
         for number in range(len(dataset)):
             dataset[number]
-        taken = time.process_time() - start
-    return round(len(dataset) / taken, 2)
+        return round((time.process_time() - start) / len(dataset) * 1e3, 1)
