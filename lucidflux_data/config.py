@@ -136,7 +136,7 @@ class StorageConfig(Section):
     endpoint_url: str | None = None  # of an S3 compatible store; else AWS_ENDPOINT_URL
     anonymous: bool = False
     timeout_s: float = Field(60.0, gt=0)  # without a connection, or without a byte
-    attempts: int = Field(3, ge=1)  # of a request, beside those of the client library
+    attempts: int = Field(3, ge=1)  # of a request, each with as many of the client library's own
 
 
 class FilterConfig(Section):

@@ -100,6 +100,17 @@ def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
     return data
 
 
+def read_known(uri: str, offset: int = -1, size: int = -1) -> bytes:
+    """As `read_bytes`, of a candidate that was read before: a store that does not answer now is a StorageError, which
+    is tried again and then stops the job, and no failure of the image."""
+    try:
+        return read_bytes(uri, offset, size)
+    except ImageError as error:
+        if error.detail == PASSING:
+            raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
+        raise
+
+
 def _local(uri: str, offset: int, size: int) -> bytes:
     if ".parquet#" in uri:
         return _parquet_row(uri)

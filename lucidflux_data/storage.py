@@ -61,7 +61,7 @@ def _options(protocol: str) -> dict[str, Any]:
     timeout = SETTINGS["timeout_s"]
     if protocol in ("s3", "s3a"):
         client = {"endpoint_url": SETTINGS["endpoint_url"]} if SETTINGS["endpoint_url"] else {}
-        retries = {"max_attempts": 5, "mode": "standard"}
+        retries = {"max_attempts": SETTINGS["attempts"], "mode": "standard"}
         config = {"connect_timeout": timeout, "read_timeout": timeout, "retries": retries}
         # No listing cache: what one process publishes, another must see.
         return {

@@ -234,25 +234,32 @@ class RayExecutor:
         flying: dict[Any, tuple[Unit, int]] = {}
         try:
             while True:
-                while len(flying) < pool.room:
+                exhausted = False
+                while pool.has_room(len(flying)) and not exhausted:
                     item = again.popleft() if again else next(waiting, None)
-                    if item is None:
-                        break
-                    flying[pool.submit(*item)] = item
-                if not flying:
+                    exhausted = item is None
+                    if item is not None:
+                        flying[pool.submit(*item)] = item
+                if exhausted and not flying:
                     return
-                ended, _ = ray.wait(list(flying), num_returns=1, timeout=STALL_S)
+                ended, _ = ray.wait([*flying, *pool.starting()], num_returns=1, timeout=STALL_S)
                 if not ended:
                     _say_stalled(unit.name for unit, _ in flying.values())
                     continue
                 (reference,) = ended
+                if reference not in flying:
+                    pool.started(reference)
+                    continue
                 unit, attempt = flying.pop(reference)
-                pool.ended(reference)
                 try:
-                    yield unit, ray.get(reference)
+                    result = ray.get(reference)
+                    pool.ended(reference, lost=False)
+                    yield unit, result
                 except WORKER_LOST:
+                    pool.ended(reference, lost=True)
                     again.append(_lost(events, unit, attempt))
                 except RayTaskError as error:
+                    pool.ended(reference, lost=False)
                     if isinstance(error.cause, StorageError):
                         again.append((unit, _next_attempt(unit, attempt, error.cause)))
                         continue

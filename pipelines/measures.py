@@ -22,7 +22,7 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import ImageError, decode, luma
 from lucidflux_data.ledger import load_pool
 from lucidflux_data.selection import is_kept
-from lucidflux_data.sources import list_sources, read_bytes
+from lucidflux_data.sources import list_sources, read_bytes, read_known
 from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
@@ -70,7 +70,7 @@ class _Rows:
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         record = {"uri": row["uri"], "key": row["key"]}
         try:
-            data = read_bytes(row["uri"], row["offset"], row["size"])
+            data = read_known(row["uri"], row["offset"], row["size"])
             return record | self.row(data, decode(data, self.config.decode.max_pixels))
         except ImageError as error:
             return record | {"reason": error.reason}
@@ -149,7 +149,7 @@ class ScorerUnit:
         for row in rows:
             record = {"uri": row["uri"], "key": row["key"], "reason": None}
             try:
-                data = read_bytes(row["uri"], row["offset"], row["size"])
+                data = read_known(row["uri"], row["offset"], row["size"])
                 images.append(decode(data, self.config.decode.max_pixels))
             except ImageError as error:
                 record["reason"] = error.reason

@@ -17,7 +17,7 @@ from lucidflux_data.config import FilterConfig, digest
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
 from lucidflux_data.shards import Shard, TarWriter
-from lucidflux_data.sources import read_bytes
+from lucidflux_data.sources import read_known
 from lucidflux_data.storage import Folder
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
@@ -55,7 +55,7 @@ class PackShard:
     def _bytes(self, row: dict[str, Any]) -> bytes:
         size = row["bytes"] if row["offset"] >= 0 else -1
         try:
-            data = read_bytes(row["uri"], row["offset"], size)
+            data = read_known(row["uri"], row["offset"], size)
         except ImageError as error:
             raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
         if hashlib.sha256(data).hexdigest() != row["sha256"]:

@@ -47,7 +47,11 @@ class _Host:
     def enter(self, job: bytes, call: bytes, keep: list[str], folder: str) -> Any:
         return _enter(job, call, keep, folder)
 
+    def is_there(self) -> None:
+        return None
 
+
+_Host.is_there.__module__ = "__main__"
 _Host.__module__ = _Host.enter.__module__ = "__main__"
 
 
@@ -55,7 +59,7 @@ class TaskPool:
     """Any idle worker takes the next unit."""
 
     def __init__(self, job: bytes, events: Folder | None, num_cpus: int, keep: list[str]) -> None:
-        self.room = 2 * num_cpus
+        self._room = 2 * num_cpus
         self._events = events
         self._job = ray.put(job)
         self._rest = (keep, os.getcwd())
@@ -66,7 +70,17 @@ class TaskPool:
 
         return self._enter.remote(self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
 
-    def ended(self, reference: Any) -> None:
+    def has_room(self, flying: int) -> bool:
+        return flying < self._room
+
+    def starting(self) -> list[Any]:
+        """A task needs nobody in particular."""
+        return []
+
+    def started(self, reference: Any) -> None:
+        """See `starting`."""
+
+    def ended(self, reference: Any, lost: bool) -> None:
         """Nothing is held for a task."""
 
     def close(self) -> None:
@@ -74,18 +88,38 @@ class TaskPool:
 
 
 class ActorPool:
-    """A fixed number of actors, two units in flight on each so that none waits for the driver."""
+    """Up to a fixed number of actors, two units in flight on each so that none waits for the driver.
+
+    Units go to actors that have answered. After a node is lost, an actor may wait for a place that never comes: the
+    others do its work.
+    """
 
     def __init__(self, job: bytes, events: Folder | None, num_cpus: int, num_gpus: int, keep: list[str]) -> None:
         size = num_gpus or num_cpus
-        self.room = 2 * size
         self._events = events
         self._job = ray.put(job)
         self._rest = (keep, os.getcwd())
         options = {"num_cpus": 1, "num_gpus": 1 if num_gpus else 0, "max_restarts": -1, "max_task_retries": 0}
         self._actors = [ray.remote(_Host).options(**options).remote() for _ in range(size)]
-        self._free = deque(self._actors * 2)
+        self._starting = {actor.is_there.remote(): actor for actor in self._actors}
+        self._free: deque[Any] = deque()
         self._busy: dict[Any, Any] = {}
+
+    def has_room(self, flying: int) -> bool:
+        return bool(self._free)
+
+    def starting(self) -> list[Any]:
+        """References that end when an actor is there (again)."""
+        return list(self._starting)
+
+    def started(self, reference: Any) -> None:
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except WORKER_LOST:
+            self._starting[actor.is_there.remote()] = actor
+            return
+        self._free.extend([actor, actor])
 
     def submit(self, unit: Unit, attempt: int) -> Any:
         import pickle
@@ -97,8 +131,16 @@ class ActorPool:
         self._busy[reference] = actor
         return reference
 
-    def ended(self, reference: Any) -> None:
-        self._free.append(self._busy.pop(reference))
+    def ended(self, reference: Any, lost: bool) -> None:
+        actor = self._busy.pop(reference)
+        if actor is None:  # submitted before its actor was lost: that actor's places were given anew
+            return
+        if not lost:
+            self._free.append(actor)
+            return
+        self._free = deque(free for free in self._free if free is not actor)
+        self._busy = {flying: None if by is actor else by for flying, by in self._busy.items()}
+        self._starting[actor.is_there.remote()] = actor
 
     def close(self) -> None:
         for actor in self._actors:

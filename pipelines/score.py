@@ -20,7 +20,7 @@ from lucidflux_data.ledger import load_pool, survivors
 from lucidflux_data.measuring import Isolated, hard_limit, measure, warm_up
 from lucidflux_data.runs import Part
 from lucidflux_data.selection import KEPT
-from lucidflux_data.sources import read_bytes
+from lucidflux_data.sources import read_bytes, read_known
 from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
@@ -111,7 +111,7 @@ class MetricUnit:
 
     def _decode(self, row: dict[str, Any]) -> np.ndarray | ImageError:
         try:
-            return decode(read_bytes(row["uri"], row["offset"], row["size"]), self.config.decode.max_pixels)
+            return decode(read_known(row["uri"], row["offset"], row["size"]), self.config.decode.max_pixels)
         except ImageError as error:
             return error
 
