@@ -13,9 +13,10 @@ sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose statis
 
 import typer  # noqa: E402
 
-from benchmarks import throughput_filter, throughput_restore, throughput_synthesize  # noqa: E402
+from benchmarks import throughput_curation, throughput_filter, throughput_restore, throughput_synthesize  # noqa: E402
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(throughput_curation.app)
 app.add_typer(throughput_filter.app)
 app.add_typer(throughput_restore.app)
 app.add_typer(throughput_synthesize.app)

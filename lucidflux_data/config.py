@@ -100,6 +100,10 @@ class CutConfig(Section):
         return self
 
 
+def _split(value: object) -> object:
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
 class SelectConfig(Section):
     """What else decides: lists, joined columns, benchmarks, near-duplicates."""
 
@@ -114,7 +118,7 @@ class SelectConfig(Section):
     @classmethod
     def _listed(cls, value: object) -> object:
         """`--set select.carry=license,photographer`."""
-        return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+        return _split(value)
 
     @field_validator("where")
     @classmethod
@@ -127,7 +131,13 @@ class SelectConfig(Section):
 class ShardConfig(Section):
     max_samples: int = Field(1000, ge=1)
     max_bytes: int = Field(1_000_000_000, ge=10_240)
+    strip: tuple[Literal["gps", "author"], ...] = ()  # tags that do not go along; changes bytes and their sha256
     normalize: bool = False  # re-encode, losslessly, the images whose stock decoding differs from ours
+
+    @field_validator("strip", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _split(value)
 
 
 class StorageConfig(Section):

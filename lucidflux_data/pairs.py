@@ -9,6 +9,7 @@ json says where. LQ = degrade(decode(stored HQ), plan), so a pair replays from i
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,8 @@ def make_pair(
     members["lq.png"] = encode_lq(lq)
     key = f"{row['key']}_{variant:02d}"
     known = {name: row[name] for name in ("source_key", "group") if row.get(name) is not None}
+    if row.get("carried"):
+        known["carried"] = json.loads(row["carried"])
     record = {"key": key, **known, "hq": stored, "cut": how, "versions": row["versions"], "plan": plan}
     members["json"] = canonical_json(record)
     return Pair(key, members, pixels, lq)

@@ -47,6 +47,7 @@ INPUTS = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("group", pa.string()),  # near-duplicate group of the filter
         pa.field("licence", pa.string()),  # where the source tells
+        pa.field("carried", pa.string()),  # JSON of the columns that the selection carried along
         pa.field("reason", pa.string()),  # a failure of records.FAILURES
         pa.field("detail", pa.string()),
     ]
@@ -110,7 +111,8 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     """INPUTS of a packed filter run, from its ledger and the indices of its shards; no image is opened."""
     shards.read_manifest(folder)
     schema = pq.read_schema(pa.BufferReader(folder.read(runs.LEDGER)))
-    wanted = ("key", "keep", "source_key", "width", "height", "group", "licence")
+    carry = runs.read_run(folder)["config"]["select"]["carry"]
+    wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", *carry])
     ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
     about = {row["key"]: row for row in ledger.filter(pc.field("keep")).to_pylist()}
     rows = []
@@ -123,6 +125,8 @@ def inputs_of_run(folder: Folder) -> pa.Table:
                 continue
             row = about[entry["key"]]
             known = {name: row.get(name) for name in ("source_key", "width", "height", "group", "licence", "key")}
+            carried = {name: row[name] for name in carry if row.get(name) is not None}
+            known["carried"] = json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
             uri = f"{tar}#{entry['member']}"
             rows.append({"uri": uri, **{name: entry[name] for name in ("offset", "size", "crc32")}, **known})
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)

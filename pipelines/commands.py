@@ -116,6 +116,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     from lucidflux_data.storage import Folder, absolute_url, configure
     from pipelines import filter as job
     from pipelines.executor import open_executor
+    from pipelines.preflight import preflight
     from pipelines.progress import Progress
 
     out, source, config, preset, limit, dry_run, json_ = asked
@@ -134,6 +135,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     job.list_into(folder, urls, config, preset, limit, steps, progress)
     with open_executor(*where) as executor:
         progress.say(executor.description)
+        preflight(executor, urls, folder, config.iqa.metric, progress)
         job.score(folder, config, executor, progress)
         if "select" in steps:
             job.select(folder, config, executor, progress)
@@ -229,6 +231,7 @@ def pack_command(
     run: RunFolder,
     set_: Set = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Re-encode, losslessly, flagged images.")] = False,
+    strip: Annotated[str | None, typer.Option(metavar="gps,author", help="Tags that do not go along.")] = None,
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
@@ -246,6 +249,7 @@ def pack_command(
 
     folder, progress = Folder(run), Progress(quiet=json_)
     settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
+    settings += [f"shards.strip={strip}"] if strip else []
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
     if dry_run:
         shards = plan(folder, config)

@@ -210,6 +210,7 @@ class RayExecutor:
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"no Ray cluster could be joined at {address}: {str(error).splitlines()[0]}") from None
+        self.joined = address != "local"
         total = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
         self.num_cpus = num_cpus or int(total.get("CPU", 1))
@@ -266,6 +267,22 @@ class RayExecutor:
                     raise error.as_instanceof_cause() if error.cause is None else error.cause from None
         finally:
             pool.close()
+
+    def each_node(self, job: Job) -> list[Any]:
+        """`job` once on every node of a joined cluster, in order of the nodes' ids; [] on a private one."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from pipelines.ray_workers import TaskPool
+
+        if not self.joined:
+            return []
+        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        pool = TaskPool(pickle.dumps(job), None, self.num_cpus, _own_path())
+        units = [
+            (Unit(f"node-{node[:12]}", 0, None), NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes
+        ]
+        return ray.get([pool.submit(unit, 1, scheduling_strategy=place) for unit, place in units])
 
     def close(self) -> None:
         import ray

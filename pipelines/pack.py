@@ -16,6 +16,7 @@ from lucidflux_data import runs, shards
 from lucidflux_data.config import FilterConfig, digest
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
+from lucidflux_data.metadata import strip
 from lucidflux_data.shards import Shard, TarWriter
 from lucidflux_data.sources import read_known
 from lucidflux_data.storage import Folder
@@ -46,6 +47,9 @@ class PackShard:
             data = self._bytes(row)
             name = EXTENSION_OF[row["format"]]
             record = sample_json(row)
+            if self.config.shards.strip and data != (stripped := strip(data, self.config.shards.strip)):
+                data = stripped
+                record = shards.canonical_json(json.loads(record) | {"stripped": list(self.config.shards.strip)})
             if self.config.shards.normalize and needs_normalizing(row):
                 data, name = _as_png(data, self.config.decode.max_pixels), "png"
                 record = shards.canonical_json(json.loads(record) | {"normalized": True})

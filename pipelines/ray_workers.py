@@ -65,10 +65,11 @@ class TaskPool:
         self._rest = (keep, os.getcwd())
         self._enter = ray.remote(_enter).options(num_cpus=1, max_retries=0)
 
-    def submit(self, unit: Unit, attempt: int) -> Any:
+    def submit(self, unit: Unit, attempt: int, **where: Any) -> Any:
         import pickle
 
-        return self._enter.remote(self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
+        enter = self._enter.options(**where) if where else self._enter
+        return enter.remote(self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
 
     def has_room(self, flying: int) -> bool:
         return flying < self._room

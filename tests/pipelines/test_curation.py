@@ -162,6 +162,15 @@ def test_scorers_and_joined_columns_decide_and_travel(run: Path, tmp_path: Path,
                 sample = json.loads(file.extractfile(member).read())
                 assert sample["license"] == ("cc0" if sample["source_key"] < "d" else "cc-by")
                 assert sample["tone"] in ("dark", "bright")
+    pairs = tmp_path / "pairs"
+    size = ["--size", 256, "--variants", 1]
+    done = data_command("synthesize", run, "--out", pairs, *size, *LOCAL)
+    assert done.returncode == 0, done.stderr
+    licenses = {row["key"]: row["license"] for row in after.values() if row["keep"]}
+    with tarfile.open(next((pairs / "shards").glob("*.tar"))) as file:
+        told = [json.loads(file.extractfile(member).read()) for member in file if member.name.endswith(".json")]
+    assert told
+    assert all(sample["carried"]["license"] == licenses[sample["key"][:20]] for sample in told)
     wrong = data_command("score", run, "--scorer", "my_scores:short", *LOCAL, cwd=tmp_path)
     assert wrong.returncode == 2
     assert "returned" in wrong.stderr
