@@ -278,11 +278,11 @@ class RayExecutor:
         if not self.joined:
             return []
         nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        pool = TaskPool(pickle.dumps(job), None, self.num_cpus, _own_path())
-        units = [
-            (Unit(f"node-{node[:12]}", 0, None), NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes
-        ]
-        return ray.get([pool.submit(unit, 1, scheduling_strategy=place) for unit, place in units])
+        pool = TaskPool(pickle.dumps(job), None, self.num_cpus, own_path())
+        placed = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        named = [Unit(f"node-{node[:12]}", 0, None) for node in nodes]
+        asked = zip(named, placed, strict=True)
+        return ray.get([pool.submit(unit, 1, scheduling_strategy=place) for unit, place in asked])
 
     def close(self) -> None:
         import ray
