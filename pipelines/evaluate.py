@@ -18,9 +18,9 @@ from benchmarks.submission import Method
 from benchmarks.suites import Suite
 from lucidflux_data.errors import Interrupted, TooManyFailed
 from lucidflux_data.storage import Folder
-from pipelines.executor import Executor, run
+from pipelines.executor import Executor
 from pipelines.progress import Progress
-from pipelines.worker import Unit
+from pipelines.worker import Publish, Unit
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _score(
     work = ScoreUnit(ScoreImages(spec, device))
     try:
         with progress.phase(spec.name, total, len(items) - total) as advance:
-            for unit in run(executor, units, work, cache, stateful=spec.name not in OWN):
+            for unit, _ in executor.map(units, Publish(work, cache), None, stateful=spec.name not in OWN):
                 advance(unit.size)
     except KeyboardInterrupt:
         raise Interrupted("interrupted: repeat the command to resume") from None
