@@ -42,7 +42,8 @@ def curation_command(
 
 
 def _photos(folder: Path) -> dict[str, np.ndarray]:
-    """Luma at half size (so that there is detail up to the Nyquist frequency) of every JPEG of 800 px and more."""
+    """Luma at half size (so that there is detail up to the Nyquist frequency) of every JPEG of 800 px and more;
+    of one picture in several sizes the first."""
     photos = {}
     for row in list_sources([str(folder)]).table.to_pylist():
         if row["source_key"].lower().endswith((".jpg", ".jpeg")):
@@ -50,7 +51,9 @@ def _photos(folder: Path) -> dict[str, np.ndarray]:
             if image is not None and min(image.shape) >= 800 and image.std() > 15:
                 half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
                 photos[row["source_key"]] = half[:LONG_SIDE, :LONG_SIDE]
-    return photos
+    names = list(photos)
+    roots = group_near(np.array([phash(photos[name]) or 0 for name in names], np.uint64), 6)
+    return {name: photos[name] for name, root in zip(names, roots, strict=True) if names[root] == name}
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from lucidflux_data.storage import Folder
 from pipelines.measures import HistoryUnit
 
 EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
-DRIVER_SECONDS_A_UNIT = 0.01  # submitting, waiting, listing; measured with 1000 empty units on Ray
+DRIVER_SECONDS_A_UNIT = 0.002  # 1.1 ms of CPU an empty unit on Ray (1000 units, one machine), doubled
 BYTES_A_PIXEL = 8  # held while an image is decoded and measured: RGB, luma, one copy of each
 WORKER_BYTES = 350e6  # a worker with its libraries, before any image
 PLAN_FILE = "events/plan.json"

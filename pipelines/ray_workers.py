@@ -63,12 +63,12 @@ class TaskPool:
         self._events = events
         self._job = ray.put(job)
         self._rest = (keep, os.getcwd())
-        self._enter = ray.remote(_enter).options(num_cpus=1, max_retries=0)
+        self._enter = ray.remote(_enter)
 
     def submit(self, unit: Unit, attempt: int, **where: Any) -> Any:
         import pickle
 
-        enter = self._enter.options(**where) if where else self._enter
+        enter = self._enter.options(num_cpus=1, max_retries=0, **where)
         return enter.remote(self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
 
     def has_room(self, flying: int) -> bool:
