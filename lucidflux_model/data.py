@@ -76,7 +76,7 @@ class Order:
 
 
 class PairDataset(Dataset):
-    """`dataset[position]` -> hq, lq: uint8 3xHxW, key, position, corrupt (samples passed over), or `error`."""
+    """`dataset[position]` -> hq, lq: uint8 3xHxW, key, position, corrupt (1: another in its place), or `error`."""
 
     def __init__(self, source: PairSource, order: Order, extra: Any = None) -> None:
         """`extra(index)` -> further tensors of a sample by name: see `lucidflux_model.sidecars`."""
@@ -105,7 +105,7 @@ class PairDataset(Dataset):
                 sizes = {self.source.size: "the first", hq.shape[:2]: self.source.key(index, epoch)}
                 raise InputError(mixed_sizes(sizes))
             pixels = {"hq": _planes(hq), "lq": _planes(lq)}
-            told = {"key": self.source.key(index, epoch), "position": position, "corrupt": tried, "why": why}
+            told = {"key": self.source.key(index, epoch), "position": position, "corrupt": int(tried > 0), "why": why}
             return pixels | more | told
         raise InputError(f"{REPLACEMENTS} pairs in a row cannot be read, the first: {why}")
 

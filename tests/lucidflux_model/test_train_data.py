@@ -1,0 +1,210 @@
+"""Which sample comes when, who reads it, what is held out, and what happens to a damaged one."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import training
+from PIL import Image
+
+from lucidflux_data.errors import InputError
+from lucidflux_data.storage import Folder
+from lucidflux_model.data import Order, PairDataset, Pieces, Share, load, split
+from lucidflux_model.pair_sources import OnlinePairs, Unreadable, image_of, open_pairs, open_shards
+
+
+def make_order(shards: int = 7, size: int = 10, seed: int = 0, window: int = 2) -> Order:
+    shard_of = np.repeat(np.arange(shards, dtype=np.int32), size)
+    return Order(np.arange(len(shard_of)) * 3, shard_of, seed, window)
+
+
+def test_an_epoch_is_a_permutation_that_follows_from_seed_and_epoch() -> None:
+    order = make_order()
+    first, second = order.epoch(0), order.epoch(1)
+    assert sorted(first) == sorted(second) == list(range(0, 210, 3))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, make_order().epoch(0))
+    assert not np.array_equal(first, make_order(seed=1).epoch(0))
+
+
+def test_reading_stays_within_windows_of_shards() -> None:
+    order = make_order(shards=8, window=2)
+    shards = order.epoch(3) // 3 // 10
+    windows = [set(shards[start : start + 20]) for start in range(0, 80, 20)]
+    assert [len(window) for window in windows] == [2, 2, 2, 2]
+    assert set().union(*windows) == set(range(8))
+    assert any(len(set(shards[start : start + 10])) == 2 for start in range(0, 80, 10)), "shards are mixed"
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 4), (1, 12), (2, 3), (3, 4), (4, 1)])
+def test_the_ranks_of_an_epoch_see_each_sample_once(world: int, micro: int) -> None:
+    """70 samples in steps of 12: the sixth step goes on into the next epoch."""
+    order = make_order()
+    seen: Counter[int] = Counter()
+    for rank in range(world):
+        share = Share(12, micro, rank, world)
+        pieces = list(Pieces(share, 0, 35))  # six epochs
+        assert {len(piece) for piece in pieces} == {micro}
+        assert len(pieces) == 35 * share.pieces
+        seen.update(position for piece in pieces for position in piece)
+    assert seen == Counter(range(420))
+    for epoch in range(6):
+        assert Counter(order.at(p)[1] for p in range(epoch * 70, epoch * 70 + 70)) == Counter(range(0, 210, 3))
+
+
+def test_any_number_of_processes_sees_the_same_global_batches() -> None:
+    for world in (1, 2, 4):
+        pieces = [piece for rank in range(world) for piece in Share(8, 2, rank, world).positions(40)]
+        assert [position for piece in pieces for position in piece] == list(range(40, 48))
+
+
+def test_no_group_is_on_both_sides_and_sides_are_stable() -> None:
+    groups = [f"g{i // 3}" for i in range(3000)]
+    training_, held = split(groups, 0.1)
+    assert not {groups[i] for i in training_} & {groups[i] for i in held}
+    assert len(training_) + len(held) == 3000
+    assert 0.07 < len(held) / 3000 < 0.13
+    _, more = split([*(f"new{i}" for i in range(500)), *groups], 0.1)
+    assert {groups[i] for i in held} == {g for g in (groups[i - 500] for i in more if i >= 500)}
+    assert not len(split(groups, 0.0)[1])
+
+
+def test_near_duplicates_of_the_inputs_are_one_group(train_pairs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pairs"
+    shutil.copytree(train_pairs, copy)
+    (name,) = [path for path in (copy / "inputs").iterdir() if path.suffix == ".parquet"]
+    table = Folder(copy).read_table(f"inputs/{name.name}")
+    keys = table["key"].to_pylist()
+    groups = pa.array([keys[0] if key in keys[:3] else None for key in keys], pa.string())
+    table = table.set_column(table.schema.get_field_index("group"), table.schema.field("group"), groups)
+    pa.parquet.write_table(table, name)
+    source = open_shards([str(copy)], Folder(tmp_path))
+    assert Counter(source.groups)[keys[0]] == 6
+    assert {group for key, group in zip(source._names(), source.groups, strict=True) if image_of(key) == keys[4]} == {
+        keys[4]
+    }
+
+
+def read_all(source) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {source.key(index, 0): source.read(index, 0) for index in range(len(source))}
+
+
+def test_pairs_are_read_as_another_reader_reads_them(train_pairs: Path, tmp_path: Path) -> None:
+    """Against tarfile and Pillow."""
+    source = open_shards([str(train_pairs)], Folder(tmp_path))
+    assert source.size == (96, 96)
+    assert len(source.shards) == 3
+    found = read_all(source)
+    for tar in (train_pairs / "shards").glob("*.tar"):
+        with tarfile.open(tar) as file:
+            for member in file.getmembers():
+                key, _, kind = member.name.partition(".")
+                data = file.extractfile(member).read()
+                if kind == "hq.png":
+                    assert np.array_equal(found[key][0], np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+                if kind == "lq.png":
+                    lq = Image.open(io.BytesIO(data)).convert("RGB").resize((96, 96), Image.Resampling.BICUBIC)
+                    assert np.array_equal(found[key][1], np.asarray(lq))
+    assert len(found) == 12
+
+
+def test_stock_tars_without_an_index_give_the_same_pairs(train_pairs: Path, tmp_path: Path) -> None:
+    for path in (train_pairs / "shards").glob("*.tar"):
+        shutil.copyfile(path, tmp_path / path.name)
+    ours = open_shards([str(train_pairs)], Folder(tmp_path / "run"))
+    stock = open_shards([str(tmp_path / "*.tar")], Folder(tmp_path / "run"))
+    assert list((tmp_path / "run" / "index").iterdir()), "indexed once, and kept"
+    a, b = read_all(ours), read_all(stock)
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(x, y) for key in a for x, y in zip(a[key], b[key], strict=True))
+
+
+def test_online_pairs_have_the_pixels_of_stored_ones(train_pairs: Path, train_photos: Path, tmp_path: Path) -> None:
+    stored = read_all(open_shards([str(train_pairs)], Folder(tmp_path)))
+    online = OnlinePairs([str(train_photos)], "realesrgan-x4", 0, [f"size={training.SIZE}"])
+    assert len(online) == 6
+    for index in range(6):
+        for epoch in (0, 1):
+            hq, lq = online.read(index, epoch)
+            assert np.array_equal(hq, stored[online.key(index, epoch)][0])
+            assert np.array_equal(lq, stored[online.key(index, epoch)][1])
+
+
+def test_an_hq_by_pointer_is_read_from_its_source(train_photos: Path, train_pairs: Path, tmp_path: Path) -> None:
+    pointed = training.make_pairs(train_photos, tmp_path / "ref", "hq=ref")
+    a = read_all(open_shards([str(pointed)], Folder(tmp_path)))
+    b = read_all(open_shards([str(train_pairs)], Folder(tmp_path)))
+    assert all(np.array_equal(a[key][0], b[key][0]) for key in b)
+
+
+def damage(pairs: Path, out: Path, kind: str, *keys: int) -> Path:
+    """A copy with a flipped byte in the named member of the n-th pairs."""
+    shutil.copytree(pairs, out)
+    source = open_shards([str(pairs)], Folder(out / "index"))
+    for index in keys:
+        tar = out / "shards" / Path(source.shards[source.shard_of[index]]).name
+        data = bytearray(tar.read_bytes())
+        data[int(source._columns[f"{kind}_offset"][index]) + 100] ^= 255
+        tar.write_bytes(bytes(data))
+    return out
+
+
+def test_a_damaged_pair_is_counted_and_replaced_by_the_next(train_pairs: Path, tmp_path: Path) -> None:
+    broken = damage(train_pairs, tmp_path / "broken", "lq", 5)
+    source = open_shards([str(broken)], Folder(tmp_path))
+    with pytest.raises(Unreadable, match="its lq is damaged"):
+        source.read(5, 0)
+    order = Order(np.arange(12), source.shard_of, 0, 4)
+    place = order.epoch(0).tolist().index(5)
+    batches = list(load(PairDataset(source, order), Pieces(Share(12, 12), 0, 1), 0, False))
+    keys, after = batches[0]["key"], source.key(int(order.epoch(0)[(place + 1) % 12]), 0)
+    assert keys[place] == after
+    assert batches[0]["corrupt"] == [int(i == place) for i in range(12)]
+    assert keys.count(after) == 2
+
+
+def test_spawned_readers_bring_the_same_batches(train_pairs: Path, tmp_path: Path) -> None:
+    source = open_shards([str(train_pairs)], Folder(tmp_path))
+    dataset = PairDataset(source, Order(np.arange(12), source.shard_of, 0, 4))
+    pieces = Pieces(Share(4, 2), 8, 4)
+    here, there = (list(load(dataset, pieces, workers, False)) for workers in (0, 2))
+    assert [batch["key"] for batch in here] == [batch["key"] for batch in there]
+    assert all(torch.equal(a["hq"], b["hq"]) for a, b in zip(here, there, strict=True))
+
+
+def test_a_pair_without_lq_is_named(train_pairs: Path, tmp_path: Path) -> None:
+    tar = tmp_path / "some.tar"
+    with tarfile.open(next((train_pairs / "shards").glob("*.tar"))) as source, tarfile.open(tar, "w") as out:
+        lacking = source.getnames()[0].partition(".")[0]
+        for member in source.getmembers():
+            if member.name != f"{lacking}.lq.png":
+                out.addfile(member, source.extractfile(member))
+    with pytest.raises(InputError, match=rf"{lacking} of .*some.tar has no LQ"):
+        open_pairs([str(tar)], None, 0, (), Folder(tmp_path))
+
+
+def test_mixed_sizes_are_told_before_training(train_pairs: Path, train_photos: Path, tmp_path: Path) -> None:
+    other = training.make_pairs(train_photos, tmp_path / "other", "degrade.size=128")
+    tars = [str(folder / "shards" / "*.tar") for folder in (train_pairs, other)]
+    with pytest.raises(InputError, match=r"mixed sizes, (96x96.*128x128|128x128.*96x96)"):
+        open_pairs(tars, None, 0, (), Folder(tmp_path))
+
+
+def test_no_shards_and_no_pairs(train_photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not there"):
+        open_pairs([str(tmp_path / "nothing")], None, 0, (), Folder(tmp_path))
+    with pytest.raises(InputError, match=r"not in a tar.*data.online"):
+        open_pairs([str(train_photos)], None, 0, (), Folder(tmp_path))
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "run.json").write_text(json.dumps({"kind": "pairs"}))
+    with pytest.raises(InputError, match="repeat its command"):
+        open_pairs([str(tmp_path / "half")], None, 0, (), Folder(tmp_path))

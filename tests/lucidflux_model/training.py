@@ -1,0 +1,105 @@
+"""What the tests of the trainer share: pairs made in this process, runs of the tiny model, checkpoints to compare."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from lucidflux_data import pairs_run
+from lucidflux_data.config import resolve
+from lucidflux_data.degrade_config import make_pairs_config, pairs_label
+from lucidflux_data.storage import Folder, absolute_url
+from lucidflux_model.checkpoints import latest
+from lucidflux_model.runtime import Runtime
+from lucidflux_model.train_config import TrainConfig
+from lucidflux_model.train_setup import train
+from pipelines.demo import bundled_photos
+from pipelines.progress import Progress
+from pipelines.synthesize import synthesize
+
+SIZE = 96
+PHOTOS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket", "ihc")
+SETTINGS = (
+    *("model.name=tiny", "batch_size=4", "warmup=2", "learning_rate=1e-3", "ema=0.9", "checkpointing=off"),
+    *("data.workers=0", "validation.fraction=0", "tensorboard=false", "checkpoint_every=3"),
+)
+TIMED = ("seconds", "images_per_s", "data_wait", "peak_memory_bytes", "validation")
+
+
+class Here:
+    """Runs the units of a job in this process."""
+
+    description = "this process"
+    num_gpus = 0
+
+    def map(self, units: Any, job: Any, events: Any = None, stateful: bool = False) -> Iterator[tuple[Any, Any]]:
+        for unit in units:
+            yield unit, job(unit)
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+def make_photos(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for photo in bundled_photos():
+        if photo.stem in PHOTOS:
+            shutil.copyfile(photo, folder / photo.name)
+    return folder
+
+
+def make_pairs(photos: Path, out: Path, *settings: str) -> Path:
+    """Two variants of six photos, four pairs a shard."""
+    asked = [f"degrade.size={SIZE}", "variants=2", "shards.max_samples=4", *settings]
+    config = make_pairs_config("realesrgan-x4", settings=asked)
+    label = pairs_label("realesrgan-x4", config)
+    about = pairs_run.make_run(config, label, "cv2", [absolute_url(str(photos))], None)
+    pairs_run.start(Folder(out), about)
+    synthesize(Folder(out), about, Here(), Progress(quiet=True))
+    return out
+
+
+def config_of(*settings: str) -> TrainConfig:
+    return resolve(TrainConfig, {}, None, [*SETTINGS, *settings])
+
+
+def run(pairs: Path, out: Path, *settings: str, runtime: Runtime | None = None, **options: Any) -> dict[str, Any]:
+    """A run in this process, resumed where there is something to resume."""
+    alone = runtime or Runtime(0, 1, torch.device("cpu"))
+    options = {"resume": True, "say": lambda _: None, **options}
+    return train(config_of(*settings), [str(pairs)], out, alone, **options)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in found]
+
+
+def state(out: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint: weights, optimizer, moving average."""
+    path = latest(out)
+    assert path is not None
+    entries = FileSystemReader(path).read_metadata().state_dict_metadata
+    tensors = {
+        key: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for key, entry in entries.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    dcp.load(tensors, checkpoint_id=path, no_dist=True)
+    return tensors
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    """Names of the tensors of two checkpoints that are not bit-equal."""
+    a, b = state(first), state(second)
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
