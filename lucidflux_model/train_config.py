@@ -8,11 +8,13 @@ of them; `micro_batch` is what one process takes through the model at once, and 
 
 from __future__ import annotations
 
+import os
+from importlib import resources
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lucidflux_data.config import Section
+from lucidflux_data.config import Section, resolve
 from lucidflux_data.degrade_config import PRESETS
 
 BINS = 5  # equal ones of sigma, in which losses are told
@@ -147,3 +149,12 @@ FREE = (
     *("data.workers", "data.max_corrupt", "validation.every", "validation.samples"),
     *("validation.images", "validation.steps"),
 )
+
+
+def make_train_config(file: str | None, settings: list[str]) -> TrainConfig:
+    """`file`: a TOML file, or the name of one of ours: lucidflux, published-script, debug."""
+    ours = resources.files("lucidflux_model") / "configs"
+    if file is not None and not os.path.exists(file) and (ours / f"{file.removesuffix('.toml')}.toml").is_file():
+        with resources.as_file(ours / f"{file.removesuffix('.toml')}.toml") as path:
+            return resolve(TrainConfig, {}, str(path), settings)
+    return resolve(TrainConfig, {}, file, settings)

@@ -9,11 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lucidflux_data.config import resolve
 from lucidflux_data.errors import ConfigError
 from lucidflux_model.runtime import is_launched, launch_line, open_runtime
 from lucidflux_model.train_config import TrainConfig
@@ -31,15 +29,6 @@ class Request:
     init: str | None
     resume: bool
     device: str
-
-
-def make_train_config(file: str | None, settings: list[str]) -> TrainConfig:
-    """`file`: a TOML file, or the name of one of ours: lucidflux, published-script, debug."""
-    ours = resources.files("lucidflux_model") / "configs"
-    if file is not None and not os.path.exists(file) and (ours / f"{file.removesuffix('.toml')}.toml").is_file():
-        with resources.as_file(ours / f"{file.removesuffix('.toml')}.toml") as path:
-            return resolve(TrainConfig, {}, str(path), settings)
-    return resolve(TrainConfig, {}, file, settings)
 
 
 def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:

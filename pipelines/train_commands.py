@@ -44,31 +44,32 @@ def train_command(
 ) -> None:
     """Train LucidFlux on pairs; stop at any moment, go on with --resume, on any number of GPUs."""
     from lucidflux_data.errors import ConfigError, needs_extra
+    from lucidflux_model.train_config import make_train_config
     from pipelines.progress import Progress
 
+    short = {"model.name": model, "model.weights": weights}
+    settings = [*(f"{name}={value}" for name, value in short.items() if value is not None), *(set_ or [])]
+    resolved = make_train_config(config, settings)
+    if launcher not in ("local", "ray"):
+        raise ConfigError(f"--launcher is local or ray, not {launcher}")
+    if num_cpus is not None and launcher == "local":
+        raise ConfigError("--num-cpus counts the processes of --launcher ray")
+    if dry_run:
+        tell({"config": resolved.model_dump_json()} if not json_ else resolved.model_dump(), json_)
+        return
     with needs_extra("model"):
         from lucidflux_model.loading import quiet_libraries
         from pipelines import train as job
 
-    short = {"model.name": model, "model.weights": weights}
-    settings = [*(f"{name}={value}" for name, value in short.items() if value is not None), *(set_ or [])]
-    resolved = job.make_train_config(config, settings)
-    if dry_run:
-        tell({"config": resolved.model_dump_json()} if not json_ else resolved.model_dump(), json_)
-        return
     request = job.Request(resolved, tuple(data), out, init, resume, device)
     progress = Progress(json_)
     quiet_libraries()
-    if launcher not in ("local", "ray"):
-        raise ConfigError(f"--launcher is local or ray, not {launcher}")
     result: dict[str, Any] | None
     if launcher == "ray":
         from pipelines.train_ray import train_on_ray
 
         result = train_on_ray(request, num_gpus, num_cpus, address, progress)
     else:
-        if num_cpus is not None:
-            raise ConfigError("--num-cpus counts the processes of --launcher ray")
         if job.wants_torchrun(num_gpus):
             job.start_torchrun(num_gpus or 1, progress)
         result = job.train_here(request, progress)

@@ -75,7 +75,9 @@ def test_two_pieces_of_two_equal_one_batch_of_four(train_pairs: Path, control: P
         assert bins[0] == pytest.approx(bins[1], rel=1e-5)
     whole, parts = training.state(control), training.state(tmp_path)
     names = [name for name in whole if name.startswith("model.")]
-    assert max((whole[name] - parts[name]).abs().max().item() for name in names) < 2e-5
+    difference = torch.cat([(whole[name] - parts[name]).abs().flatten() for name in names])
+    assert difference.max() < 1e-4  # a step is up to 1e-3
+    assert difference.mean() < 1e-7
 
 
 def test_only_what_is_trained_changes(train_pairs: Path, tmp_path: Path) -> None:

@@ -19,9 +19,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "lucidflux_model"))
 
 import training
+from typer.testing import CliRunner
 
+import cli
+from lucidflux_data.errors import ConfigError
 from lucidflux_model.checkpoints import latest
-from pipelines.train import Request, make_train_config
+from lucidflux_model.train_config import make_train_config
+from pipelines.train import Request
 from pipelines.train_ray import train_on_ray
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux"))
@@ -177,25 +181,29 @@ def test_ray_train_goes_on_after_a_worker_was_killed(
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "words"),
+    ("more", "words"),
     [
-        (["--num-gpus", "64"], 2, "64 GPUs are asked for, and this machine has"),
-        (["--set", "optimzer=adamw"], 2, "there is no setting optimzer"),
-        (["--config", "nothing.toml"], 2, "cannot be read"),
-        (["--launcher", "slurm"], 2, "--launcher is local or ray"),
+        (["--num-gpus", "64"], "64 GPUs are asked for, and this machine has"),
+        (["--set", "optimzer=adamw"], "there is no setting optimzer"),
+        (["--config", "nothing.toml"], "cannot be read"),
+        (["--launcher", "slurm"], "--launcher is local or ray"),
+        (["--num-cpus", "2"], "--num-cpus counts"),
     ],
 )
-def test_wrong_calls_are_one_sentence(pairs: Path, tmp_path: Path, more: list[str], code: int, words: str) -> None:
-    done = subprocess.run(
-        [COMMAND, "train", "--data", str(pairs), "--out", str(tmp_path / "run"), "--model", "tiny", *more],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_wrong_calls_are_one_sentence(pairs: Path, tmp_path: Path, more: list[str], words: str) -> None:
+    call = ["train", "--data", str(pairs), "--out", str(tmp_path / "run"), "--model", "tiny", *more]
+    result = CliRunner().invoke(cli.app, call)
+    assert isinstance(result.exception, ConfigError)
+    assert words in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_ends_with_the_sentence_and_its_code(tmp_path: Path) -> None:
+    call = [COMMAND, "train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"), "--model", "tiny"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nothing'} is not there"
+    assert "Traceback" not in done.stderr
 
 
 def test_our_configs_say_what_they_say() -> None:
