@@ -1,7 +1,7 @@
 """The leaderboard as a table: terminal (rich), Markdown, LaTeX (booktabs) and CSV, all from leaderboard.json's dict.
 
-Cell: mean ± half the width of its interval. Bold: the best, and what is statistically tied with it. An unranked mean
-says over how many images it is.
+Cell: mean ± half the width of its interval. `#` is the rank. Bold: the best, and what is statistically tied with it.
+An unranked mean says over how many images it is.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ def _ranked_groups(board: dict[str, Any]) -> dict[str, Any]:
     return {name: group for name, group in board["groups"].items() if group["rows"]}
 
 
-def body(board: dict[str, Any]) -> list[list[tuple[str, bool]]]:
-    """Rows of (text, bold)."""
+def body(board: dict[str, Any], ranks: bool = True) -> list[list[tuple[str, bool]]]:
+    """Rows of (text, bold). `ranks`: with `#1` behind the mean of the first of a metric, and so on."""
     lines = []
     for method in order(board):
         line = [(method, False)]
         for metric in board["metrics"].values():
             row = metric["rows"].get(method)
-            line.append((cell(row), bool(row and row.get("tied_with_best"))))
+            rank = f" #{row['rank']}" if ranks and row and row["rank"] else ""
+            line.append((cell(row) + rank, bool(row and row.get("tied_with_best"))))
         for group in _ranked_groups(board).values():
             row = group["rows"].get(method)
             text = f"{row['rank']} ({row['mean_rank']:.2f}, first in {row['first_share']:.0%})" if row else "-"
@@ -118,7 +119,7 @@ def latex(board: dict[str, Any]) -> str:
     lines = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule"]
     titles = [_tex(name[:-1]) + arrows[name[-1]] if name[-1] in arrows else _tex(name) for name in names]
     lines += [" & ".join(titles) + r" \\", r"\midrule"]
-    for row in body(board):
+    for row in body(board, ranks=False):
         cells = [rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in row[:-1]]
         lines.append(" & ".join(cells) + r" \\")
     if board["published"]:

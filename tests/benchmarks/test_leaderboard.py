@@ -194,6 +194,8 @@ def test_markdown_latex_and_csv_hold_the_same_numbers(base: np.ndarray) -> None:
     assert markdown.rstrip().endswith("Signature: s:1|n:40")
     assert r"a\_b & \textbf{" + mean in latex
     assert "| s/image | remarks |" in markdown
+    assert " #1** |" in markdown
+    assert " #2 |" in markdown
     assert "| 22.5 | one seed |" in markdown
     assert r"c\&d" in latex
     assert latex.count(r"\\") == 1 + 2 + len(made["published"])
