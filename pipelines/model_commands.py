@@ -95,7 +95,7 @@ def _restore(
     inputs: list[str], out: str, how: tuple[Any, ...], where: tuple[Any, ...], dry_run: bool, quiet: bool
 ) -> dict[str, Any]:
     from lucidflux_data.config import resolve
-    from lucidflux_data.errors import needs_extra
+    from lucidflux_data.errors import Interrupted, needs_extra
     from lucidflux_data.sources import list_sources
     from lucidflux_data.storage import Folder
     from lucidflux_model.config import RANDOM_LABEL
@@ -116,9 +116,12 @@ def _restore(
     if config.model.name == "tiny" and config.model.weights is None and config.model.trained is None:
         progress.say(f"model: {RANDOM_LABEL}")
     work = restore.RestoreUnit(config)
-    with progress.phase("restore", left, len(rows) - left) as advance:
-        for unit in _run(folder, units, work, where, progress):
-            advance(unit.size)
+    try:
+        with progress.phase("restore", left, len(rows) - left) as advance:
+            for unit in _run(folder, units, work, where, progress):
+                advance(unit.size)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: repeat the command to resume") from None
     summary = restore.finish(folder, rows)
     folder.sweep()
     return summary | {"out": str(folder)}

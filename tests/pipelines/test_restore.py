@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tarfile
@@ -160,10 +161,11 @@ def test_repeating_does_only_what_is_missing(inputs: Path, outputs: Path) -> Non
     assert not (outputs / ".tmp").exists()
 
 
-def test_killed_and_repeated_is_the_same(inputs: Path, outputs: Path, tmp_path: Path) -> None:
+def test_killed_interrupted_and_repeated_is_the_same(inputs: Path, outputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [LUCIDFLUX, "restore", str(inputs), "--out", str(out), *FAST]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as running:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as running:
         deadline = time.monotonic() + 100
         while len(list(out.glob("records/*"))) < 2:
             assert running.poll() is None
@@ -171,6 +173,12 @@ def test_killed_and_repeated_is_the_same(inputs: Path, outputs: Path, tmp_path: 
             time.sleep(0.01)
         running.kill()
     assert not (out / "manifest.json").exists()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        assert "random weights" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        assert "interrupted: repeat the command to resume" in running.stderr.read()
+    assert running.returncode == 5
     assert restore_here(inputs, "--out", out, *FAST).returncode == 0
     assert images(out) == images(outputs)
 
