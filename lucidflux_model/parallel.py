@@ -47,14 +47,16 @@ class Parallel:
         for branch in (conditioner.branch_lq, conditioner.branch_proxy):
             for block in branch.transformer_blocks:
                 fully_shard(block, mesh=mesh)
-        fully_shard(conditioner, mesh=mesh)
+        # Roots keep their gathered weights after a forward by default: validation with the moving average would then
+        # leave it to the next step of training.
+        fully_shard(conditioner, mesh=mesh, reshard_after_forward=True)
         register_fsdp_forward_method(conditioner, "prepare")  # what inference calls
-        fully_shard(self.model.connector, mesh=mesh)
+        fully_shard(self.model.connector, mesh=mesh, reshard_after_forward=True)
         if shard_frozen:
             transformer = self.model.transformer
             for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
                 fully_shard(block, mesh=mesh)
-            fully_shard(transformer, mesh=mesh)
+            fully_shard(transformer, mesh=mesh, reshard_after_forward=True)
 
     def accumulating(self, last: bool) -> Any:
         """Around one piece of a step: gradients stay local until the last."""

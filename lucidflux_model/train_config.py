@@ -59,8 +59,6 @@ class DataConfig(Section):
             raise ValueError(f"cached is out of {', '.join(CACHED)}")
         if self.cached and self.online:
             raise ValueError("online pairs are new in every epoch: nothing of them is cached")
-        if "proxy" not in self.cached and "semantic" in self.cached:
-            raise ValueError("semantic features are of the proxy: cache both")
         return self
 
 

@@ -28,6 +28,7 @@ from lucidflux_model.models import CLASSES, TRAINED, build, build_random, fill_r
 from lucidflux_model.pair_sources import PairSource, open_pairs
 from lucidflux_model.parallel import Parallel
 from lucidflux_model.runtime import Runtime
+from lucidflux_model.sidecars import Sidecars, cache_folder
 from lucidflux_model.train import Progress, Trainer
 from lucidflux_model.train_config import TrainConfig
 from lucidflux_model.train_report import REPORT, make_report
@@ -66,7 +67,10 @@ def train(
         if runtime.main:
             claim(config, out, sources, source.digest(), init)
     model = prepare_model(config, runtime, init if latest(out) is None else None)
-    dataset = PairDataset(source, Order(training, source.shard_of[training], config.seed, data.window))
+    extra = (
+        Sidecars(cache_folder(Folder(sources[0]), base_digest(config)), source, data.cached) if data.cached else None
+    )
+    dataset = PairDataset(source, Order(training, source.shard_of[training], config.seed, data.window), extra)
     if runtime.main:
         say(f"model: {label(config)}")
         sizes = f"{source.size[1]}x{source.size[0]}"
@@ -104,8 +108,7 @@ def make_share(config: TrainConfig, runtime: Runtime) -> Share:
 
 def claim(config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None) -> None:
     """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs."""
-    base = ModelConfig(name=config.model.name, weights=config.model.weights, seed=config.model.seed)
-    lasting = {**config.lasting(), "base_sha256": weights_digest(base), "pairs_sha256": data}
+    lasting = {**config.lasting(), "base_sha256": base_digest(config), "pairs_sha256": data}
     folder = Folder(out)
     if folder.exists(RUN_FILE):
         before = json.loads(folder.read(RUN_FILE))
@@ -137,6 +140,12 @@ def make_validation(trainer: Trainer, source: PairSource, held: np.ndarray) -> V
     return Validation(trainer.model, trainer.config, source, chosen, trainer.runtime, trainer.run)
 
 
+def base_digest(config: TrainConfig) -> str:
+    """Stands for the weights of the frozen parts."""
+    base = config.model
+    return weights_digest(ModelConfig(name=base.name, weights=base.weights, seed=base.seed))
+
+
 def label(config: TrainConfig) -> str:
     if config.model.name == "tiny":
         return "tiny (random backbone: checks the plumbing, restores nothing)"
@@ -147,7 +156,7 @@ def prepare_model(config: TrainConfig, runtime: Runtime, init: str | None) -> Ve
     """The model on its device: frozen parts from the weights, trained ones from `init` or begun afresh."""
     if config.model.name == "tiny" and runtime.device.type == "cpu":
         torch.set_num_threads(1)  # its matrices are too small to share
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and runtime.device.type == "cuda")
+    bf16 = computes_in_bf16(config, runtime.device)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -170,7 +179,11 @@ def prepare_model(config: TrainConfig, runtime: Runtime, init: str | None) -> Ve
     return model
 
 
-def frozen_parts(config: TrainConfig, dtype: torch.dtype) -> dict[str, Any]:
+def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+
+
+def frozen_parts(config: TrainConfig, dtype: torch.dtype, names: Sequence[str] = FROZEN) -> dict[str, Any]:
     """In `dtype`, the proxy in float32 as at inference. ConfigError without weights, InputError for damaged ones."""
     base = config.model
     if base.weights is None:
@@ -179,13 +192,13 @@ def frozen_parts(config: TrainConfig, dtype: torch.dtype) -> dict[str, Any]:
                 f"{base.name} needs --weights FOLDER with the frozen parts: `lucidflux weights download` and `convert` "
                 "make it; --model tiny runs without"
             )
-        return build_random("tiny", base.seed, dtype=dtype, parts=FROZEN)
+        return build_random("tiny", base.seed, dtype=dtype, parts=names)
     folder = Path(base.weights)
-    lacking = [name for name in FROZEN if not (folder / name / "config.json").is_file()]
+    lacking = [name for name in names if not (folder / name / "config.json").is_file()]
     if lacking:
         raise InputError(f"{folder} has no {', '.join(lacking)}: see `lucidflux weights convert`")
     try:
-        return {name: _pretrained(folder / name, name, dtype) for name in FROZEN}
+        return {name: _pretrained(folder / name, name, dtype) for name in names}
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
 

@@ -54,32 +54,8 @@ class VelocityModel(nn.Module):
         """bfloat16 for the layers of float32 parameters, where the run is in bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
-    @torch.no_grad()
     def encode(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """`batch`: hq, lq as uint8 B x 3 x H x W, and what is cached of latent, proxy, semantic.
-
-        latent: B x C x H/8 x W/8, scaled as the backbone wants it; lq, proxy: B x 3 x H x W in [-1, 1]; features:
-        B x tokens x width; float32 but for the last.
-        """
-        lq = batch["lq"].to(self.device).float() / 127.5 - 1
-        if "proxy" in batch:
-            proxy = batch["proxy"].to(self.device).float() / 255
-        else:
-            unit = ((lq + 1) / 2).clamp(0, 1).to(self.proxy.dtype)
-            proxy = torch.cat([self.proxy.restore(image[None], tile=0) for image in unit]).float()
-        if "semantic" in batch:
-            features = batch["semantic"].to(self.device)
-        else:
-            pixels = siglip_input(proxy, self.image_encoder.config.image_size).to(self.image_encoder.dtype)
-            features = self.image_encoder(pixel_values=pixels).last_hidden_state
-        latent = batch["latent"].to(self.device).float() if "latent" in batch else self._latent(batch["hq"])
-        return {"latent": latent, "lq": lq, "proxy": 2 * proxy - 1, "features": features}
-
-    def _latent(self, hq: Tensor) -> Tensor:
-        """The mean of the autoencoder's distribution, image by image."""
-        pixels = (hq.to(self.device).float() / 127.5 - 1).to(self.vae.dtype)
-        means = [self.vae.encode(image[None], return_dict=False)[0].mode() for image in pixels]
-        return (torch.cat(means).float() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+        return encode(self, batch)
 
     def forward(self, noisy: Tensor, lq: Tensor, proxy: Tensor, features: Tensor, draws: Draws) -> Tensor:
         """Velocity tokens, B x N x 64. `noisy`: x_s, B x C x H x W."""
@@ -113,6 +89,37 @@ class VelocityModel(nn.Module):
             )[0]
         finally:
             hook.remove()
+
+
+@torch.no_grad()
+def encode(parts: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """`parts` has vae, proxy and image_encoder. `batch`: hq, lq as uint8 B x 3 x H x W, and what is cached of latent,
+    proxy, semantic.
+
+    latent: B x C x H/8 x W/8, scaled as the backbone wants it; lq, proxy: B x 3 x H x W in [-1, 1]; features:
+    B x tokens x width; float32 but for the last.
+    """
+    lq = batch["lq"].to(parts.vae.device).float() / 127.5 - 1
+    if "proxy" in batch:
+        proxy = batch["proxy"].to(parts.vae.device).float() / 255
+    else:
+        unit = ((lq + 1) / 2).clamp(0, 1).to(parts.proxy.dtype)
+        proxy = torch.cat([parts.proxy.restore(image[None], tile=0) for image in unit]).float()
+    if "semantic" in batch:
+        features = batch["semantic"].to(parts.vae.device)
+    else:
+        pixels = siglip_input(proxy, parts.image_encoder.config.image_size).to(parts.image_encoder.dtype)
+        features = parts.image_encoder(pixel_values=pixels).last_hidden_state
+    latent = batch["latent"].to(parts.vae.device).float() if "latent" in batch else latents(parts, batch["hq"])
+    return {"latent": latent, "lq": lq, "proxy": 2 * proxy - 1, "features": features}
+
+
+@torch.no_grad()
+def latents(parts: Any, hq: Tensor) -> Tensor:
+    """The mean of the autoencoder's distribution, image by image."""
+    pixels = (hq.to(parts.vae.device).float() / 127.5 - 1).to(parts.vae.dtype)
+    means = [parts.vae.encode(image[None], return_dict=False)[0].mode() for image in pixels]
+    return (torch.cat(means).float() - parts.vae.config.shift_factor) * parts.vae.config.scaling_factor
 
 
 class CastControl(Sequence[Tensor]):

@@ -86,12 +86,14 @@ def png_of_zeros(width: int, height: int) -> bytes:
 def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
     """Filters the planted candidates into `out`/run, makes pairs of what is kept in `out`/pairs, verifies both deeply.
 
-    Then ranks four methods on the suite offline-photos. Returns the summary of the run, the pairs and the ranking.
+    Then ranks four methods on the suite offline-photos, and trains the tiny model on the pairs, whose result restores
+    one image: a plumbing check. Returns the summary of the run, the pairs, the ranking and the training.
     """
     from lucidflux_data.config import make_config
     from lucidflux_data.storage import Folder, absolute_url
     from pipelines import filter as job
     from pipelines.demo_bench import run_bench_demo
+    from pipelines.demo_train import run_train_demo
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
 
@@ -109,7 +111,8 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
         pairs = make_pairs(folder, out / "pairs", started, progress)
         ranked = run_bench_demo(out / "bench", started, progress)
     kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
-    return kept | {f"pairs_{name}": value for name, value in pairs.items()} | ranked
+    learned = run_train_demo(Folder(out / "pairs"), out / "model", progress)
+    return kept | {f"pairs_{name}": value for name, value in pairs.items()} | ranked | learned
 
 
 def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:

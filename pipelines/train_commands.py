@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lucidflux_data.options import Address, DryRun, Json, Set, tell
+from lucidflux_data.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -75,3 +75,38 @@ def train_command(
         result = job.train_here(request, progress)
     if result is not None:
         tell(result, json_)
+
+
+@app.command("cache")
+def cache_command(
+    pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="A folder of pairs.")],
+    kinds: Annotated[str, typer.Option(help="Out of latent, proxy, semantic.")] = "latent,proxy,semantic",
+    model: Model = None,
+    weights: Weights = None,
+    config: Config = None,
+    set_: Set = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    executor: ExecutorKind = "ray",
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Encode pairs with the frozen parts once, for `train --set data.cached=...`; repeat to resume."""
+    from lucidflux_data.errors import needs_extra
+    from lucidflux_model.train_config import make_train_config
+    from pipelines.executor import open_executor
+    from pipelines.progress import Progress
+
+    short = {"model.name": model, "model.weights": weights, "data.cached": kinds}
+    settings = [*(f"{name}={value}" for name, value in short.items() if value is not None), *(set_ or [])]
+    resolved = make_train_config(config, settings)
+    with needs_extra("model"):
+        from lucidflux_model.loading import quiet_libraries
+        from pipelines import cache as job
+
+    quiet_libraries()
+    progress = Progress(json_)
+    with open_executor(executor, num_cpus, num_gpus, address) as started:
+        progress.say(started.description)
+        tell(job.cache(pairs, resolved, resolved.data.cached, device, started, progress), json_)

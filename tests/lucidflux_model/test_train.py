@@ -27,6 +27,8 @@ from lucidflux_model.train_setup import export, prepare_model
 from lucidflux_model.validation import choose
 from lucidflux_model.velocity import FROZEN
 from lucidflux_model.weights import lucidflux_state
+from pipelines.cache import cache
+from pipelines.progress import Progress
 
 CPU = Runtime(0, 1, torch.device("cpu"))
 
@@ -309,3 +311,28 @@ def test_a_request_to_stop_saves_at_the_boundary(train_pairs: Path, control: Pat
     training.run(train_pairs, tmp_path, "steps=7")
     assert training.differing(tmp_path, control) == []
     assert len(list((tmp_path / PLACE).glob("step-*"))) <= 3
+
+
+def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path, tmp_path: Path) -> None:
+    """Latents are stored exactly here; a proxy in 8 bits moves the loss a little."""
+    pairs = tmp_path / "pairs"
+    shutil.copytree(train_pairs, pairs)
+    with pytest.raises(ConfigError, match=r"has no cache of pairs-000000: `lucidflux cache`"):
+        training.run(pairs, tmp_path / "none", "steps=2", "data.cached=latent")
+    kinds = ("latent", "proxy", "semantic")
+    config = training.config_of(f"data.cached={','.join(kinds)}")
+    told = cache(str(pairs), config, kinds, "cpu", training.Here(), Progress(True))
+    assert (told["pairs"], told["shards"]) == (12, 3)
+    files = {path: path.read_bytes() for path in (pairs / "cache").rglob("*") if path.is_file()}
+    (first, *_) = sorted(path for path in files if path.suffix == ".tar")
+    first.unlink()
+    cache(str(pairs), config, kinds, "cpu", training.Here(), Progress(True))
+    assert {path: path.read_bytes() for path in (pairs / "cache").rglob("*") if path.is_file()} == files
+    training.run(pairs, tmp_path / "latent", "steps=2", "data.cached=latent")
+    assert [line["loss"] for line in training.lines(tmp_path / "latent")] == [
+        line["loss"] for line in training.lines(control)[:2]
+    ]
+    training.run(pairs, tmp_path / "all", "steps=2", f"data.cached={','.join(kinds)}")
+    for ours, theirs in zip(training.lines(tmp_path / "all"), training.lines(control), strict=False):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-2)
+        assert ours["loss"] != theirs["loss"]

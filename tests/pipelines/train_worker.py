@@ -35,9 +35,9 @@ def main() -> None:
             training.run(pairs, out / "killed", "steps=7", runtime=runtime, on_step=kill_in_step_5)
         training.run(pairs, out / "killed", "steps=7", runtime=runtime)
         sharded = ("parallel=fsdp", "shard_frozen=true", "micro_batch=1", "validation.fraction=0.4")
-        validated = ("validation.images=1", "validation.steps=1", "validation.samples=1", "validation.every=3")
-        training.run(pairs, out / "fsdp", "steps=3", *sharded, *validated, runtime=runtime)
-        training.run(pairs, out / "ddp", "steps=3", *validated, "validation.fraction=0.4", runtime=runtime)
+        validated = ("validation.images=1", "validation.steps=1", "validation.samples=1", "validation.every=2")
+        training.run(pairs, out / "fsdp", "steps=4", *sharded, *validated, runtime=runtime)
+        training.run(pairs, out / "ddp", "steps=4", *validated, "validation.fraction=0.4", runtime=runtime)
 
 
 if __name__ == "__main__":
