@@ -24,7 +24,15 @@ from pipelines.progress import Progress
 from pipelines.train import showing
 
 STEPS = 200
-SETTINGS = [f"steps={STEPS}", "batch_size=1", "learning_rate=3e-3", "warmup=10", "ema=0.98", "validation.samples=2"]
+SETTINGS = [
+    f"steps={STEPS}",
+    "batch_size=1",
+    "learning_rate=3e-3",
+    "warmup=10",
+    "ema=0.98",
+    "validation.samples=2",
+    "validation.fraction=0.3",
+]
 SETTINGS += [f"validation.every={STEPS}", "checkpoint_every=100"]
 AVERAGED = 20  # steps at either end
 
