@@ -13,6 +13,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -206,6 +207,7 @@ class RayExecutor:
                 "include_dashboard": False,
                 "object_store_memory": 200 * 1024 * 1024,
             }
+        _check_reachable(address)
         try:
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -288,6 +290,18 @@ class RayExecutor:
         import ray
 
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """ConfigError at once where nothing listens at host:port; ray.init would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise ConfigError(f"no Ray cluster could be joined at {address}: {why.lower()}") from None
 
 
 def own_path() -> list[str]:
