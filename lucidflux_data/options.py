@@ -61,8 +61,12 @@ def tell(result: dict[str, Any], json_: bool) -> None:
         typer.echo(json.dumps(result))
         return
     for name, value in result.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{reason} {count:,}" for reason, count in value.items()) or "none"
-        typer.echo(
-            f"{name}: {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name}: {value}"
-        )
+        typer.echo(f"{name}: {_said(value)}")
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_said, value)) or "none"
+    return f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

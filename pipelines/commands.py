@@ -202,7 +202,7 @@ def _run_select(
     from lucidflux_data.config import FilterConfig, make_config
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.runs import parts, read_run
-    from lucidflux_data.storage import Folder
+    from lucidflux_data.storage import Folder, configure
     from pipelines import filter as job
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
@@ -213,6 +213,7 @@ def _run_select(
     before = read_run(folder if folder.exists("run.json") else drawn_from[0])
     base = FilterConfig.model_validate(before["config"])
     resolved = make_config(file=changes[0], settings=changes[1], base=base)
+    configure(resolved.storage.model_dump())
     _check_metric(resolved.iqa.metric)
     if dry_run:
         tell(job.preview([part for one in drawn_from for part in parts(one)], resolved), json_)
@@ -241,7 +242,7 @@ def pack_command(
     """Write the shards of the ledger, the manifest and the report."""
     from lucidflux_data.config import FilterConfig, make_config
     from lucidflux_data.runs import read_run
-    from lucidflux_data.storage import Folder
+    from lucidflux_data.storage import Folder, configure
     from pipelines import filter as job
     from pipelines.executor import open_executor
     from pipelines.pack import plan
@@ -251,6 +252,7 @@ def pack_command(
     settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
     settings += [f"shards.strip={strip}"] if strip else []
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
+    configure(config.storage.model_dump())
     if dry_run:
         shards = plan(folder, config)
         rows = [row for shard in shards for row in shard.rows]

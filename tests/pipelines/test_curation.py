@@ -236,6 +236,8 @@ def test_diff_tells_what_changed_and_why(scored: Path, run: Path, data_command) 
     values = [np.sort([row["laplacian_variance"] for row in rows.values() if row["keep"]]) for rows in (first, second)]
     scipy_stats = pytest.importorskip("scipy.stats")
     assert found["scores"]["laplacian_variance"]["ks"] == pytest.approx(scipy_stats.ks_2samp(*values).statistic)
+    said = data_command("diff", scored, run)
+    assert f"removed: too_blurry {len(gone)}" in said.stdout, said.stderr
     back = json.loads(data_command("diff", run, scored, "--json").stdout)
     assert back["added"] == {"too_blurry": len(gone)}
 
@@ -292,6 +294,9 @@ def test_plan_predicts_and_the_run_compares(photos: Path, tmp_path: Path, data_c
     planned = json.loads(done.stdout)
     assert planned["candidates"] == len(list(photos.iterdir()))
     assert planned["bytes_in"] >= sum(path.stat().st_size for path in photos.iterdir())
+    said = data_command("plan", photos, *options)
+    assert "saturates_first: score cpu" in said.stdout, said.stderr
+    assert "survives the cheap rules:" in said.stdout
     done = data_command("filter", photos, "--out", run, "--iqa", "niqe", "--json", *LOCAL)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
