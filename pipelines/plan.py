@@ -170,6 +170,7 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
         busiest[phase] = max(times, key=lambda name: times[name])
         wall[phase] = times[busiest[phase]]
     hours = sum(wall.values()) / 3600
+    worker_bytes = WORKER_BYTES + BYTES_A_PIXEL * costs.largest_pixels
     shards = max(math.ceil(kept / config.shards.max_samples), math.ceil(bytes_of["pack"] / config.shards.max_bytes))
     return {
         "candidates": candidates,
@@ -183,7 +184,8 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
         "gpu_hours": round(gpu_s / 3600, 2),
         "bytes_in": round(sum(bytes_of.values())),
         "bytes_out": round(bytes_of["pack"]),
-        "worker_bytes": round(WORKER_BYTES + BYTES_A_PIXEL * costs.largest_pixels),
+        "worker_bytes": round(worker_bytes),
+        "node_bytes": round(worker_bytes * math.ceil(machines.num_cpus / machines.nodes)),
         "shards": shards,
         "money": round(
             hours * (machines.num_cpus * machines.price_cpu_hour + machines.num_gpus * machines.price_gpu_hour), 2

@@ -25,6 +25,8 @@ def test_time_is_that_of_the_busiest_resource() -> None:
     assert found["bytes_out"] == 1000 * 1e6
     assert found["bytes_in"] == (10_000 + 5000 + 1000) * 1e6
     assert found["gpu_hours"] == 0
+    assert found["worker_bytes"] == 350e6 + 8 * 24e6
+    assert predict(COSTS, 100, config, Machines(num_cpus=10, nodes=3))["node_bytes"] == 4 * found["worker_bytes"]
     slow = predict(COSTS, 10_000, config, Machines(num_cpus=10, storage_gbps=0.1))
     assert slow["saturates_first"] == {"score": "storage", "metric": "cpu", "pack": "storage"}
     assert slow["wall_seconds"]["score"] == 100.0
