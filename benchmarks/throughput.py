@@ -13,13 +13,20 @@ sys.path[0] = str(Path(__file__).parent.parent)  # not this folder, whose statis
 
 import typer  # noqa: E402
 
-from benchmarks import throughput_curation, throughput_filter, throughput_restore, throughput_synthesize  # noqa: E402
+from benchmarks import (  # noqa: E402
+    throughput_curation,
+    throughput_filter,
+    throughput_restore,
+    throughput_synthesize,
+    throughput_train,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(throughput_curation.app)
 app.add_typer(throughput_filter.app)
 app.add_typer(throughput_restore.app)
 app.add_typer(throughput_synthesize.app)
+app.add_typer(throughput_train.app)
 
 if __name__ == "__main__":
     app()

@@ -59,13 +59,17 @@ def export_command(
     out: Annotated[Path, typer.Option(metavar="FILE", help="lucidflux.pth or lucidflux.safetensors.")],
     json_: Json = False,
 ) -> None:
-    """Write the trained parts back in the published layout."""
+    """Write the trained parts in the published layout: of converted weights, or of a training run's last checkpoint."""
     from lucidflux_data.errors import needs_extra
 
     with needs_extra("model"):
         from lucidflux_model.convert import export
+        from lucidflux_model.train_setup import export as export_run
 
-    export(folder, out)
+    if (folder / "checkpoints").is_dir():
+        export_run(folder, out)
+    else:
+        export(folder, out)
     tell({"trained": str(out)}, json_)
 
 

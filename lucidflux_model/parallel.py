@@ -37,7 +37,9 @@ class Parallel:
         devices = [self.runtime.device] if self.runtime.device.type == "cuda" else None
         # Without the search for unused parameters DDP rebuilds its buckets after the first step, and sums in another
         # order then: a resumed run would not be bit-equal to one that was not interrupted.
-        return DistributedDataParallel(self.model, device_ids=devices, find_unused_parameters=True)
+        return DistributedDataParallel(
+            self.model, device_ids=devices, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
 
     def _shard(self, shard_frozen: bool) -> None:
         mesh = self.runtime.mesh

@@ -64,9 +64,9 @@ class VelocityModel(nn.Module):
         text, pooled = self.prompt(len(noisy))
         with self.computing():
             semantic = self.connector(features.to(_dtype(self.connector))).image_embeds
-            conditions = self.conditioner(
-                tokens, draws.time, lq=lq, proxy=proxy, text=text, pooled=pooled, guidance=draws.guidance
-            )
+            # Two calls: FSDP lets go of the weights after each, and one inside the other would do so too early.
+            prepared = self.conditioner.prepare(lq, proxy, text, pooled, draws.guidance)
+            conditions = self.conditioner(tokens, draws.time, prepared)
         if draws.keep_semantic is not None:
             semantic = semantic * draws.keep_semantic[:, None, None]
         dtype = self.transformer.dtype
