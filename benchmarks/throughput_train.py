@@ -7,6 +7,7 @@ depend on the values. Pairs are real ones, of a folder that `synthesize` made.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -105,6 +106,7 @@ def measure(pairs: Path, settings: list[str], steps: int) -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fixed = ["warmup=1", "validation.fraction=0", "tensorboard=false", "checkpoint_every=1000000", "ema=0"]
+    fixed.append(f"data.workers={min(4, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0}")
     config = resolve(TrainConfig, {}, None, [*fixed, f"steps={steps + WARM}", *settings])
 
     def random_parts(config: TrainConfig, dtype: torch.dtype, names: Any = train_setup.FROZEN) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +156,7 @@ def load(dataset: PairDataset, pieces: Pieces, workers: int, pin: bool) -> Itera
     options: dict[str, Any] = {}
     if workers:  # spawned: neither CUDA nor the clients of object stores live through a fork
         options = {"multiprocessing_context": "spawn", "worker_init_fn": _one_thread, "prefetch_factor": 4}
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # it knows cores, not what they do
     loader = DataLoader(
         dataset, batch_sampler=pieces, num_workers=workers, collate_fn=collate, pin_memory=pin, **options
     )

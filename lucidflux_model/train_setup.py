@@ -21,8 +21,8 @@ from lucidflux_data.shards import canonical_json
 from lucidflux_data.storage import Folder, absolute_url
 from lucidflux_model import weights
 from lucidflux_model.checkpoints import PLACE, latest, read_trained
-from lucidflux_model.config import ModelConfig, weights_digest
 from lucidflux_model.data import Order, PairDataset, Share, split
+from lucidflux_model.files import folder_hashes
 from lucidflux_model.flops import peak_flops, useful_flops
 from lucidflux_model.models import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
 from lucidflux_model.pair_sources import PairSource, open_pairs
@@ -87,6 +87,7 @@ def train(
 def check_run(config: TrainConfig, out: Path, init: str | None, resume: bool) -> None:
     """Wrong combinations are told before anything is read."""
     sizes_of(config.model.name)
+    check_base(config)
     if "://" in str(out):
         raise ConfigError("--out of a training run is a folder that all of its nodes share, not a url")
     if latest(out) is not None and not resume:
@@ -141,9 +142,12 @@ def make_validation(trainer: Trainer, source: PairSource, held: np.ndarray) -> V
 
 
 def base_digest(config: TrainConfig) -> str:
-    """Stands for the weights of the frozen parts."""
+    """Stands for the weights of the frozen parts: the hashes of their files, or the seed of random ones."""
     base = config.model
-    return weights_digest(ModelConfig(name=base.name, weights=base.weights, seed=base.seed))
+    if base.weights is None:
+        return digest([base.name, base.seed])
+    hashes = folder_hashes(Path(base.weights))
+    return digest(sorted(item for item in hashes.items() if item[0].split("/")[0] in FROZEN))
 
 
 def label(config: TrainConfig) -> str:
@@ -186,21 +190,29 @@ def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
 def frozen_parts(config: TrainConfig, dtype: torch.dtype, names: Sequence[str] = FROZEN) -> dict[str, Any]:
     """In `dtype`, the proxy in float32 as at inference. ConfigError without weights, InputError for damaged ones."""
     base = config.model
+    check_base(config, names)
     if base.weights is None:
-        if base.name != "tiny":
-            raise ConfigError(
-                f"{base.name} needs --weights FOLDER with the frozen parts: `lucidflux weights download` and `convert` "
-                "make it; --model tiny runs without"
-            )
         return build_random("tiny", base.seed, dtype=dtype, parts=names)
     folder = Path(base.weights)
-    lacking = [name for name in names if not (folder / name / "config.json").is_file()]
-    if lacking:
-        raise InputError(f"{folder} has no {', '.join(lacking)}: see `lucidflux weights convert`")
     try:
         return {name: _pretrained(folder / name, name, dtype) for name in names}
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def check_base(config: TrainConfig, names: Sequence[str] = FROZEN) -> None:
+    """ConfigError where weights are needed and not given, InputError where some are not there."""
+    base = config.model
+    if base.weights is None and base.name != "tiny":
+        raise ConfigError(
+            f"{base.name} needs --weights FOLDER with the frozen parts: `lucidflux weights download` and `convert` "
+            "make it; --model tiny runs without"
+        )
+    if base.weights is not None:
+        folder = Path(base.weights)
+        lacking = [name for name in names if not (folder / name / "config.json").is_file()]
+        if lacking:
+            raise InputError(f"{folder} has no {', '.join(lacking)}: see `lucidflux weights convert`")
 
 
 def _pretrained(folder: Path, name: str, dtype: torch.dtype) -> Any:
