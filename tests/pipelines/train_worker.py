@@ -1,4 +1,4 @@
-"""One of two processes under torchrun: python train_worker.py PAIRS OUT. Not a test; see test_train.py.
+"""One of two processes under torchrun: python train_worker.py PAIRS OUT. Not a test; see test_train_command.py.
 
 The first call trains OUT/whole to the end, then OUT/killed until process 0 kills itself with SIGKILL in step 5. The
 second goes on with OUT/killed, then trains OUT/fsdp with everything in pieces, and OUT/ddp to compare it with.
