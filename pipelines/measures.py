@@ -5,6 +5,7 @@ Each is a job over the rows of a unit that are asked for and not there yet; `sco
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import importlib
 import re
@@ -55,7 +56,7 @@ LEAK_SCHEMA = pa.schema(
 SCORER_BATCH = 16  # images that a user's function is given at a time
 
 
-class _Rows:
+class _Rows(abc.ABC):
     """A job whose rows are computed one by one. Subclasses have `measure`, `schema`, `config` and `row`."""
 
     measure: str
@@ -75,8 +76,9 @@ class _Rows:
         except ImageError as error:
             return record | {"reason": error.reason}
 
+    @abc.abstractmethod
     def row(self, data: bytes, pixels: np.ndarray) -> dict[str, Any]:
-        raise NotImplementedError
+        """The columns of one image, from its encoded bytes and its uint8 HxWx3 pixels."""
 
 
 class HistoryUnit(_Rows):
