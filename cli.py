@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lucidflux_data.errors import LucidFluxError
+from lucidflux_data.errors import Interrupted, LucidFluxError
 from lucidflux_data.options import ExecutorKind, Json, NumCpus, tell
 from lucidflux_model.commands import app as weights_app
 from pipelines.bench_commands import app as bench_app
@@ -54,6 +54,9 @@ def data_main() -> None:
     _main(data_app)
 
 
+TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def _main(command: Callable[[], None]) -> None:
     """Runs a typer app. What we raise on purpose is one sentence; anything else is a defect, said as such."""
     try:
@@ -61,9 +64,11 @@ def _main(command: Callable[[], None]) -> None:
     except LucidFluxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: repeat the command to resume", file=sys.stderr)
-        sys.exit(5)
+    except SystemExit as stop:
+        if stop.code == TYPER_INTERRUPTED:
+            print("interrupted: repeat the command to resume", file=sys.stderr)
+            sys.exit(Interrupted.exit_code)
+        raise
     except Exception as error:
         if os.environ.get("LUCIDFLUX_DEBUG"):
             raise

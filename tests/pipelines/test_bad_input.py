@@ -6,8 +6,11 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import cv2
@@ -214,3 +217,30 @@ def test_more_failures_than_allowed_finish_and_say_so(odd_folder: Path, tmp_path
     assert done.returncode == 4
     assert "failed" in done.stderr
     assert (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_ctrl_c_while_listing_exits_as_resumable(tmp_path: Path) -> None:
+    """A pipe stands for a store that does not answer: the listing opens it as a tar and waits."""
+    (tmp_path / "photos").mkdir()
+    pipe = tmp_path / "photos" / "slow.tar"
+    os.mkfifo(pipe)
+    command = [
+        Path(sys.executable).with_name("lucidflux-data"),
+        "filter",
+        pipe.parent,
+        "--out",
+        tmp_path / "run",
+        *LOCAL,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not waits_in_open(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 5
+    assert process.stderr.read() == "interrupted: repeat the command to resume\n"
+
+
+def waits_in_open(pid: int) -> bool:
+    """Whether the kernel holds the process in the opening of a pipe."""
+    return "wait_for_partner" in Path(f"/proc/{pid}/wchan").read_text()
