@@ -243,7 +243,7 @@ def test_store_answers_with_errors(
     seed: int, store: Any, bucket: str, local: LocalExecutor, config: FilterConfig, quiet_bucket
 ) -> None:
     before = store.faults.failures
-    with failing(store, 0.05 + 0.03 * seed, seed):
+    with failing(store, 0.03 + 0.02 * seed, seed):
         run_job(bucket, f"s3://faults/errors-{seed}", local, Progress(quiet=True), config)
     assert store.faults.failures > before
     assert remote_tree(store, f"errors-{seed}") == quiet_bucket
