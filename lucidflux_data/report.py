@@ -193,6 +193,8 @@ class _Sheets:
 
 
 def _thumbnail(row: dict[str, Any], max_pixels: int) -> str:
+    if row["reason"] in records.FAILURES and not row["reason"].startswith("iqa_"):
+        return "<div class=note>no picture</div>"  # it could not be decoded, or not in time
     try:
         pixels = decode(read_bytes(row["uri"], row["offset"], row["bytes"] or -1), max_pixels)
     except ImageError:
