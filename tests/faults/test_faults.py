@@ -354,8 +354,10 @@ def test_ray_worker_or_actor_killed(
 ) -> None:
     """Units 1 to 6 are scored by tasks, 7 to 12 by actors of the metric, 13 to 15 are packed by tasks."""
     run = tmp_path / "run"
+    fault = Fault(at, lambda: kill_worker(run))
     with joined(cluster) as executor:
-        run_job(f"file://{photos}", str(run), executor, Fault(at, lambda: kill_worker(run)), config)
+        run_job(f"file://{photos}", str(run), executor, fault, config)
+    assert fault.struck
     check(run, quiet)
 
 
@@ -364,8 +366,10 @@ def test_node_removed(
     seed: int, at: int, photos: Path, cluster: Any, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
+    fault = Fault(at, lambda: lose_node(cluster))
     with joined(cluster) as executor:
-        run_job(f"file://{photos}", str(run), executor, Fault(at, lambda: lose_node(cluster)), config)
+        run_job(f"file://{photos}", str(run), executor, fault, config)
+    assert fault.struck
     check(run, quiet)
 
 
