@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lucidflux_data import quality
 from lucidflux_data.images import decode, luma
 from lucidflux_data.quality import Measures, measure_bytes, measure_luma, measure_luma_by_definition
 
@@ -60,6 +61,26 @@ def test_extremes_do_not_overflow() -> None:
     board = (np.indices((720, 3000)).sum(axis=0) % 2 * 255).astype(np.uint8)
     assert measure_luma(board) == by_opencv(board)
     assert measure_luma(np.zeros((300, 300), np.uint8)) == Measures(0.0, 1.0)
+
+
+def test_every_colour_has_the_luma_of_opencv() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    for red in range(256):
+        plane = np.stack(np.broadcast_arrays(np.uint8(red), levels[:, None], levels[None]), axis=-1)
+        ours = np.empty((256, 256), np.uint8)
+        quality._luma(np.ascontiguousarray(plane), ours)
+        assert np.array_equal(ours, cv2.cvtColor(plane, cv2.COLOR_RGB2GRAY)), red
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (2, 2), (3, 5), (240, 240), (241, 481), (479, 723), (721, 240)])
+def test_bytes_of_any_shape_measure_as_their_luma(shape) -> None:
+    """Noise on the left and a soft ramp on the right: some patches are left early, others not at all."""
+    image = np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image[:, shape[1] // 2 :] = (np.arange(shape[1] - shape[1] // 2) % 256)[None, :, None]
+    data = cv2.imencode(".png", image)[1].tobytes()
+    assert measure_bytes(data) == measure_luma(luma(decode(data)))
+    slow = measure_luma_by_definition(luma(decode(data)))
+    assert measure_bytes(data) == pytest.approx(slow, rel=1e-9)
 
 
 def test_bytes_and_wrong_input(photo_paths) -> None:
