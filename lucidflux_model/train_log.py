@@ -23,11 +23,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def read_on(run: Path, place: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines after byte `place`, and where they end; from the start where the file has become shorter."""
+    """The whole lines after byte `place`, and where they end; from the start where no line ends at `place` any more:
+    a run that goes on has written the file anew."""
     try:
         with open(run / METRICS, "rb") as file:
-            file.seek(place if place <= os.fstat(file.fileno()).st_size else 0)
-            start, data = file.tell(), file.read()
+            file.seek(max(0, place - 1))
+            start = place if place and file.read(1) == b"\n" else 0
+            file.seek(start)
+            data = file.read()
     except FileNotFoundError:
         return [], 0
     whole = data[: data.rfind(b"\n") + 1]

@@ -208,3 +208,16 @@ def test_no_shards_and_no_pairs(train_photos: Path, tmp_path: Path) -> None:
     (tmp_path / "half" / "run.json").write_text(json.dumps({"kind": "pairs"}))
     with pytest.raises(InputError, match="repeat its command"):
         open_pairs([str(tmp_path / "half")], None, 0, (), Folder(tmp_path))
+
+
+def test_lines_are_read_on_after_the_file_was_written_anew(tmp_path: Path) -> None:
+    from lucidflux_model.train_log import METRICS, read_on
+
+    file = tmp_path / METRICS
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step"')
+    lines, place = read_on(tmp_path, 0)
+    assert [line["step"] for line in lines] == [1, 2]
+    file.write_text('{"step": 1}\n{"step": 2, "loss": 0.25}\n{"step": 3}\n')  # longer, and `place` is inside a line
+    assert [line["step"] for line in read_on(tmp_path, place)[0]] == [1, 2, 3]
+    file.write_text('{"step": 1}\n')
+    assert [line["step"] for line in read_on(tmp_path, place)[0]] == [1]
