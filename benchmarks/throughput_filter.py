@@ -121,16 +121,12 @@ def filter_command(images: Images, repeats: Annotated[int, typer.Option(min=1)] 
             times.setdefault(name, []).append(min(core_seconds(call) for _ in range(repeats)) / megapixels[-1])
     if not megapixels:
         raise typer.BadParameter("no 8-bit JPEG among the images")
-    slow = [i for i, decode_s in enumerate(times["colour_decode"]) if decode_s >= 5e-3]
-    ratio_of_slow = paired_ratio(*([times[name][i] for i in slow] for name in ("measures_from_bytes", "colour_decode")))
     result = {
         "images": len(megapixels),
         "megapixels_median": round(statistics.median(megapixels), 2),
         "ms_per_megapixel": {name: round(statistics.median(values) * 1e3, 3) for name, values in times.items()},
         "plain_measures / measures_on_luma": paired_ratio(times["plain_measures"], times["measures_on_luma"]),
         "measures_from_bytes / colour_decode": paired_ratio(times["measures_from_bytes"], times["colour_decode"]),
-        "the same where decode takes 5 ms a megapixel or more": ratio_of_slow,
-        "of which images": len(slow),
         "opencv": cv2.__version__,
     }
     tell(result, out)
