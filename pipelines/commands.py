@@ -93,6 +93,7 @@ def score_command(
     num_gpus: NumGpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
+    max_failed: MaxFailed = None,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -103,7 +104,7 @@ def score_command(
     where = (executor, num_cpus, num_gpus, address)
     if out is not None:
         resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
-        _run_job((out, source, resolved, preset, limit, dry_run, json_), ("score",), where, None)
+        _run_job((out, source, resolved, preset, limit, dry_run, json_), ("score",), where, max_failed)
     elif scorer is None or len(source) != 1:
         raise ConfigError("give --out RUN for sources, or one RUN and --scorer to add scores to it")
     if scorer is not None:
@@ -145,6 +146,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
         job.check_failed(folder, max_failed)
     else:
         tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
+        job.check_failed(folder, max_failed)
 
 
 def _check_metric(metric: str) -> None:

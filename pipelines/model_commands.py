@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lucidflux_data.options import Address, ConfigFile, DryRun, Json, MaxFailed, NumCpus, Set, tell
+from lucidflux_data.options import Address, ConfigFile, DryRun, Json, Limit, MaxFailed, NumCpus, Set, tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -48,6 +48,7 @@ def restore_command(
     batch: Batch = None,
     format: Format = None,
     tile: Tile = None,
+    limit: Limit = None,
     config: ConfigFile = None,
     set_: Set = None,
     offload: Offload = "auto",
@@ -82,7 +83,7 @@ def restore_command(
     }
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     where = ("ray" if address else executor, num_cpus, num_gpus, address)
-    result = _restore(inputs, out, (config, settings), where, dry_run, json_)
+    result = _restore(inputs, out, limit, (config, settings), where, dry_run, json_)
     tell(result, json_)
     share = sum(result.get("failed", {}).values()) / max(1, result["images"])
     if max_failed is not None and share > max_failed:
@@ -92,7 +93,13 @@ def restore_command(
 
 
 def _restore(
-    inputs: list[str], out: str, how: tuple[Any, ...], where: tuple[Any, ...], dry_run: bool, quiet: bool
+    inputs: list[str],
+    out: str,
+    limit: int | None,
+    how: tuple[Any, ...],
+    where: tuple[Any, ...],
+    dry_run: bool,
+    quiet: bool,
 ) -> dict[str, Any]:
     from lucidflux_data.config import resolve
     from lucidflux_data.errors import Interrupted, needs_extra
@@ -108,9 +115,9 @@ def _restore(
     config = resolve(restore.RestoreConfig, {}, file, settings)
     folder, progress = Folder(out), Progress(quiet)
     if dry_run:
-        rows = restore.plan(list_sources(inputs).table, config.format)
+        rows = restore.plan(list_sources(inputs).table, config.format, limit)
         return {"images": len(rows), "names": [row["name"] for row in rows[:10]], "config": config.model_dump()}
-    rows = restore.start(folder, inputs, config)
+    rows = restore.start(folder, inputs, config, limit)
     units = restore.todo(folder, rows, config.batch)
     left = sum(unit.size for unit in units)
     if config.model.name == "tiny" and config.model.weights is None and config.model.trained is None:

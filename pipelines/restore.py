@@ -27,7 +27,7 @@ from lucidflux_data.config import Section, digest
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import DEFAULT_MAX_PIXELS, EXTENSION_OF, ImageError, decode
 from lucidflux_data.shards import canonical_json
-from lucidflux_data.sources import list_sources, read_bytes
+from lucidflux_data.sources import list_sources, read_bytes, sample
 from lucidflux_data.storage import Folder, absolute_url
 from lucidflux_model.config import ModelConfig, weights_digest
 from pipelines.worker import File, Publish, Unit
@@ -202,8 +202,9 @@ def encode(image: np.ndarray, kind: str, jpeg_quality: int) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(levels[..., ::-1]))[1].tobytes()
 
 
-def plan(table: pa.Table, kind: str) -> list[dict[str, Any]]:
-    """A row for each image, with the name that its result gets: its own with another extension.
+def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """A row for each image, with the name that its result gets: its own with another extension. With `limit`, a
+    seeded sample of that many; an image has the same name and the same result in any sample.
 
     Where two would share a name, both keep their extension before the new one (`a.jpg.png`). ConfigError where that
     is not enough: the same relative name in two sources.
@@ -222,18 +223,19 @@ def plan(table: pa.Table, kind: str) -> list[dict[str, Any]]:
         before = taken.setdefault(row["name"].lower(), row["uri"])
         if before != row["uri"]:
             raise ConfigError(f"{before} and {row['uri']} would both become {row['name']}: restore them in two runs")
-    return rows
+    chosen = set((table if limit is None else sample(table, limit, seed=0))["uri"].to_pylist())
+    return [row for row in rows if row["uri"] in chosen]
 
 
 _EXTENSIONS = {*EXTENSION_OF.values(), *EXTENSION_OF, "jpe", "jfif", "dib"}
 
 
-def start(folder: Folder, sources: list[str], config: RestoreConfig) -> list[dict[str, Any]]:
+def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int | None = None) -> list[dict[str, Any]]:
     """Checks that OUT is new or was made by the same settings and weights. Gives the plan."""
     for source in sources:
         if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
             raise ConfigError(f"{folder} lies inside {source}, whose images would then be restored again: move --out")
-    rows = plan(list_sources(sources).table, config.format)
+    rows = plan(list_sources(sources).table, config.format, limit)
     settings = {**config.model_dump(), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
     run = {"schema_version": 1, "settings": settings, "digest": digest(settings)}

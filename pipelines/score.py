@@ -207,7 +207,8 @@ class MetricTable:
 
 
 def failed_share(folder: Folder) -> float:
-    """Failed candidates as a share of all, from the ledger."""
-    ledger = folder.read_table(runs.LEDGER, ["reason"])
-    failed = pc.sum(pc.is_in(ledger["reason"], pa.array(records.FAILURES))).as_py() or 0
-    return failed / max(1, ledger.num_rows)
+    """Failed candidates as a share of all: by the ledger or, where nothing was selected yet, by the measures."""
+    selected = folder.exists(runs.LEDGER)
+    table = folder.read_table(runs.LEDGER, ["reason"]) if selected else runs.read_basic(folder, ["reason"])
+    failed = pc.sum(pc.is_in(table["reason"], pa.array(records.FAILURES))).as_py() or 0
+    return failed / max(1, table.num_rows)

@@ -213,9 +213,10 @@ def test_a_source_that_changes_between_score_and_pack_is_named(
 
 
 def test_more_failures_than_allowed_finish_and_say_so(odd_folder: Path, tmp_path: Path, data_command) -> None:
-    done = data_command("filter", odd_folder, "--out", tmp_path / "run", *LOCAL, *LOOSE, "--max-failed", "0.1")
-    assert done.returncode == 4
-    assert "failed" in done.stderr
+    for command in ("score", "filter"):
+        done = data_command(command, odd_folder, "--out", tmp_path / "run", *LOCAL, *LOOSE, "--max-failed", "0.1")
+        assert done.returncode == 4
+        assert "failed" in done.stderr
     assert (tmp_path / "run" / "manifest.json").exists()
 
 

@@ -245,6 +245,16 @@ def test_ray_actors_give_the_same_bytes(inputs: Path, outputs: Path, tmp_path: P
     assert images(tmp_path / "out") == expected
 
 
+def test_a_sample_goes_on_to_the_whole(inputs: Path, outputs: Path, tmp_path: Path) -> None:
+    expected = {name.removeprefix("sub/"): data for name, data in images(outputs).items() if name.startswith("sub/")}
+    assert restore_here(inputs / "sub", "--out", tmp_path, *FAST, "--limit", 1).returncode == 0
+    ((name, data),) = images(tmp_path).items()
+    assert data == expected[name]
+    assert restore_here(inputs / "sub", "--out", tmp_path, *FAST).returncode == 0
+    assert images(tmp_path) == expected
+    assert len(expected) > 1
+
+
 def test_tars_globs_formats_and_failures(inputs: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for key, name in (("aa", "square.png"), ("bb", "text.png")):
