@@ -259,7 +259,12 @@ def card_text(card: Mapping[str, Any]) -> str:
     lines += ["", f"Parameters drawn in {card['looked_at']:,} pairs (seen / expected):", ""]
     lines += [f"    {_row_text(row)}" for row in card["parameters"]]
     flagged = [row["name"] for row in card["parameters"] if row["flagged"]]
-    told = f"NOT as the preset says: {', '.join(flagged)}" if flagged else "distributed as the preset says"
+    tested = sum(row["p"] is not None for row in card["parameters"])
+    told = f"distributed as the preset says, as far as {tested} of {len(card['parameters'])} could be tested"
+    if flagged:
+        told = f"NOT as the preset says: {', '.join(flagged)}"
+    elif not tested:
+        told = "drawn in too few pairs to be tested against the preset"
     return "\n".join([*lines, "", f"The parameters are {told}."])
 
 
