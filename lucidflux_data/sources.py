@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -186,6 +187,8 @@ def _list_source(position: int, url: str, counts: _Counts) -> Iterator[Row]:
         yield from _list_parquet(position, url, "", counts)
     elif url.startswith("file://"):
         yield from _list_local(position, url.removeprefix("file://"), counts)
+    elif url.startswith(("http://", "https://")):
+        yield from _list_web(position, url, counts)
     else:
         yield from _list_remote(position, url, counts)
 
@@ -236,6 +239,31 @@ def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
                 yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
     except OSError as error:
         raise InputError(f"{url} cannot be listed: {error.strerror or 'the store refused'}") from None
+
+
+def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+    """An image, or a folder as web servers show it: a page of links, of which those below it are followed."""
+    fs = file_system(url)
+    try:
+        if is_image_name(url):
+            if not tried(lambda: fs.exists(url), url):
+                raise FileNotFoundError
+            yield from _entry(position, url, unquote(url.rsplit("/", 1)[-1]), -1, counts)
+            return
+        root = url + "/"
+        pages, seen = [root], {root}
+        while pages:
+            page = pages.pop()
+            for link in sorted(set(tried(lambda at=page: fs.ls(at, detail=False), page))):  # type: ignore[misc]
+                if link in seen or "?" in link or "/../" in link:  # a page sorted otherwise, the folder above
+                    continue
+                seen.add(link)
+                if link.endswith("/"):
+                    pages.append(link)
+                else:
+                    yield from _entry(position, link, unquote(link.removeprefix(root)), -1, counts)
+    except FileNotFoundError:
+        raise InputError(f"{url} is not there") from None
 
 
 def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:

@@ -39,14 +39,16 @@ SETTINGS: dict[str, Any] = {
     "timeout_s": 60.0,
     "attempts": 3,
 }
+_opened_with: dict[str, Any] = {}
 WAIT_S = 0.2  # before the second attempt; four times as long before each further one
 
 
 def configure(settings: dict[str, Any]) -> None:
     """Sets SETTINGS in this process; drivers do it from the config, workers from what their driver sends."""
-    changed = {name: value for name, value in settings.items() if value is not None and value != SETTINGS[name]}
-    if changed:
-        SETTINGS.update(changed)
+    SETTINGS.update({name: value for name, value in settings.items() if value is not None})
+    if dict(SETTINGS) != _opened_with:
+        _opened_with.clear()
+        _opened_with.update(SETTINGS)
         _opened.cache_clear()
 
 
@@ -76,7 +78,11 @@ def _options(protocol: str) -> dict[str, Any]:
         return {
             "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
         }
-    return {"token": "anon"} if protocol in ("gs", "gcs") and SETTINGS["anonymous"] else {}
+    if protocol in ("gs", "gcs"):
+        # STORAGE_EMULATOR_HOST, where it is set, says which server: the client's own variable.
+        token = {"token": "anon"} if SETTINGS["anonymous"] else {}
+        return {"requests_timeout": timeout, "use_listings_cache": False, **token}
+    return {}
 
 
 @functools.lru_cache(maxsize=32)
