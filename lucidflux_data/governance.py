@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data import runs, shards
+from lucidflux_data import pairs_run, runs, shards, stripped
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import InputError
 from lucidflux_data.ledger import REPEATING
+from lucidflux_data.runs import FORGOTTEN
 from lucidflux_data.shards import TarWriter
 from lucidflux_data.storage import Folder, table_chunks
 
-FORGOTTEN = "forgotten.txt"
 PLACE = "shards"
+PAGES = ("view.html",)  # made from the pairs, with their pixels
+IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")
 
 
 def compare(first: Folder, second: Folder) -> dict[str, Any]:
@@ -86,14 +89,19 @@ def forget(folder: Folder, wanted: list[str]) -> dict[str, Any]:
     InputError where nothing of that name was ever a candidate.
     """
     ledger = folder.read_table(runs.LEDGER)
-    listed = pa.array(wanted)
+    packed = stripped.packed_keys(folder)
+    sources = {new: old for old, new in packed.items()}
+    wanted = [sources.get(item[:20], item) for item in wanted]
+    listed = pa.array(wanted, pa.string())
     named = pc.or_kleene(pc.is_in(ledger["sha256"], listed), pc.is_in(ledger["key"], listed))
     known = {*ledger.filter(named)["sha256"].to_pylist(), *ledger.filter(named)["key"].to_pylist()}
     unknown = [item for item in wanted if item not in known]
     if unknown:
         raise InputError(f"{unknown[0]} is the sha256 or key of no candidate of {folder}")
-    keys = set(ledger.filter(named)["key"].to_pylist())
-    _remember(folder, wanted)
+    keys = {packed.get(key, key) for key in ledger.filter(named)["key"].to_pylist()}
+    same = {old for old, new in packed.items() if new in keys}  # that differ in removed tags alone
+    _remember(folder, [*wanted, *keys, *same])
+    named = pc.or_kleene(named, pc.is_in(ledger["key"], pa.array([*keys, *same], pa.string())))
     reason = pc.if_else(named, pa.scalar("opted_out"), ledger["reason"])
     keep = pc.and_(ledger["keep"], pc.invert(named))
     for name, column in (("keep", keep), ("reason", reason)):
@@ -103,10 +111,56 @@ def forget(folder: Folder, wanted: list[str]) -> dict[str, Any]:
     return {"forgotten": len(keys), "shards_rewritten": touched}
 
 
+def forget_pairs(folder: Folder, wanted: list[str]) -> dict[str, Any]:
+    """Takes all pairs of images (sha256 or key) out of a folder of pairs. They go on its own list, so that neither a
+    repeated `synthesize` nor `verify --repair` makes them again; other shards keep their bytes.
+
+    InputError where nothing of that name was ever a source image of these pairs.
+    """
+    known = set(pairs_run.read_inputs(folder, pairs_run.read_config(folder))["key"].to_pylist())
+    unknown = [item for item in wanted if not IMAGE_NAME.fullmatch(item) or item[:20] not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]} is the sha256 or key of no source image of {folder}")
+    images = {item[:20] for item in wanted}
+    _add_to_list(folder, images)
+    manifest = shards.read_manifest(folder)
+    names = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
+    touched = []
+    for name in names:
+        index = folder.read_table(f"{PLACE}/{shards.index_name(name)}")
+        failed = pairs_run.failed_images(folder, f"{name}.tar")
+        left = [entry for entry in failed if entry["key"] not in images]
+        samples = {key for key in index["key"].to_pylist() if key[:20] in images}
+        if samples or len(left) < len(failed):
+            _rewrite(folder, name, index, samples, {pairs_run.FAILED: json.dumps(left)})
+            touched.append(f"{name}.tar")
+    renewed = manifest | json.loads(shards.make_manifest(folder, PLACE, names, manifest["digests"]))
+    folder.publish(shards.MANIFEST, shards.canonical_json(renewed))
+    for page in PAGES:
+        folder.remove(page)
+    return {"forgotten": len(images), "shards_rewritten": touched}
+
+
+def found_here(folder: Folder, listed: Iterable[str], pairs: bool) -> list[str]:
+    """Keys of the candidates of a run, or of the source images of pairs, that a list names by sha256, key or uri."""
+    if pairs:
+        table = pairs_run.read_inputs(folder, pairs_run.read_config(folder))
+    else:
+        table = folder.read_table(runs.LEDGER, ["uri", "key"])
+    wanted = set(listed)
+    keys = {item[:20] for item in wanted if IMAGE_NAME.fullmatch(item)}
+    rows = table.select(["uri", "key"]).to_pylist()
+    return sorted({row["key"] for row in rows if row["key"] and (row["key"] in keys or row["uri"] in wanted)})
+
+
+def _add_to_list(folder: Folder, wanted: Iterable[str]) -> None:
+    entries = sorted({*runs.read_forgotten(folder), *wanted})
+    folder.publish(FORGOTTEN, ("\n".join(entries) + "\n").encode())
+
+
 def _remember(folder: Folder, wanted: list[str]) -> None:
     """Adds to the run's opt-out list, and the list to the run's config."""
-    before = folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
-    folder.publish(FORGOTTEN, ("\n".join(sorted({*before, *wanted})) + "\n").encode())
+    _add_to_list(folder, wanted)
     run = runs.read_run(folder)
     place = folder.path(FORGOTTEN) if folder.is_local else f"{folder.url}/{FORGOTTEN}"
     lists = run["config"]["select"]["opt_out"]
@@ -133,8 +187,8 @@ def _rewrite_shards(folder: Folder, keys: set[str]) -> list[str]:
     return touched
 
 
-def _rewrite(folder: Folder, name: str, index: pa.Table, keys: set[str]) -> None:
-    """A shard without some of its samples: the tar, then its index."""
+def _rewrite(folder: Folder, name: str, index: pa.Table, keys: set[str], more: Mapping[str, str] | None = None) -> None:
+    """A shard without some of its samples: the tar, then its index, with `more` facts in its metadata."""
     metadata = shards.read_index_metadata(folder, f"{PLACE}/{shards.index_name(name)}")
     tar = folder.read(f"{PLACE}/{name}.tar")
     all_keys = sorted(set(index["key"].to_pylist()))
@@ -151,4 +205,4 @@ def _rewrite(folder: Folder, name: str, index: pa.Table, keys: set[str]) -> None
         yield from by_key.items()
 
     folder.publish(f"{PLACE}/{name}.tar", b"".join(writer.chunks(samples())))
-    folder.publish(f"{PLACE}/{shards.index_name(name)}", writer.index_bytes(metadata["plan"]))
+    folder.publish(f"{PLACE}/{shards.index_name(name)}", writer.index_bytes(metadata["plan"], more))

@@ -15,6 +15,7 @@ from PIL import Image
 GPS_IFD, EXIF_IFD = 0x8825, 0x8769
 AUTHOR_TAGS = (0x013B, 0x9C9D)  # Artist, XPAuthor; the copyright notice stays: a licence may ask for it
 OWNER_TAGS = (0xA430, 0xA431)  # CameraOwnerName, BodySerialNumber
+FORMATS = ("jpeg", "png", "webp")  # that are looked into
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 WORDS = {
     "gps": (b"exif:GPS", b"GPSLatitude"),

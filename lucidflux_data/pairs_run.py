@@ -12,14 +12,14 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lucidflux_data import records, runs, shards
+from lucidflux_data import records, runs, shards, stripped
 from lucidflux_data.config import digest
 from lucidflux_data.degrade_config import DegradeConfig, PairsConfig, deciding
 from lucidflux_data.errors import ConfigError, InputError
@@ -114,7 +114,11 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     carry = runs.read_run(folder)["config"]["select"]["carry"]
     wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", *carry])
     ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
-    about = {row["key"]: row for row in ledger.filter(pc.field("keep")).to_pylist()}
+    packed = stripped.packed_keys(folder)
+    about: dict[str, dict[str, Any]] = {}
+    for row in ledger.filter(pc.field("keep")).sort_by("key").to_pylist():
+        key = packed.get(row["key"], row["key"])
+        about.setdefault(key, row | {"key": key})
     rows = []
     for name in folder.names("shards"):
         if not name.endswith(".index.parquet"):
@@ -155,12 +159,13 @@ def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
     if not names:
         raise InputError(f"{folder} lists no inputs: repeat the command")
     tables = [folder.read_table(f"{PLACE}/{name}") for name in names]
-    return with_reasons(pa.concat_tables(tables), config.degrade)
+    return with_reasons(pa.concat_tables(tables), config.degrade, runs.read_forgotten(folder))
 
 
-def with_reasons(table: pa.Table, config: DegradeConfig) -> pa.Table:
-    """INPUTS with `too_small` and `duplicate` filled in as reasons. The first of equal keys stays."""
+def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:
+    """INPUTS with `too_small`, `duplicate` and `opted_out` filled in as reasons. The first of equal keys stays."""
     seen: set[str] = set()
+    out = {item[:20] for item in forgotten}
     reasons = []
     for row in table.select(["key", "width", "height", "reason"]).to_pylist():
         reason = row["reason"]
@@ -168,6 +173,8 @@ def with_reasons(table: pa.Table, config: DegradeConfig) -> pa.Table:
             reason = "duplicate"
         elif reason is None and too_small(row["width"], row["height"], config):
             reason = "too_small"
+        elif reason is None and row["key"] in out:
+            reason = "opted_out"
         seen.add(row["key"])
         reasons.append(reason)
     return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
@@ -177,14 +184,21 @@ def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
     """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured.
 
     A shard is a unit of work too: of a small set it has as few images as a unit has, so that all cores are busy.
+    Images that were forgotten keep their place in the plan, so that other shards stay what they are; see `used`.
     """
-    rows = inputs.filter(pc.is_null(pc.field("reason"))).sort_by("key").to_pylist()
+    planned = pc.is_null(pc.field("reason")) | (pc.field("reason") == "opted_out")
+    rows = inputs.filter(planned).sort_by("key").to_pylist()
     degrade = config.degrade
     hq = int(BYTES_A_PIXEL[config.hq.partition(":")[0]] * degrade.size**2)
     lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
     sizes = [hq, lq, JSON_BYTES] * config.variants
     images = min(max(1, config.shards.max_samples // config.variants), runs.unit_size(len(rows)))
     return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
+
+
+def used(shard: Shard) -> list[dict[str, Any]]:
+    """The rows of a planned shard that pairs are made of."""
+    return [row for row in shard.rows if row["reason"] is None]
 
 
 def plan_digest(planned: list[Shard], config: PairsConfig, backend: str) -> str:

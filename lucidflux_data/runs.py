@@ -19,6 +19,7 @@ RUN_FILE = "run.json"
 INVENTORY = "inventory.parquet"
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
+FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
 
 
 def unit_size(candidates: int) -> int:
@@ -68,7 +69,7 @@ def make_run(
         "runs": list(drawn_from),
         "included": list(included),
         "inputs": inputs or {},
-        "config": config.model_dump(),
+        "config": config.model_dump(exclude={"workers"}),
         "digests": {
             "score": digest({"asked": asked, **config.score_part()}),
             "select": digest(chosen),
@@ -99,6 +100,11 @@ def read_run(folder: Folder) -> dict[str, Any]:
         raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}") from None
     except ValueError:
         raise InputError(f"{folder}/{RUN_FILE} is damaged") from None
+
+
+def read_forgotten(folder: Folder) -> list[str]:
+    """The sha256s and keys that `forget` was given here."""
+    return folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
 
 
 def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("score", "select", "pack")) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data import ledger, runs, shards
+from lucidflux_data import ledger, runs, shards, stripped
 from lucidflux_data.errors import InputError, LucidFluxError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.storage import Folder
@@ -34,11 +34,14 @@ def check_set(folder: Folder) -> list[str]:
     if not problems and not _uris(pool).equals(table["uri"]):
         problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
     kept = ledger.counts(table)["kept"]
-    if manifest["samples"] != kept:
-        problems.append(f"the ledger keeps {kept} images, the manifest has {manifest['samples']}")
+    keys = set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())
+    packed = stripped.packed_keys(folder)
+    distinct = len({packed.get(key, key) for key in keys})
+    if manifest["samples"] != distinct:
+        problems.append(f"the ledger keeps {distinct} images, the manifest has {manifest['samples']}")
     if manifest["digests"]["ledger"] != hashlib.sha256(folder.read(runs.LEDGER)).hexdigest():
         problems.append(f"{PLACE}/ was packed from another ledger: run `lucidflux-data pack` again")
-    if len(set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())) != kept:
+    if len(keys) != kept:
         problems.append("a key is kept twice")
     expected = {name for entry in manifest["shards"] for name in (entry["name"], _index(entry["name"]))}
     for name in sorted(set(folder.names(PLACE)) - expected):
@@ -105,6 +108,8 @@ def broken_shards(folder: Folder, entries: list[dict[str, Any]], deep: bool, max
 
 def explain(folder: Folder, wanted: str) -> dict[str, Any]:
     """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
+    sources = {new: old for old, new in stripped.packed_keys(folder).items()}
+    wanted = sources.get(wanted, wanted)
     for column in ("uri", "key", "source_key"):
         rows = folder.read_table(runs.LEDGER, where=pc.field(column) == wanted)
         if rows.num_rows:

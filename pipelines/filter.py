@@ -140,6 +140,9 @@ def summary(folder: Folder) -> dict[str, Any]:
             "shard_bytes": manifest["bytes"],
             "urls": manifest["urls"],
         }
+        if "stripped" in manifest:
+            tags, images = manifest["stripped"]["tags"], manifest["stripped"]["images"]
+            result["stripped"] = f"{', '.join(tags)} of {images} images, which have other bytes and keys now"
     return result | plan.compared(folder)
 
 

@@ -107,18 +107,31 @@ def diff_command(
 @app.command("forget")
 def forget_command(
     run: RunFolder,
-    image: Annotated[list[str], typer.Argument(metavar="SHA256...", help="sha256 or key.")],
+    image: Annotated[list[str] | None, typer.Argument(metavar="SHA256...", help="sha256 or key.")] = None,
+    opt_out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A list, one a line; what is not here is passed over.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Take images out of a packed run; only the shards that hold them are written again."""
+    """Take images out of a packed run, or of pairs; only the shards that hold them are written again."""
     from lucidflux_data import report
-    from lucidflux_data.governance import forget
+    from lucidflux_data.errors import ConfigError
+    from lucidflux_data.governance import forget, forget_pairs, found_here
+    from lucidflux_data.more_rules import read_list
+    from lucidflux_data.pairs_run import is_pairs
     from lucidflux_data.storage import Folder
 
+    if not image and opt_out is None:
+        raise ConfigError("give the sha256 or key of an image, or --opt-out FILE")
     folder = Folder(run)
-    result = forget(folder, image)
-    folder.publish("report.html", report.make_report(folder))
-    tell({"run": run, **result}, json_)
+    pairs = is_pairs(folder)
+    wanted = list(image or [])
+    if opt_out is not None:
+        wanted += found_here(folder, read_list(opt_out), pairs)
+    result = (forget_pairs if pairs else forget)(folder, wanted)
+    if not pairs:
+        folder.publish("report.html", report.make_report(folder))
+    tell({"pairs" if pairs else "run": run, **result}, json_)
 
 
 @app.command("fingerprint")
@@ -159,21 +172,28 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def add_scores(run: str, scorer: str, where: tuple[Any, ...], json_: bool) -> None:
-    """`score RUN --scorer pkg.mod:function`."""
+def add_scores(
+    run: str, scorer: str, changes: tuple[str | None, list[str]], where: tuple[Any, ...], json_: bool
+) -> None:
+    """`score RUN --scorer pkg.mod:function`. `changes`: config file and settings, of `workers` and `storage` alone."""
     import os
 
-    from lucidflux_data.config import FilterConfig
+    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.errors import ConfigError
     from lucidflux_data.runs import read_run
-    from lucidflux_data.storage import Folder
+    from lucidflux_data.storage import Folder, configure
     from pipelines.executor import open_executor
     from pipelines.measures import ScorerUnit, load_scorer, run_measure, scorer_name
     from pipelines.progress import Progress
 
     folder = Folder(run)
-    config = FilterConfig.model_validate(read_run(folder)["config"])
+    base = FilterConfig.model_validate(read_run(folder)["config"])
+    config = make_config(file=changes[0], settings=changes[1], base=base)
+    if config.model_copy(update={"workers": base.workers, "storage": base.storage}) != base:
+        raise ConfigError("a scorer is added to a run as it is: only workers.* and storage.* can be set here")
+    configure(config.storage.model_dump())
     load_scorer(scorer, os.getcwd())
-    job = ScorerUnit(config, scorer, os.getcwd())
     with open_executor(*where) as started:
+        job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)
         run_measure(folder, config, scorer_name(scorer), job, started, Progress(quiet=json_), stateful=True)
     tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_)

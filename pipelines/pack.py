@@ -12,21 +12,21 @@ import cv2
 import numpy as np
 import pyarrow.compute as pc
 
-from lucidflux_data import runs, shards
+from lucidflux_data import runs, shards, stripped
 from lucidflux_data.config import FilterConfig, digest
-from lucidflux_data.errors import InputError
-from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
-from lucidflux_data.metadata import strip
+from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, decode
+from lucidflux_data.metadata import FORMATS, strip
 from lucidflux_data.shards import Shard, TarWriter
-from lucidflux_data.sources import read_known
 from lucidflux_data.storage import Folder
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
+from pipelines.stripping import find_stripped, read_source
 from pipelines.worker import File, Unit
 
 PREFIX = "hq"
 STAGE = ".next"
-NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256"}
+NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256", "source"}
+SOURCE = ("uri", "key", "offset", "bytes", "sha256")  # what reading the scored bytes takes
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,17 @@ class PackShard:
 
     def _samples(self, rows: list[dict[str, Any]], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
         for row in rows:
-            data = self._bytes(row)
+            data = read_source(row["source"])
             name = EXTENSION_OF[row["format"]]
             record = sample_json(row)
-            if self.config.shards.strip and data != (stripped := strip(data, self.config.shards.strip)):
-                data = stripped
-                record = shards.canonical_json(json.loads(record) | {"stripped": list(self.config.shards.strip)})
+            if "stripped" in row:
+                data = strip(data, row["stripped"])
+                assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
             if self.config.shards.normalize and needs_normalizing(row):
                 data, name = _as_png(data, self.config.decode.max_pixels), "png"
                 record = shards.canonical_json(json.loads(record) | {"normalized": True})
             writer.sha256s.append(hashlib.sha256(data).hexdigest())
             yield row["key"], {name: data, "json": record}
-
-    def _bytes(self, row: dict[str, Any]) -> bytes:
-        size = row["bytes"] if row["offset"] >= 0 else -1
-        try:
-            data = read_known(row["uri"], row["offset"], size)
-        except ImageError as error:
-            raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            raise InputError(f"{row['uri']} has changed since it was scored: score into a new run")
-        return data
 
 
 def _as_png(data: bytes, max_pixels: int) -> bytes:
@@ -87,10 +77,24 @@ def sample_json(row: dict[str, Any]) -> bytes:
 
 
 def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
-    """The shards of the kept images of the ledger, in key order."""
-    rows = folder.read_table(runs.LEDGER, where=pc.field("keep")).sort_by("key").to_pylist()
+    """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
+    changes = stripped.read_stripped(folder) if config.shards.strip else {}
+    by_key: dict[str, dict[str, Any]] = {}
+    for row in kept_rows(folder):
+        row["source"] = {name: row[name] for name in SOURCE}
+        change = changes.get(row["key"])
+        if change is not None:
+            told = {"key": change["packed_key"], "bytes": change["packed_bytes"]}
+            row |= told | {"stripped": list(config.shards.strip)}
+        by_key.setdefault(row["key"], row)  # two that differed in their tags alone are one image now
+    rows = [by_key[key] for key in sorted(by_key)]
     sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
     return shards.plan_shards(rows, sizes, PREFIX, config.shards.max_samples, config.shards.max_bytes)
+
+
+def kept_rows(folder: Folder) -> list[dict[str, Any]]:
+    """The kept rows of the ledger in the order of their keys."""
+    return folder.read_table(runs.LEDGER, where=pc.field("keep")).sort_by("key").to_pylist()
 
 
 def pack(
@@ -102,9 +106,12 @@ def pack(
     card: dict[str, Any],
 ) -> dict[str, Any]:
     """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
-    planned = plan(folder, config)
     ledger_sha256 = hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()
     plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
+    what = config.shards.strip
+    kept = kept_rows(folder) if what else []
+    find_stripped(folder, kept, what, plan_digest, executor, progress)
+    planned = plan(folder, config)
     stage = f"{STAGE}/{plan_digest[:16]}"
     if _is_packed(folder, planned, plan_digest):
         place = "shards"
@@ -115,7 +122,7 @@ def pack(
         todo = [s for s in planned if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
         units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
         with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
-            for unit in run(executor, units, PackShard(config, stage, plan_digest), folder):
+            for unit in run(executor, "pack", units, PackShard(config, stage, plan_digest), folder):
                 advance(unit.size)
         if planned:
             folder.replace(stage, "shards")
@@ -124,6 +131,12 @@ def pack(
     manifest = shards.make_manifest(
         folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
     )
+    if what:
+        unknown = sum(row["format"] not in FORMATS for row in kept)
+        if unknown:
+            progress.say(f"warning: --strip does not look into {unknown} images that are no {', '.join(FORMATS)}")
+        told = {"tags": list(what), "images": len(stripped.read_stripped(folder)), "not_looked_into": unknown}
+        card = card | {"stripped": told}
     content = json.loads(manifest) | card
     folder.publish(shards.MANIFEST, shards.canonical_json(content))
     return content

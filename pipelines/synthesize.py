@@ -145,7 +145,7 @@ def list_inputs(
     units = [Unit(runs.unit_name(n), rows.num_rows, rows.to_pylist()) for n, rows in slices.items()]
     total = sum(unit.size for unit in units)
     with progress.phase("read headers", total, inventory.num_rows - total) as advance:
-        for unit in run(executor, units, ProbeUnit(config.decode.max_pixels), folder):
+        for unit in run(executor, "headers", units, ProbeUnit(config.decode.max_pixels), folder):
             advance(unit.size)
 
 
@@ -162,11 +162,11 @@ def synthesize(folder: Folder, about: dict[str, Any], executor: Executor, progre
     todo = [s for s in planned if not shards.is_complete(folder, "shards", s.name, names, plan_digest)]
     device = "cuda" if executor.num_gpus and about["backend"] == "torch" else "cpu"
     job = SynthesizeShard(config, tuple(about["sources"]), about["backend"], device, plan_digest)
-    units = [Unit(shard.name, len(shard.rows) * config.variants, shard.rows) for shard in todo]
+    units = [Unit(s.name, len(rows) * config.variants, rows) for s in todo for rows in [pairs_run.used(s)]]
     total = sum(unit.size for unit in units)
-    done_before = sum(len(shard.rows) for shard in planned) * config.variants - total
+    done_before = sum(len(pairs_run.used(shard)) for shard in planned) * config.variants - total
     with progress.phase("synthesize", total, done_before) as advance:
-        for unit in run(executor, units, job, folder, stateful=device == "cuda"):
+        for unit in run(executor, "synthesize", units, job, folder, stateful=device == "cuda"):
             advance(unit.size)
     digests = {**about["digests"], "plan": plan_digest}
     folder.publish(shards.MANIFEST, shards.make_manifest(folder, "shards", [s.name for s in planned], digests))

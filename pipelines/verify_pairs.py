@@ -63,7 +63,7 @@ def check_set(folder: Folder) -> list[str]:
         problems.append("the shards were planned from other inputs than those in inputs/")
     if [f"{shard.name}.tar" for shard in planned] != [entry["name"] for entry in manifest["shards"]]:
         problems.append("the manifest does not have the shards that run.json and inputs/ give")
-    wanted = sum(len(shard.rows) for shard in planned)
+    wanted = sum(len(pairs_run.used(shard)) for shard in planned)
     wanted -= sum(len(pairs_run.failed_images(folder, entry["name"])) for entry in manifest["shards"])
     if manifest["samples"] != wanted * config.variants:
         problems.append(f"the manifest has {manifest['samples']} pairs, not {wanted * config.variants}")
