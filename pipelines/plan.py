@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lucidflux_data import more_rules, records, runs, selection
+from lucidflux_data import more_rules, records, runs, selection, shards
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, decode
-from lucidflux_data.ledger import load_candidates
+from lucidflux_data.ledger import concat_rows, load_candidates, load_pool
 from lucidflux_data.measuring import measure
 from lucidflux_data.selection import KEPT
 from lucidflux_data.sources import list_sources, read_bytes, sample
@@ -29,6 +30,7 @@ from pipelines.measures import HistoryUnit
 EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
 DRIVER_SECONDS_A_UNIT = 0.002  # 1.1 ms of CPU an empty unit on Ray (1000 units, one machine), doubled
 BYTES_A_PIXEL = 8  # held while an image is decoded and measured: RGB, luma, one copy of each
+SAMPLE_BYTES = 2304  # of a shard beside the image: two headers, a json of two blocks, half a block of padding
 WORKER_BYTES = 350e6  # a worker with its libraries, before any image
 PLAN_FILE = "events/plan.json"
 
@@ -46,6 +48,8 @@ class Costs:
     metric_s: float
     survivors: float  # share after the cheap rules
     gpu: bool = False
+    survivors_between: tuple[float, float] = (0.0, 1.0)  # 95% interval of the share
+    survivor_bytes: float | None = None  # sharp pictures have larger files; None: as all
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, d
     alive = np.flatnonzero(codes == KEPT)
     pixels = [row["width"] * row["height"] for row in rows if row.get("width")]
     n = len(sizes)
+    shares = _shares(codes)
     costs = Costs(
         images=len(rows),
         bytes=float(np.mean(sizes)),
@@ -98,8 +103,10 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, d
         history_s=float(np.mean(further)) if further else 0.0,
         metric_s=_metric_seconds([rows[i] for i in alive[:8]], table, config),
         survivors=len(alive) / len(rows),
+        survivors_between=wilson(len(alive), len(rows)),
+        survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
     )
-    return costs, _shares(codes), table.num_rows
+    return costs, shares, table.num_rows
 
 
 def _metric_seconds(rows: list[dict[str, Any]], table: pa.Table, config: FilterConfig) -> float:
@@ -125,16 +132,21 @@ def _metric_seconds(rows: list[dict[str, Any]], table: pa.Table, config: FilterC
 
 
 def _shares(codes: np.ndarray) -> dict[str, Any]:
-    """{reason: [share, low, high]}, Wilson's 95% interval (Wilson, JASA 1927)."""
-    n, z = len(codes), 1.96
+    """{reason: [share, low, high]}, with 95% intervals."""
     shares = {}
     for code in np.unique(codes):
-        share = float((codes == code).mean())
-        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        count = int((codes == code).sum())
         name = "survives the cheap rules" if code == KEPT else records.REASONS[code]
-        shares[name] = [round(share, 4), round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)]
+        shares[name] = [round(value, 4) for value in (count / len(codes), *wilson(count, len(codes)))]
     return shares
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """95% interval of a share, from `count` of `n` (Wilson, JASA 1927)."""
+    share, z = count / n, 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machines) -> dict[str, Any]:
@@ -144,20 +156,18 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
     busiest resource; scoring, metric and packing follow each other.
     """
     survivors = candidates * costs.survivors
+    low, high = costs.survivors_between
     metric = config.iqa.metric != "none"
     kept = selection.number_kept(round(survivors), config.cut) if metric else round(survivors)
     units = -(-candidates // runs.unit_size(candidates))
     cores = machines.num_cpus * EFFICIENCY
     on_gpu = costs.gpu and machines.num_gpus > 0
-    bytes_of = {
-        "score": candidates * costs.bytes,
-        "metric": survivors * costs.bytes * metric,
-        "pack": kept * costs.bytes,
-    }
+    each = costs.survivor_bytes or costs.bytes
+    bytes_of = {"score": candidates * costs.bytes, "metric": survivors * each * metric, "pack": kept * each}
     core_s = {
         "score": candidates * (costs.read_s + costs.measure_s) + survivors * costs.history_s,
         "metric": survivors * (0 if on_gpu else costs.metric_s) * metric,
-        "pack": kept * (costs.read_s + costs.bytes / 200e6),
+        "pack": kept * (costs.read_s + each / 200e6),
     }
     gpu_s = survivors * costs.metric_s * metric if on_gpu else 0.0
     wall, busiest = {}, {}
@@ -171,10 +181,11 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
         wall[phase] = times[busiest[phase]]
     hours = sum(wall.values()) / 3600
     worker_bytes = WORKER_BYTES + BYTES_A_PIXEL * costs.largest_pixels
-    shards = max(math.ceil(kept / config.shards.max_samples), math.ceil(bytes_of["pack"] / config.shards.max_bytes))
+    tars = max(math.ceil(kept / config.shards.max_samples), math.ceil(bytes_of["pack"] / config.shards.max_bytes))
     return {
         "candidates": candidates,
         "survivors": round(survivors),
+        "survivors_between": [math.floor(low * candidates), math.ceil(high * candidates)],
         "kept": kept,
         "units": units,
         "wall_hours": round(hours, 3),
@@ -183,10 +194,10 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
         "core_hours": round(sum(core_s.values()) / 3600, 2),
         "gpu_hours": round(gpu_s / 3600, 2),
         "bytes_in": round(sum(bytes_of.values())),
-        "bytes_out": round(bytes_of["pack"]),
+        "bytes_out": round(bytes_of["pack"] + kept * SAMPLE_BYTES),
         "worker_bytes": round(worker_bytes),
         "node_bytes": round(worker_bytes * math.ceil(machines.num_cpus / machines.nodes)),
-        "shards": shards,
+        "shards": tars,
         "money": round(
             hours * (machines.num_cpus * machines.price_cpu_hour + machines.num_gpus * machines.price_gpu_hour), 2
         ),
@@ -212,10 +223,29 @@ def actual(folder: Folder) -> dict[str, Any]:
     }
 
 
+def actual_set(folder: Folder) -> dict[str, Any]:
+    """What the tables of a packed run say, by the names of a prediction."""
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    pool = load_pool(runs.parts(folder))
+    alive = selection.is_kept(more_rules.cheap_codes(pool, config))
+    sizes = pc.fill_null(concat_rows(pool, [table["bytes"] for table in pool.tables]), 0).to_numpy()
+    kept = folder.read_table(runs.LEDGER, ["keep"])["keep"].to_numpy()
+    manifest = shards.read_manifest(folder)
+    bytes_in = int(sizes.sum()) + int(sizes[kept].sum())
+    return {
+        "candidates": len(alive),
+        "survivors": int(alive.sum()),
+        "kept": int(kept.sum()),
+        "bytes_in": bytes_in + (int(sizes[alive].sum()) if config.iqa.metric != "none" else 0),
+        "bytes_out": manifest["bytes"],
+        "shards": len(manifest["shards"]),
+    }
+
+
 def compared(folder: Folder) -> dict[str, Any]:
     """Predicted against actual, where `plan --out RUN` was called before the run; {} otherwise."""
     if not folder.exists(PLAN_FILE):
         return {}
-    planned, found = json.loads(folder.read(PLAN_FILE)), actual(folder)
-    both = [name for name in ("wall_hours", "core_hours") if name in found]
+    planned, found = json.loads(folder.read(PLAN_FILE)), actual_set(folder) | actual(folder)
+    both = [name for name in planned if name in found or name == "survivors_between"]
     return {"predicted": {name: planned[name] for name in both}, "actual": found}

@@ -1,7 +1,12 @@
-"""The arithmetic of a prediction, by hand."""
+"""The arithmetic of a prediction, by hand; and a prediction against the run that follows."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
 import pytest
 
 from lucidflux_data.config import make_config
@@ -22,7 +27,7 @@ def test_time_is_that_of_the_busiest_resource() -> None:
     assert found["wall_seconds"]["metric"] == pytest.approx(5000 * 0.5 / 8.5, abs=0.1)
     assert found["saturates_first"]["metric"] == "cpu"
     assert found["shards"] == 10
-    assert found["bytes_out"] == 1000 * 1e6
+    assert found["bytes_out"] == 1000 * (1e6 + 2304)
     assert found["bytes_in"] == (10_000 + 5000 + 1000) * 1e6
     assert found["gpu_hours"] == 0
     assert found["worker_bytes"] == 350e6 + 8 * 24e6
@@ -46,3 +51,34 @@ def test_without_a_metric_every_survivor_is_kept() -> None:
     found = predict(COSTS, 1000, make_config("lucidflux", settings=["iqa.metric=none"]), Machines(num_cpus=2))
     assert found["kept"] == found["survivors"] == 500
     assert found["wall_seconds"]["metric"] == pytest.approx(125 * 0.002, abs=0.1)
+
+
+def test_a_run_is_what_was_predicted_of_it(tmp_path: Path, photo_paths: list[Path], data_command) -> None:
+    """Counts lie in the interval of the sample, bytes within a quarter; what is arithmetic is exact."""
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    images = [cv2.imread(str(path)) for path in photo_paths if path.stem in ("astronaut", "chelsea", "coffee")]
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        image = images[number % 3]
+        top, left = (int(rng.integers(0, side - 180)) for side in image.shape[:2])
+        cut = image[top : top + 180, left : left + 180]
+        cut = cv2.GaussianBlur(cut, (0, 0), 3) if number % 4 == 0 else cut
+        (folder / f"{number:02d}.jpg").write_bytes(cv2.imencode(".jpg", cut, [1, 90])[1].tobytes())
+    (folder / "80.jpg").write_bytes(b"no image")
+    options = ["--iqa", "none", "--set", "shards.max_samples=20"]
+    done = data_command("plan", folder, "--num-cpus", 1, "--sample", 60, "--out", run, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    done = data_command("filter", folder, "--out", run, *options, "--executor", "local", "--num-cpus", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    predicted, actual = (json.loads(done.stdout)[name] for name in ("predicted", "actual"))
+    assert predicted["candidates"] == actual["candidates"] == 81
+    low, high = predicted["survivors_between"]
+    assert high - low < 30, "an interval that says something"
+    assert low <= actual["survivors"] <= high
+    assert actual["survivors"] == actual["kept"] == json.loads(done.stdout)["kept"]
+    for name in ("bytes_in", "bytes_out"):
+        assert 0.75 < predicted[name] / actual[name] < 1.3, name
+    assert abs(predicted["shards"] - actual["shards"]) <= 1
+    assert actual["bytes_out"] == sum(path.stat().st_size for path in (run / "shards").glob("*.tar"))
+    assert set(actual) >= {"wall_hours", "core_hours", "slowest_unit_s"}
