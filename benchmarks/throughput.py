@@ -16,6 +16,7 @@ import typer  # noqa: E402
 from benchmarks import (  # noqa: E402
     throughput_curation,
     throughput_filter,
+    throughput_held_out,
     throughput_restore,
     throughput_synthesize,
     throughput_train,
@@ -24,6 +25,7 @@ from benchmarks import (  # noqa: E402
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(throughput_curation.app)
 app.add_typer(throughput_filter.app)
+app.add_typer(throughput_held_out.app)
 app.add_typer(throughput_restore.app)
 app.add_typer(throughput_synthesize.app)
 app.add_typer(throughput_train.app)
