@@ -149,6 +149,20 @@ class StorageConfig(Section):
     attempts: int = Field(3, ge=1)  # of a request, each with as many of the client library's own
 
 
+class WorkersConfig(Section):
+    """How a metric or scorer is spread; changes no result and is not written into a run."""
+
+    gpus_per_actor: float = Field(1.0, gt=0)  # 0.25: four actors share a GPU; over 1: whole GPUs
+    decode_threads: int | None = Field(None, ge=0)  # reading ahead of an actor; none: 4 before a GPU, else 0
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("over 1 only whole GPUs can be given to an actor")
+        return value
+
+
 class FilterConfig(Section):
     """Everything that decides what a filter run gives. `preset` and `modified` are labels, not settings."""
 
@@ -160,6 +174,7 @@ class FilterConfig(Section):
     select: SelectConfig = SelectConfig()
     shards: ShardConfig = ShardConfig()
     storage: StorageConfig = StorageConfig()
+    workers: WorkersConfig = WorkersConfig()
 
     def score_part(self) -> dict[str, Any]:
         return {
@@ -229,7 +244,9 @@ def resolve(
 
 def label(preset: str, config: FilterConfig) -> str:
     """`lucidflux`, or `lucidflux (modified: iqa=niqe, rules.min_side=1024)` where it differs from the preset."""
-    return described(preset, make_config(preset), config.model_copy(update={"storage": StorageConfig()}))
+    return described(
+        preset, make_config(preset), config.model_copy(update={"storage": StorageConfig(), "workers": WorkersConfig()})
+    )
 
 
 def described(preset: str, plain: Section, config: Section) -> str:

@@ -72,7 +72,7 @@ def cache(
     work = CacheShard(pairs, config, kinds, plan, device)
     left = sum(unit.size for unit in units)
     with progress.phase("cache", left, len(source) - left) as advance:
-        for unit in run(executor, units, work, folder, stateful=True):
+        for unit in run(executor, "cache", units, work, folder, stateful=True):
             advance(unit.size)
     folder.sweep()
     return {"cache": str(folder), "pairs": len(source), "shards": len(titles), "kinds": ",".join(kinds)}

@@ -110,7 +110,7 @@ def score_command(
     if scorer is not None:
         from pipelines.govern_commands import add_scores
 
-        add_scores(out or source[0], scorer, where, json_)
+        add_scores(out or source[0], scorer, (config, list(set_ or [])), where, json_)
 
 
 def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:

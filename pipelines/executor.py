@@ -1,7 +1,7 @@
 """Runs units of work somewhere: on spawned processes, or on Ray. The results are the same; only the place differs.
 
-    run(executor, units, work, folder)      work(unit) yields (name, bytes or chunks), published by the worker
-    executor.map(units, job)                (unit, result) as they end, a bounded number in flight
+    run(executor, phase, units, work, folder)   work(unit) yields (name, bytes or chunks), published by the worker
+    executor.map(units, job)                    (unit, result) as they end, a bounded number in flight
 
 A worker that dies takes its units with it, a store that does not answer fails them: they are tried again, `ATTEMPTS`
 times in all. Any other error that a job raises is not retried: it would be raised again.
@@ -24,35 +24,44 @@ from typing import Any, Protocol
 from lucidflux_data.errors import ConfigError, Interrupted, StorageError
 from lucidflux_data.storage import SETTINGS, Folder
 from pipelines import worker
-from pipelines.worker import File, Publish, Unit
+from pipelines.flights import STALL_S, flights
+from pipelines.worker import Events, File, Publish, Unit
 
 ATTEMPTS = 3
-STALL_S = 60.0  # without an end of any unit, a line says which ones are in flight
 Job = Callable[[Unit], Any]
 
 
 class Executor(Protocol):
-    """`description` is the first line a run prints. `gpus` is how many a job may take."""
+    """`description` is the first line a run prints. `num_gpus` is how many a job may take."""
 
     description: str
     num_gpus: int
 
     def map(
-        self, units: Iterable[Unit], job: Job, events: Folder | None = None, stateful: bool = False
-    ) -> Iterator[tuple[Unit, Any]]: ...
+        self,
+        units: Iterable[Unit],
+        job: Job,
+        events: Events | None = None,
+        stateful: bool = False,
+        gpus_each: float = 1.0,
+    ) -> Iterator[tuple[Unit, Any]]:
+        """`stateful`: the job loads something, so it stays in a fixed pool of actors, each with `gpus_each` GPUs."""
+        ...
 
     def close(self) -> None: ...
 
 
 def run(
     executor: Executor,
+    phase: str,
     units: Iterable[Unit],
     work: Callable[[Unit], Iterable[File]],
     folder: Folder,
     stateful: bool = False,
+    gpus_each: float = 1.0,
 ) -> Iterator[Unit]:
-    """Publishes the files of every unit into `folder`; yields the units as they are done."""
-    for unit, _ in executor.map(units, Publish(work, folder), folder, stateful):
+    """Publishes the files of every unit into `folder`; yields the units as they are done. `phase`: in its events."""
+    for unit, _ in executor.map(units, Publish(work, folder), Events(folder, phase), stateful, gpus_each):
         yield unit
 
 
@@ -88,8 +97,14 @@ class LocalExecutor:
         self._pool: ProcessPoolExecutor | None = None
 
     def map(
-        self, units: Iterable[Unit], job: Job, events: Folder | None = None, stateful: bool = False
+        self,
+        units: Iterable[Unit],
+        job: Job,
+        events: Events | None = None,
+        stateful: bool = False,
+        gpus_each: float = 1.0,
     ) -> Iterator[tuple[Unit, Any]]:
+        flights.clear()
         blob = pickle.dumps(job)
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[Unit, int]] = deque()
@@ -100,7 +115,7 @@ class LocalExecutor:
                 return
             ended, _ = wait(flying, STALL_S, return_when=FIRST_COMPLETED)
             if not ended:
-                _say_stalled(unit.name for unit, _ in flying.values())
+                flights.say_stalled()
             broken = False
             for future in ended:
                 unit, attempt = flying.pop(future)
@@ -113,6 +128,7 @@ class LocalExecutor:
                 except StorageError as error:
                     again.append((unit, _next_attempt(unit, attempt, error)))
                     continue
+                flights.ended(unit)
                 yield unit, result
             if broken:
                 # One dead process breaks the whole pool: everything in flight goes into a new one.
@@ -126,7 +142,7 @@ class LocalExecutor:
         again: deque[tuple[Unit, int]],
         waiting: Iterator[tuple[Unit, int]],
         blob: bytes,
-        events: Folder | None,
+        events: Events | None,
     ) -> None:
         while len(flying) < 2 * self.num_cpus:
             if flying and (again or any(attempt > 1 for _, attempt in flying.values())):
@@ -142,6 +158,7 @@ class LocalExecutor:
                 self.close()
                 continue
             flying[future] = (unit, attempt)
+            flights.started(unit, attempt)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -161,19 +178,12 @@ class LocalExecutor:
             self._pool = None
 
 
-def _lost(events: Folder | None, unit: Unit, attempt: int) -> tuple[Unit, int]:
-    worker.note_lost(events, unit, attempt)
+def _lost(events: Events | None, unit: Unit, attempt: int, why: str = "") -> tuple[Unit, int]:
+    flights.lost(events, unit, attempt, why)
     following = _next_attempt(unit, attempt)
-    print(f"{unit.name} lost its worker: attempt {following} of {ATTEMPTS}", file=sys.stderr, flush=True)
+    reason = f" ({why})" if why else ""
+    print(f"{unit.name} lost its worker{reason}: attempt {following} of {ATTEMPTS}", file=sys.stderr, flush=True)
     return unit, following
-
-
-def _say_stalled(names: Iterable[str]) -> None:
-    waiting = sorted(names)
-    more = f" and {len(waiting) - 4} more" if len(waiting) > 4 else ""
-    print(
-        f"no unit has ended for {STALL_S:.0f} s; in flight: {', '.join(waiting[:4])}{more}", file=sys.stderr, flush=True
-    )
 
 
 def _next_attempt(unit: Unit, attempt: int, error: StorageError | None = None) -> int:
@@ -193,9 +203,12 @@ class RayExecutor:
     def __init__(self, num_cpus: int | None, num_gpus: int | None, address: str) -> None:
         import logging
 
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the announced default of Ray
+        # Read when ray is imported: what the cluster reports of lost nodes and killed workers goes, whole dumps of it,
+        # to standard output; we say it in a line of our own.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
         import ray
 
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the announced default of Ray
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             for variable in worker.THREAD_VARIABLES:
@@ -208,6 +221,10 @@ class RayExecutor:
                 "object_store_memory": 200 * 1024 * 1024,
             }
         _check_reachable(address)
+        if address != "local" and "://" not in address:
+            from pipelines.ray_workers import check_token
+
+            check_token(address)
         try:
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -224,14 +241,21 @@ class RayExecutor:
         )
 
     def map(
-        self, units: Iterable[Unit], job: Job, events: Folder | None = None, stateful: bool = False
+        self,
+        units: Iterable[Unit],
+        job: Job,
+        events: Events | None = None,
+        stateful: bool = False,
+        gpus_each: float = 1.0,
     ) -> Iterator[tuple[Unit, Any]]:
         import ray
         from ray.exceptions import RayTaskError
 
-        from pipelines.ray_workers import WORKER_LOST, make_pool
+        from pipelines.ray_workers import WORKER_LOST, make_pool, why_lost
 
-        pool = make_pool(pickle.dumps(job), events, stateful, self.num_cpus, self.num_gpus, own_path())
+        flights.clear()
+        gpus = (self.num_gpus, gpus_each)
+        pool = make_pool(pickle.dumps(job), events, stateful, self.num_cpus, gpus, own_path())
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[Unit, int]] = deque()
         flying: dict[Any, tuple[Unit, int]] = {}
@@ -243,11 +267,12 @@ class RayExecutor:
                     exhausted = item is None
                     if item is not None:
                         flying[pool.submit(*item)] = item
+                        flights.started(*item)
                 if exhausted and not flying:
                     return
                 ended, _ = ray.wait([*flying, *pool.starting()], num_returns=1, timeout=STALL_S)
                 if not ended:
-                    _say_stalled(unit.name for unit, _ in flying.values())
+                    flights.say_stalled()
                     continue
                 (reference,) = ended
                 if reference not in flying:
@@ -257,10 +282,11 @@ class RayExecutor:
                 try:
                     result = ray.get(reference)
                     pool.ended(reference, lost=False)
+                    flights.ended(unit)
                     yield unit, result
-                except WORKER_LOST:
+                except WORKER_LOST as error:
                     pool.ended(reference, lost=True)
-                    again.append(_lost(events, unit, attempt))
+                    again.append(_lost(events, unit, attempt, why_lost(error)))
                 except RayTaskError as error:
                     pool.ended(reference, lost=False)
                     if isinstance(error.cause, StorageError):

@@ -17,7 +17,7 @@ from lucidflux_data.images import decode
 from lucidflux_data.iqa import load_metric, lower_is_better
 from lucidflux_data.metric_checks import SIDE_PX, device_drift, examine
 from lucidflux_data.sources import PASSING, list_sources, read_bytes
-from lucidflux_data.storage import Folder, table_bytes
+from lucidflux_data.storage import Folder, configure, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
 from pipelines.score import MeasureUnit
@@ -37,6 +37,7 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
             raise ConfigError(f"--status {status} is no failure: choose among {', '.join(records.FAILURES)}")
     run_ = runs.read_run(folder)
     config, size = FilterConfig.model_validate(run_["config"]), runs.unit_size(run_["listed"]["candidates"])
+    configure(config.storage.model_dump())
     basic, inventory = runs.read_basic(folder), runs.read_inventory(folder)
     again = _again(basic, statuses)
     units = []
@@ -47,7 +48,7 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
         payload = [row | {"known": None if now else old} for row, old, now in zip(rows, known, mine, strict=True)]
         units.append(Unit(runs.unit_name(number), int(mine.sum()), payload))
     with progress.phase("retry", int(again.sum()), 0) as advance:
-        for unit in run(executor, units, MeasureUnit(config), folder):
+        for unit in run(executor, "retry", units, MeasureUnit(config), folder):
             advance(unit.size)
     after = runs.read_basic(folder, ["status"])["status"].to_numpy(zero_copy_only=False)
     dropped = _drop_scores(folder, config.iqa.metric, statuses or list(PASSING_REASONS))

@@ -11,6 +11,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lucidflux_data.sources import list_sources, read_bytes, read_known
 from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
-from pipelines.score import MetricTable
+from pipelines.score import MetricTable, decoded
 from pipelines.worker import File, Unit
 
 HEAD = [pa.field("uri", pa.string(), nullable=False), pa.field("key", pa.string(), nullable=False)]
@@ -126,8 +127,8 @@ class FirewallUnit(_Rows):
 class ScorerUnit:
     """scores/<scorer>: the columns of a user's function, called with lists of uint8 HxWx3 RGB images."""
 
-    def __init__(self, config: FilterConfig, spec: str, folder: str) -> None:
-        self.config, self.spec, self.folder = config, spec, folder
+    def __init__(self, config: FilterConfig, spec: str, folder: str, on_gpu: bool = False) -> None:
+        self.config, self.spec, self.folder, self.on_gpu = config, spec, folder, on_gpu
         self._function: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,24 +139,22 @@ class ScorerUnit:
             self._function = load_scorer(self.spec, self.folder)
         rows = [row["known"] for row in unit.payload if row["known"] is not None]
         todo = [row for row in unit.payload if row["known"] is None]
+        pixels = decoded(todo, self.config, self.on_gpu)
         for start in range(0, len(todo), SCORER_BATCH):
-            rows += self._batch(todo[start : start + SCORER_BATCH])
+            batch = todo[start : start + SCORER_BATCH]
+            rows += self._batch(batch, list(islice(pixels, len(batch))))
         order = {row["uri"]: number for number, row in enumerate(unit.payload)}
         rows.sort(key=lambda row: order[row["uri"]])
         names = sorted({name for row in rows for name in row} - {"uri", "key", "reason"})
         filled = [{name: row.get(name) for name in ("uri", "key", *names, "reason")} for row in rows]
         yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(filled))
 
-    def _batch(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _batch(self, rows: list[dict[str, Any]], pixels: list[np.ndarray | ImageError]) -> list[dict[str, Any]]:
         records, images = [], []
-        for row in rows:
-            record = {"uri": row["uri"], "key": row["key"], "reason": None}
-            try:
-                data = read_known(row["uri"], row["offset"], row["size"])
-                images.append(decode(data, self.config.decode.max_pixels))
-            except ImageError as error:
-                record["reason"] = error.reason
-            records.append(record)
+        for row, image in zip(rows, pixels, strict=True):
+            reason = image.reason if isinstance(image, ImageError) else None
+            records.append({"uri": row["uri"], "key": row["key"], "reason": reason})
+            images += [] if isinstance(image, ImageError) else [image]
         good = [record for record in records if record["reason"] is None]
         columns = self._function(images) if images else {}
         for name, values in _checked(columns, len(images), self.spec).items():
@@ -230,12 +229,13 @@ def run_measure(
     """A job over the survivors of the cheap rules of every part."""
     pool = load_pool(runs.parts(folder))
     alive = is_kept(more_rules.cheap_codes(pool, config))
+    each = config.workers.gpus_per_actor
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(alive, number)]] = True
         scores = MetricTable(part, pool.tables[number], measure, wanted)
         with progress.phase(measure, scores.missing, 0) as advance:
-            for unit in run(executor, scores.units(), job, part.folder, stateful=stateful):
+            for unit in run(executor, measure, scores.units(), job, part.folder, stateful, each):
                 advance(unit.size)
 
 

@@ -1,4 +1,7 @@
-"""Progress of long jobs on standard error: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long jobs on standard error: a bar on a terminal, a plain line now and then elsewhere.
+
+What was tried again, and which unit keeps the others waiting, stands beside the rate.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+from pipelines.flights import flights
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -54,7 +59,8 @@ def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            bar.update(task, completed=done, rate=f"{done / max(time.monotonic() - start, 1e-9):.1f} images/s")
+            rate = f"{done / max(time.monotonic() - start, 1e-9):.1f} images/s{flights.note()}"
+            bar.update(task, completed=done, rate=rate)
 
         yield advance
 
@@ -69,6 +75,6 @@ def _lines(name: str, total: int, say: Callable[[str], None]) -> Callable[[int],
         now = time.monotonic()
         if done >= total or now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            say(f"{name}: {done:,}/{total:,} ({done / max(now - start, 1e-9):.1f} images/s)")
+            say(f"{name}: {done:,}/{total:,} ({done / max(now - start, 1e-9):.1f} images/s{flights.note()})")
 
     return advance

@@ -15,15 +15,51 @@ import ray
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    AuthenticationError,
     NodeDiedError,
     OutOfMemoryError,
     WorkerCrashedError,
 )
 
-from lucidflux_data.storage import SETTINGS, Folder
-from pipelines.worker import Unit
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.storage import SETTINGS
+from pipelines.worker import Events, Unit
 
 WORKER_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError, ActorUnavailableError)
+
+
+def check_token(address: str) -> None:
+    """ConfigError where the cluster asks for a token that is not there, or has another one.
+
+    ray.init would try for twenty seconds, print a line each time, and then say that it could not connect.
+    """
+    try:
+        import grpc
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray._private.services import canonicalize_bootstrap_address
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    except ImportError:  # Ray without its extras, or with other insides: ray.init will say what it says
+        return
+    token = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to that of the cluster"
+    try:
+        place = canonicalize_bootstrap_address(address)
+        if place is not None:
+            channel = init_grpc_channel(place)
+            stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=10)
+            channel.close()
+    except AuthenticationError:
+        raise ConfigError(f"RAY_AUTH_MODE is token and there is no token: set {token}") from None
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise ConfigError(f"the Ray cluster at {address} asks for its token: set {token}") from None
+
+
+def why_lost(error: Exception) -> str:
+    """What Ray says of a lost worker, in our words; "" where it does not know."""
+    if isinstance(error, OutOfMemoryError):
+        return "its node ran out of memory"
+    return "its node is gone" if isinstance(error, NodeDiedError) else ""
 
 
 def _enter(job: bytes, call: bytes, keep: list[str], folder: str) -> Any:
@@ -58,7 +94,7 @@ _Host.__module__ = _Host.enter.__module__ = "__main__"
 class TaskPool:
     """Any idle worker takes the next unit."""
 
-    def __init__(self, job: bytes, events: Folder | None, num_cpus: int, keep: list[str]) -> None:
+    def __init__(self, job: bytes, events: Events | None, num_cpus: int, keep: list[str]) -> None:
         self._room = 2 * num_cpus
         self._events = events
         self._job = ray.put(job)
@@ -91,16 +127,21 @@ class TaskPool:
 class ActorPool:
     """Up to a fixed number of actors, two units in flight on each so that none waits for the driver.
 
+    `gpus`: how many there are, and how many of them an actor has. A fraction shares one GPU among actors.
+
     Units go to actors that have answered. After a node is lost, an actor may wait for a place that never comes: the
     others do its work.
     """
 
-    def __init__(self, job: bytes, events: Folder | None, num_cpus: int, num_gpus: int, keep: list[str]) -> None:
-        size = num_gpus or num_cpus
+    def __init__(
+        self, job: bytes, events: Events | None, num_cpus: int, gpus: tuple[int, float], keep: list[str]
+    ) -> None:
+        num_gpus, each = gpus
+        size = number_of_actors(num_gpus, each) if num_gpus else num_cpus
         self._events = events
         self._job = ray.put(job)
         self._rest = (keep, os.getcwd())
-        options = {"num_cpus": 1, "num_gpus": 1 if num_gpus else 0, "max_restarts": -1, "max_task_retries": 0}
+        options = {"num_cpus": 1, "num_gpus": each if num_gpus else 0, "max_restarts": -1, "max_task_retries": 0}
         self._actors = [ray.remote(_Host).options(**options).remote() for _ in range(size)]
         self._starting = {actor.is_there.remote(): actor for actor in self._actors}
         self._free: deque[Any] = deque()
@@ -148,9 +189,17 @@ class ActorPool:
             ray.kill(actor)
 
 
+def number_of_actors(num_gpus: int, each: float) -> int:
+    """How many actors with `each` GPUs there is room for; a fraction never spans two GPUs. ConfigError for none."""
+    size = num_gpus * int(1 / each + 1e-9) if each <= 1 else int(num_gpus / each)
+    if size == 0:
+        raise ConfigError(f"workers.gpus_per_actor={each:g} is more than the {num_gpus} GPUs there are")
+    return size
+
+
 def make_pool(
-    job: bytes, events: Folder | None, stateful: bool, num_cpus: int, num_gpus: int, keep: list[str]
+    job: bytes, events: Events | None, stateful: bool, num_cpus: int, gpus: tuple[int, float], keep: list[str]
 ) -> TaskPool | ActorPool:
     if stateful:
-        return ActorPool(job, events, num_cpus, num_gpus, keep)
+        return ActorPool(job, events, num_cpus, gpus, keep)
     return TaskPool(job, events, num_cpus, keep)

@@ -26,7 +26,7 @@ from pipelines.executor import Executor, run
 from pipelines.progress import Progress
 from pipelines.worker import File, Unit
 
-DECODE_THREADS = 4  # a GPU takes images faster than one core decodes them
+DECODE_THREADS = 4  # in front of a GPU, which takes images faster than one core decodes them
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class MetricUnit:
         batched = metric(settings.metric).batched
         images: list[np.ndarray | ImageError] = []
         pixels = 0
-        for image in self._decoded(rows):
+        for image in decoded(rows, self.config, self.device != "cpu"):
             images.append(image)
             pixels += 0 if isinstance(image, ImageError) else image.size // 3
             if pixels >= 4e6 * settings.batch_megapixels:
@@ -96,24 +96,30 @@ class MetricUnit:
                 images, pixels = [], 0
         yield from _in_place(self._scorer, images, rules, batched)
 
-    def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[np.ndarray | ImageError]:
-        """In order. In front of a GPU, threads read and decode some images ahead."""
-        if self.device == "cpu":
-            yield from map(self._decode, rows)
-            return
-        with ThreadPoolExecutor(DECODE_THREADS) as threads:
-            ahead = deque(threads.submit(self._decode, row) for row in rows[: 2 * DECODE_THREADS])
-            for position in range(len(rows)):
-                image = ahead.popleft().result()
-                if position + 2 * DECODE_THREADS < len(rows):
-                    ahead.append(threads.submit(self._decode, rows[position + 2 * DECODE_THREADS]))
-                yield image
 
-    def _decode(self, row: dict[str, Any]) -> np.ndarray | ImageError:
+def decoded(rows: list[dict[str, Any]], config: FilterConfig, on_gpu: bool) -> Iterator[np.ndarray | ImageError]:
+    """The pixels of rows, in order, or why there are none. Threads read and decode some ahead: as many as the config
+    says, else where a GPU waits."""
+
+    def one(row: dict[str, Any]) -> np.ndarray | ImageError:
         try:
-            return decode(read_known(row["uri"], row["offset"], row["size"]), self.config.decode.max_pixels)
+            return decode(read_known(row["uri"], row["offset"], row["size"]), config.decode.max_pixels)
         except ImageError as error:
             return error
+
+    threads = config.workers.decode_threads
+    if threads is None:
+        threads = DECODE_THREADS if on_gpu else 0
+    if threads == 0:
+        yield from map(one, rows)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(one, row) for row in rows[: 2 * threads])
+        for position in range(len(rows)):
+            image = ahead.popleft().result()
+            if position + 2 * threads < len(rows):
+                ahead.append(pool.submit(one, rows[position + 2 * threads]))
+            yield image
 
 
 def _in_place(
@@ -145,7 +151,7 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
     )
     total = sum(min(size, inventory.num_rows - n * size) for n in numbers)
     with progress.phase("score", total, inventory.num_rows - total) as advance:
-        for unit in run(executor, units, MeasureUnit(config), folder):
+        for unit in run(executor, "score", units, MeasureUnit(config), folder):
             advance(unit.size)
 
 
@@ -153,10 +159,11 @@ def score_metric(folder: Folder, config: FilterConfig, executor: Executor, progr
     """Scores the survivors of the rules in force that have no score yet; a score that is there is kept."""
     metric = config.iqa.metric
     device = "cuda" if executor.num_gpus else "cpu"
+    each = config.workers.gpus_per_actor
     for scores in _metric_tables(runs.parts(folder), config):
         with progress.phase(metric, scores.missing, 0) as advance:
             place = scores.part.folder
-            for unit in run(executor, scores.units(), MetricUnit(config, device), place, stateful=True):
+            for unit in run(executor, metric, scores.units(), MetricUnit(config, device), place, True, each):
                 advance(unit.size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -32,6 +33,22 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Events:
+    """Where the attempts of a phase are noted: units of two phases may have the same name."""
+
+    folder: Folder
+    phase: str
+
+    def write(self, unit: Unit, attempt: int, outcome: str, start: float, **more: Any) -> None:
+        """Events are for people: a full disk must not turn a finished unit into a failed one."""
+        line = {"phase": self.phase, "unit": unit.name, "attempt": attempt, "outcome": outcome}
+        line |= {"images": unit.size, "start": round(start, 3), **more}
+        with contextlib.suppress(Exception):
+            name = f"events/{self.phase}-{unit.name}.{attempt}.jsonl"
+            self.folder.publish(name, (json.dumps(line) + "\n").encode())
+
+
+@dataclass(frozen=True)
 class Publish:
     """Runs `work(unit)` and publishes the files that it yields, in order; the last one marks the unit as done."""
 
@@ -46,7 +63,7 @@ class Publish:
 _loaded: tuple[bytes, Callable[[Unit], Any]] | None = None
 
 
-def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int, settings: dict[str, Any]) -> Any:
+def handle(job: bytes, unit: Unit, events: Events | None, attempt: int, settings: dict[str, Any]) -> Any:
     """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once.
 
     `settings`: how the driver speaks to stores.
@@ -67,37 +84,7 @@ def handle(job: bytes, unit: Unit, events: Folder | None, attempt: int, settings
         raise
     finally:
         if events is not None:
-            line = {
-                "unit": unit.name,
-                "attempt": attempt,
-                "outcome": outcome,
-                "images": unit.size,
-                "start": round(start, 3),
-                "seconds": round(time.time() - start, 3),
-                "pid": os.getpid(),
-            }
-            _write_event(events, f"events/{unit.name}.{attempt}.jsonl", line)
-
-
-def note_lost(events: Folder | None, unit: Unit, attempt: int) -> None:
-    """The driver's event of an attempt whose worker can no longer write one."""
-    if events is not None:
-        line = {
-            "unit": unit.name,
-            "attempt": attempt,
-            "outcome": "lost",
-            "images": unit.size,
-            "start": round(time.time(), 3),
-        }
-        _write_event(events, f"events/{unit.name}.{attempt}.jsonl", line)
-
-
-def _write_event(events: Folder, name: str, line: dict[str, Any]) -> None:
-    """Events are for people: a full disk must not turn a finished unit into a failed one."""
-    try:
-        events.publish(name, (json.dumps(line) + "\n").encode())
-    except Exception:
-        return
+            events.write(unit, attempt, outcome, start, seconds=round(time.time() - start, 3), pid=os.getpid())
 
 
 def limit_threads() -> None:

@@ -1,0 +1,130 @@
+"""How a job is spread: shares of GPUs, threads that decode ahead, what is noted of attempts and stragglers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from lucidflux_data.config import label, make_config
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.runs import make_run
+from lucidflux_data.storage import Folder
+from pipelines.executor import RayExecutor
+from pipelines.flights import Flights
+from pipelines.progress import Progress
+from pipelines.ray_workers import number_of_actors
+from pipelines.score import MetricUnit
+from pipelines.worker import Events, Unit
+
+
+def where_am_i(unit: Unit) -> tuple[int, str]:
+    time.sleep(0.3)  # so that every actor gets its part
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.mark.parametrize(("each", "actors"), [(0.5, 4), (1.0, 2), (2.0, 1)])
+def test_an_actor_has_the_share_of_a_gpu_that_was_asked_for(each: float, actors: int, ray_with_gpus) -> None:
+    """Two GPUs that Ray is told of: where it places actors is its own count, no device is needed."""
+    units = [Unit(f"unit-{number}", 1, None) for number in range(12)]
+    seen = [answer for _, answer in ray_with_gpus.map(units, where_am_i, stateful=True, gpus_each=each)]
+    devices = {pid: device for pid, device in seen}
+    assert len(devices) == actors
+    if each <= 1:
+        counts = [list(devices.values()).count(device) for device in ("0", "1")]
+        assert counts == [1 / each, 1 / each]
+    else:
+        assert set(devices.values()) == {"0,1"}
+
+
+@pytest.fixture(scope="module")
+def ray_with_gpus():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers find this file
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else a private cluster turns it on for this whole process
+        executor = RayExecutor(4, 2, "local")
+    assert executor.description.endswith("4 CPUs, 2 GPUs")
+    yield executor
+    executor.close()
+
+
+def test_a_fraction_never_spans_two_gpus() -> None:
+    assert [number_of_actors(2, each) for each in (0.25, 0.3, 0.4, 0.6, 1, 2)] == [8, 6, 4, 2, 2, 1]
+    with pytest.raises(ConfigError, match="gpus_per_actor=4 is more than the 2 GPUs"):
+        number_of_actors(2, 4)
+    with pytest.raises(ConfigError, match="whole GPUs"):
+        make_config(settings=["workers.gpus_per_actor=1.5"])
+    with pytest.raises(ConfigError, match="decode_threads"):
+        make_config(settings=["workers.decode_threads=-1"])
+
+
+def test_how_work_is_spread_is_in_no_digest_and_no_run() -> None:
+    plain = make_config("demo")
+    spread = make_config("demo", settings=["workers.gpus_per_actor=0.25", "workers.decode_threads=7"])
+    listed = {"sources": ["a"], "limit": None, "seed": None}
+    assert make_run(spread, listed, "demo") == make_run(plain, listed, "demo")
+    assert label("demo", spread) == "demo"
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_decode_threads_give_the_same_bytes(threads: int, tmp_path: Path, photo_paths: list[Path]) -> None:
+    image = cv2.imread(str(next(path for path in photo_paths if path.stem == "coffee")))
+    rows = []
+    for number in range(7):
+        data = cv2.imencode(".jpg", image[10 * number :][:120, 10 * number :][:, :120])[1].tobytes()
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(data if number != 3 else data[:700])
+        rows.append({"uri": f"file://{path}", "key": f"{number:020d}", "offset": -1, "size": -1, "known": None})
+    unit = Unit("unit-000000", 7, rows)
+
+    def score(*settings: str) -> list[tuple[str, bytes]]:
+        return list(MetricUnit(make_config("demo", settings=settings), "cpu")(unit))
+
+    assert score(f"workers.decode_threads={threads}") == score()
+
+
+def test_events_of_two_phases_do_not_meet(tmp_path: Path) -> None:
+    unit = Unit("unit-000000", 5, None)
+    for phase, outcome in (("score", "done"), ("niqe", "StorageError")):
+        Events(Folder(tmp_path), phase).write(unit, 1, outcome, 12.0, seconds=3.0)
+    lines = [json.loads(path.read_text()) for path in sorted((tmp_path / "events").iterdir())]
+    assert [(line["phase"], line["unit"], line["outcome"]) for line in lines] == [
+        ("niqe", "unit-000000", "StorageError"),
+        ("score", "unit-000000", "done"),
+    ]
+
+
+def test_the_progress_line_tells_of_attempts_and_stragglers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    found = Flights(clock=lambda: now[0])
+    units = [Unit(f"unit-{number}", 10, None) for number in range(5)]
+    for unit in units:
+        found.started(unit, attempt=1)
+    assert found.note() == "", "nothing to compare with yet"
+    now[0] = 8.0
+    for unit in units[:3]:
+        found.ended(unit)
+    now[0] = 24.0
+    assert found.note() == "", "three times what the others took"
+    now[0] = 30.0
+    found.lost(None, units[4], 1)
+    found.started(units[4], attempt=2)
+    assert found.stragglers() == [("unit-3", 30.0)]
+    monkeypatch.setattr("pipelines.progress.flights", found)
+    with Progress().phase("score", 40, 0) as advance:
+        advance(40)
+    assert "score: 40/40 (" in (line := capsys.readouterr().err)
+    assert line.endswith("images/s, 1 tried again, waiting for unit-3 (30 s))\n")
+
+
+def test_units_of_the_next_phase_start_anew() -> None:
+    found = Flights(clock=lambda: 1.0)
+    found.started(Unit("unit-0", 1, None), attempt=2)
+    found.clear()
+    assert (found.retried, found.stragglers(), found.note()) == (0, [], "")
