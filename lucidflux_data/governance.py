@@ -32,7 +32,7 @@ def compare(first: Folder, second: Folder) -> dict[str, Any]:
     added: kept in the second only, by why the first does not have it; removed: the other way round; changed: the same
     uri with other bytes. Scores are compared over the kept images: means, and the Kolmogorov-Smirnov distance.
     """
-    before, after = (folder.read_table(runs.LEDGER) for folder in (first, second))
+    before, after = (runs.read_ledger(folder) for folder in (first, second))
     kept_before, kept_after = (_kept_keys(table) for table in (before, after))
     shas = {row["uri"]: row["sha256"] for row in before.select(["uri", "sha256"]).to_pylist()}
     changed = sum(
@@ -88,7 +88,7 @@ def forget(folder: Folder, wanted: list[str]) -> dict[str, Any]:
     They go on the run's own opt-out list, so that no later `select` brings them back. Other shards keep their bytes.
     InputError where nothing of that name was ever a candidate.
     """
-    ledger = folder.read_table(runs.LEDGER)
+    ledger = runs.read_ledger(folder)
     packed = stripped.packed_keys(folder)
     sources = {new: old for old, new in packed.items()}
     wanted = [sources.get(item[:20], item) for item in wanted]
@@ -181,7 +181,7 @@ def _rewrite_shards(folder: Folder, keys: set[str]) -> list[str]:
         if keys & set(index["key"].to_pylist()):
             _rewrite(folder, name, index, keys)
             touched.append(f"{name}.tar")
-    digests = manifest["digests"] | {"ledger": hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()}
+    digests = manifest["digests"] | {"ledger": runs.ledger_sha256(folder)}
     renewed = manifest | json.loads(shards.make_manifest(folder, PLACE, names, digests))
     folder.publish(shards.MANIFEST, shards.canonical_json(renewed))
     return touched

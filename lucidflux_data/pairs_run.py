@@ -92,12 +92,12 @@ def start(folder: Folder, run: dict[str, Any]) -> None:
 
 
 def is_pairs(folder: Folder) -> bool:
-    return folder.exists(runs.RUN_FILE) and runs.read_run(folder).get("kind") == KIND
+    return folder.exists(runs.RUN_FILE) and runs.read_about(folder).get("kind") == KIND
 
 
 def read(folder: Folder) -> dict[str, Any]:
     """run.json. InputError where the folder holds no pairs."""
-    run = runs.read_run(folder)
+    run = runs.read_about(folder)
     if run.get("kind") != KIND:
         raise InputError(f"{folder} is a run of the filter, not a folder of pairs")
     return run

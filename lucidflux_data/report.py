@@ -38,7 +38,7 @@ def make_report(folder: Folder) -> bytes:
     run = runs.read_run(folder)
     metric = run["config"]["iqa"]["metric"]
     scores = ["laplacian_variance", "flat_fraction", *([metric] if metric != "none" else [])]
-    table = folder.read_table(runs.LEDGER, ["keep", "reason", "key", "rank", *scores])
+    table = runs.read_ledger(folder, ["keep", "reason", "key", "rank", *scores])
     table = table.append_column("row", pa.array(np.arange(table.num_rows)))
     counts = ledger.counts(table)
     rules = run["config"]["rules"]

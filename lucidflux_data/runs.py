@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lucidflux_data import records
 from lucidflux_data.config import FilterConfig, digest, label
@@ -93,7 +95,15 @@ def parts(folder: Folder) -> list[Part]:
 
 
 def read_run(folder: Folder) -> dict[str, Any]:
-    """run.json of an existing run. InputError where there is none."""
+    """run.json of an existing run of the filter. InputError where there is none."""
+    about = read_about(folder)
+    if "listed" not in about:
+        raise InputError(f"{folder} is not a run of the filter: it holds {about.get('kind', 'something else')}")
+    return about
+
+
+def read_about(folder: Folder) -> dict[str, Any]:
+    """run.json, of whatever job. InputError where there is none."""
     try:
         return json.loads(folder.read(RUN_FILE))
     except (FileNotFoundError, NotADirectoryError):
@@ -114,8 +124,8 @@ def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("sc
             raise ConfigError(f"{folder} is not empty and is not a run: choose another --out")
         folder.publish(RUN_FILE, canonical_json(run))
         return
-    before = read_run(folder)["digests"]
-    if before["score"] != run["digests"]["score"]:
+    before = read_about(folder).get("digests", {})
+    if before.get("score") != run["digests"]["score"]:
         raise ConfigError(f"{folder} holds another run (other sources, sample or measures): choose another --out")
     for step in ("select", "pack"):
         if step in steps and before[step] != run["digests"][step]:
@@ -131,6 +141,24 @@ def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.T
 
 def write_inventory(folder: Folder, table: pa.Table) -> None:
     folder.publish(INVENTORY, table_bytes(table))
+
+
+def read_ledger(folder: Folder, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """The ledger, or the rows of it for which `where` holds. InputError where nothing was selected yet."""
+    _check_selected(folder)
+    return folder.read_table(LEDGER, None if columns is None else list(columns), where)
+
+
+def ledger_sha256(folder: Folder) -> str:
+    """Of the ledger's bytes. InputError where nothing was selected yet."""
+    _check_selected(folder)
+    return hashlib.sha256(folder.read(LEDGER)).hexdigest()
+
+
+def _check_selected(folder: Folder) -> None:
+    if not folder.exists(LEDGER):
+        read_run(folder)
+        raise InputError(f"{folder} was scored but not selected: `lucidflux-data select {folder}`")
 
 
 def read_basic(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:

@@ -39,7 +39,7 @@ def check_set(folder: Folder) -> list[str]:
     distinct = len({packed.get(key, key) for key in keys})
     if manifest["samples"] != distinct:
         problems.append(f"the ledger keeps {distinct} images, the manifest has {manifest['samples']}")
-    if manifest["digests"]["ledger"] != hashlib.sha256(folder.read(runs.LEDGER)).hexdigest():
+    if manifest["digests"]["ledger"] != runs.ledger_sha256(folder):
         problems.append(f"{PLACE}/ was packed from another ledger: run `lucidflux-data pack` again")
     if len(keys) != kept:
         problems.append("a key is kept twice")
@@ -111,7 +111,7 @@ def explain(folder: Folder, wanted: str) -> dict[str, Any]:
     sources = {new: old for old, new in stripped.packed_keys(folder).items()}
     wanted = sources.get(wanted, wanted)
     for column in ("uri", "key", "source_key"):
-        rows = folder.read_table(runs.LEDGER, where=pc.field(column) == wanted)
+        rows = runs.read_ledger(folder, where=pc.field(column) == wanted)
         if rows.num_rows:
             break
     else:

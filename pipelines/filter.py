@@ -131,7 +131,7 @@ def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> di
 def summary(folder: Folder) -> dict[str, Any]:
     """Counts of the ledger and of what was listed and packed."""
     run = runs.read_run(folder)
-    counts = ledger.counts(folder.read_table(runs.LEDGER, ["keep", "reason"]))
+    counts = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
     result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"], **counts}
     if folder.exists(shards.MANIFEST):
         manifest = json.loads(folder.read(shards.MANIFEST))

@@ -94,7 +94,7 @@ def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
 
 def kept_rows(folder: Folder) -> list[dict[str, Any]]:
     """The kept rows of the ledger in the order of their keys."""
-    return folder.read_table(runs.LEDGER, where=pc.field("keep")).sort_by("key").to_pylist()
+    return runs.read_ledger(folder, where=pc.field("keep")).sort_by("key").to_pylist()
 
 
 def pack(
@@ -106,7 +106,7 @@ def pack(
     card: dict[str, Any],
 ) -> dict[str, Any]:
     """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
-    ledger_sha256 = hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()
+    ledger_sha256 = runs.ledger_sha256(folder)
     plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
     what = config.shards.strip
     kept = kept_rows(folder) if what else []
@@ -146,7 +146,7 @@ def restage(folder: Folder, config: FilterConfig) -> None:
     """Takes published shards back to the stage, where `pack` completes and publishes them again."""
     folder.remove(shards.MANIFEST)
     if folder.exists(runs.LEDGER) and folder.exists("shards"):
-        ledger_sha256 = hashlib.sha256(folder.read(runs.LEDGER)).hexdigest()
+        ledger_sha256 = runs.ledger_sha256(folder)
         plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
         folder.remove(STAGE)
         folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
