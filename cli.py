@@ -31,6 +31,33 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(bench_app, name="bench")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("lucidflux"))
+        raise typer.Exit
+
+
+@app.callback()
+@data_app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("doctor")
+def doctor_command(json_: Json = False) -> None:
+    """What this machine can run, and what is missing for what it cannot."""
+    from pipelines.doctor import check_opencv, examine
+
+    tell(examine(), json_)
+    check_opencv()
+
+
 @app.command("demo")
 def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for photos, run and report.")] = Path("demo"),
