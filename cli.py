@@ -74,6 +74,7 @@ def demo_command(
 def lucidflux_main() -> None:
     # torch's threads otherwise spin while they wait, which on busy cores makes small models 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises, at every start, against what makes it exact
     _main(app)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.suites import Suite
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
-from lucidflux_data.fingerprints import fingerprint_file
+from lucidflux_data.fingerprints import fingerprint_file, known_suites
 from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
 from lucidflux_data.pairs import versions
 
@@ -73,8 +73,7 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
 
 def firewall_file(suite: Suite) -> Path:
     """Where `select --forbid NAME` looks for the fingerprints of a suite."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")))
-    return cache / "lucidflux" / "fingerprints" / f"{suite.name}.parquet"
+    return known_suites() / f"{suite.name}.parquet"
 
 
 def firewall_prints(suite: Suite, images: Images) -> bytes:
@@ -169,7 +168,7 @@ def _in_first_place(names: list[str], places: list[str]) -> list[str]:
 def check(suite: Suite, images: Images) -> dict[str, Any]:
     """The content of suite.json. Raises as `prepare` does."""
     _check_ids(suite, images)
-    record: dict[str, Any] = {"name": suite.name, "version": suite.version, "images": {}}
+    record: dict[str, Any] = {"name": suite.name, "version": suite.version, "scale": suite.scale, "images": {}}
     lines = []
     for id_ in sorted(images["lq"]):
         roles: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 A suite is a data file in suite_files/; `prepare` puts its images below the suites folder, checked and fingerprinted:
 
-    SUITES/<name>/lq/<id>.<ext>  gt/<id>.<ext>  suite.json (ids, sha256, sizes, one fingerprint over all)
+    SUITES/<name>/lq/<id>.<ext>  gt/<id>.<ext>  suite.json (scale, ids, sha256, sizes, one fingerprint over all)
 
 A suite that is not prepared can still score outputs by the metrics that need no suite image, by the ids of its data
 file. Folders given as --inputs and --gt make an ad hoc suite, which is unpinned.

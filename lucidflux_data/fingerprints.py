@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -63,6 +65,12 @@ class Match(NamedTuple):
     image: str
     tiles: int
     distance: int
+
+
+def known_suites() -> Path:
+    """The folder of the user's cache where `bench prepare` puts a fingerprint file for each suite, by its name."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")))
+    return cache / "lucidflux" / "fingerprints"
 
 
 def fingerprint(luma: np.ndarray) -> Fingerprint:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_model import layouts
+from lucidflux_model.contamination import read_mark
 from lucidflux_model.files import WEIGHTS_FILE, file_sha256, folder_hashes
 from lucidflux_model.models import CLASSES, ModelSizes, build, sizes_of
 from lucidflux_model.pipeline import LucidFluxPipeline
@@ -29,6 +30,7 @@ from lucidflux_model.prompt import PROMPT, PromptEmbeddings
 from lucidflux_model.schedule import make_scheduler
 from lucidflux_model.weights import (
     LUCIDFLUX_PARTS,
+    MARK,
     check_parts,
     layouts_of,
     read_tensors,
@@ -68,7 +70,9 @@ def convert(files: Path, out: Path, model: str = "flux-dev", say: Callable[[str]
             _convert_one(name, component, sources[name], part / name, torch.float32 if name in FLOAT32 else dtype)
         write_index(part, components)
         hashes = {str(path.relative_to(part)): file_sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        about = {"schema_version": 1, "model": model, "files": hashes}
+        about: dict[str, Any] = {"schema_version": 1, "model": model, "files": hashes}
+        if mark := read_mark(sources["conditioner"]):
+            about[MARK] = mark
         (part / WEIGHTS_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
         part.rename(out)
     finally:
@@ -184,7 +188,7 @@ def export(folder: Path, out: Path) -> None:
         if not (folder / name / "config.json").is_file():
             raise InputError(f"{folder} is not a folder of converted weights: it has no {name}")
         loaded[name] = CLASSES[name].from_pretrained(folder / name, dtype="auto", local_files_only=True)
-    save_lucidflux(loaded["conditioner"], loaded["connector"], out)
+    save_lucidflux(loaded["conditioner"], loaded["connector"], out, read_mark(folder))
 
 
 def verify(folder: Path) -> dict[str, Any]:

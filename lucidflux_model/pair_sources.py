@@ -1,7 +1,8 @@
-"""Where training pairs come from. Both kinds answer `keys`, `groups`, `shard_of`, `size` and `read(index, epoch)`.
+"""Where pairs come from. Those to train on answer `groups`, `key`, `shard_of`, `size` and `read(index, epoch)`.
 
     ShardPairs     pair shards by their index, or stock WebDataset tars with members hq.* and lq.*; local or a url
     OnlinePairs    clean images, degraded as they are read: epoch e is variant e
+    SuiteImages    a prepared benchmark suite: to validate on only
 
 A sample is one ranged read. `Unreadable` is a sample's own trouble, which the loader counts and replaces.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,6 +169,46 @@ class OnlinePairs:
         except InputError as error:
             raise Unreadable(str(error)) from None
         return hq, upsample_lq(lq, *hq.shape[:2])
+
+
+class SuiteImages:
+    """A suite that `lucidflux bench prepare` has laid out, to validate on: suite.json, lq/, gt/ where there are any.
+
+    Ids are the keys; sizes may differ, and `read` gives None for the HQ of a suite without references.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """InputError where the folder holds no prepared suite."""
+        self.folder = Path(folder)
+        try:
+            about = json.loads((self.folder / "suite.json").read_text())
+            self.name, self._scale, images = str(about["name"]), int(about["scale"]), about["images"]
+        except OSError:
+            raise InputError(f"{folder} is no prepared suite (no suite.json): see `lucidflux bench prepare`") from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{folder}/suite.json is damaged, or of an older version: prepare it again") from None
+        self.keys = sorted(images)
+        self._files = {id_: {role: image["file"] for role, image in images[id_].items()} for id_ in self.keys}
+        self.references = all("gt" in roles for roles in self._files.values())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, index: int, epoch: int) -> str:
+        return self.keys[index]
+
+    def read(self, index: int, epoch: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """Raises Unreadable."""
+        found: dict[str, np.ndarray] = {}
+        for role, file in self._files[self.keys[index]].items():
+            try:
+                found[role] = decode((self.folder / role / file).read_bytes())
+            except (ImageError, OSError) as error:
+                why = error.detail if isinstance(error, ImageError) else error.strerror
+                raise Unreadable(f"{self.folder / role / file}: {why}") from None
+        hq, (height, width) = found.get("gt"), found["lq"].shape[:2]
+        size = hq.shape[:2] if hq is not None else (height * self._scale, width * self._scale)
+        return hq, upsample_lq(found["lq"], *size)
 
 
 PairSource = ShardPairs | OnlinePairs

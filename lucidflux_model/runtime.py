@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_model.loading import pick_device
 
 PATIENCE = timedelta(hours=1)  # of collectives: others wait while one saves or restores images
@@ -82,10 +83,47 @@ def open_runtime(device: str = "auto") -> Iterator[Runtime]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Runtime(dist.get_rank(), dist.get_world_size(), place)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "by peer" in str(error):  # gloo: closed, or reset, by peer
+            raise Interrupted("another process was lost: --resume goes on from the last checkpoint") from None
+        raise
     finally:
         dist.destroy_process_group()
 
 
 def launch_line(arguments: list[str], processes: int) -> list[str]:
-    """The command that starts `lucidflux train` on `processes` GPUs of this machine."""
+    """The command that does by hand what `launch` does."""
     return ["torchrun", "--standalone", "--nproc-per-node", str(processes), "--no-python", "lucidflux", *arguments]
+
+
+def launch(command: list[str], processes: int) -> None:
+    """Runs `command` as `processes` processes of this machine, by torchrun's agent; returns when all have ended well.
+
+    Ends with the exit code of the process that failed first, which has said why. A signal is passed on to all, and they
+    have time to save. Raises Interrupted where a process was killed.
+    """
+    import logging
+    import tempfile
+    import uuid
+
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what failed says so itself
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(int(PATIENCE.total_seconds())))
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": uuid.uuid4().hex}
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            config = LaunchConfig(1, 1, processes, DefaultLogsSpecs(log_dir=scratch), max_restarts=0, **place)
+            elastic_launch(config, command[0])(*command[1:])
+    except SignalException:
+        sys.exit(Interrupted.exit_code)
+    except ChildFailedError as failed:
+        killed = [rank for rank, failure in failed.failures.items() if failure.exitcode < 0]
+        if killed:
+            raise Interrupted(f"process {killed[0]} was killed: --resume goes on from the last checkpoint") from None
+        sys.exit(failed.get_first_failure()[1].exitcode)

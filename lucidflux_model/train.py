@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_model.checkpoints import Checkpoints, latest
 from lucidflux_model.conditioner import pack
+from lucidflux_model.contamination import joined
 from lucidflux_model.data import PairDataset, Pieces, Share, load
 from lucidflux_model.objective import draw, sigma_bins, velocity_losses
 from lucidflux_model.optimizer import MovingAverage, learning_rate, make_optimizer
@@ -34,7 +36,7 @@ from lucidflux_model.velocity import VelocityModel
 
 @dataclass
 class Progress:
-    """What a checkpoint remembers beside tensors. `consumed` samples of `epoch`."""
+    """What a checkpoint remembers beside tensors. `consumed` samples of `epoch`; `contaminated`: by which suites."""
 
     step: int = 0
     epoch: int = 0
@@ -42,6 +44,11 @@ class Progress:
     corrupt: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    contaminated: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """What a line of metrics says of it."""
+        return {name: value for name, value in asdict(self).items() if name != "contaminated"}
 
 
 @dataclass
@@ -54,7 +61,7 @@ class Trainer:
     parallel: Parallel
     dataset: PairDataset
     share: Share
-    validation: Validation | None = None
+    validations: list[Validation] = field(default_factory=list)  # held-out pairs, benchmark suites
     work: tuple[float, float] | None = None  # useful FLOPs of a sample, FLOP/s of the device
     say: Callable[[str], None] = print
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
@@ -80,8 +87,8 @@ class Trainer:
             while self.progress.step < self.config.steps:
                 line, stop = self._step(batches)
                 step = self.progress.step
-                if self.validation and (step % self.config.validation.every == 0 or step == self.config.steps):
-                    line["validation"] = self._validated(self.validation, step)
+                if self.validations and (step % self.config.validation.every == 0 or step == self.config.steps):
+                    line["validation"] = self._validated(step)
                 if log is not None:
                     log.write(line)
                     self.on_step(line)
@@ -126,7 +133,7 @@ class Trainer:
         self._advance(int(told[2 * BINS]), bool(fine))
         by_sigma = [total / count if count else None for total, count in zip(told[:BINS], told[BINS:-2], strict=True)]
         figures = {"loss": loss, "loss_by_sigma": by_sigma, "grad_norm": norm, "lr": rate}
-        return {**asdict(self.progress), **figures, **self._speed(started, waited)}, told[-1] > 0
+        return {**self.progress.counts(), **figures, **self._speed(started, waited)}, told[-1] > 0
 
     def _losses(self, batch: dict[str, Any], last: bool) -> tuple[Tensor, Tensor]:
         """Losses and sigmas of a piece, B each; adds its gradient."""
@@ -183,20 +190,29 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = self._state()
+        marked = self.progress.contaminated
         self.progress = Progress(**self.checkpoints.load(path, state))
+        self.progress.contaminated = joined(marked, self.progress.contaminated)
         parts = torch.nn.ModuleDict({"conditioner": self.model.conditioner, "connector": self.model.connector})
         set_optimizer_state_dict(parts, self.optimizer, state["optimizer"])
         if self.runtime.main:
             self.say(f"goes on after step {self.progress.step:,}")
 
-    def _validated(self, validation: Validation, step: int) -> dict[str, Any]:
+    def _validated(self, step: int) -> dict[str, Any]:
         """Losses of the weights and of their average; images of the average, which is what is exported."""
-        figures = validation.losses()
-        if self.average is None:
-            return figures | validation.images(step)
-        with self.average.in_place():
-            averaged = {f"ema_{name}": value for name, value in validation.losses().items()}
-            return figures | averaged | validation.images(step)
+        found = [validation.losses() for validation in self.validations]
+        with self.average.in_place() if self.average is not None else nullcontext():
+            for validation, figures in zip(self.validations, found, strict=True):
+                if self.average is not None:
+                    figures |= {f"ema_{name}": value for name, value in validation.losses().items()}
+                figures |= validation.images(step)
+        told: dict[str, Any] = {}
+        for validation, figures in zip(self.validations, found, strict=True):
+            if validation.suite is None:
+                told |= figures
+            else:
+                told.setdefault("suites", {})[validation.suite] = figures
+        return told
 
     def _tell_corrupt(self, batch: dict[str, Any]) -> None:
         for why in batch["why"]:

@@ -63,9 +63,11 @@ class DataConfig(Section):
 
 
 class ValidationConfig(Section):
-    """`fraction` of the groups never enters training; `samples` of them, those of lowest hash, are measured."""
+    """`fraction` of the groups never enters training; `samples` of them, those of lowest hash, are measured, and as
+    many of each of `suites`: folders of prepared benchmarks, which mark the checkpoint as contaminated."""
 
     fraction: Fraction = 0.002
+    suites: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
     every: int = Field(500, ge=1)  # steps
     samples: int = Field(32, ge=1)
     images: int = Field(2, ge=0)  # restored and saved as strips
@@ -145,7 +147,7 @@ FREE = (
     *("steps", "micro_batch", "checkpoint_every", "keep_checkpoints", "max_skipped", "tensorboard"),
     *("parallel", "shard_frozen", "checkpointing", "compile", "deterministic", "connector", "initialisation"),
     *("data.workers", "data.max_corrupt", "validation.every", "validation.samples"),
-    *("validation.images", "validation.steps"),
+    *("validation.images", "validation.steps", "validation.suites"),
 )
 
 

@@ -13,6 +13,7 @@ from lucidflux_data.report import STYLE
 from lucidflux_model.train_config import BINS
 from lucidflux_model.train_log import read_metrics
 from lucidflux_model.validation import PLACE
+from lucidflux_model.weights import MARK
 
 REPORT = "report.html"
 WIDTH, HEIGHT, POINTS = 960, 180, 400
@@ -26,6 +27,9 @@ def make_report(run: Path) -> bytes:
     lines = read_metrics(run)
     config = about["config"]
     parts = [f"<h1>{html.escape(about['label'])}</h1>", f"<p class=note>{_counts(lines, config)}</p>"]
+    if about.get(MARK):
+        suites = html.escape(", ".join(about[MARK]))
+        parts.append(f"<p class=note>Validated on {suites}: its checkpoints are marked, and no fair entry there.</p>")
     bins = [f"{i / BINS:g} to {(i + 1) / BINS:g}" for i in range(BINS)]
     parts.append(_chart("Loss", {"a step": _series(lines, "loss")}))
     by_bin = {name: _series(lines, "loss_by_sigma", i) for i, name in enumerate(bins)}
@@ -37,6 +41,7 @@ def make_report(run: Path) -> bytes:
     validated = {name: _series(measured, weights, i) for i, name in enumerate(bins)}
     parts.append(_chart("Validation loss by sigma", validated))
     parts.append(_chart("PSNR of restored pairs, dB", _named(measured, {"psnr": "psnr"})))
+    parts += _suites(lines)
     parts.append(_chart("Norm of the gradient", {"before clipping": _series(lines, "grad_norm")}))
     parts.append(_chart("Learning rate", {"rate": _series(lines, "lr")}))
     parts.append(_chart("Images a second", {"process 0": _series(lines, "images_per_s")}))
@@ -47,6 +52,18 @@ def make_report(run: Path) -> bytes:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}</html>\n"
     )
     return page.encode()
+
+
+def _suites(lines: list[dict[str, Any]]) -> list[str]:
+    """A curve for each measure of each benchmark suite."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for line in lines:
+        for suite, figures in line.get("validation", {}).get("suites", {}).items():
+            for name in ("psnr", "niqe"):
+                if figures.get(name) is not None:
+                    found.setdefault((suite, name), []).append((line["step"], figures[name]))
+    titles = {"psnr": "PSNR, dB", "niqe": "NIQE, lower is better"}
+    return [_chart(f"{suite}: {titles[name]}", {name: points}) for (suite, name), points in found.items()]
 
 
 def _counts(lines: list[dict[str, Any]], config: dict[str, Any]) -> str:
@@ -114,7 +131,7 @@ def _strips(run: Path) -> str:
     if not folders:
         return ""
     figures = []
-    for path in sorted(folders[-1].glob("*.png")):
+    for path in sorted(folders[-1].rglob("*.png")):
         data = base64.b64encode(path.read_bytes()).decode()
         figures.append(
             f"<p><img alt='' width='100%' src='data:image/png;base64,{data}'><br>{html.escape(path.stem)}</p>"

@@ -5,6 +5,7 @@ RUN/run.json says what the run is; what decides the weights must be the same whe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -17,15 +18,17 @@ from torch import nn
 
 from lucidflux_data.config import digest, dotted
 from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.fingerprints import known_suites
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.storage import Folder, absolute_url
 from lucidflux_model import weights
 from lucidflux_model.checkpoints import PLACE, latest, read_trained
+from lucidflux_model.contamination import RUN_FILE, joined, mark_of_run, read_mark, suites_shown
 from lucidflux_model.data import Order, PairDataset, Share, split
 from lucidflux_model.files import folder_hashes
 from lucidflux_model.flops import peak_flops, useful_flops
 from lucidflux_model.models import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
-from lucidflux_model.pair_sources import PairSource, open_pairs
+from lucidflux_model.pair_sources import PairSource, SuiteImages, Unreadable, open_pairs
 from lucidflux_model.parallel import Parallel
 from lucidflux_model.runtime import Runtime
 from lucidflux_model.sidecars import Sidecars, cache_folder
@@ -34,8 +37,8 @@ from lucidflux_model.train_config import TrainConfig
 from lucidflux_model.train_report import REPORT, make_report
 from lucidflux_model.validation import EPOCH, Validation, choose
 from lucidflux_model.velocity import FROZEN, VelocityModel, freeze, initialise, use_checkpointing
+from lucidflux_model.weights import MARK
 
-RUN_FILE = "run.json"
 KIND = "train"
 
 
@@ -64,8 +67,10 @@ def train(
     if not len(training):
         raise InputError("all of the pairs are held out for validation: lower validation.fraction")
     with runtime.first():
+        suites = open_suites(config)
         if runtime.main:
-            claim(config, out, sources, source.digest(), init)
+            mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
+            claim(config, out, sources, source.digest(), init, joined(mark, read_mark(Path(init)) if init else []))
     model = prepare_model(config, runtime, init if latest(out) is None else None)
     extra = (
         Sidecars(cache_folder(Folder(sources[0]), base_digest(config)), source, data.cached) if data.cached else None
@@ -78,7 +83,10 @@ def train(
     parallel = Parallel(model, runtime, config.parallel, config.shard_frozen)
     trainer = Trainer(config, out, runtime, parallel, dataset, share, say=say, on_step=on_step)
     trainer.stop, trainer.leaving = stop, leaving
-    trainer.validation = make_validation(trainer, source, held)
+    trainer.validations = make_validations(trainer, source, held, suites)
+    trainer.progress.contaminated = mark_of_run(out)
+    if runtime.main and trainer.progress.contaminated:
+        say(f"contaminated: validated on {', '.join(trainer.progress.contaminated)}; leaderboards will say so")
     peak = peak_flops(runtime.device)
     trainer.work = (useful_flops(config.model.name, *source.size), peak) if peak else None
     return finish(trainer, trainer.fit(resume))
@@ -107,8 +115,39 @@ def make_share(config: TrainConfig, runtime: Runtime) -> Share:
     return Share(config.batch_size, micro, runtime.rank, runtime.world)
 
 
-def claim(config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None) -> None:
-    """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs."""
+def open_suites(config: TrainConfig) -> list[SuiteImages]:
+    """The benchmark suites to validate on. InputError for what is not one, ConfigError for a name given twice."""
+    suites = [SuiteImages(folder) for folder in config.validation.suites]
+    names = [suite.name for suite in suites]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"validation.suites names a suite twice: {', '.join(sorted(names))}")
+    return suites
+
+
+def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: Callable[[str], None]) -> list[str]:
+    """Suites whose images are among the pairs that are validated on, by the fingerprints of those prepared here."""
+    files = sorted(known_suites().glob("*.parquet"))
+    if not files or not len(held):
+        return []
+    pictures = []
+    for index in chosen_pairs(config, source, held):
+        with contextlib.suppress(Unreadable):  # told by the validation itself
+            pictures.append(source.read(index, EPOCH)[0])
+    shown, unreadable = suites_shown(pictures, files)
+    for name in shown:
+        say(f"pairs that are held out for validation show images of the benchmark suite {name}")
+    for name in unreadable:
+        say(f"{known_suites() / name} is damaged or of another version: that suite is not looked for")
+    return shown
+
+
+def claim(
+    config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None, mark: Sequence[str] = ()
+) -> None:
+    """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs.
+
+    `mark`: suites that the run is validated on, from now on or already; they stay, whatever later commands say.
+    """
     lasting = {**config.lasting(), "base_sha256": base_digest(config), "pairs_sha256": data}
     folder = Folder(out)
     if folder.exists(RUN_FILE):
@@ -127,18 +166,31 @@ def claim(config: TrainConfig, out: Path, sources: Sequence[str], data: str, ini
     urls = [absolute_url(source) for source in sources]
     run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
     run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
+    if marked := joined(mark, mark_of_run(out)):
+        run[MARK] = marked
     folder.publish(RUN_FILE, canonical_json(run))
 
 
-def make_validation(trainer: Trainer, source: PairSource, held: np.ndarray) -> Validation | None:
-    """None where nothing is held out: with validation.fraction=0, or too few groups of pairs, which is said."""
-    if not len(held):
-        if trainer.config.validation.fraction and trainer.runtime.main:
-            trainer.say("no group of pairs falls into validation.fraction: nothing is validated")
-        return None
+def make_validations(
+    trainer: Trainer, source: PairSource, held: np.ndarray, suites: Sequence[SuiteImages]
+) -> list[Validation]:
+    """Of the pairs held out, and of each suite. Where the fraction leaves no pair, that is said."""
+    config = trainer.config
+    about = (trainer.runtime, trainer.run)
+    made = []
+    if len(held):
+        made.append(Validation(trainer.model, config, source, chosen_pairs(config, source, held), *about))
+    elif config.validation.fraction and trainer.runtime.main:
+        trainer.say("no group of pairs falls into validation.fraction: nothing is held out")
+    for suite in suites:
+        chosen = choose(range(len(suite)), suite.keys, suite.keys, config.validation.samples)
+        made.append(Validation(trainer.model, config, suite, chosen, *about, suite.name))
+    return made
+
+
+def chosen_pairs(config: TrainConfig, source: PairSource, held: np.ndarray) -> list[int]:
     keys = [source.key(index, EPOCH) for index in range(len(source))]
-    chosen = choose(held.tolist(), source.groups, keys, trainer.config.validation.samples)
-    return Validation(trainer.model, trainer.config, source, chosen, trainer.runtime, trainer.run)
+    return choose(held.tolist(), source.groups, keys, config.validation.samples)
 
 
 def base_digest(config: TrainConfig) -> str:
@@ -255,7 +307,7 @@ def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         export(out, exported)
         Folder(out).publish(REPORT, make_report(out))
     trainer.runtime.barrier()
-    return {
+    summary = {
         "run": str(out),
         "model": label(trainer.config),
         "steps": progress.step,
@@ -265,6 +317,7 @@ def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         "trained": str(exported),
         "report": str(out / REPORT),
     }
+    return summary | ({MARK: progress.contaminated} if progress.contaminated else {})
 
 
 def export(run: Path, out: Path, averaged: bool = True) -> None:
@@ -275,5 +328,5 @@ def export(run: Path, out: Path, averaged: bool = True) -> None:
     model = json.loads((run / RUN_FILE).read_text())["config"]["model"]["name"]
     parts = read_trained(checkpoint, model, averaged)
     part = out.with_name(f".{out.name}.part{out.suffix}")
-    weights.save_lucidflux(parts["conditioner"], parts["connector"], part)
+    weights.save_lucidflux(parts["conditioner"], parts["connector"], part, mark_of_run(run))
     os.replace(part, out)

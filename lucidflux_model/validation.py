@@ -1,7 +1,8 @@
 """How far a run has come, on pairs that never enter it, with the same keys, sigmas and noise every time.
 
-loss of each sigma bin, at its centre        images restored with a few steps: PSNR, SSIM
-RUN/validation/step-00000500/<key>.png       LQ | proxy | output | HQ
+loss of each sigma bin, at its centre             images restored with a few steps: PSNR, SSIM
+RUN/validation/step-00000500/<key>.png            LQ | proxy | output | HQ
+RUN/validation/step-00000500/<suite>/<id>.png     of a benchmark suite, which marks the checkpoint as contaminated
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor
 
 from lucidflux_data.errors import InputError
+from lucidflux_data.images import ImageError
 from lucidflux_data.iqa import psnr, ssim
+from lucidflux_data.niqe import niqe
 from lucidflux_data.storage import Folder
 from lucidflux_model.conditioner import pack
 from lucidflux_model.data import hash64
 from lucidflux_model.objective import Draws, model_time, velocity_losses
-from lucidflux_model.pair_sources import PairSource, Unreadable
-from lucidflux_model.pipeline import LucidFluxPipeline
+from lucidflux_model.pair_sources import PairSource, SuiteImages, Unreadable
+from lucidflux_model.pipeline import TOKEN_PX, LucidFluxPipeline
 from lucidflux_model.runtime import Runtime
 from lucidflux_model.schedule import make_scheduler
 from lucidflux_model.train_config import BINS, TrainConfig
@@ -43,16 +46,28 @@ def choose(held: Sequence[int], groups: Sequence[str], keys: Sequence[str], coun
 
 @dataclass
 class Validation:
+    """`suite`: the benchmark that `source` is of; None for pairs that were held out."""
+
     model: VelocityModel
     config: TrainConfig
-    source: PairSource
+    source: PairSource | SuiteImages
     chosen: list[int]
     runtime: Runtime
     run: Path
+    suite: str | None = None
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Of restored images: against references where there are any."""
+        with_references = not isinstance(self.source, SuiteImages) or self.source.references
+        return ("psnr", "ssim") if with_references else ("niqe",)
 
     @torch.no_grad()
     def losses(self) -> dict[str, Any]:
-        """`loss` and `loss_by_sigma` over the chosen pairs, dealt to the processes. InputError for a damaged pair."""
+        """`loss` and `loss_by_sigma` over the chosen pairs, dealt to the processes; {} without references. InputError
+        for a damaged pair."""
+        if "psnr" not in self.measures:
+            return {}
         sums = torch.zeros(BINS + 1, dtype=torch.float64, device=self.runtime.device)
         world, count = self.runtime.world, len(self.chosen)
         for turn in range(-(-count // world)):  # as many calls on each: FSDP gathers weights in every one
@@ -67,7 +82,9 @@ class Validation:
 
     def _losses_of(self, index: int) -> Tensor:
         hq, lq = self._read(index)
-        inputs = self.model.encode({"hq": _batch(hq), "lq": _batch(lq)})
+        assert hq is not None, "`losses` has looked"
+        rows, columns = (side // TOKEN_PX * TOKEN_PX for side in hq.shape[:2])
+        inputs = self.model.encode({"hq": _batch(hq[:rows, :columns]), "lq": _batch(lq[:rows, :columns])})
         clean = inputs.pop("latent")
         generator = torch.Generator().manual_seed(hash64("validation", self.source.key(index, EPOCH)))
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
@@ -87,21 +104,22 @@ class Validation:
         return Draws(noise, one(sigma), one(time), one(guidance))
 
     def images(self, step: int) -> dict[str, Any]:
-        """Restores the first of the chosen pairs, saves the strips, gives mean `psnr` and `ssim`."""
+        """Restores the first of the chosen pairs, saves the strips, gives the mean of each measure."""
         alone = self.config.parallel != "fsdp"  # weights in pieces: every process takes part in every image
         chosen = self.chosen[: self.config.validation.images]
-        sums = torch.zeros(2, dtype=torch.float64, device=self.runtime.device)
+        sums = torch.zeros(1 + len(self.measures), dtype=torch.float64, device=self.runtime.device)
         for place, index in enumerate(chosen):
             if alone and place % self.runtime.world != self.runtime.rank:
                 continue
             hq, lq = self._read(index)
             output = self._restore(lq, index)
             if alone or self.runtime.main:
-                sums += sums.new_tensor([psnr(output, hq), ssim(output, hq)])
-                strip = np.hstack([lq, self._proxy(lq), output, hq])
+                if values := measured(output, hq):
+                    sums += sums.new_tensor([1.0, *values])
+                strip = np.hstack([lq, self._proxy(lq), output, *([hq] if hq is not None else [])])
                 self._save(step, self.source.key(index, EPOCH), strip)
-        mean = (self.runtime.sum(sums) / max(1, len(chosen))).tolist()
-        return {"psnr": mean[0], "ssim": mean[1]} if chosen else {}
+        count, *totals = self.runtime.sum(sums).tolist()
+        return {name: total / count for name, total in zip(self.measures, totals, strict=True)} if count else {}
 
     def _restore(self, lq: np.ndarray, index: int) -> np.ndarray:
         parts = {name: getattr(self.model, name) for name in (*FROZEN, *TRAINED)}
@@ -127,7 +145,7 @@ class Validation:
         proxy = self.model.proxy.restore(unit.to(self.model.proxy.dtype))[0].float()
         return (proxy.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
         try:
             return self.source.read(index, EPOCH)
         except Unreadable as error:
@@ -136,7 +154,18 @@ class Validation:
     def _save(self, step: int, key: str, strip: np.ndarray) -> None:
         done, data = cv2.imencode(".png", np.ascontiguousarray(strip[..., ::-1]))
         assert done, "PNG takes any 8-bit RGB image"
-        Folder(self.run).publish(f"{PLACE}/step-{step:08d}/{key.replace('/', '_')}.png", data.tobytes())
+        folder = f"{PLACE}/step-{step:08d}" + (f"/{self.suite}" if self.suite else "")
+        Folder(self.run).publish(f"{folder}/{key.replace('/', '_')}.png", data.tobytes())
+
+
+def measured(output: np.ndarray, hq: np.ndarray | None) -> tuple[float, ...]:
+    """PSNR and SSIM, or NIQE without a reference; () where NIQE has no value, as of images under 96 pixels."""
+    if hq is not None:
+        return psnr(output, hq), ssim(output, hq)
+    try:
+        return (niqe(output),)
+    except ImageError:
+        return ()
 
 
 def _batch(pixels: np.ndarray) -> Tensor:

@@ -7,7 +7,7 @@ a folder with one sub-folder for each component, safetensors inside            o
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_model import layouts
 from lucidflux_model.layouts import Entry
 
+MARK = "contaminated"  # suites that weights were validated on: lucidflux_model/contamination.py
 # Names of the five parts of lucidflux.pth ("ldr" is its word for the proxy).
 LUCIDFLUX_PARTS = ("condition_lq", "condition_ldr", "modulation_lq", "modulation_ldr", "connector")
 
@@ -32,22 +33,43 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path} is not there")
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError:
-            raise InputError(f"{path} is not a complete safetensors file") from None
+        with _opened(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    flat: dict[str, Tensor] = {}
+    _flatten(_unpickled(path), "", flat)
+    if not flat:
+        raise InputError(f"{path} holds no tensors")
+    return flat
+
+
+def read_mark(path: Path) -> list[str]:
+    """Names of the suites that a file of trained weights was validated on, as `save_lucidflux` writes them."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            named = (file.metadata() or {}).get(MARK, "")
+    else:
+        content = _unpickled(path)
+        named = content.get(MARK, "") if isinstance(content, Mapping) else ""
+    return sorted({name for name in named.split(",") if name})
+
+
+def _opened(path: Path) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError):
+        raise InputError(f"{path} is not a complete safetensors file") from None
+
+
+def _unpickled(path: Path) -> Any:
+    """Tensors are mapped, not read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError:
         raise InputError(f"{path} is not a plain file of tensors (it would have to run code to load)") from None
     except (RuntimeError, EOFError, ValueError, KeyError):
         raise InputError(f"{path} is damaged or not a file that torch wrote") from None
-    flat: dict[str, Tensor] = {}
-    _flatten(content, "", flat)
-    if not flat:
-        raise InputError(f"{path} holds no tensors")
-    return flat
 
 
 def _is_zip(path: Path) -> bool:
@@ -132,11 +154,16 @@ def lucidflux_state(conditioner: Any, connector: Any) -> dict[str, dict[str, Ten
     return {name: layouts.to_published(entries, module.state_dict()) for name, (module, entries) in parts.items()}
 
 
-def save_lucidflux(conditioner: Any, connector: Any, path: Path) -> None:
-    """Writes the trained parts in the published layout: a torch pickle for .pth, else safetensors with dotted names."""
+def save_lucidflux(conditioner: Any, connector: Any, path: Path, contaminated: Sequence[str] = ()) -> None:
+    """Writes the trained parts in the published layout: a torch pickle for .pth, else safetensors with dotted names.
+
+    `contaminated`: suites that they were validated on; in the metadata of safetensors, beside the parts of a pickle,
+    where loaders that take part by part do not see it.
+    """
     state = lucidflux_state(conditioner, connector)
+    mark = {MARK: ",".join(contaminated)} if contaminated else {}
     if path.suffix == ".pth":
-        torch.save(state, path)
+        torch.save(state | mark, path)
         return
     flat = {f"{part}.{key}": tensor.contiguous() for part, tensors in state.items() for key, tensor in tensors.items()}
-    save_file(flat, path)
+    save_file(flat, path, metadata=mark or None)

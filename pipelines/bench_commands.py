@@ -201,9 +201,8 @@ def _inputs_of(
         raise ConfigError("give --suite NAME or --inputs DIR")
     if inputs is not None:
         return inputs.name, suites.images_by_id(inputs), scale or 4
-    over = evaluate.choose_suite(suite, folder, None, None, [])
-    if not over.lq:
-        raise ConfigError(f"the images of {suite} are not here: `lucidflux bench prepare {suite} --from ARCHIVE`")
+    assert suite is not None, "one of the two is given"
+    over = evaluate.prepared_suite(suite, folder)
     if scale not in (None, over.scale):
         raise ConfigError(f"{suite} has the scale {over.scale}")
     return over.name, dict(over.lq), over.scale or 4

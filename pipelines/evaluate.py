@@ -16,7 +16,7 @@ from benchmarks.evaluate import ScoreImages
 from benchmarks.metrics import OWN, MetricSpec, Profile
 from benchmarks.submission import Method
 from benchmarks.suites import Suite
-from lucidflux_data.errors import Interrupted, TooManyFailed
+from lucidflux_data.errors import ConfigError, Interrupted, TooManyFailed
 from lucidflux_data.storage import Folder
 from pipelines.executor import Executor
 from pipelines.progress import Progress
@@ -45,6 +45,14 @@ def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path |
         prepare.prepare(suites.load_suite(name, None), None, folder / name)
         suite = suites.load_suite(name, folder)
     return suites.with_folders(suite, inputs, gt)
+
+
+def prepared_suite(name: str, folder: Path) -> Suite:
+    """A suite whose images are below `folder`. ConfigError with what to do where they are not."""
+    suite = choose_suite(name, folder, None, None, [])
+    if not suite.lq:
+        raise ConfigError(f"the images of {name} are not here: `lucidflux bench prepare {name} --from ARCHIVE`")
+    return suite
 
 
 def plan(

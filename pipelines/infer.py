@@ -123,9 +123,8 @@ def _own(name: str, scale: int, settings: list[str], place: Place) -> tuple[dict
     about["packages"] = ",".join(f"{key} {value}" for key, value in versions().items() if value)
     if base in ("lucidflux", "proxy"):
         about["weights"] = _weights(values["model"], place)
-    if base == "lucidflux" and place.trained is not None:
-        about["contaminated"] = contaminated_suites(Path(place.trained))
     if base == "lucidflux":
+        about["contaminated"] = contaminated_suites(place)
         return about, lambda *given: _restore(values, scale, place, *given)
     upscale = {"bicubic": upsample_lq, "lanczos": lanczos}.get(base) or _proxy(place)
     return about, lambda *given: _resize(upscale, scale, *given)
@@ -138,18 +137,13 @@ def _lucidflux_settings(text: str) -> dict[str, str]:
     return {"schedule": schedule, "steps": steps}
 
 
-def contaminated_suites(trained: Path) -> list[str]:
-    """Suites that a checkpoint was validated on: `contaminated` in the metadata of a safetensors file, by commas."""
-    if trained.suffix != ".safetensors":
-        return []
-    from safetensors import SafetensorError, safe_open
+def contaminated_suites(place: Place) -> list[str]:
+    """Suites that the trained parts were validated on, by the mark that training leaves in them."""
+    with needs_extra("model"):
+        from lucidflux_model.contamination import read_mark
 
-    try:
-        with safe_open(trained, framework="numpy") as file:
-            named = (file.metadata() or {}).get("contaminated", "")
-    except (OSError, SafetensorError):
-        raise InputError(f"{trained} is not a safetensors file") from None
-    return [name for name in named.split(",") if name]
+    weights = place.trained or place.weights
+    return read_mark(Path(weights)) if weights else []
 
 
 def _weights(model: str, place: Place) -> str:

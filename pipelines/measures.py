@@ -271,7 +271,7 @@ def firewall_card(folder: Folder, config: FilterConfig) -> dict[str, Any]:
 
 def fingerprints_of(item: str, max_pixels: int) -> bytes | None:
     """The fingerprint file of a suite's name, of a folder or tar of images, or the file itself; None for none."""
-    own = Path.home() / ".cache" / "lucidflux" / "fingerprints" / f"{item}.parquet"
+    own = fingerprints.known_suites() / f"{item}.parquet"
     for path in (Path(item), own):
         if path.suffix == ".parquet" and path.is_file():
             return path.read_bytes()

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lucidflux_data.errors import ConfigError
-from lucidflux_model.runtime import is_launched, launch_line, open_runtime
+from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
+from lucidflux_model.runtime import Runtime, launch, launch_line, open_runtime
 from lucidflux_model.train_config import TrainConfig
-from lucidflux_model.train_setup import train
+from lucidflux_model.train_setup import check_run, make_share, train
 from pipelines.progress import SECONDS_BETWEEN_LINES, Progress
+
+# An error that all processes have is said by the first, whose end ends the others before they say it too; after a
+# signal they end quietly by themselves.
+SECONDS_FOR_THE_FIRST = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,19 @@ class Request:
 
 def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
     """In this process, alone or as one of torchrun's. The summary, from process 0."""
-    with open_runtime(request.device) as runtime, catching_signals() as stop:
+    try:
+        with catching_signals() as stop:
+            return _train_here(request, progress, stop)
+    except LucidFluxError as error:
+        if int(os.environ.get("RANK", 0)) > 0:
+            if isinstance(error, Interrupted) and stop():
+                sys.exit(error.exit_code)
+            time.sleep(SECONDS_FOR_THE_FIRST)
+        raise
+
+
+def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any] | None:
+    with open_runtime(request.device) as runtime:
         quiet = Progress(quiet=not runtime.main or progress.quiet)
         with showing(quiet, request.config.steps) as on_step:
             result = train(
@@ -50,21 +66,21 @@ def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
         return result if runtime.main else None
 
 
-def start_torchrun(processes: int, progress: Progress) -> None:
-    """This command again, as `processes` processes; does not return. ConfigError where there are fewer GPUs."""
+def launch_processes(request: Request, processes: int, on_gpus: bool, progress: Progress) -> dict[str, Any] | None:
+    """This command again, as `processes` processes, one a GPU or all without; what is to be said is said by the first
+    of them. One process is this one. ConfigError where there are fewer GPUs."""
     import torch
 
     found = torch.cuda.device_count()
-    if processes > found:
+    if on_gpus and processes > found:
         raise ConfigError(f"{processes} GPUs are asked for, and this machine has {found}")
-    line = launch_line(sys.argv[1:], processes)
-    progress.say(" ".join(line))
-    # By module, not by name: the torchrun of this very environment.
-    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *line[1:]])
-
-
-def wants_torchrun(num_gpus: int | None) -> bool:
-    return num_gpus is not None and num_gpus > 1 and not is_launched()
+    check_run(request.config, Path(request.out), request.init, request.resume)
+    make_share(request.config, Runtime(0, processes, torch.device("cpu")))
+    if processes == 1:
+        return train_here(request, progress)
+    progress.say(" ".join(launch_line(sys.argv[1:], processes)))
+    launch([sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]], processes)
+    return None
 
 
 @contextlib.contextmanager

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.commands import SuitesDir
 from lucidflux_data.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, tell
+
+if TYPE_CHECKING:
+    from lucidflux_model.train_config import TrainConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -19,9 +24,14 @@ Config = Annotated[
 ]
 Init = Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from lucidflux.pth, or from another run.")]
 Resume = Annotated[bool, typer.Option(help="Go on with what is in RUN; start where nothing is.")]
-Launcher = Annotated[str, typer.Option(help="local (torchrun with --num-gpus over 1), or ray.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="GPUs, a process on each.")]
-CpuWorkers = Annotated[int | None, typer.Option(min=1, help="With --launcher ray: processes without GPUs.")]
+ValidateOn = Annotated[
+    list[str] | None,
+    typer.Option("--validate-on", metavar="SUITE", help="A prepared benchmark suite; marks what is trained."),
+]
+Launcher = Annotated[str, typer.Option(help="local: this machine; ray: a cluster.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="GPUs, a process on each; one, or all with ray.")]
+CpuWorkers = Annotated[int | None, typer.Option(min=1, help="Processes without GPUs, instead.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
 
 
 @app.command("train")
@@ -33,45 +43,48 @@ def train_command(
     config: Config = None,
     init: Init = None,
     resume: Resume = False,
+    validate_on: ValidateOn = None,
+    suites_dir: SuitesDir = None,
     launcher: Launcher = "local",
     num_gpus: Workers = None,
     num_cpus: CpuWorkers = None,
     address: Address = None,
     set_: Set = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    device: Device = "auto",
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Train LucidFlux on pairs; stop at any moment, go on with --resume, on any number of GPUs."""
     from lucidflux_data.errors import ConfigError, needs_extra
-    from lucidflux_model.train_config import make_train_config
     from pipelines.progress import Progress
 
-    short = {"model.name": model, "model.weights": weights}
-    settings = [*(f"{name}={value}" for name, value in short.items() if value is not None), *(set_ or [])]
-    resolved = make_train_config(config, settings)
+    short = {"model.name": model, "model.weights": weights, "validation.suites": _folders(validate_on, suites_dir)}
+    resolved = _resolved(config, short, set_)
+    launcher = "ray" if address else launcher
     if launcher not in ("local", "ray"):
         raise ConfigError(f"--launcher is local or ray, not {launcher}")
-    if num_cpus is not None and launcher == "local":
-        raise ConfigError("--num-cpus counts the processes of --launcher ray")
+    if num_cpus is not None and num_gpus is not None:
+        raise ConfigError("--num-gpus and --num-cpus exclude each other: processes on GPUs, or processes without")
     if dry_run:
         tell({"config": resolved.model_dump_json()} if not json_ else resolved.model_dump(), json_)
         return
     with needs_extra("model"):
         from lucidflux_model.loading import quiet_libraries
+        from lucidflux_model.runtime import is_launched
         from pipelines import train as job
 
-    request = job.Request(resolved, tuple(data), out, init, resume, device)
+    request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu")
     progress = Progress(json_)
     quiet_libraries()
+    processes = num_cpus or num_gpus
     result: dict[str, Any] | None
     if launcher == "ray":
         from pipelines.train_ray import train_on_ray
 
         result = train_on_ray(request, num_gpus, num_cpus, address, progress)
+    elif processes and not is_launched():
+        result = job.launch_processes(request, processes, num_gpus is not None, progress)
     else:
-        if job.wants_torchrun(num_gpus):
-            job.start_torchrun(num_gpus or 1, progress)
         result = job.train_here(request, progress)
     if result is not None:
         tell(result, json_)
@@ -85,7 +98,7 @@ def cache_command(
     weights: Weights = None,
     config: Config = None,
     set_: Set = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    device: Device = "auto",
     executor: ExecutorKind = "ray",
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
@@ -94,13 +107,10 @@ def cache_command(
 ) -> None:
     """Encode pairs with the frozen parts once, for `train --set data.cached=...`; repeat to resume."""
     from lucidflux_data.errors import needs_extra
-    from lucidflux_model.train_config import make_train_config
     from pipelines.executor import open_executor
     from pipelines.progress import Progress
 
-    short = {"model.name": model, "model.weights": weights, "data.cached": kinds}
-    settings = [*(f"{name}={value}" for name, value in short.items() if value is not None), *(set_ or [])]
-    resolved = make_train_config(config, settings)
+    resolved = _resolved(config, {"model.name": model, "model.weights": weights, "data.cached": kinds}, set_)
     with needs_extra("model"):
         from lucidflux_model.loading import quiet_libraries
         from pipelines import cache as job
@@ -110,3 +120,22 @@ def cache_command(
     with open_executor(executor, num_cpus, num_gpus, address) as started:
         progress.say(started.description)
         tell(job.cache(pairs, resolved, resolved.data.cached, device, started, progress), json_)
+
+
+def _resolved(config: str | None, short: dict[str, str | None], set_: list[str] | None) -> TrainConfig:
+    """defaults < --config < options of their own < --set."""
+    from lucidflux_model.train_config import make_train_config
+
+    settings = [f"{name}={value}" for name, value in short.items() if value is not None]
+    return make_train_config(config, [*settings, *(set_ or [])])
+
+
+def _folders(names: list[str] | None, suites_dir: Path | None) -> str | None:
+    """Where the named suites are prepared, by commas."""
+    if not names:
+        return None
+    from benchmarks.suites import suites_folder
+    from pipelines.evaluate import prepared_suite
+
+    folder = suites_folder(suites_dir).absolute()
+    return ",".join(str(folder / prepared_suite(name, folder).name) for name in names)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _fitted(job: Any, place: Path) -> dict[str, Any]:
 
     with _asking_workers(place):
         try:
-            job.fit()
+            _beside(job.fit).result()
         except TrainingFailedError as error:
             _raise_told(place)
             reason = (str(error).splitlines() or ["no reason given"])[0]
@@ -97,6 +98,20 @@ def _fitted(job: Any, place: Path) -> dict[str, Any]:
     if "stopped" in summary:
         raise Interrupted(summary["stopped"])
     return summary
+
+
+def _beside(call: Callable[[], Any]) -> Future[Any]:
+    """`call` in a thread of its own: in the main one, Ray Train would take Ctrl-C for itself and save nothing."""
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome
 
 
 @contextlib.contextmanager

@@ -287,13 +287,17 @@ def test_a_checkpoint_says_which_suites_it_was_validated_on(tmp_path: Path) -> N
 
     save_file({"a": np.zeros(3)}, tmp_path / "seen.safetensors", metadata={"contaminated": "reallq250,realsr"})
     save_file({"a": np.zeros(3)}, tmp_path / "clean.safetensors")
-    assert pipeline.contaminated_suites(tmp_path / "seen.safetensors") == ["reallq250", "realsr"]
-    assert pipeline.contaminated_suites(tmp_path / "clean.safetensors") == []
-    place = pipeline.Place(model="tiny", trained=str(tmp_path / "seen.safetensors"))
-    assert pipeline._own("lucidflux", 4, [], place)[0]["contaminated"] == ["reallq250", "realsr"]
+
+    def marked(name: str) -> list[str]:
+        return pipeline._own("lucidflux", 4, [], pipeline.Place(model="tiny", trained=str(tmp_path / name)))[0][
+            "contaminated"
+        ]
+
+    assert marked("seen.safetensors") == ["reallq250", "realsr"]
+    assert marked("clean.safetensors") == []
     (tmp_path / "text.safetensors").write_text("no")
-    with pytest.raises(InputError, match="is not a safetensors file"):
-        pipeline.contaminated_suites(tmp_path / "text.safetensors")
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
+        marked("text.safetensors")
 
 
 def test_adapters_are_whole() -> None:

@@ -78,6 +78,12 @@ def run(pairs: Path, out: Path, *settings: str, runtime: Runtime | None = None, 
     return train(config_of(*settings), [str(pairs)], out, alone, **options)
 
 
+def copy(run_: Path, out: Path) -> Path:
+    """The folder of a run, to go on with."""
+    shutil.copytree(run_, out)
+    return out
+
+
 def lines(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
