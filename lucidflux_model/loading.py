@@ -16,6 +16,7 @@ from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_model.config import ModelConfig, check_weights
 from lucidflux_model.models import build_random
 from lucidflux_model.pipeline import LucidFluxPipeline
+from lucidflux_model.runtime import pick_device
 from lucidflux_model.schedule import make_scheduler
 from lucidflux_model.weights import load_lucidflux
 
@@ -41,16 +42,6 @@ def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
         pipeline.conditioner.compile_repeated_blocks()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def pick_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device} cannot be used: {str(error).splitlines()[0]}") from None
-    return torch.device(device)
 
 
 def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:

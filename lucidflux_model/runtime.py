@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lucidflux_data.errors import ConfigError, Interrupted
-from lucidflux_model.loading import pick_device
 
 PATIENCE = timedelta(hours=1)  # of collectives: others wait while one saves or restores images
 
@@ -60,6 +59,16 @@ def _first(runtime: Runtime) -> Iterator[None]:
     yield
     if runtime.main:
         runtime.barrier()
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return torch.device(device)
 
 
 def is_launched() -> bool:

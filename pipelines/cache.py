@@ -17,8 +17,8 @@ from lucidflux_data import shards
 from lucidflux_data.config import digest
 from lucidflux_data.shards import TarWriter
 from lucidflux_data.storage import Folder
-from lucidflux_model.loading import pick_device
 from lucidflux_model.pair_sources import ShardPairs, open_shards
+from lucidflux_model.runtime import pick_device
 from lucidflux_model.sidecars import cache_folder, samples
 from lucidflux_model.train_config import TrainConfig
 from lucidflux_model.train_setup import base_digest, computes_in_bf16, frozen_parts

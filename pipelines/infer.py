@@ -164,9 +164,9 @@ def _proxy(place: Place) -> Upscale:
     with needs_extra("model"):
         import torch
 
-        from lucidflux_model.loading import pick_device
         from lucidflux_model.models import build_random
         from lucidflux_model.proxy import SwinIRProxy
+        from lucidflux_model.runtime import pick_device
 
     device = pick_device(place.device)
     if place.model == "tiny":
@@ -253,7 +253,7 @@ def _restore(
 
 
 def _on_gpu(place: Place) -> bool:
-    from lucidflux_model.loading import pick_device
+    from lucidflux_model.runtime import pick_device
 
     return pick_device(place.device).type == "cuda"
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
-from lucidflux_model.runtime import Runtime, launch, launch_line, open_runtime
+from lucidflux_model.runtime import launch, launch_line, open_runtime
 from lucidflux_model.train_config import TrainConfig
-from lucidflux_model.train_setup import check_run, make_share, train
 from pipelines.progress import SECONDS_BETWEEN_LINES, Progress
 
 # An error that all processes have is said by the first, whose end ends the others before they say it too; after a
@@ -49,6 +48,10 @@ def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
 
 
 def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any] | None:
+    from lucidflux_model.loading import quiet_libraries
+    from lucidflux_model.train_setup import train
+
+    quiet_libraries()
     with open_runtime(request.device) as runtime:
         quiet = Progress(quiet=not runtime.main or progress.quiet)
         with showing(quiet, request.config.steps) as on_step:
@@ -74,8 +77,6 @@ def launch_processes(request: Request, processes: int, on_gpus: bool, progress: 
     found = torch.cuda.device_count()
     if on_gpus and processes > found:
         raise ConfigError(f"{processes} GPUs are asked for, and this machine has {found}")
-    check_run(request.config, Path(request.out), request.init, request.resume)
-    make_share(request.config, Runtime(0, processes, torch.device("cpu")))
     if processes == 1:
         return train_here(request, progress)
     progress.say(" ".join(launch_line(sys.argv[1:], processes)))

@@ -69,13 +69,11 @@ def train_command(
         tell({"config": resolved.model_dump_json()} if not json_ else resolved.model_dump(), json_)
         return
     with needs_extra("model"):
-        from lucidflux_model.loading import quiet_libraries
         from lucidflux_model.runtime import is_launched
         from pipelines import train as job
 
     request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu")
     progress = Progress(json_)
-    quiet_libraries()
     processes = num_cpus or num_gpus
     result: dict[str, Any] | None
     if launcher == "ray":
