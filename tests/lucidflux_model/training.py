@@ -40,7 +40,7 @@ class Here:
     description = "this process"
     num_gpus = 0
 
-    def map(self, units: Any, job: Any, events: Any = None, stateful: bool = False) -> Iterator[tuple[Any, Any]]:
+    def map(self, units: Any, job: Any, *rest: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
         for unit in units:
             yield unit, job(unit)
 
