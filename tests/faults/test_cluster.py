@@ -83,7 +83,7 @@ def test_preflight_speaks_of_each_node(
             preflight(executor, ["file:///nowhere"], Folder(str(tmp_path / "run")), "none", Progress())
 
 
-@pytest.mark.parametrize(("seed", "at"), [(0, 2), (1, 5), (2, 8), (3, 10), (4, 13)])
+@pytest.mark.parametrize(("seed", "at"), [(0, 3), (1, 8), (2, 10), (3, 13)])
 def test_ray_worker_or_actor_killed(
     seed: int, at: int, photos: Path, cluster: Any, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -133,31 +133,48 @@ def hungry(unit: Unit) -> int:
     return unit.attempt
 
 
-@pytest.fixture
-def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayExecutor]:
-    """A private cluster whose memory monitor strikes 1.5 GB above what the machine uses now."""
-    limit = (get_used_memory() + 1.5 * 2**30) / get_system_memory()
-    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else a private cluster turns it on for this whole process
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers find this file
+@contextlib.contextmanager
+def tight(patch: pytest.MonkeyPatch) -> Iterator[RayExecutor]:
+    """A private cluster whose memory monitor strikes 2.5 GB above what the machine uses now."""
+    limit = (get_used_memory() + 2.5 * 2**30) / get_system_memory()
+    patch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
+    patch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    patch.setenv("RAY_AUTH_MODE", "disabled")  # else a private cluster turns it on for this whole process
+    patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers find this file
     executor = RayExecutor(2, 0, "local")
-    yield executor
-    executor.close()
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
+@pytest.mark.parametrize("stateful", [False, True], ids=["task", "actor"])
 def test_a_worker_over_its_memory_is_killed_by_ray_and_its_unit_is_tried_again(
-    tight: RayExecutor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    stateful: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Ray's own memory monitor, not a signal of ours."""
-    events = Events(Folder(tmp_path), "score")
+    """Ray's own memory monitor, no signal of ours. It looks at the whole machine, where other work must hold still."""
+    for _ in range(3):
+        before = get_used_memory()
+        try:
+            with tight(monkeypatch) as executor:
+                _starve(executor, stateful, Events(Folder(tmp_path), "score"), capfd)
+            return
+        except (AssertionError, Interrupted):
+            time.sleep(1)
+            if abs(get_used_memory() - before) < 2**29:
+                raise
+    pytest.skip("other processes of this machine took or gave back memory, three times")
+
+
+def _starve(executor: RayExecutor, stateful: bool, events: Events, capfd: pytest.CaptureFixture[str]) -> None:
     units = [Unit(f"unit-{number}", 1, "once" if number == 1 else None) for number in range(4)]
-    for stateful in (False, True):
-        answers = {unit.name: attempt for unit, attempt in tight.map(units, hungry, events, stateful)}
-        assert answers == {"unit-0": 1, "unit-1": 2, "unit-2": 1, "unit-3": 1}
-        assert "unit-1 lost its worker (its node ran out of memory): attempt 2 of 3" in capfd.readouterr().err
-    with pytest.raises(Interrupted, match="unit-7 lost its worker 3 times"):
-        list(tight.map([Unit("unit-7", 1, "always")], hungry))
+    answers = {unit.name: attempt for unit, attempt in executor.map(units, hungry, events, stateful)}
+    assert answers == {"unit-0": 1, "unit-1": 2, "unit-2": 1, "unit-3": 1}
+    why = "" if stateful else " (its node ran out of memory)"  # Ray does not say it of actors
+    assert f"unit-1 lost its worker{why}: attempt 2 of 3" in capfd.readouterr().err
+    if not stateful:
+        with pytest.raises(Interrupted, match="unit-7 lost its worker 3 times"):
+            list(executor.map([Unit("unit-7", 1, "always")], hungry))
 
 
 class ByCommands:
