@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,8 +56,8 @@ def _halves(photos: Photos) -> tuple[Photos, Photos]:
 
 
 def _picture(name: str) -> str:
-    """Of `wallpapers/Autumn/contents/images/1280x1024.jpg`: Autumn."""
-    return name.partition("wallpapers/")[2].partition("/")[0] or Path(name).stem
+    """Of `wallpapers/Autumn/contents/images/1280x1024.jpg`: Autumn; of `Elephants_3840x2160.jpg`: Elephants."""
+    return name.partition("wallpapers/")[2].partition("/")[0] or re.sub(r"_\d+x\d+$", "", Path(name).stem)
 
 
 def _rules(ways: list[tuple[Photos, Photos]]) -> dict[str, Any]:
