@@ -49,6 +49,10 @@ class Adapter:
         values = {**settings, **{name: str(value) for name, value in given.items()}}
         return [part.format_map(values) for part in shlex.split(self.command)]
 
+    def script(self) -> str | None:
+        """The first Python file of the command, below the checkout; None where it is started in another way."""
+        return next((part for part in shlex.split(self.command) if part.endswith(".py")), None)
+
     def found(self, outputs: Path) -> dict[str, Path]:
         """id -> file of everything that was written where `collect` says; the last of two files of one id wins."""
         files = {}

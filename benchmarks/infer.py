@@ -32,6 +32,7 @@ from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
 
 POLL_SECONDS = 0.25
 LOG_FILE = "log.txt"
+READ_BY_ALL = (".png", ".jpg", ".jpeg")
 
 
 def start_method(folder: Path, about: dict[str, Any], fixed: tuple[str, ...]) -> dict[str, Any]:
@@ -118,10 +119,11 @@ def run_adapter(
 
 
 def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
-    """Puts the inputs into an empty folder as {id}.<ext>: links, or PNG files of the decoded pixels."""
+    """Puts the inputs into an empty folder as {id}.<ext>: links, or PNG files of the decoded pixels where `how` is png
+    and for formats that not every repository reads."""
     target.mkdir(parents=True)
     for id_, path in inputs.items():
-        if how == "png" and path.suffix.lower() != ".png":
+        if path.suffix.lower() not in ((".png",) if how == "png" else READ_BY_ALL):
             try:
                 pixels = decode(path.read_bytes())
             except ImageError as error:

@@ -6,6 +6,7 @@ the same method.json, which the leaderboard reads.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -91,15 +92,17 @@ def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[
         )
     values, method = adapters.resolve(adapter, settings)
     repo = place.repo.absolute()
-    about = infer.describe(adapter, method, values, scale, repo, place.python)
+    script = adapter.script()
+    if script is not None and not (repo / script).is_file():
+        raise ConfigError(f"{place.repo} has no {script}: is it a checkout of {adapter.repository}?")
+    python = os.path.abspath(place.python) if os.sep in place.python else place.python  # it is started in the checkout
+    about = infer.describe(adapter, method, values, scale, repo, python)
 
     def make(inputs: dict[str, Path], folder: Path, target: Path, seed: int, progress: Progress) -> dict[str, Any]:
         if not about["at_pinned_commit"]:
             progress.say(f"{repo} is at {about['commit'] or 'no commit'}, the adapter was written for {adapter.commit}")
         progress.say(f"{method}: {len(inputs)} images; the program writes to {folder / infer.LOG_FILE}")
-        return infer.run_adapter(
-            adapter, inputs, folder, target, values, scale, seed, place.python, repo, place.timeout_s
-        )
+        return infer.run_adapter(adapter, inputs, folder, target, values, scale, seed, python, repo, place.timeout_s)
 
     return about, make
 

@@ -258,6 +258,18 @@ def test_a_broken_program_is_told_with_its_last_line(two: Path, bench, tmp_path:
     done = bench(*asked[:-2])
     assert done.returncode == 2
     assert "git clone https://github.com/XPixelGroup/DiffBIR, git checkout 3f8b530" in done.stderr
+    with pytest.raises(ConfigError, match=r"has no inference\.py: is it a checkout of .*/DiffBIR\?"):
+        infer("diffbir", two, tmp_path / "other", repo=tmp_path)
+
+
+def test_the_interpreter_is_found_from_where_the_command_is_given(two: Path, tmp_path: Path, monkeypatch) -> None:
+    """`--python env/bin/python` is a path from here, though the program starts in a checkout two folders away."""
+    repo = make_repository(tmp_path / "repo", "sinsr")
+    monkeypatch.chdir(tmp_path)
+    place = pipeline.Place(repo=Path("repo"), python=os.path.relpath(sys.executable, tmp_path))
+    done = pipeline.infer_method("sinsr", images_by_id(two), tmp_path / "out", 4, [], [], place, Progress(True))
+    assert (done["images"], done["missing"]) == (2, [])
+    assert (repo / "arguments.json").exists()
 
 
 def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tmp_path: Path) -> None:
@@ -272,6 +284,10 @@ def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tm
         (staged,) = (tmp_path / how).iterdir()
         assert staged.name == f"coins{suffix}"
         assert np.array_equal(decode(staged.read_bytes()), decode((tmp_path / "coins.jpg").read_bytes()))
+    with Image.open(photos / "lq" / "coins.png") as image:
+        image.save(tmp_path / "coins.webp", lossless=True)
+    stage({"coins": tmp_path / "coins.webp"}, tmp_path / "webp", "link")  # some repositories read no WebP
+    assert decode((tmp_path / "webp" / "coins.png").read_bytes()).shape == (48, 48, 3)
 
 
 def test_a_dry_run_shows_the_recipe_and_the_command(two: Path, bench) -> None:
