@@ -32,7 +32,8 @@ def diagnose(profile: str | None) -> dict[str, Any]:
 
 
 def _metric(name: str, gpu: bool) -> dict[str, Any]:
-    packages, files, wrong = weights.missing_packages(name), weights.missing_weights(name), weights.wrong_weights(name)
+    packages, files = weights.missing_packages(name), weights.missing_weights(name)
+    wrong = [(weights.location(file), weights.source(file)) for file in weights.wrong_weights(name)]
     status = "ready"
     if packages:
         status = "package"
@@ -45,14 +46,7 @@ def _metric(name: str, gpu: bool) -> dict[str, Any]:
     return {
         "status": status,
         "packages": packages,
-        "files": [
-            {
-                "file": weights.location(file).name,
-                "folder": str(weights.location(file).parent),
-                "from": weights.source(file),
-            }
-            for file in [*files, *wrong]
-        ],
+        "files": [{"file": path.name, "folder": str(path.parent), "from": source} for path, source in [*files, *wrong]],
         "needs_gpu": name in weights.NEEDS_GPU,
         "sentence": weights.problem(name, "cuda" if gpu else "cpu") or f"{name} is ready",
     }
@@ -66,8 +60,9 @@ def recipe(found: dict[str, Any]) -> list[str]:
     hub, hugging_face = found["torch_hub"], found["hugging_face"]
     lines = ["# on a machine with a network, into the same folders:"]
     for source, item in sorted(files.items()):
-        if item["folder"] == hugging_face:
-            lines.append(f"hf download {source.removeprefix('https://huggingface.co/')} --cache-dir {hugging_face}")
+        if source.startswith(weights.REPOSITORY_URL) and "/resolve/" not in source:
+            repository = source.removeprefix(weights.REPOSITORY_URL)
+            lines.append(f"hf download {repository} --cache-dir {hugging_face}")
         else:
             lines.append(f"mkdir -p {item['folder']} && curl -L -o {item['folder']}/{item['file']} {source}")
     return [

@@ -26,12 +26,15 @@ from benchmarks.suites import Suite
 from benchmarks.weights import file_sha256
 from lucidflux_data import iqa
 from lucidflux_data.config import digest
+from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa_batches import OutOfMemory
 from lucidflux_data.storage import Folder, table_bytes
 
 UNIT_IMAGES = 8  # a crash costs at most this many scores
-TRANSIENT = frozenset({"iqa_out_of_memory", "missing"})  # not kept: another try may end otherwise
+SLOW = frozenset({"maniqa", "maniqa-pipal", "qalign"})  # a minute an image on a CPU: one image a unit
+FAILED = "metric_failed"  # begins the reason where another library raised an error of its own for an image
+TRANSIENT = ("iqa_out_of_memory", "missing", FAILED)  # tried again by the next run, which may end otherwise
 MIN_SIDE_PX = 11  # SSIM's window
 
 CACHED = pa.schema(
@@ -101,7 +104,7 @@ def why_not(spec: MetricSpec, suite: Suite, device: str) -> str | None:
     if spec.needs == "lq" and not suite.lq:
         give = "give --inputs DIR" if suite.name == "ad-hoc" else f"`lucidflux bench prepare {suite.name}`"
         return f"{spec.name} compares with the inputs: {give}"
-    return weights.problem(spec.name, device)
+    return weights.problem(spec.name, "any" if spec.asked else device)
 
 
 def cache_place(spec: MetricSpec, device: str) -> str:
@@ -109,19 +112,28 @@ def cache_place(spec: MetricSpec, device: str) -> str:
 
 
 def read_cache(cache: Folder, place: str) -> dict[Key, dict[str, Any]]:
-    """All scores of one metric and fingerprint, by key."""
-    rows = {}
+    """All scores of one metric and fingerprint, by key; a value stands before a reason of an earlier run."""
+    rows: dict[Key, dict[str, Any]] = {}
     for name in cache.names(place):
         for row in cache.read_table(f"{place}/{name}").to_pylist():
-            rows[row["image"], row["reference"]] = row
+            key = row["image"], row["reference"]
+            if key not in rows or rows[key]["value"] is None:
+                rows[key] = row
     return rows
 
 
-def missing_units(items: list[Item], known: dict[Key, dict[str, Any]]) -> Iterator[tuple[str, list[Item]]]:
+def is_settled(row: dict[str, Any] | None) -> bool:
+    """Whether a row of the cache needs no other try."""
+    return row is not None and not str(row["reason"] or "").startswith(TRANSIENT)
+
+
+def missing_units(
+    items: list[Item], known: dict[Key, dict[str, Any]], images: int = UNIT_IMAGES
+) -> Iterator[tuple[str, list[Item]]]:
     """(name, items) of the units that are still to be scored; the name follows from the items alone."""
-    wanted = [item for item in items if item.key not in known]
-    for start in range(0, len(wanted), UNIT_IMAGES):
-        part = wanted[start : start + UNIT_IMAGES]
+    wanted = [item for item in items if not is_settled(known.get(item.key))]
+    for start in range(0, len(wanted), images):
+        part = wanted[start : start + images]
         yield digest([item.key for item in part])[:20], part
 
 
@@ -138,12 +150,11 @@ class ScoreImages:
         return self.__dict__ | {"_scorer": None}
 
     def __call__(self, name: str, items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
-        """(file name, parquet bytes) for the cache. Transient failures are left out, to be tried again."""
+        """(file name, parquet bytes) for the cache."""
         if self._scorer is None:
             self._scorer = load_scorer(self.spec, self.device)
         rows = [score_item(item, self._scorer) for item in items]
-        lasting = [row for row in rows if row["reason"] not in TRANSIENT]
-        yield f"{self.place}/{name}.parquet", table_bytes(pa.Table.from_pylist(lasting, CACHED))
+        yield f"{self.place}/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, CACHED))
 
 
 def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], float]) -> dict[str, Any]:
@@ -159,6 +170,11 @@ def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], flo
         row["reason"] = "iqa_out_of_memory"
     except ImageError as error:
         row["reason"] = error.reason
+    except ConfigError:
+        raise
+    except Exception as error:  # one image that a library does not take is no end of the others
+        said = (str(error).splitlines() or [""])[0]
+        row["reason"] = f"{FAILED} ({type(error).__name__}: {said[:80]})"
     return row | {"seconds": round(time.perf_counter() - start, 4)}
 
 
@@ -228,9 +244,7 @@ def _outcome(
         return {"value": None, "reason": file.reason if file else "missing", "seconds": None}
     item = _item(spec, file, id_, suite)
     assert item is not None, "a file without a reason has an item"
-    row = known.get(item.key)
-    if row is None:
-        return {"value": None, "reason": "iqa_out_of_memory", "seconds": None}
+    row = known[item.key]
     return {name: row[name] for name in ("value", "reason", "seconds")}
 
 

@@ -19,18 +19,21 @@ from lucidflux_data.errors import ConfigError
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
+BACKBONES = {"qalign": ("transformers",), "maniqa": ("timm",), "maniqa-pipal": ("timm",), "nima": ("timm",)}
 OWN_VERSION = 1  # raised when one of OWN gives other numbers
 SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
 
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One column. `needs`: nothing, `gt` (the reference), `lq` (the input) or `set` (all images and the reference)."""
+    """One column. `needs`: nothing, `gt` (the reference), `lq` (the input) or `set` (all images and the reference).
+    `asked`: named by the user, so that it runs on a CPU too where a profile leaves it to a GPU."""
 
     name: str
     channel: str | None = None
     crop: int = 0
     ranked: bool = True
+    asked: bool = False
 
     @property
     def needs(self) -> str:
@@ -69,7 +72,9 @@ class MetricSpec:
         """The distributions whose version can change a number."""
         if self.name in OWN:
             return ("numpy", "opencv-python-headless")
-        return ("open_clip_torch", "torch") if self.name == "clipiqa" else ("pyiqa", "torch")
+        if self.name == "clipiqa":
+            return ("open_clip_torch", "torch")
+        return ("pyiqa", "torch", *BACKBONES.get(self.name, ()))
 
     def signature(self, device: str) -> str:
         """`niqe:lucidflux1+nocrop+ab12cd34`: what to quote beside a number."""
@@ -115,7 +120,7 @@ def profile_of_metrics(names: list[str]) -> Profile:
     for name in names:
         if name not in ("lr_consistency", "fid"):
             iqa.metric(name)
-    metrics = tuple(MetricSpec(name, ranked=name != "lr_consistency") for name in names)
+    metrics = tuple(MetricSpec(name, ranked=name != "lr_consistency", asked=True) for name in names)
     return Profile("metrics", f"Metrics asked for: {', '.join(names)}.", metrics, {})
 
 

@@ -109,9 +109,26 @@ def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.
 
 
 def frechet_distance(outputs: str, references: str, device: str = "cpu") -> float:
-    """FID of two folders of images (pyiqa's `fid`, mode `clean`). Lower is better; biased upwards for small sets."""
+    """FID of two folders of images: pyiqa's features of its mode `clean`. Lower is better; biased upwards for small
+    sets."""
     model = pyiqa_model("fid", device)
-    return float(model(outputs, references, mode="clean", num_workers=0, verbose=False))
+    from pyiqa.archs.fid_arch import get_folder_features
+
+    options = {"num_workers": 0, "batch_size": 8, "device": device, "mode": "clean", "verbose": False}
+    first, second = (get_folder_features(folder, model.net.model, **options) for folder in (outputs, references))
+    return gaussian_distance(first, second)
+
+
+def gaussian_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Frechet distance of the Gaussians fitted to features (n, d) and (m, d), n and m at least 2: Dowson, Landau 1982.
+
+    Tr((A B)^(1/2)) of the covariances is the sum of the singular values of the centred features' product, n x m. So it
+    exists for any n, where the matrix square root that others take has no answer for fewer images than features.
+    """
+    means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
+    centred = [(part - mean) / np.sqrt(len(part) - 1) for part, mean in zip((first, second), means, strict=True)]
+    shared = np.linalg.norm(centred[0] @ centred[1].T, "nuc")
+    return float(np.sum((means[0] - means[1]) ** 2) + sum(np.sum(part**2) for part in centred) - 2 * shared)
 
 
 # Luma weights over 0..255: `yiq` keeps the full range; `ycbcr` is BT.601's studio range, 16..235, which most
@@ -159,16 +176,34 @@ def pyiqa_model(name: str, device: str) -> Any:
 
     torch.set_num_threads(1)
     try:
+        if name == "qalign":
+            _mend_qalign()
         with contextlib.redirect_stdout(io.StringIO()):  # it announces its files there, where --json stands
             return pyiqa.create_metric(name, device=device)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name} needs the package {error.name}: pip install 'lucidflux[iqa]'") from None
-    except Exception:
-        folder = f"{torch.hub.get_dir()}/pyiqa"
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"the weights of {name} are not here and could not be downloaded: put them into {folder} (or set "
-            "TORCH_HOME and HF_HOME to where they are), or choose --iqa niqe or --iqa none"
+            f"{name} could not be loaded ({type(error).__name__}: {said}): its weights are looked for in "
+            f"{torch.hub.get_dir()} (TORCH_HOME) and the Hugging Face cache (HF_HOME), and `lucidflux bench doctor` "
+            "names each file; --iqa niqe needs none"
         ) from None
+
+
+def _mend_qalign() -> None:
+    """Q-Align of pyiqa 0.1.16 calls `invert_attention_mask`, which transformers 5.8 has and 5.24 has no more: 0 where a
+    token is attended to, the smallest number of the type elsewhere. Also keeps transformers quiet."""
+    import torch
+    import transformers
+    from pyiqa.archs.q_align.visual_encoder import MplugOwlVisualAbstractorModel as Abstractor
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not hasattr(Abstractor, "invert_attention_mask"):
+        Abstractor.invert_attention_mask = lambda self, mask: (
+            (1 - mask[:, None, None, :].to(self.dtype)) * torch.finfo(self.dtype).min
+        )
 
 
 def _require(name: str, extra: str, *packages: str) -> None:

@@ -69,7 +69,7 @@ def plan(
             continue
         items = evaluate.make_items(spec, methods, suite)
         known = evaluate.read_cache(cache, evaluate.cache_place(spec, options["device"]))
-        cached = sum(item.key in known for item in items)
+        cached = sum(evaluate.is_settled(known.get(item.key)) for item in items)
         metrics[spec.name] = {"cached": cached, "to_score": len(items) - cached}
     flags = {method.name: method.flags for method in methods}
     return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics}
@@ -111,7 +111,10 @@ def evaluate_outputs(
         elif spec.needs == "set":
             sets.append(spec)
         else:
-            scores[spec.name] = (spec, _score(spec, suite, methods, cache, executor, progress, device))
+            try:
+                scores[spec.name] = (spec, _score(spec, suite, methods, cache, executor, progress, device))
+            except ConfigError as error:  # its files are there and do not load: the others are scored all the same
+                not_computed[spec.name] = str(error)
     table = evaluate.per_image_table(suite, methods, ids, scores)
     table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, device) for spec in sets)])
     specs = [spec for spec in profile.metrics if spec.name not in not_computed]
@@ -133,7 +136,8 @@ def _score(
     items = evaluate.make_items(spec, methods, suite)
     place = evaluate.cache_place(spec, device)
     known = evaluate.read_cache(cache, place)
-    units = [Unit(name, len(part), part) for name, part in evaluate.missing_units(items, known)]
+    size = 1 if spec.name in evaluate.SLOW else evaluate.UNIT_IMAGES
+    units = [Unit(name, len(part), part) for name, part in evaluate.missing_units(items, known, size)]
     total = sum(unit.size for unit in units)
     work = ScoreUnit(ScoreImages(spec, device))
     try:

@@ -132,13 +132,26 @@ def test_lasting_failures_are_kept_and_transient_ones_are_not(photos: Path, tmp_
     fill(cache, spec, [*items, *odd])
     known = evaluate.read_cache(cache, evaluate.cache_place(spec, "cpu"))
     assert known["1" * 64, ""]["reason"] == "iqa_not_finite"  # 48 px: NIQE has no block
-    assert ("2" * 64, "") not in known
+    assert known["2" * 64, ""]["reason"] == "missing"
+    assert lacks(cache, spec, [*items, *odd]) == 1
+    gone.write_bytes(Path(items[0].path).read_bytes())  # it is back: the next run takes it, and keeps its score
+    fill(cache, spec, [*items, *odd])
+    assert lacks(cache, spec, [*items, *odd]) == 0
+    known = evaluate.read_cache(cache, evaluate.cache_place(spec, "cpu"))
+    assert known["2" * 64, ""]["value"] == known[items[0].key]["value"]
 
     def runs_out(*_: object) -> float:
         raise OutOfMemory
 
     assert evaluate.score_item(items[0], runs_out)["reason"] == "iqa_out_of_memory"
     assert evaluate.score_item(items[0], lambda *_: float("inf"))["reason"] == "iqa_not_finite"
+
+    def breaks(*_: object) -> float:
+        raise RuntimeError("sizes of tensors must match\nat line 3")
+
+    row = evaluate.score_item(items[0], breaks)
+    assert row["reason"] == "metric_failed (RuntimeError: sizes of tensors must match)"
+    assert not evaluate.is_settled(row)
 
 
 def test_a_dry_run_knows_the_cache_and_ray_gives_the_same_files(

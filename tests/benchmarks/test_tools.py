@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlparse
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +94,15 @@ def test_suites_are_listed(bench) -> None:
     )
 
 
+def fill_repository(weight: str, place: Path) -> None:
+    """What `hf download` leaves of a repository, with files of nothing."""
+    (place / "snapshots" / "1").mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("1")
+    for names in weights.REPOSITORY_FILES[weight]:
+        (place / "snapshots" / "1" / names[0]).write_text('{"weight_map": {}}')
+
+
 def test_doctor_tells_package_weights_and_gpu_apart(tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("pyiqa")
     for name in ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME"):
@@ -112,8 +123,7 @@ def test_doctor_tells_package_weights_and_gpu_apart(tmp_path: Path, monkeypatch)
         *("NIMA_InceptionV2_ava-b0c77c00.pth", "models--timm--inception_resnet_v2.tf_in1k")
     }
     for weight in weights.WEIGHTS["qalign"]:
-        (weights.location(weight) / "snapshots" / "1").mkdir(parents=True)
-        (weights.location(weight) / "snapshots" / "1" / "model.safetensors").write_bytes(b"x")
+        fill_repository(weight, weights.location(weight))
     assert doctor.diagnose("lucidflux-paper")["metrics"]["qalign"]["status"] in ("gpu", "package")
     damaged = weights.location("pyiqa/musiq_koniq_ckpt-e95806b9.pth")
     damaged.parent.mkdir(parents=True)
@@ -139,9 +149,7 @@ def test_the_recipe_puts_every_file_where_it_is_looked_for(tmp_path: Path, monke
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(b"x")
         elif words[0] == "hf":
-            folder = Path(words[-1]) / ("models--" + words[2].replace("/", "--")) / "snapshots" / "1"
-            folder.mkdir(parents=True)
-            (folder / "model.safetensors").write_bytes(b"x")
+            fill_repository(f"hf:{words[2]}", Path(words[-1]) / ("models--" + words[2].replace("/", "--")))
     assert lines[-1] == f"export TORCH_HOME={tmp_path}/torch HF_HUB_CACHE={tmp_path}/hf HF_HUB_OFFLINE=1"
     found = doctor.diagnose(None)["metrics"]
     assert all(weights.missing_weights(name) == [] for name in found)
@@ -156,13 +164,18 @@ def test_doctor_exits_6_for_a_profile_that_lacks_something(bench, tmp_path: Path
 
 
 def test_weights_are_where_pyiqa_looks_for_them() -> None:
-    """The names of our table are those in the installed pyiqa's source."""
+    """The names of our table are the last parts of the installed pyiqa's urls, which it takes for its files too."""
     pyiqa = pytest.importorskip("pyiqa")
+    from pyiqa.archs.arch_util import get_url_from_name
+
     source = "".join(path.read_text() for path in Path(pyiqa.__file__).parent.joinpath("archs").glob("*.py"))
-    for name, files in weights.WEIGHTS.items():
-        for file in files:
+    names = set(re.findall(r"""get_url_from_name\(\s*(?:name=)?['"]([^'"]+)['"]""", source))
+    files = {urlparse(get_url_from_name(name)).path.rpartition("/")[2] for name in names}
+    for name, needed in weights.WEIGHTS.items():
+        for file in needed:
             if file.startswith("pyiqa/"):
-                assert f"'{file.removeprefix('pyiqa/')}'" in source, name
+                assert file.removeprefix("pyiqa/") in files, name
+                assert weights.source(file) in {get_url_from_name(known) for known in names}
 
 
 def test_a_learned_metric_from_its_file(photos: Path, tmp_path: Path, monkeypatch) -> None:
