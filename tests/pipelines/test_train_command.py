@@ -189,7 +189,6 @@ def test_ray_train_goes_on_after_a_worker_was_killed(
         (["--launcher", "slurm"], "--launcher is local or ray"),
         (["--num-gpus", "1"], "1 GPUs are asked for, and this machine has 0"),
         (["--num-cpus", "2", "--num-gpus", "2"], "exclude each other"),
-        (["--num-cpus", "3", "--set", "batch_size=4"], "cannot be dealt to 3 processes"),
     ],
 )
 def test_wrong_calls_are_one_sentence(pairs: Path, tmp_path: Path, more: list[str], words: str) -> None:
