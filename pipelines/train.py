@@ -80,7 +80,8 @@ def launch_processes(request: Request, processes: int, on_gpus: bool, progress: 
     if processes == 1:
         return train_here(request, progress)
     progress.say(" ".join(launch_line(sys.argv[1:], processes)))
-    launch([sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]], processes)
+    # Not by the path of the program, which need not be ours; -P: nor from the folder that it was called in.
+    launch([sys.executable, "-P", "-c", "import cli; cli.lucidflux_main()", *sys.argv[1:]], processes)
     return None
 
 
