@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from lucidflux_data import records
 from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
-from lucidflux_data.storage import absolute_url, file_system, tried
+from lucidflux_data.storage import absolute_url, file_system, told_of, tried
 
 MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
 PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
@@ -227,7 +227,7 @@ def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
     fs = file_system(url)
     root = fs._strip_protocol(url)
     protocol = url.split("://")[0]
-    try:
+    with told_of(url):
         if fs.isfile(root):
             name = root.rsplit("/", 1)[-1]
             yield from _entry(position, url, name, int(fs.size(root) or -1), counts)
@@ -237,14 +237,12 @@ def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
                 name = path.removeprefix(root).lstrip("/")
                 uri = path if "://" in path else f"{protocol}://{path}"
                 yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
-    except OSError as error:
-        raise InputError(f"{url} cannot be listed: {error.strerror or 'the store refused'}") from None
 
 
 def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
     """An image, or a folder as web servers show it: a page of links, of which those below it are followed."""
     fs = file_system(url)
-    try:
+    with told_of(url):
         if is_image_name(url):
             if not tried(lambda: fs.exists(url), url):
                 raise FileNotFoundError
@@ -262,8 +260,6 @@ def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
                     pages.append(link)
                 else:
                     yield from _entry(position, link, unquote(link.removeprefix(root)), -1, counts)
-    except FileNotFoundError:
-        raise InputError(f"{url} is not there") from None
 
 
 def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
@@ -271,7 +267,9 @@ def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
     stem = url[: min(url.find(mark) for mark in "*?[" if mark in url)].rsplit("/", 1)[0]
     root = fs._strip_protocol(stem)
     protocol = url.split("://")[0]
-    for path, info in sorted(fs.glob(url, detail=True).items()):
+    with told_of(url):
+        found = sorted(fs.glob(url, detail=True).items())
+    for path, info in found:
         if info["type"] == "directory":
             continue
         name = path.removeprefix(root).lstrip("/")

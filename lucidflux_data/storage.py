@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import secrets
 import shutil
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lucidflux_data.errors import InputError, Interrupted, LucidFluxError, StorageError
+from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, StorageError
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
@@ -40,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "attempts": 3,
 }
 _opened_with: dict[str, Any] = {}
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 WAIT_S = 0.2  # before the second attempt; four times as long before each further one
 
 
@@ -79,6 +81,7 @@ def _options(protocol: str) -> dict[str, Any]:
             "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
         }
     if protocol in ("gs", "gcs"):
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then raises
         # STORAGE_EMULATOR_HOST, where it is set, says which server: the client's own variable.
         token = {"token": "anon"} if SETTINGS["anonymous"] else {}
         return {"requests_timeout": timeout, "use_listings_cache": False, **token}
@@ -107,11 +110,34 @@ def tried(call: Callable[[], Result], what: str) -> Result:
             return call()
         except (FileNotFoundError, PermissionError, IsADirectoryError, LucidFluxError):
             raise
-        except Exception:  # each client library has errors of its own, few of them OSError
+        except Exception as error:  # each client library has errors of its own, few of them OSError
+            _check_credentials(error, what)
             if attempt == SETTINGS["attempts"]:
                 break
             time.sleep(WAIT_S * 4 ** (attempt - 1))
     raise StorageError(f"{what} did not answer ({SETTINGS['attempts']} attempts): repeat the command to resume")
+
+
+@contextlib.contextmanager
+def told_of(url: str) -> Iterator[None]:
+    """Around the listing of a remote source: InputError where it cannot be had, StorageError for what can pass."""
+    try:
+        yield
+    except LucidFluxError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{url} is not there") from None
+    except PermissionError:
+        raise InputError(f"{url} may not be read with these credentials") from None
+    except Exception as error:
+        _check_credentials(error, url)
+        raise StorageError(f"{url} did not answer: repeat the command to resume") from None
+
+
+def _check_credentials(error: Exception, what: str) -> None:
+    """InputError where a client found no credentials; botocore's and google.auth's errors, by name."""
+    if type(error).__name__ in NO_CREDENTIALS:
+        raise InputError(f"{what}: no credentials were found (storage.anonymous=true asks without)") from None
 
 
 def absolute_url(path: str) -> str:
@@ -193,6 +219,10 @@ class Folder:
             else:
                 self._publish_remote(name, content)
         except OSError as error:
+            if not self.is_local and isinstance(error, (FileNotFoundError, PermissionError)):
+                raise ConfigError(
+                    f"{self.url} cannot be written to: no such bucket, or not with these rights"
+                ) from None
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Interrupted(
                     f"no space left for {self.root}: free some, then repeat the command to resume"
@@ -289,7 +319,7 @@ class Folder:
 def _as_storage_error(url: str, name: str) -> Iterator[None]:
     try:
         yield
-    except PermissionError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception:
         raise StorageError(f"{url} did not take {name}: repeat the command to resume") from None

@@ -115,7 +115,7 @@ class LocalExecutor:
                 return
             ended, _ = wait(flying, STALL_S, return_when=FIRST_COMPLETED)
             if not ended:
-                flights.say_stalled()
+                flights.say_stalled(events)
             broken = False
             for future in ended:
                 unit, attempt = flying.pop(future)
@@ -272,7 +272,7 @@ class RayExecutor:
                     return
                 ended, _ = ray.wait([*flying, *pool.starting()], num_returns=1, timeout=STALL_S)
                 if not ended:
-                    flights.say_stalled()
+                    flights.say_stalled(events)
                     continue
                 (reference,) = ended
                 if reference not in flying:

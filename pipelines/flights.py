@@ -56,8 +56,10 @@ class Flights:
             text += f" and {len(slow) - 1} more" if slow[1:] else ""
         return text
 
-    def say_stalled(self) -> None:
+    def say_stalled(self, events: Events | None) -> None:
         waiting = sorted(self._since)
+        if events is not None:
+            events.stalled(waiting, STALL_S)
         more = f" and {len(waiting) - 4} more" if len(waiting) > 4 else ""
         told = f"no unit has ended for {STALL_S:.0f} s; in flight: {', '.join(waiting[:4])}{more}"
         print(told, file=sys.stderr, flush=True)

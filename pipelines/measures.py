@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from lucidflux_data import fingerprints, history, more_rules, neardup, runs
 from lucidflux_data.config import FilterConfig
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, LucidFluxError
 from lucidflux_data.images import ImageError, decode, luma
 from lucidflux_data.ledger import load_pool
 from lucidflux_data.selection import is_kept
@@ -156,7 +156,12 @@ class ScorerUnit:
             records.append({"uri": row["uri"], "key": row["key"], "reason": reason})
             images += [] if isinstance(image, ImageError) else [image]
         good = [record for record in records if record["reason"] is None]
-        columns = self._function(images) if images else {}
+        try:
+            columns = self._function(images) if images else {}
+        except LucidFluxError:
+            raise
+        except Exception as error:  # theirs, not a defect of ours
+            raise ConfigError(f"{self.spec} failed: {type(error).__name__}: {error}") from error
         for name, values in _checked(columns, len(images), self.spec).items():
             for record, value in zip(good, values, strict=True):
                 record[name] = value

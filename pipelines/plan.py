@@ -210,6 +210,7 @@ def actual(folder: Folder) -> dict[str, Any]:
     for name in folder.names("events"):
         if name.endswith(".jsonl"):
             lines += [json.loads(line) for line in folder.read(f"events/{name}").decode().splitlines()]
+    lines = [line for line in lines if "attempt" in line]
     done = [line for line in lines if "seconds" in line]
     if not done:
         return {}

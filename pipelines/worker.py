@@ -40,12 +40,19 @@ class Events:
     phase: str
 
     def write(self, unit: Unit, attempt: int, outcome: str, start: float, **more: Any) -> None:
+        line = {"unit": unit.name, "attempt": attempt, "outcome": outcome, "images": unit.size}
+        self._publish(f"{unit.name}.{attempt}", line | {"start": round(start, 3), **more})
+
+    def stalled(self, names: list[str], seconds: float) -> None:
+        """No unit has ended for so long; `names` are in flight."""
+        line = {"outcome": "stalled", "in_flight": names, "without_an_end_s": seconds, "at": round(time.time(), 3)}
+        self._publish(f"stalled.{time.time():.0f}", line)
+
+    def _publish(self, name: str, line: dict[str, Any]) -> None:
         """Events are for people: a full disk must not turn a finished unit into a failed one."""
-        line = {"phase": self.phase, "unit": unit.name, "attempt": attempt, "outcome": outcome}
-        line |= {"images": unit.size, "start": round(start, 3), **more}
         with contextlib.suppress(Exception):
-            name = f"events/{self.phase}-{unit.name}.{attempt}.jsonl"
-            self.folder.publish(name, (json.dumps(line) + "\n").encode())
+            content = (json.dumps({"phase": self.phase, **line}) + "\n").encode()
+            self.folder.publish(f"events/{self.phase}-{name}.jsonl", content)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ class Brightness:
         means = [float(image.mean()) for image in images]
         return {"brightness": np.array(means), "tone": ["dark" if mean < 100 else "bright" for mean in means]}
 
+def broken(images):
+    return {"x": images[0].no_such_thing}
+
 def short(images):
     return {"x": [1.0]} if len(images) > 1 else {"x": []}
 '''
@@ -175,6 +178,9 @@ def test_scorers_and_joined_columns_decide_and_travel(run: Path, tmp_path: Path,
     assert wrong.returncode == 2
     assert "returned" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+    broken = data_command("score", run, "--scorer", "my_scores:broken", *LOCAL, cwd=tmp_path)
+    assert broken.returncode == 2
+    assert "my_scores:broken failed: AttributeError" in broken.stderr
     typo = data_command("select", run, "--where", "nfsw < 0.5", *LOCAL)
     assert typo.returncode == 2
     assert "nsfw" in typo.stderr

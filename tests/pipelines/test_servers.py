@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lucidflux_data import storage
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.sources import PASSING, list_sources, read_bytes
 from lucidflux_data.storage import SETTINGS, Folder, configure
 
@@ -156,6 +156,38 @@ def test_the_storage_table_of_a_config_file_says_where_the_store_is(
     wrong = data_command("filter", "s3://toml", "--out", tmp_path / "other", *options, env=environment)
     assert wrong.returncode == 2
     assert "there is no setting storage.endpoint" in wrong.stderr
+
+
+def test_a_store_that_refuses_is_a_sentence(store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    before = dict(SETTINGS)
+
+    def speak(url: str, environment: dict[str, str]) -> None:
+        for name in store.environment:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in (environment | {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        storage._opened.cache_clear()
+        configure({"endpoint_url": url, "attempts": 1})
+
+    speak(store.url, store.environment)
+    for source in ("s3://no-such-bucket", "s3://no-such-bucket/folder"):
+        with pytest.raises(InputError, match="is not there"):
+            list_sources([source])
+    for content in (b"whole", iter([b"in ", b"parts"])):
+        with pytest.raises(ConfigError, match="s3://no-such-bucket/run cannot be written to"):
+            Folder("s3://no-such-bucket/run").publish("run.json", content)
+    speak(store.url, {})
+    with pytest.raises(InputError, match="no credentials were found"):
+        list_sources(["s3://no-such-bucket"])
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    speak("http://127.0.0.1:9", store.environment | {"AWS_MAX_ATTEMPTS": "1"})
+    with pytest.raises(StorageError, match="did not answer"):
+        list_sources(["s3://no-such-bucket"])
+    SETTINGS.update(before)
+    configure({})
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -98,6 +98,17 @@ def test_events_of_two_phases_do_not_meet(tmp_path: Path) -> None:
     ]
 
 
+def test_a_stall_is_a_line_and_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Flights()
+    for number in range(6):
+        found.started(Unit(f"unit-{number}", 1, None), attempt=1)
+    found.say_stalled(Events(Folder(tmp_path), "score"))
+    told = "no unit has ended for 60 s; in flight: unit-0, unit-1, unit-2, unit-3 and 2 more"
+    assert told in capsys.readouterr().err
+    (event,) = (json.loads(path.read_text()) for path in (tmp_path / "events").iterdir())
+    assert (event["phase"], event["outcome"], len(event["in_flight"])) == ("score", "stalled", 6)
+
+
 def test_the_progress_line_tells_of_attempts_and_stragglers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
