@@ -42,7 +42,7 @@ class Backwards:
     description = "this process, backwards"
     num_gpus = 0
 
-    def map(self, units: Any, job: Any, events: Any = None, stateful: bool = False) -> Iterator[tuple[Any, Any]]:
+    def map(self, units: Any, job: Any, *_: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
         for unit in reversed(list(units)):
             yield unit, job(unit)
 
