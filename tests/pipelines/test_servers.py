@@ -16,14 +16,26 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from here import QUIET, Here, run_filter, verified
 
-from lucidflux_data import storage
+from lucidflux_data import records, storage
+from lucidflux_data.config import make_config
 from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.sources import PASSING, list_sources, read_bytes
-from lucidflux_data.storage import SETTINGS, Folder, configure
+from lucidflux_data.storage import SETTINGS, Folder, configure, table_bytes
+from pipelines import filter as job
+from pipelines.govern import retry
 
 LOCAL = ["--executor", "local", "--num-cpus", "1"]
-WIDE = ["--iqa", "none", "--set", "rules.min_laplacian_variance=1", "--set", "rules.max_flat_fraction=1"]
+WIDE = ["iqa.metric=none", "rules.min_laplacian_variance=1", "rules.max_flat_fraction=1"]
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_given_back() -> Iterator[None]:
+    before = dict(SETTINGS)
+    yield
+    SETTINGS.update(before)
+    configure({})
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +93,7 @@ def web(photos: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def test_a_folder_of_a_web_server_is_a_source(web: str, photos: Path, tmp_path: Path, data_command) -> None:
+def test_a_folder_of_a_web_server_is_a_source(web: str, photos: Path, tmp_path: Path) -> None:
     listing = list_sources([f"{web}/photos"])
     rows = {row["source_key"]: row for row in listing.table.to_pylist()}
     assert set(rows) == {"a.jpg", "b c.jpg", "more/d.jpg"}, "nothing from above it"
@@ -92,38 +104,32 @@ def test_a_folder_of_a_web_server_is_a_source(web: str, photos: Path, tmp_path: 
     for gone in ("nowhere", "nowhere.jpg"):
         with pytest.raises(InputError, match="is not there"):
             list_sources([f"{web}/{gone}"])
-    done = data_command("filter", f"{web}/photos", "--out", tmp_path / "run", *WIDE, *LOCAL)
-    assert done.returncode == 0, done.stderr
+    run_filter(f"{web}/photos", tmp_path / "run", *WIDE)
     kept = [row for row in pq.read_table(tmp_path / "run" / "selected.parquet").to_pylist() if row["keep"]]
     assert {row["sha256"] for row in kept} == {
         hashlib.sha256((photos / name).read_bytes()).hexdigest() for name in rows
     }
 
 
-def test_retry_after_an_outage_gives_what_a_quiet_run_gives(
-    web: str, photos: Path, tmp_path: Path, data_command
-) -> None:
+def test_retry_after_an_outage_gives_what_a_quiet_run_gives(web: str, tmp_path: Path) -> None:
     uris = [f"{web}/photos/a.jpg", f"{web}/photos/b%20c.jpg", f"{web}/photos/more/d.jpg"]
     pq.write_table(pa.table({"url": uris}), tmp_path / "list.parquet")
-    options = [*WIDE, "--set", "storage.attempts=1", *LOCAL]
+    settings = [*WIDE, "storage.attempts=1"]
     quiet, run = tmp_path / "quiet", tmp_path / "run"
-    assert data_command("filter", tmp_path / "list.parquet", "--out", quiet, *options).returncode == 0
+    run_filter(tmp_path / "list.parquet", quiet, *settings)
     _Pages.down = {"a.jpg", "d.jpg"}
-    done = data_command("filter", tmp_path / "list.parquet", "--out", run, *options)
-    assert done.returncode == 0, done.stderr
+    run_filter(tmp_path / "list.parquet", run, *settings)
     rows = {row["uri"]: row for row in pq.read_table(run / "selected.parquet").to_pylist()}
     assert {uri for uri, row in rows.items() if row["reason"] == "unreadable"} == {uris[0], uris[2]}
     details = pq.read_table(run / "scores" / "basic" / "unit-000000.parquet")["detail"].to_pylist()
     assert details.count(PASSING) == 2
-    _Pages.down = {"d.jpg"}
-    done = data_command("retry", run, "--json", *LOCAL)
-    assert done.returncode == 0, done.stderr
-    assert (json.loads(done.stdout)["tried"], json.loads(done.stdout)["recovered"]) == (2, 1)
-    _Pages.down = set()
-    done = data_command("retry", run, "--json", *LOCAL)
-    assert (json.loads(done.stdout)["tried"], json.loads(done.stdout)["recovered"]) == (1, 1), done.stderr
-    assert data_command("select", run, *LOCAL).returncode == 0
-    assert data_command("pack", run, *LOCAL).returncode == 0
+    for down, told in (({"d.jpg"}, (2, 1)), (set(), (1, 1))):
+        _Pages.down = down
+        found = retry(Folder(run), [], Here(), QUIET)
+        assert (found["tried"], found["recovered"]) == told
+    config = make_config(settings=settings)
+    job.select(Folder(run), config, Here(), QUIET)
+    job.pack(Folder(run), config, Here(), QUIET)
     assert tree(run) == tree(quiet)
 
 
@@ -141,17 +147,16 @@ def test_the_storage_table_of_a_config_file_says_where_the_store_is(
     text = f'[storage]\nendpoint_url = "{store.url}"\ntimeout_s = 20\nattempts = 2\n[rules]\nmax_flat_fraction = 1\n'
     (tmp_path / "job.toml").write_text(text)
     run = tmp_path / "run"
-    options = ["--config", tmp_path / "job.toml", *WIDE, *LOCAL]
+    options = ["--config", tmp_path / "job.toml", "--iqa", "none", *LOCAL]
     done = data_command("filter", "s3://toml", "--out", run, *options, env=environment)
     assert done.returncode == 0, done.stderr
     assert {row["status"] for row in pq.read_table(run / "scores" / "basic").to_pylist()} == {"ok"}
-    gone = "photos of yesterday"
-    store.client().put_object(Bucket="toml", Key="a.jpg", Body=gone.encode())
-    done = data_command("pack", run, "--set", "shards.max_samples=2", *LOCAL, env=environment)
-    assert done.returncode == 3
-    assert "has changed since it was scored" in done.stderr
-    done = data_command("retry", run, "--json", *LOCAL, env=environment)
-    assert json.loads(done.stdout)["tried"] == 0, done.stderr
+    folder = Folder(run)
+    scores = folder.read_table("scores/basic/unit-000000.parquet").to_pylist()
+    scores[0] |= {"status": "failed", "reason": "missing", "detail": "planted"}
+    folder.publish("scores/basic/unit-000000.parquet", table_bytes(pa.Table.from_pylist(scores, records.BASIC)))
+    done = data_command("retry", run, "--status", "missing", "--json", *LOCAL, env=environment)
+    assert json.loads(done.stdout)["recovered"] == 1, done.stderr
     (tmp_path / "job.toml").write_text("[storage]\nendpoint = 'http://x'\n")
     wrong = data_command("filter", "s3://toml", "--out", tmp_path / "other", *options, env=environment)
     assert wrong.returncode == 2
@@ -160,7 +165,6 @@ def test_the_storage_table_of_a_config_file_says_where_the_store_is(
 
 def test_a_store_that_refuses_is_a_sentence(store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     s3fs = pytest.importorskip("s3fs")
-    before = dict(SETTINGS)
 
     def speak(url: str, environment: dict[str, str]) -> None:
         for name in store.environment:
@@ -185,8 +189,6 @@ def test_a_store_that_refuses_is_a_sentence(store, monkeypatch: pytest.MonkeyPat
     speak("http://127.0.0.1:9", store.environment | {"AWS_MAX_ATTEMPTS": "1"})
     with pytest.raises(StorageError, match="did not answer"):
         list_sources(["s3://no-such-bucket"])
-    SETTINGS.update(before)
-    configure({})
     s3fs.S3FileSystem.clear_instance_cache()
 
 
@@ -201,16 +203,14 @@ def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for the kind of a bucket by gRPC, in vain
-    before = dict(SETTINGS)
     configure({"anonymous": True})
     storage._opened.cache_clear()
     yield "gs://photos"
-    configure(before)
     storage._opened.cache_clear()
     server.stop()
 
 
-def test_google_storage_is_a_source_and_a_sink(google: str, photos: Path, tmp_path: Path, data_command) -> None:
+def test_google_storage_is_a_source_and_a_sink(google: str, photos: Path) -> None:
     folder = Folder(google)
     assert folder.fs.requests_timeout == SETTINGS["timeout_s"]
     for path in sorted(path for path in photos.rglob("*") if path.is_file()):
@@ -220,8 +220,5 @@ def test_google_storage_is_a_source_and_a_sink(google: str, photos: Path, tmp_pa
     rows = list_sources([f"{google}/in"]).table.to_pylist()
     assert [row["source_key"] for row in rows] == ["a.jpg", "b c.jpg", "more/d.jpg"]
     assert read_bytes(rows[2]["uri"]) == (photos / "more" / "d.jpg").read_bytes()
-    options = [*WIDE, "--set", "storage.anonymous=true", *LOCAL]
-    done = data_command("filter", f"{google}/in", "--out", f"{google}/run", *options)
-    assert done.returncode == 0, done.stderr
-    done = data_command("verify", f"{google}/run", "--deep", *LOCAL)
-    assert done.returncode == 0, done.stderr
+    run_filter(f"{google}/in", f"{google}/run", *WIDE, "storage.anonymous=true")
+    assert verified(f"{google}/run") == 3

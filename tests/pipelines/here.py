@@ -1,0 +1,54 @@
+"""Jobs in this process, without commands: for tests whose subject is neither the executor nor the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lucidflux_data import pairs_run
+from lucidflux_data.config import make_config
+from lucidflux_data.degrade_config import make_pairs_config
+from lucidflux_data.pairs_run import is_pairs
+from lucidflux_data.storage import Folder, absolute_url, configure
+from pipelines import filter as job
+from pipelines.filter import verify_run
+from pipelines.progress import Progress
+from pipelines.synthesize import synthesize
+from pipelines.verify_pairs import verify_pairs
+
+QUIET = Progress(quiet=True)
+
+
+class Here:
+    """Units one after the other."""
+
+    num_gpus = 0
+
+    def map(self, units: Any, job: Any, *_: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
+        for unit in units:
+            yield unit, job(unit)
+
+
+def run_filter(source: object, out: object, *settings: str) -> None:
+    config = make_config(settings=settings)
+    configure(config.storage.model_dump())
+    folder = Folder(str(out))
+    job.list_into(folder, [absolute_url(str(source))], config, "lucidflux", None, ("score", "select", "pack"), QUIET)
+    job.score(folder, config, Here(), QUIET)
+    job.select(folder, config, Here(), QUIET)
+    job.pack(folder, config, Here(), QUIET)
+
+
+def run_synthesize(source: object, out: object, *settings: str) -> dict[str, Any]:
+    """Gives the summary."""
+    config = make_pairs_config("realesrgan-x4", settings=settings)
+    about = pairs_run.make_run(config, "pairs", "cv2", [absolute_url(str(source))], None)
+    pairs_run.start(Folder(str(out)), about)
+    return synthesize(Folder(str(out)), about, Here(), QUIET)
+
+
+def verified(folder: Path | str) -> int:
+    """Samples that `verify --deep` finds whole; raises VerificationError."""
+    check = verify_pairs if is_pairs(Folder(folder)) else verify_run
+    return check(Folder(folder), True, False, Here(), QUIET)["samples"]
