@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def launch(command: list[str], processes: int) -> None:
     except SignalException:
         sys.exit(Interrupted.exit_code)
     except ChildFailedError as failed:
-        killed = [rank for rank, failure in failed.failures.items() if failure.exitcode < 0]
-        if killed:
-            raise Interrupted(f"process {killed[0]} was killed: --resume goes on from the last checkpoint") from None
-        sys.exit(failed.get_first_failure()[1].exitcode)
+        codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+        told = [code for code in codes.values() if code > 0]
+        if told:  # of those who stopped because another was lost, none is the cause
+            sys.exit(next((code for code in told if code != Interrupted.exit_code), Interrupted.exit_code))
+        killed = next((rank for rank, code in codes.items() if code != -signal.SIGTERM), 0)  # the agent ends the rest
+        raise Interrupted(f"process {killed} was killed: --resume goes on from the last checkpoint") from None

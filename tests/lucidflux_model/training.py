@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -18,7 +23,7 @@ from lucidflux_data.config import resolve
 from lucidflux_data.degrade_config import make_pairs_config, pairs_label
 from lucidflux_data.storage import Folder, absolute_url
 from lucidflux_model.checkpoints import latest
-from lucidflux_model.runtime import Runtime
+from lucidflux_model.runtime import Runtime, open_runtime
 from lucidflux_model.train_config import TrainConfig
 from lucidflux_model.train_setup import train
 from pipelines.demo import bundled_photos
@@ -76,6 +81,42 @@ def run(pairs: Path, out: Path, *settings: str, runtime: Runtime | None = None, 
     alone = runtime or Runtime(0, 1, torch.device("cpu"))
     options = {"resume": True, "say": lambda _: None, **options}
     return train(config_of(*settings), [str(pairs)], out, alone, **options)
+
+
+def in_two(pairs: Path, *jobs: tuple[Any, ...], kill_in_step: int | None = None) -> list[int | None]:
+    """Runs (out, setting, ...), one after another, in two gloo processes; their exit codes. They are forked from a
+    server that has imported what they need: that saves them seconds, and forking this process, after Ray, hangs.
+
+    `kill_in_step`: process 0 ends itself by SIGKILL when it has written the line of that step.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["training"])
+        given = [(rank, port, pairs, jobs, kill_in_step) for rank in (0, 1)]
+        processes = [context.Process(target=_one_of_two, args=arguments) for arguments in given]
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join(250)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _one_of_two(rank: int, port: int, pairs: Path, jobs: tuple[tuple[Any, ...], ...], kill_in_step: int | None) -> None:
+    def kill(line: dict[str, Any]) -> None:
+        if line["step"] == kill_in_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    with open_runtime("cpu") as runtime:
+        for out, *settings in jobs:
+            run(pairs, out, *settings, runtime=runtime, on_step=kill)
 
 
 def copy(run_: Path, out: Path) -> Path:

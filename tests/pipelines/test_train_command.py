@@ -1,10 +1,9 @@
-"""Training as processes: signals and kills, torchrun, Ray Train, and the command's own words."""
+"""Training as processes: signals and kills, one process and two, and the command's own words."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -22,11 +20,10 @@ import training
 from typer.testing import CliRunner
 
 import cli
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_model.checkpoints import latest
+from lucidflux_model.runtime import launch
 from lucidflux_model.train_config import make_train_config
-from pipelines.train import Request
-from pipelines.train_ray import train_on_ray
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux"))
 torch.set_num_threads(1)
@@ -50,37 +47,62 @@ def command(pairs: Path, out: Path, *more: str) -> list[str]:
     return [COMMAND, "train", "--data", str(pairs), "--out", str(out), *settings, *more]
 
 
+def has_step(out: Path, step: int) -> bool:
+    path = out / "metrics.jsonl"
+    return path.exists() and path.read_text().count("\n") >= step
+
+
 def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
     """Until metrics.jsonl has the line of a step."""
     while process.poll() is None:
-        with_lines = (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n")
-        if with_lines and with_lines >= step:
+        if has_step(out, step):
             return
         time.sleep(0.02)
     pytest.fail(f"the run ended too early: {process.stderr.read() if process.stderr else ''}")
 
 
-def test_kill_9_then_sigterm_then_to_the_end(pairs: Path, control: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = {"env": environment, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    """What the installed command does, in this process: its exit code and what it says."""
+    monkeypatch.setattr(sys, "argv", ["lucidflux", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.lucidflux_main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+OPTIONS = {
+    "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    "stderr": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "text": True,
+}
+
+
+def test_kill_9_then_sigterm_then_to_the_end(
+    pairs: Path, control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "run"
-    with subprocess.Popen(command(pairs, out, "--set", "steps=1000"), **options) as process:
+    with subprocess.Popen(command(pairs, out, "--set", "steps=1000"), **OPTIONS) as process:
         wait_for_step(out, 4, process)
         process.kill()
     assert latest(out).name == "step-00000003"
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "lo')  # what a kill in the middle of a line leaves
-    with subprocess.Popen(command(pairs, out, "--set", "steps=1000", "--resume"), **options) as process:
-        wait_for_step(out, 5, process)
-        process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 5, told
+
+    def signal_after_step_5() -> None:
+        while not (has_step(out, 5) and '"step": 9, "lo' not in (out / "metrics.jsonl").read_text()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=signal_after_step_5, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    code, told = called([*command(pairs, out, "--set", "steps=1000", "--resume")[1:]], monkeypatch, capsys)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert code == 5, told
     assert "--resume goes on" in told.splitlines()[-1]
     stopped = json.loads((latest(out) / "progress.json").read_text())["step"]
     assert f"stopped after step {stopped}" in told
     assert [line["step"] for line in training.lines(out)] == list(range(1, stopped + 1))
-    longer = tmp_path / "longer"
-    shutil.copytree(control, longer)
+    longer = training.copy(control, tmp_path / "longer")
     last = max(7, stopped + 1)
     for run in (out, longer):
         training.run(pairs, run, f"steps={last}")
@@ -90,15 +112,19 @@ def test_kill_9_then_sigterm_then_to_the_end(pairs: Path, control: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def two(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What train_worker.py leaves, killed and called again."""
+    """Runs of two processes: `killed` in step 5 and resumed, `whole` to compare it with, `fsdp` with everything in
+    pieces and `ddp`."""
     out = tmp_path_factory.mktemp("two")
-    worker = Path(__file__).with_name("train_worker.py")
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    first = subprocess.run([*line, worker, pairs, out], capture_output=True, text=True, timeout=280, check=False)
-    assert "SIGKILL" in first.stderr, first.stderr[-3000:]
+    codes = training.in_two(pairs, (out / "killed", "steps=7"), kill_in_step=5)
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] not in (0, None), "the other ends too"
     assert latest(out / "killed").name == "step-00000003"
-    second = subprocess.run([*line, worker, pairs, out], capture_output=True, text=True, timeout=280, check=False)
-    assert second.returncode == 0, second.stderr[-3000:]
+    sharded = ("parallel=fsdp", "shard_frozen=true", "micro_batch=1")
+    validated = ("validation.images=1", "validation.steps=1", "validation.samples=1", "validation.every=3")
+    validated += ("validation.fraction=0.4", "steps=3")
+    jobs = [(out / "killed", "steps=7"), (out / "whole", "steps=7")]
+    jobs += [(out / "fsdp", *sharded, *validated), (out / "ddp", *validated)]
+    assert training.in_two(pairs, *jobs) == [0, 0]
     return out
 
 
@@ -106,6 +132,60 @@ def test_two_processes_resume_exactly_after_kill_9(two: Path) -> None:
     assert training.differing(two / "whole", two / "killed") == []
     assert training.lines(two / "whole") == training.lines(two / "killed")
     assert [line["step"] for line in training.lines(two / "killed")] == list(range(1, 8))
+
+
+def test_the_command_starts_two_processes_and_a_signal_reaches_both(two: Path, pairs: Path, tmp_path: Path) -> None:
+    """--num-cpus, which --num-gpus differs from by the device alone."""
+    out = tmp_path / "run"
+    with subprocess.Popen(command(pairs, out, "--num-cpus", "2", "--set", "steps=1000"), **OPTIONS) as process:
+        wait_for_step(out, 2, process)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 5, told
+    stopped = json.loads((latest(out) / "progress.json").read_text())["step"]
+    lines = told.splitlines()
+    assert lines[0].startswith("torchrun --standalone --nproc-per-node 2 --no-python lucidflux train --data")
+    assert any("2 process(es)" in line for line in lines)
+    assert lines[-1].startswith(f"error: stopped after step {stopped}, checkpoint step-{stopped:08d}")
+    assert told.count("error:") == 1, "said once, by the first"
+    assert "Traceback" not in told
+    last = max(7, stopped + 1)
+    whole = training.copy(two / "whole", tmp_path / "whole")
+    assert training.in_two(pairs, (out, f"steps={last}"), (whole, f"steps={last}")) == [0, 0]
+    assert training.differing(out, whole) == []
+    assert training.lines(out) == training.lines(whole)
+
+
+CHILD = """
+import os, signal, sys, time
+rank = int(os.environ["RANK"])
+assert os.environ["WORLD_SIZE"] == "2"
+open(f"{sys.argv[1]}/started-{rank}", "w").close()
+if sys.argv[2] == "fail" and rank == 1:
+    sys.exit(3)
+if sys.argv[2] == "kill" and rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] != "end":
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("end", 0), ("fail", 3), ("kill", 5)])
+def test_the_end_of_one_process_ends_all(tmp_path: Path, how: str, code: int) -> None:
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in handled}
+    ended: BaseException | None = None
+    try:
+        launch([sys.executable, "-c", CHILD, str(tmp_path), how], 2)
+    except (SystemExit, Interrupted) as error:
+        ended = error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert getattr(ended, "exit_code", getattr(ended, "code", 0)) == code
+    if how == "kill":
+        assert "process 1 was killed: --resume goes on" in str(ended)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["started-0", "started-1"]
 
 
 def close(first: Path, second: Path, rel: float) -> bool:
@@ -122,10 +202,11 @@ def test_one_process_sees_the_batches_noise_and_sigma_of_two(
     two: Path, control: Path, pairs: Path, tmp_path: Path
 ) -> None:
     assert close(two / "whole", control, 1e-4)
-    shutil.copytree(two / "whole", tmp_path / "run")
+    training.copy(two / "whole", tmp_path / "run")
     training.run(pairs, tmp_path / "run", "steps=9")
-    training.run(pairs, control, "steps=9")
-    assert close(tmp_path / "run", control, 1e-4)
+    longer = training.copy(control, tmp_path / "longer")
+    training.run(pairs, longer, "steps=9")
+    assert close(tmp_path / "run", longer, 1e-4)
 
 
 def test_fsdp_equals_ddp(two: Path) -> None:
@@ -142,42 +223,6 @@ def test_fsdp_equals_ddp(two: Path) -> None:
     name = "model.conditioner.modulation_lq.linear.weight"
     assert torch.allclose(weights[0][name], weights[1][name], atol=1e-5)
     assert weights[0][name].abs().max() > 1e-4, "it has learned something"
-
-
-def kill_a_worker(out: Path, tag: str, killed: list[int]) -> None:
-    """Once step 4 is written: one of the two Ray processes that train."""
-    while not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") >= 4):
-        time.sleep(0.05)
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("LUCIDFLUX_TEST") == tag
-            if ours and "RayTrainWorker" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
-                return
-        except psutil.Error:
-            continue
-
-
-def test_ray_train_goes_on_after_a_worker_was_killed(
-    pairs: Path, control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LUCIDFLUX_TEST", str(tmp_path))
-    out = tmp_path / "run"
-    config = training.config_of("steps=40")
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker, args=(out, str(tmp_path), killed), daemon=True)
-    killer.start()
-    from pipelines.progress import Progress
-
-    summary = train_on_ray(Request(config, (str(pairs),), str(out), None, False, "auto"), None, 2, None, Progress(True))
-    assert len(killed) == 1
-    assert summary["steps"] == 40
-    assert [line["step"] for line in training.lines(out)] == list(range(1, 41))
-    loss = [line["loss"] for line in training.lines(out)]
-    expected = [line["loss"] for line in training.lines(control)]
-    assert loss[:7] == pytest.approx(expected[:7], rel=1e-4)
-    assert (out / "trained.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -199,12 +244,14 @@ def test_wrong_calls_are_one_sentence(pairs: Path, tmp_path: Path, more: list[st
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_ends_with_the_sentence_and_its_code(tmp_path: Path) -> None:
-    call = [COMMAND, "train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"), "--model", "tiny"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nothing'} is not there"
-    assert "Traceback" not in done.stderr
+def test_the_command_ends_with_the_sentence_and_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"), "--model", "tiny"]
+    code, told = called(arguments, monkeypatch, capsys)
+    assert code == 3
+    assert told.splitlines()[-1] == f"error: {tmp_path / 'nothing'} is not there"
+    assert "Traceback" not in told
 
 
 def test_our_configs_say_what_they_say() -> None:
