@@ -87,7 +87,9 @@ def _item(spec: MetricSpec, file: OutputFile, id_: str, suite: Suite) -> Item | 
         return None
     if spec.needs == "nothing":
         return Item((file.sha256, ""), str(file.path), None)
-    reference = (suite.gt if spec.needs == "gt" else suite.lq)[id_]
+    reference = (suite.gt if spec.needs == "gt" else suite.lq).get(id_)
+    if reference is None:
+        return None
     return Item((file.sha256, file_sha256(reference)), str(file.path), str(reference))
 
 
@@ -243,7 +245,8 @@ def _outcome(
     if file is None or file.reason:
         return {"value": None, "reason": file.reason if file else "missing", "seconds": None}
     item = _item(spec, file, id_, suite)
-    assert item is not None, "a file without a reason has an item"
+    if item is None:
+        return {"value": None, "reason": "no_reference", "seconds": None}
     row = known[item.key]
     return {name: row[name] for name in ("value", "reason", "seconds")}
 
@@ -251,7 +254,7 @@ def _outcome(
 def score_set(method: Method, seed: str, suite: Suite, device: str) -> dict[str, Any]:
     """FID of one seed of a method against the references of the same ids: value, reason, seconds."""
     start = time.perf_counter()
-    files = {id_: file for id_, file in method.files[seed].items() if not file.reason}
+    files = {id_: file for id_, file in method.files[seed].items() if not file.reason and id_ in suite.gt}
     if len(files) < 2:
         return {"value": None, "reason": "too_few_images", "seconds": None}
     with tempfile.TemporaryDirectory() as place:

@@ -3,6 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const MAX_ROWS = 200;
+const CONFLICT = data.disagreement.some((v) => v !== null);  // one metric alone, or one method, has none
 
 // ---- tables that sort by a click, or by Enter on the heading
 
@@ -60,7 +61,7 @@ const shown = (v) => (v === null ? "" : Math.abs(v) < 1 ? v.toFixed(4) : Math.ab
 function fillImages() {
   const rows = perImage().sort(ORDERS[$("order").value]);
   const table = $("images");
-  const names = ["image", ...rows[0].methods, "spread", "gain of A over B", "disagreement"];
+  const names = ["image", ...rows[0].methods, "spread", "gain of A over B", ...(CONFLICT ? ["disagreement"] : [])];
   table.tHead.replaceChildren(document.createElement("tr"));
   for (const name of names) table.tHead.rows[0].append(Object.assign(document.createElement("th"), { textContent: name }));
   const lines = rows.slice(0, MAX_ROWS).map((row) => {
@@ -68,7 +69,7 @@ function fillImages() {
     line.className = "pick";
     line.tabIndex = 0;
     line.dataset.id = row.id;
-    for (const v of [row.id, ...row.values, row.spread, row.gain, row.disagreement]) {
+    for (const v of [row.id, ...row.values, row.spread, row.gain, ...(CONFLICT ? [row.disagreement] : [])]) {
       const cell = document.createElement("td");
       cell.textContent = typeof v === "string" ? v : shown(v);
       cell.dataset.value = v ?? "";
@@ -96,7 +97,8 @@ function gallery() { return data.gallery[view.image]; }
 function fillGallery() {
   const { id, pictures } = gallery();
   const names = Object.keys(pictures);
-  for (const [select, fallback] of [[$("left"), names[0]], [$("right"), names[names.length - 1]]]) {
+  const best = data.methods.find((method) => names.includes(method) && method !== names[0]) ?? names[0];
+  for (const [select, fallback] of [[$("left"), names[0]], [$("right"), best]]) {
     const kept = select.value;
     select.replaceChildren(...names.map((name) => new Option(name, name)));
     select.value = names.includes(kept) ? kept : fallback;
@@ -209,6 +211,7 @@ function onKey(event) {
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
 if ($("images")) {
+  if (!CONFLICT) $("order").querySelector("[value=disagreement]").remove();
   for (const id of ["metric", "method-a", "method-b", "order"]) $(id).addEventListener("change", fillImages);
   $("images").addEventListener("click", (event) => openImage(event.target.closest("tbody tr")?.dataset.id));
   $("images").addEventListener("keydown", (event) => {

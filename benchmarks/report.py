@@ -40,14 +40,16 @@ def make_report(
     """The page as UTF-8 bytes. Reads the pictures of the gallery, nothing else."""
     columns = read_columns(table, ids, board["images"]["of"], specs, True)
     conflict = disagreement(columns, ids)
-    chosen = _gallery_ids(ids, conflict)
-    gallery = [{"id": id_, "pictures": _pictures(id_, suite, methods)} for id_ in chosen]
+    shown = np.flatnonzero(_has_score(columns, len(ids)))
+    chosen = _gallery_ids(tuple(ids[k] for k in shown), conflict[shown])
+    ranked = sorted(methods, key=lambda method: tables.order(board).index(method.name))
+    gallery = [{"id": id_, "pictures": _pictures(id_, suite, ranked)} for id_ in chosen]
     data = {
-        "ids": list(ids),
+        "ids": [ids[k] for k in shown],
         "methods": tables.order(board),
         "metrics": {name: column.spec.sign for name, column in columns.items()},
-        "scores": {name: _scores(column) for name, column in columns.items()},
-        "disagreement": [_number(value) for value in conflict],
+        "scores": {name: _scores(column, shown) for name, column in columns.items()},
+        "disagreement": [_number(value) for value in conflict[shown]],
         "gallery": [entry for entry in gallery if len(entry["pictures"]) > 1],
     }
     return _page(board, columns, data).encode()
@@ -76,8 +78,16 @@ def _gallery_ids(ids: tuple[str, ...], conflict: np.ndarray) -> list[str]:
     return [ids[position] for position in positions]
 
 
-def _scores(column: Column) -> dict[str, list[float | None]]:
-    return {method: [_number(v) for v in values.mean(axis=0)] for method, values in column.values.items()}
+def _has_score(columns: dict[str, Column], ids: int) -> np.ndarray:
+    """(ids,) Whether any method has a score; all, where no metric is of single images."""
+    if not columns:
+        return np.ones(ids, bool)
+    every = [values for column in columns.values() for values in column.values.values()]
+    return np.logical_or.reduce([np.isfinite(values).any(axis=0) for values in every])
+
+
+def _scores(column: Column, shown: np.ndarray) -> dict[str, list[float | None]]:
+    return {method: [_number(v) for v in values.mean(axis=0)[shown]] for method, values in column.values.items()}
 
 
 def _number(value: float) -> float | None:
@@ -115,11 +125,11 @@ def _page(board: dict[str, Any], columns: dict[str, Column], data: dict[str, Any
     here = Path(__file__).parent
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     sections = [
-        f"<h1>{title}</h1>",
-        "".join(f"<p class=note>{html.escape(line)}</p>" for line in tables.notes(board)[:-1]),
-        f"<p class='note mono'>{html.escape(board['signature'])}</p>",
+        f"<h1>{title}</h1><p class=note>{html.escape(board['about'])}</p>",
         "<h2>Leaderboard</h2>",
         _leaderboard(board),
+        "".join(f"<p class=note>{html.escape(line)}</p>" for line in tables.notes(board)[1:-1]),
+        f"<p class='note mono'>{html.escape(board['signature'])}</p>",
         _plots(board, columns),
         _heat(board),
         _correlation(board),
@@ -159,7 +169,8 @@ def _leaderboard(board: dict[str, Any]) -> str:
             shown = "" if value is None else f"{value:g}"
             cells.append(f"<td class='{row['colours'].get(name, 'dim')}' data-value='{shown}'>{shown}</td>")
         cells += ["<td data-value=''></td>"] * (len(names) - len(cells) - 1)
-        cells.append(f"<td class=text>{html.escape(row['reference'])}</td>")
+        source = html.escape(row["reference"], quote=True)
+        cells.append(f"<td class=text title='{source}'>{source.split(' (')[0]}</td>")
         rows.append(f"<tr class=published>{''.join(cells)}</tr>")
     return (
         f"<div class=wide><table class=sortable id=leaderboard><thead><tr>{head}</tr></thead>"
@@ -215,13 +226,14 @@ def _heat(board: dict[str, Any]) -> str:
     made = []
     for name, metric in board["metrics"].items():
         rates = metric["win_rate"]
+        methods = [method for method in tables.order(board) if method in rates]
         if len(rates) < 2:
             continue
         sure = {frozenset(pair["methods"]) for pair in metric["pairs"] if pair["p_holm"] < 0.05}
-        head = "".join(f"<th scope=col>{html.escape(method)}</th>" for method in rates)
+        head = "".join(f"<th scope=col>{html.escape(method)}</th>" for method in methods)
         rows = []
-        for first in rates:
-            cells = "".join(_heat_cell(rates[first].get(second), {first, second} in sure) for second in rates)
+        for first in methods:
+            cells = "".join(_heat_cell(rates[first].get(second), {first, second} in sure) for second in methods)
             rows.append(f"<tr><th scope=row>{html.escape(first)}</th>{cells}</tr>")
         made.append(
             f"<table class=heat data-metric='{html.escape(name)}' hidden><thead><tr><th></th>{head}</tr></thead>"
@@ -273,7 +285,8 @@ def _images(data: dict[str, Any]) -> str:
     }
     choices = "".join(f"<option value={key}>{text}</option>" for key, text in (order | {"id": "as listed"}).items())
     return (
-        "<h2>Image by image</h2><p class=note>Disagreement: how differently the metrics rank the methods on an image. "
+        "<h2>Image by image</h2><p class=note>Disagreement, with two metrics or more: how differently they rank the "
+        "methods on an image. "
         "Enter or a click on a row opens the image in the gallery, where it is there.</p>"
         f"<label>Metric {_select('metric', list(data['metrics']))}</label>"
         f"<label>A {_select('method-a', methods)}</label><label>B {_select('method-b', methods[::-1])}</label>"
@@ -286,7 +299,7 @@ def _gallery(data: dict[str, Any]) -> str:
     return (
         "<h2 id=gallery>Gallery</h2><p class=note><kbd>n</kbd> <kbd>p</kbd> next and previous image, <kbd>[</kbd> "
         "<kbd>]</kbd> slider, <kbd>+</kbd> <kbd>-</kbd> <kbd>0</kbd> zoom; wheel zooms and dragging moves all pictures "
-        f"together. {len(data['gallery'])} of {len(data['ids'])} images.</p>"
+        f"together. {len(data['gallery'])} of {len(data['ids'])} scored images.</p>"
         "<label>Image <select id=image></select></label><label>Left <select id=left></select></label>"
         "<label>Right <select id=right></select></label><span class=note id=zoom></span>"
         "<div class=viewer id=viewer><img id=right-picture alt=''><div id=clip style='position:absolute;inset:0'>"

@@ -75,7 +75,9 @@ def write(
         "not_computed": not_computed,
         "footnotes": _footnotes(suite, specs, len(ids), options),
         "published": _published(suite, board["metrics"]),
-        "signature": signature(suite, specs, len(ids), total, options["device"], surroundings["hash"]),
+        "signature": signature(
+            suite, specs, _ranked_over(board, len(ids)), total, options["device"], surroundings["hash"]
+        ),
     }
     folder.publish(TABLE, table_bytes(table))
     folder.publish("environment.json", (json.dumps(surroundings, indent=1) + "\n").encode())
@@ -84,6 +86,11 @@ def write(
     folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))
     folder.publish(BOARD, (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return board
+
+
+def _ranked_over(board: dict[str, Any], scored: int) -> int:
+    """The images that every ranked metric's ranks are over: all that were scored, or a part that methods share."""
+    return min([scored, *(metric["n"] for metric in board["metrics"].values() if metric["ranked"] and metric["n"])])
 
 
 def _is_asked(names: tuple[str, ...], profile: Profile) -> bool:

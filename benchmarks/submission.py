@@ -220,14 +220,17 @@ def _flags(method: Method, total: int) -> list[str]:
 
 def _flag_equal_images(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
     """Compares the pixels of a few images: with the bicubic upscaled input, and between methods."""
-    chosen = [ids[int(k)] for k in np.linspace(0, len(ids) - 1, min(COMPARED, len(ids)))]
+    first = {method.name: next(iter(method.files.values())) for method in methods}
+    there = [id_ for id_ in ids if any(id_ in files for files in first.values())]
+    chosen = [there[int(k)] for k in np.linspace(0, len(there) - 1, min(COMPARED, len(there)))]
     pixels: dict[str, dict[str, np.ndarray]] = {}
     for method in methods:
-        files = next(iter(method.files.values()))
+        files = first[method.name]
         pixels[method.name] = {id_: image for id_ in chosen if (image := _pixels(files.get(id_))) is not None}
     for method in methods:
         images = pixels[method.name]
-        if images and suite.lq and all(_is_bicubic(image, suite.lq[id_]) for id_, image in images.items()):
+        with_input = [id_ for id_ in images if id_ in suite.lq]
+        if with_input and all(_is_bicubic(images[id_], suite.lq[id_]) for id_ in with_input):
             method.flags.append("identical to bicubic upscaling")
         for other in methods:
             shared = images.keys() & pixels[other.name].keys()

@@ -182,18 +182,23 @@ def images_by_id(folder: Path) -> dict[str, Path]:
     return found
 
 
-def with_folders(suite: Suite, inputs: Path | None, gt: Path | None) -> Suite:
-    """The suite with images from folders. InputError for other ids, ConfigError where it is prepared."""
+def with_folders(suite: Suite, inputs: Path | None, gt: Path | None, partial: bool = False) -> Suite:
+    """The suite with images from folders, `partial`: of some of its ids. InputError for other ids, ConfigError where it
+    is prepared."""
     if inputs is None and gt is None:
         return suite
     if suite.pinned:
         raise ConfigError(f"{suite.name} is prepared: --inputs and --gt would replace checked images by others")
     places = {role: images_by_id(folder) if folder else {} for role, folder in (("lq", inputs), ("gt", gt))}
     ids = suite.ids or tuple(sorted(places["gt"] or places["lq"]))
-    for images in places.values():
-        wrong = sorted(set(ids) ^ set(images)) if images else []
-        if wrong:
-            raise InputError(f"{wrong[0]} is not in both {suite.name} and the folder given ({len(wrong)} such ids)")
+    for option, images in zip(("--inputs", "--gt"), places.values(), strict=True):
+        extra, missing = sorted(set(images) - set(ids)), sorted(set(ids) - set(images)) if images else []
+        if extra:
+            raise InputError(f"{option} has {extra[0]}, which is no image of {suite.name} ({len(extra)} such)")
+        if missing and not partial:
+            raise InputError(
+                f"{option} lacks {missing[0]} ({len(missing)} of {len(ids)}); --allow-partial takes a part"
+            )
     return replace(suite, ids=ids, lq=places["lq"], gt=places["gt"])
 
 

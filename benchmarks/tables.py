@@ -73,7 +73,7 @@ def body(board: dict[str, Any], ranks: bool = True) -> list[list[tuple[str, bool
             line.append((text, bool(row and row["rank"] == 1)))
         for key in _costs(board).values():
             value = board["runs"].get(method, {}).get(key)
-            line.append(("-" if value is None else f"{value:.4g}", False))
+            line.append(("-" if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}", False))
         line.append(("; ".join(board["flags"].get(method, [])), False))
         lines.append(line)
     return lines
@@ -84,7 +84,8 @@ def notes(board: dict[str, Any]) -> list[str]:
     lines = [board["about"]]
     partial = sorted({metric["n"] for metric in board["metrics"].values() if 0 < metric["n"] < metric["of"]})
     if partial:
-        lines.append(f"Ranks are over a subset that the ranked methods share: n={partial[0]}/{board['images']['of']}.")
+        sizes = " or ".join(f"n={n}/{board['images']['of']}" for n in partial)
+        lines.append(f"Ranks are over a subset that the ranked methods share: {sizes}.")
     lines.append(
         f"± is half of a {board['statistics']['level']:.0%} bootstrap interval ({board['statistics']['resamples']:,} "
         f"resamples); bold: best, or tied with it ({board['statistics']['test']} test, Holm over a metric's pairs)."

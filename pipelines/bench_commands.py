@@ -94,7 +94,7 @@ def eval_command(
     options: dict[str, Any] = {"allow_partial": allow_partial, "test": test, "resamples": resamples, "limit": limit}
     options |= {"device": "cuda" if num_gpus else "cpu", "groups": _groups(group or [])}
     methods = submission.find_methods(outputs)
-    over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), inputs, gt, methods)
+    over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), inputs, gt, methods, allow_partial)
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     scores = Folder(cache or score_cache())
     if dry_run:

@@ -33,7 +33,9 @@ class ScoreUnit:
         return self.score(unit.name, unit.payload)
 
 
-def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path | None, methods: list[Method]) -> Suite:
+def choose_suite(
+    name: str | None, folder: Path, inputs: Path | None, gt: Path | None, methods: list[Method], partial: bool = False
+) -> Suite:
     """The named suite, with --inputs and --gt in place of images that are not prepared; else an ad hoc one."""
     if name is None:
         every = {id_ for method in methods for paths in method.paths.values() for id_ in paths}
@@ -44,7 +46,7 @@ def choose_suite(name: str | None, folder: Path, inputs: Path | None, gt: Path |
     if prepare.makes_itself(suite) and not prepare.is_current(suite):
         prepare.prepare(suites.load_suite(name, None), None, folder / name)
         suite = suites.load_suite(name, folder)
-    return suites.with_folders(suite, inputs, gt)
+    return suites.with_folders(suite, inputs, gt, partial)
 
 
 def prepared_suite(name: str, folder: Path) -> Suite:

@@ -45,12 +45,39 @@ def bench(tmp_path_factory: pytest.TempPathFactory):
     """Runs the installed `lucidflux bench` as a user would, with caches and suites of its own."""
     home = tmp_path_factory.mktemp("home")
 
+    own = {"XDG_CACHE_HOME": str(home), "LUCIDFLUX_SUITES": str(home / "suites"), "COLUMNS": "160"}
+
     def call(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"XDG_CACHE_HOME": str(home), "LUCIDFLUX_SUITES": str(home / "suites"), "COLUMNS": "160"}
         command = [LUCIDFLUX, "bench", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=env | variables, cwd=cwd)
+        env = os.environ | own | variables
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, cwd=cwd)
 
     call.home = home
+    call.variables = own
+    return call
+
+
+@pytest.fixture
+def bench_here(bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """The same command in this process, for what ends before any worker starts."""
+    import cli
+
+    def call(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        code = 0
+        with monkeypatch.context() as patch:
+            for name, value in (bench.variables | variables).items():
+                patch.setenv(name, value)
+            if cwd is not None:
+                patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["lucidflux", "bench", *map(str, arguments)])
+            try:
+                cli.lucidflux_main()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
+
     return call
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import LUCIDFLUX
+from PIL import Image
 
 from benchmarks import evaluate, submission, suites
 from benchmarks.evaluate import Item, ScoreImages
@@ -216,37 +217,53 @@ def ten(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_ten_images_of_six_methods_in_one_line(ten: Path, bench, tmp_path: Path) -> None:
+def test_ten_images_of_six_methods_in_one_line(ten: Path, bench, bench_here, tmp_path: Path) -> None:
     """No archive, no weights: NIQE is ranked under n=10/250, and each metric that is missing names its file."""
     folders = sorted(ten.iterdir())
-    line = ["--suite", "reallq250", "--outputs", *folders, "--allow-partial"]
-    done = bench(*line, "--num-cpus", 2, cwd=tmp_path, TORCH_HOME=str(tmp_path / "torch"))
+    inputs = tmp_path / "lq"
+    inputs.mkdir()
+    for path in (ten / "lucidflux").iterdir():
+        with Image.open(path) as image:
+            image.resize((256, 256), Image.Resampling.BICUBIC).save(inputs / path.name)
+    line = ["--suite", "reallq250", "--outputs", *folders, "--inputs", inputs, "--allow-partial"]
+    done = bench(*line, "--num-cpus", 1, cwd=tmp_path, TORCH_HOME=str(tmp_path / "torch"))
     assert done.returncode == 0, done.stderr
     results = tmp_path / "bench-results" / "reallq250-lucidflux-paper"
     board = json.loads((results / "leaderboard.json").read_text())
     assert sorted(row["rank"] for row in board["metrics"]["niqe"]["rows"].values()) == [1, 2, 3, 4, 5, 6]
     assert (board["metrics"]["niqe"]["n"], board["metrics"]["niqe"]["of"]) == (10, 250)
     assert "n=10/250" in done.stdout
+    assert board["signature"].startswith("reallq250:1|n:10/250|")
+    consistency = board["metrics"]["lr_consistency"]["rows"]
+    assert consistency["lucidflux"]["mean"] == pytest.approx(80)  # the very images that the inputs were made from
+    assert all((row["n"], row["rank"]) == (10, None) for row in consistency.values())
+    page = (results / "report.html").read_text()
+    data = json.loads(page.split("<script type=application/json id=data>")[1].split("</script>")[0])
+    assert data["ids"] == [f"{k:03d}" for k in range(1, 11)]  # not the 240 of which nothing is there
+    assert len(data["gallery"]) == 8
+    whole = bench_here(*line[:-1], cwd=tmp_path)
+    assert whole.returncode == 3
+    assert "--inputs lacks 011 (240 of 250); --allow-partial takes a part" in whole.stderr
     assert set(board["not_computed"]) == {
-        *("clipiqa", "clipiqa+", "musiq", "maniqa", "qalign", "nima", "psnr", "ssim", "lpips", "lr_consistency")
+        *("clipiqa", "clipiqa+", "musiq", "maniqa", "qalign", "nima", "psnr", "ssim", "lpips")
     }
     for name, file in (("musiq", "musiq_koniq_ckpt-e95806b9.pth"), ("clipiqa", "RN50.pt"), ("nima", "NIMA_Inception")):
         reason = board["not_computed"][name]
         assert file in reason or "pip install" in reason
     published = {row["method"]: row["values"]["niqe"] for row in board["published"] if row["source"] == "LucidFlux"}
     assert published["SUPIR"] == 3.6591
-    limited = json.loads(bench(*line, "--limit", 3, "--dry-run", "--json", cwd=tmp_path).stdout)
+    limited = json.loads(bench_here(*line, "--limit", 3, "--dry-run", "--json", cwd=tmp_path).stdout)
     assert (limited["images"], limited["suite"]) == (3, "reallq250:1")
 
 
-def test_the_suite_checks_size_and_ids(ten: Path, photos: Path, bench, tmp_path: Path) -> None:
-    wrong = bench("--suite", "reallq250", "--outputs", photos / "methods" / "lanczos", cwd=tmp_path)
+def test_the_suite_checks_size_and_ids(photos: Path, bench_here, tmp_path: Path) -> None:
+    wrong = bench_here("--suite", "reallq250", "--outputs", photos / "methods" / "lanczos", cwd=tmp_path)
     assert wrong.returncode == 3
     assert "lanczos has 6 images that reallq250 does not have: astronaut, brick, camera" in wrong.stderr
     small = tmp_path / "small"
     small.mkdir()
     shutil.copyfile(photos / "gt" / "coins.png", small / "001.png")
-    wrong = bench("--suite", "reallq250", "--outputs", small, cwd=tmp_path)
+    wrong = bench_here("--suite", "reallq250", "--outputs", small, cwd=tmp_path)
     assert wrong.returncode == 3
     assert "192x192; reallq250:1 asks for 1024x1024" in wrong.stderr
 
@@ -294,23 +311,24 @@ USAGE = {
 
 
 @pytest.mark.parametrize("what", list(USAGE))
-def test_mistakes_are_one_sentence_and_an_exit_code(what: str, photos: Path, bench, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence_and_an_exit_code(what: str, photos: Path, bench, bench_here, tmp_path: Path) -> None:
     options, code, message = USAGE[what]
     few = tmp_path / "few"
     few.mkdir()
     shutil.copyfile(photos / "methods" / "lanczos" / "coins.png", few / "coins.png")
     options = [str(photos / "gt") if option == "GT" else option for option in options]
-    done = bench("--outputs", few, *options, "--num-cpus", 1, cwd=tmp_path)
+    call = bench if code == 4 else bench_here
+    done = call("--outputs", few, *options, "--num-cpus", 1, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_results_of_another_suite_are_not_overwritten(photos: Path, bench, scored: Path, tmp_path: Path) -> None:
-    done = bench("--outputs", photos / "methods", "--profile", "offline", "--out", scored)
+def test_results_of_another_suite_are_not_overwritten(photos: Path, bench_here, scored: Path, tmp_path: Path) -> None:
+    done = bench_here("--outputs", photos / "methods", "--profile", "offline", "--out", scored)
     assert done.returncode == 2
     assert "holds results of ad-hoc, metrics" in done.stderr
     (tmp_path / "notes.txt").write_text("mine")
-    done = bench("--outputs", photos / "methods", "--metrics", "niqe", "--out", tmp_path)
+    done = bench_here("--outputs", photos / "methods", "--metrics", "niqe", "--out", tmp_path)
     assert done.returncode == 2
     assert "is not empty" in done.stderr

@@ -138,11 +138,11 @@ def test_each_layout_is_staged_run_and_collected(name: str, two: Path, tmp_path:
     assert not [path for path in (out / name).iterdir() if path.name.startswith(".work")]
 
 
-def test_the_folder_is_a_method_of_the_leaderboard(photos: Path, two: Path, bench, tmp_path: Path) -> None:
+def test_the_folder_is_a_method_of_the_leaderboard(photos: Path, two: Path, bench, bench_here, tmp_path: Path) -> None:
     repo = make_repository(tmp_path / "repo", "supir")
     for seed in (("--seed", 1, "--seed", 2), ()):
-        done = bench("infer", "supir", "--inputs", two, "--out", tmp_path / f"out{len(seed)}", *seed, "--repo", repo,
-                     "--python", sys.executable)  # fmt: skip
+        made = ["--inputs", two, "--out", tmp_path / f"out{len(seed)}", *seed]
+        done = bench_here("infer", "supir", *made, "--repo", repo, "--python", sys.executable)
         assert done.returncode == 0, done.stderr
     references = tmp_path / "gt"
     references.mkdir()
@@ -156,7 +156,7 @@ def test_the_folder_is_a_method_of_the_leaderboard(photos: Path, two: Path, benc
     assert board["runs"]["supir"]["seconds_per_image"] > 0
 
 
-def test_what_is_there_is_not_made_again(two: Path, bench, tmp_path: Path) -> None:
+def test_what_is_there_is_not_made_again(two: Path, bench_here, tmp_path: Path) -> None:
     """A program that dies half-way: its images are kept, and the next call stages the others only."""
     repo = make_repository(tmp_path / "repo", "resshift")
     asked = [
@@ -171,18 +171,18 @@ def test_what_is_there_is_not_made_again(two: Path, bench, tmp_path: Path) -> No
         "--python",
         sys.executable,
     ]
-    first = bench(*asked, "--json", "--max-failed", "0.1", ONLY="1")
+    first = bench_here(*asked, "--json", "--max-failed", "0.1", ONLY="1")
     assert first.returncode == 4, first.stderr
     assert json.loads(first.stdout)["missing"] == ["coins"]
     before = (tmp_path / "out" / "resshift" / "coffee.png").stat().st_mtime_ns
-    second = json.loads(bench(*asked, "--json").stdout)
+    second = json.loads(bench_here(*asked, "--json").stdout)
     assert (second["images"], second["there_before"], second["missing"]) == (1, 1, [])
     assert (tmp_path / "out" / "resshift" / "coffee.png").stat().st_mtime_ns == before
     runs = json.loads((tmp_path / "out" / "resshift" / "method.json").read_text())["runs"]["0"]
     assert [(run["exit_code"], run["images"]) for run in runs] == [(1, 1), (0, 1)]
     (repo / "changed.txt").write_text("x")
     subprocess.run(["git", "-C", str(repo), "add", "-A"], check=True)
-    other = bench(*asked)
+    other = bench_here(*asked)
     assert other.returncode == 2
     assert "made with another commit" in other.stderr
 
@@ -246,16 +246,16 @@ def test_time_and_memory_are_recorded_and_a_limit_stops_it(two: Path, tmp_path: 
         infer("sinsr", two, tmp_path / "late", repo=repo, timeout_s=0.7)
 
 
-def test_a_broken_program_is_told_with_its_last_line(two: Path, bench, tmp_path: Path) -> None:
+def test_a_broken_program_is_told_with_its_last_line(two: Path, bench_here, tmp_path: Path) -> None:
     repo = make_repository(tmp_path / "repo", "diffbir")
     asked = ["infer", "diffbir", "--inputs", two, "--out", tmp_path / "out", "--repo", repo]
-    done = bench(*asked, "--python", sys.executable, BROKEN="1")
+    done = bench_here(*asked, "--python", sys.executable, BROKEN="1")
     assert done.returncode == 3
     assert "ended with exit code 1 and made no image: CUDA out of memory" in done.stderr
     assert "CUDA out of memory" in (tmp_path / "out" / "diffbir" / "log.txt").read_text()
-    done = bench(*asked[:-2], "--repo", repo, "--python", "no-such-python")
+    done = bench_here(*asked[:-2], "--repo", repo, "--python", "no-such-python")
     assert done.returncode == 2
-    done = bench(*asked[:-2])
+    done = bench_here(*asked[:-2])
     assert done.returncode == 2
     assert "git clone https://github.com/XPixelGroup/DiffBIR, git checkout 3f8b530" in done.stderr
     with pytest.raises(ConfigError, match=r"has no inference\.py: is it a checkout of .*/DiffBIR\?"):
@@ -290,8 +290,8 @@ def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tm
     assert decode((tmp_path / "webp" / "coins.png").read_bytes()).shape == (48, 48, 3)
 
 
-def test_a_dry_run_shows_the_recipe_and_the_command(two: Path, bench) -> None:
-    told = json.loads(bench("infer", "dreamclear", "--inputs", two, "--scale", 2, "--dry-run", "--json").stdout)
+def test_a_dry_run_shows_the_recipe_and_the_command(two: Path, bench_here) -> None:
+    told = json.loads(bench_here("infer", "dreamclear", "--inputs", two, "--scale", 2, "--dry-run", "--json").stdout)
     assert (told["images"], told["scale"], told["commit"]) == (2, 2, "fbe0938")
     assert told["environment"][0] == "conda create -n dreamclear python=3.9"
     assert told["command"][:3] == ["<python>", "-m", "torch.distributed.launch"]
@@ -391,6 +391,6 @@ def test_mistakes(method: str, two: Path, tmp_path: Path) -> None:
         infer(method, two, tmp_path)
 
 
-def test_suite_or_inputs(two: Path, bench, tmp_path: Path) -> None:
-    done = bench("infer", "bicubic", "--inputs", two, "--suite", "offline-photos", "--out", tmp_path / "out")
+def test_suite_or_inputs(two: Path, bench_here, tmp_path: Path) -> None:
+    done = bench_here("infer", "bicubic", "--inputs", two, "--suite", "offline-photos", "--out", tmp_path / "out")
     assert (done.returncode, done.stderr) == (2, "error: give --suite NAME or --inputs DIR\n")

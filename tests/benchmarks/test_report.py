@@ -10,6 +10,8 @@ import chromium
 import numpy as np
 import pytest
 
+from benchmarks import tables
+
 pytest.importorskip("aiohttp")
 
 
@@ -134,12 +136,12 @@ def test_the_pictures_are_the_outputs(page: chromium.Page, photos: Path) -> None
 
 
 def test_win_rates_show_one_metric_at_a_time(page: chromium.Page, scored: Path) -> None:
-    rates = json.loads((scored / "leaderboard.json").read_text())["metrics"]["psnr"]["win_rate"]
+    board = json.loads((scored / "leaderboard.json").read_text())
+    rates, order = board["metrics"]["psnr"]["win_rate"], tables.order(board)
     page.value("(s => { s.value = 'psnr'; s.dispatchEvent(new Event('change')); })"
                "(document.getElementById('heat-metric'))")  # fmt: skip
     shown = page.value("[...document.querySelectorAll('.heat')].filter(t => !t.hidden).map(t => t.dataset.metric)")
     assert shown == ["psnr"]
     first = page.value("[...document.querySelectorAll('.heat[data-metric=psnr] tbody tr:first-child td')]"
                        ".map(c => c.textContent)")  # fmt: skip
-    method = next(iter(rates))
-    assert first == ["", *(f"{rate:.0%}" for rate in rates[method].values())]
+    assert first == ["", *(f"{rates[order[0]][other]:.0%}" for other in order[1:])]

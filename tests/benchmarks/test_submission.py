@@ -92,7 +92,7 @@ def test_images_of_an_unprepared_suite_from_folders(photos: Path, methods_folder
     suite = replace(suites.load_suite("reallr200", None), count=6)
     with_images = suites.with_folders(suite, photos / "lq", None)
     assert with_images.ids == tuple(sorted(path.stem for path in (photos / "lq").iterdir()))
-    with pytest.raises(InputError, match="001 is not in both reallq250 and the folder given"):
+    with pytest.raises(InputError, match="--inputs has astronaut, which is no image of reallq250"):
         suites.with_folders(suites.load_suite("reallq250", None), photos / "lq", None)
 
 

@@ -74,19 +74,19 @@ def test_nothing_to_compare(a: str, b: str, message: str, scored: Path) -> None:
         compare.compare(a.format(scored), b.format(scored))
 
 
-def test_published_is_printed_with_its_sources(bench) -> None:
-    shown = bench("published", "--suite", "reallq250").stdout
+def test_published_is_printed_with_its_sources(bench_here) -> None:
+    shown = bench_here("published", "--suite", "reallq250").stdout
     assert "arXiv 2509.22414v4" in shown
     assert "3.6742" in shown
     assert "musiq 2.05" in shown
-    other = bench("published", "--suite", "realsr").stdout
+    other = bench_here("published", "--suite", "realsr").stdout
     assert "Not comparable with outputs on realsr" in other
-    rows = json.loads(bench("published", "--suite", "realset65", "--json").stdout)["rows"]
+    rows = json.loads(bench_here("published", "--suite", "realset65", "--json").stdout)["rows"]
     assert rows == []
 
 
-def test_suites_are_listed(bench) -> None:
-    rows = {row["name"]: row for row in json.loads(bench("suites", "--json").stdout)}
+def test_suites_are_listed(bench_here) -> None:
+    rows = {row["name"]: row for row in json.loads(bench_here("suites", "--json").stdout)}
     assert (rows["reallq250"]["images"], rows["reallq250"]["output"], rows["reallq250"]["gt"]) == (
         250,
         "1024x1024",
@@ -156,8 +156,8 @@ def test_the_recipe_puts_every_file_where_it_is_looked_for(tmp_path: Path, monke
     assert {name for name, metric in found.items() if metric["status"] == "weights"} == set()
 
 
-def test_doctor_exits_6_for_a_profile_that_lacks_something(bench, tmp_path: Path) -> None:
-    done = bench("doctor", "--profile", "seesr-paper", TORCH_HOME=str(tmp_path))
+def test_doctor_exits_6_for_a_profile_that_lacks_something(bench_here, tmp_path: Path) -> None:
+    done = bench_here("doctor", "--profile", "seesr-paper", TORCH_HOME=str(tmp_path))
     assert done.returncode == 6
     assert "cannot run here" in done.stderr
     assert "export TORCH_HOME=" in done.stdout
