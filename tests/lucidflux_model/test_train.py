@@ -310,7 +310,44 @@ def test_a_request_to_stop_saves_at_the_boundary(train_pairs: Path, control: Pat
         training.run(train_pairs, tmp_path, "steps=7", stop=lambda: next(asked))
     training.run(train_pairs, tmp_path, "steps=7")
     assert training.differing(tmp_path, control) == []
-    assert len(list((tmp_path / PLACE).glob("step-*"))) <= 3
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5])])
+def test_the_newest_checkpoints_stay_and_no_other(
+    train_pairs: Path, tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    """As many as are asked for, all where there are fewer, and nothing else beside `latest`."""
+    settings = ("batch_size=1", "checkpoint_every=1", f"keep_checkpoints={keep}")
+    training.run(train_pairs, tmp_path, "steps=3", *settings)
+    training.run(train_pairs, tmp_path, "steps=5", *settings)
+    names = sorted(path.name for path in (tmp_path / PLACE).iterdir())
+    assert names == ["latest", *(f"step-{step:08d}" for step in left)]
+    assert latest(tmp_path).name == "step-00000005"
+
+
+def test_compiled_blocks_give_the_same_steps(
+    train_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated ahead of time, and run op by op: inductor takes over a minute of a C++ compiler."""
+    from torch._dynamo.utils import counters
+
+    original = torch.compile
+
+    def ahead_of_time(function, **options):
+        return original(function, **{**options, "backend": "aot_eager"})
+
+    monkeypatch.setattr(torch, "compile", ahead_of_time)
+    torch.compiler.reset()
+    counters.clear()
+    training.run(train_pairs, tmp_path / "plain", "steps=2", "batch_size=1")
+    assert not counters["stats"]
+    training.run(train_pairs, tmp_path / "compiled", "steps=2", "batch_size=1", "compile=true")
+    assert counters["stats"]["unique_graphs"] >= 3, "double and single blocks of the backbone, blocks of the branches"
+    assert not counters["graph_break"]
+    for ours, theirs in zip(training.lines(tmp_path / "compiled"), training.lines(tmp_path / "plain"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    torch.compiler.reset()
 
 
 def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path, tmp_path: Path) -> None:
