@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from lucidflux_data.report import STYLE
 from lucidflux_model.train_config import BINS
 from lucidflux_model.train_log import read_metrics
@@ -16,7 +18,9 @@ from lucidflux_model.validation import PLACE
 from lucidflux_model.weights import MARK
 
 REPORT = "report.html"
-WIDTH, HEIGHT, POINTS = 960, 180, 400
+WIDTH, HEIGHT, MARGIN, POINTS = 960, 180, 64, 400
+FEW = 8  # points that are marked one by one
+STRIPS, STRIP_PX = 8, 1920  # shown of each set, and how wide at most; the files in validation/ are whole
 COLOURS = ("#3b6ea8", "#c0392b", "#2e8b57", "#b8860b", "#6a4c93")
 Point = tuple[int, float]
 
@@ -103,40 +107,69 @@ def _chart(title: str, series: dict[str, list[Point]]) -> str:
     steps = [step for points in drawn.values() for step, _ in points]
     values = [value for points in drawn.values() for _, value in points]
     left, right, low, high = min(steps), max(max(steps), min(steps) + 1), min(values), max(values)
-    span = (high - low) or 1.0
+    if low == high:  # a level line is drawn in the middle
+        low, high = low - (abs(low) or 1), high + (abs(high) or 1)
+
+    def height(value: float) -> float:
+        return HEIGHT - (HEIGHT - 8) * (value - low) / (high - low)
 
     def place(point: Point) -> str:
-        x = WIDTH * (point[0] - left) / (right - left)
-        return f"{x:.1f},{HEIGHT - 4 - (HEIGHT - 8) * (point[1] - low) / span:.1f}"
+        x = MARGIN + (WIDTH - 4 - MARGIN) * (point[0] - left) / (right - left)
+        return f"{x:.1f},{height(point[1]):.1f}"
 
-    shapes = []
+    shapes = [_grid(value, height(value)) for value in (low, (low + high) / 2, high)]
     for (_, points), colour in zip(drawn.items(), COLOURS, strict=False):
         line = " ".join(place(point) for point in points)
         shapes.append(f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.5'/>")
-        if len(points) == 1:
-            x, y = line.split(",")
-            shapes.append(f"<circle cx='{x}' cy='{y}' r='3' fill='{colour}'/>")
-    legend = " ".join(
-        f"<span style='color:{colour}'>{html.escape(name)} {points[-1][1]:.4g}</span>"
+        if len(points) < FEW:
+            ends = (place(point).split(",") for point in points)
+            shapes += [f"<circle cx='{x}' cy='{y}' r='3' fill='{colour}'/>" for x, y in ends]
+    for step, x, anchor in ((left, MARGIN, "start"), (right, WIDTH, "end")):
+        shapes.append(f"<text x='{x}' y='{HEIGHT + 16}' text-anchor='{anchor}'>step {step:,}</text>")
+    svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT + 20}' width='100%' role=img>{''.join(shapes)}</svg>"
+    return f"<h2>{html.escape(title)}</h2>{_legend(drawn)}{svg}"
+
+
+def _grid(value: float, y: float) -> str:
+    line = f"<line x1='{MARGIN}' x2='{WIDTH}' y1='{y:.1f}' y2='{y:.1f}' stroke='#e4e8ee'/>"
+    return f"{line}<text x='{MARGIN - 8}' y='{y + 4:.1f}' text-anchor='end'>{value:.4g}</text>"
+
+
+def _legend(drawn: dict[str, list[Point]]) -> str:
+    """The last value of each curve, with its name where there are several."""
+    told = [
+        f"<span style='color:{colour}'>&#9632;</span> {html.escape(name) if len(drawn) > 1 else 'last'}: "
+        f"{points[-1][1]:.4g}"
         for (name, points), colour in zip(drawn.items(), COLOURS, strict=False)
-    )
-    axis = f"<text x='0' y='12'>{high:.4g}</text><text x='0' y='{HEIGHT - 8}'>{low:.4g}</text>"
-    axis += f"<text x='{WIDTH}' y='{HEIGHT + 14}' text-anchor='end'>step {right:,}</text>"
-    svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT + 20}' width='100%' role=img>{''.join(shapes)}{axis}</svg>"
-    return f"<h2>{html.escape(title)}</h2><p class=note>last: {legend}</p>{svg}"
+    ]
+    return f"<p class=note>{' &nbsp; '.join(told)}</p>"
 
 
 def _strips(run: Path) -> str:
+    """Of the last validation: the first of the pairs held out, and of each suite."""
     folders = sorted((run / PLACE).glob("step-*"))
     if not folders:
         return ""
-    figures = []
-    for path in sorted(folders[-1].rglob("*.png")):
-        data = base64.b64encode(path.read_bytes()).decode()
-        figures.append(
-            f"<p><img alt='' width='100%' src='data:image/png;base64,{data}'><br>{html.escape(path.stem)}</p>"
-        )
-    return f"<h2>LQ, proxy, output, HQ at {folders[-1].name}</h2>{''.join(figures)}"
+    parts = []
+    for folder in (folders[-1], *sorted(path for path in folders[-1].iterdir() if path.is_dir())):
+        figures = [_strip(path) for path in sorted(folder.glob("*.png"))[:STRIPS]]
+        if figures:
+            title = "Pairs held out" if folder is folders[-1] else folder.name
+            parts.append(f"<h2>{html.escape(title)}, restored at step {int(folders[-1].name[5:]):,}</h2>")
+            parts.append(f"<p class=note>LQ, proxy, output, and HQ where there is one</p>{''.join(figures)}")
+    return "".join(parts)
+
+
+def _strip(path: Path) -> str:
+    pixels = cv2.imread(str(path))
+    if pixels is None:
+        return ""
+    if pixels.shape[1] > STRIP_PX:
+        height = max(1, round(pixels.shape[0] * STRIP_PX / pixels.shape[1]))
+        pixels = cv2.resize(pixels, (STRIP_PX, height), interpolation=cv2.INTER_AREA)
+    data = base64.b64encode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()).decode()
+    name = html.escape(path.stem)
+    return f"<p><img alt='{name}' width='100%' src='data:image/jpeg;base64,{data}'><br>{name}</p>"
 
 
 def _settings(config: dict[str, Any]) -> str:
