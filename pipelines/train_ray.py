@@ -61,7 +61,7 @@ def train_on_ray(
             run_config=RunConfig(
                 name="job",
                 storage_path=str(place),
-                failure_config=FailureConfig(max_failures=RESTARTS, max_preemption_failures=-1),
+                failure_config=FailureConfig(max_failures=RESTARTS),  # nodes that are taken away do not count
             ),
         )
         with showing(progress, request.config.steps) as show, _following(Path(request.out), show):
@@ -191,6 +191,7 @@ def work(about: dict[str, Any]) -> None:
     runtime = Runtime(dist.get_rank(), dist.get_world_size(), device)
     progress = Progress(quiet=not runtime.main or about["quiet"])
     out = Path(request.out)
+    drained = getattr(ray.train, "get_preemption_info", lambda: None)  # older releases do not tell
     try:
         summary = train(
             request.config,
@@ -202,7 +203,7 @@ def work(about: dict[str, Any]) -> None:
             progress.say,
             lambda _: None,  # the driver follows metrics.jsonl
             (place / STOP).exists,
-            lambda: ray.train.get_preemption_info() is not None,
+            lambda: drained() is not None,
         )
     except Interrupted as stopped:
         summary = {"stopped": str(stopped)}
