@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmarks.suites import Suite
+from benchmarks.suites import Suite, id_of
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.fingerprints import fingerprint_file, known_suites
 from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
@@ -144,7 +144,7 @@ def _read(suite: Suite, path: Path, archive: Archive) -> Images:
             raise InputError(f"{path} has no images at any of {', '.join(places)} ({role} of {suite.name})")
         images[role] = {}
         for name in found:
-            id_ = PurePosixPath(name).stem
+            id_ = id_of(PurePosixPath(name))
             if id_ in images[role]:
                 raise InputError(f"{path} has two {role} images of id {id_}")
             images[role][id_] = archive.read(name)

@@ -39,7 +39,7 @@ def start(folder: Folder, suite: Suite, profile: Profile) -> None:
             raise ConfigError(
                 f"{folder} holds results of {before.get('suite')}, {before.get('profile')}: choose another --out"
             )
-    elif folder.exists() and folder.names():
+    elif folder.exists() and (folder.names() or folder.folders()):
         raise ConfigError(f"{folder} is not empty and holds no results: choose another --out")
     folder.publish(RUN_FILE, (json.dumps(about, indent=1) + "\n").encode())
 

@@ -189,9 +189,9 @@ def _check_sizes(method: Method, suite: Suite) -> None:
     files = [file for seed in method.files.values() for file in seed.values()]
     wrong = [file for file in files if file.reason == "wrong_size"]
     if wrong and len(wrong) == len(files):
-        size = (
-            f"{suite.output_size[0]}x{suite.output_size[1]}" if suite.output_size else f"{suite.scale} times the input"
-        )
+        size = f"{suite.scale} times the input" if suite.scale else "the size of the reference"
+        if suite.output_size:
+            size = f"{suite.output_size[0]}x{suite.output_size[1]}"
         raise InputError(
             f"{method.name}: all {len(wrong)} images have the wrong size "
             f"({wrong[0].width}x{wrong[0].height}; {suite.label()} asks for {size})"

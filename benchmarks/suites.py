@@ -16,8 +16,9 @@ import json
 import os
 import re
 import tomllib
+import unicodedata
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lucidflux_data.errors import ConfigError, InputError
@@ -166,6 +167,11 @@ def ad_hoc_suite(inputs: Path | None, gt: Path | None, ids_of_outputs: set[str])
     )
 
 
+def id_of(path: PurePath) -> str:
+    """The name without extension, composed: a Mac writes the same accents in another form (Unicode NFD)."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def images_by_id(folder: Path) -> dict[str, Path]:
     """Image files directly in a folder by the name without extension. InputError for two files of one id, for none."""
     if not folder.is_dir():
@@ -174,9 +180,10 @@ def images_by_id(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith("."):
             continue
-        if path.stem in found:
-            raise InputError(f"{folder} has two images of id {path.stem}: {found[path.stem].name} and {path.name}")
-        found[path.stem] = path
+        id_ = id_of(path)
+        if id_ in found:
+            raise InputError(f"{folder} has two images of id {id_}: {found[id_].name} and {path.name}")
+        found[id_] = path
     if not found:
         raise InputError(f"{folder} holds no images")
     return found

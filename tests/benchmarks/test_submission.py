@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,23 @@ def test_a_contaminated_checkpoint_and_several_seeds(methods_folder: Path, photo
     methods = inspected(photos, methods_folder)
     assert methods["ours[step-9]"].flags[0] == "contaminated: the checkpoint was validated on reallq250"
     assert "one seed" in methods["ours[step-9]"].flags
+
+
+def test_the_wrong_size_everywhere_is_an_error_that_says_which_one_is_right(photos: Path) -> None:
+    """The inputs in the place of the outputs."""
+    found = submission.find_methods([str(photos / "lq")])
+    suite = suites.ad_hoc_suite(None, photos / "gt", set())
+    with pytest.raises(InputError, match="48x48; ad-hoc asks for the size of the reference"):
+        submission.inspect(found, suite, submission.check_ids(found, suite))
+
+
+def test_accents_in_either_form_are_one_id(photos: Path, tmp_path: Path) -> None:
+    for folder, form in (("gt", "NFC"), ("mac", "NFD")):
+        (tmp_path / folder).mkdir()
+        name = unicodedata.normalize(form, "Café 日本")
+        shutil.copyfile(photos / "gt" / "coins.png", tmp_path / folder / f"{name}.png")
+    suite = suites.ad_hoc_suite(None, tmp_path / "gt", set())
+    assert submission.check_ids(submission.find_methods([str(tmp_path / "mac")]), suite) == ("Café 日本",)
 
 
 def test_suites_say_which_size_they_want(methods_folder: Path, photos: Path) -> None:
