@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_model import layouts
 from lucidflux_model.layouts import Entry
 
@@ -158,12 +158,17 @@ def save_lucidflux(conditioner: Any, connector: Any, path: Path, contaminated: S
     """Writes the trained parts in the published layout: a torch pickle for .pth, else safetensors with dotted names.
 
     `contaminated`: suites that they were validated on; in the metadata of safetensors, beside the parts of a pickle,
-    where loaders that take part by part do not see it.
+    where loaders that take part by part do not see it. Raises Interrupted where it cannot be written.
     """
     state = lucidflux_state(conditioner, connector)
     mark = {MARK: ",".join(contaminated)} if contaminated else {}
-    if path.suffix == ".pth":
-        torch.save(state | mark, path)
-        return
     flat = {f"{part}.{key}": tensor.contiguous() for part, tensors in state.items() for key, tensor in tensors.items()}
-    save_file(flat, path, metadata=mark or None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pth":
+            torch.save(state | mark, path)
+        else:
+            save_file(flat, path, metadata=mark or None)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Interrupted(f"{path} could not be written ({reason}): repeat the command") from None

@@ -18,7 +18,7 @@ import training
 from typer.testing import CliRunner
 
 import cli
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, Interrupted
 from lucidflux_data.fingerprints import fingerprint_file, known_suites
 from lucidflux_data.images import decode, luma
 from lucidflux_data.niqe import niqe
@@ -115,14 +115,22 @@ def test_the_mark_goes_from_export_into_whatever_begins_from_it(
 
 def test_a_marked_pickle_is_read_as_the_published_one(validated: Path, tmp_path: Path) -> None:
     """By part, as the published inference does, and by our loader."""
-    call("weights", "export", validated, "--out", tmp_path / "lucidflux.pth")
-    content = torch.load(tmp_path / "lucidflux.pth", weights_only=True)
+    path = tmp_path / "new" / "lucidflux.pth"
+    call("weights", "export", validated, "--out", path)
+    content = torch.load(path, weights_only=True)
     assert content.pop("contaminated") == SUITE
     parts = build_random("tiny", 1, parts=("conditioner", "connector"))
-    load_lucidflux(parts["conditioner"], parts["connector"], tmp_path / "lucidflux.pth")
+    load_lucidflux(parts["conditioner"], parts["connector"], path)
     assert torch.equal(
         parts["conditioner"].modulation_lq.linear.weight, content["modulation_lq"]["linear.weight"].float()
     )
+
+
+def test_an_export_that_cannot_be_written_is_one_sentence(validated: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    told = CliRunner().invoke(cli.app, ["weights", "export", str(validated), "--out", str(tmp_path / "file" / "a.pth")])
+    assert isinstance(told.exception, Interrupted)
+    assert "could not be written" in str(told.exception)
 
 
 def test_converted_weights_keep_the_mark(validated: Path, tmp_path: Path) -> None:
