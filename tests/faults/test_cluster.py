@@ -194,7 +194,15 @@ class ByCommands:
             self.wait_for(number)
 
     def start(self, *options: str) -> None:
-        options = (*options, "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block")
+        agent = f"--dashboard-agent-listen-port={free_port()}"  # its default is taken where another cluster runs here
+        options = (
+            *options,
+            agent,
+            "--num-cpus=1",
+            "--object-store-memory=80000000",
+            "--disable-usage-stats",
+            "--block",
+        )
         command = [*RAY, "start", *options]
         with open(self.log, "ab") as log:
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
