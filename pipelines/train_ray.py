@@ -184,6 +184,8 @@ def work(about: dict[str, Any]) -> None:
     from lucidflux_model.loading import quiet_libraries
 
     quiet_libraries()
+    with contextlib.suppress(OSError):  # Ray Train has gone to a folder of its own; paths may be relative
+        os.chdir(about["folder"])
     request: Request = pickle.loads(about["request"])
     place = Path(request.out).absolute() / PLACE
     _raise_told(place)

@@ -334,17 +334,14 @@ def test_a_request_to_stop_saves_at_the_boundary(train_pairs: Path, control: Pat
     assert training.differing(tmp_path, control) == []
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5])])
-def test_the_newest_checkpoints_stay_and_no_other(
-    train_pairs: Path, tmp_path: Path, keep: int, left: list[int]
-) -> None:
-    """As many as are asked for, all where there are fewer, and nothing else beside `latest`."""
-    settings = ("batch_size=1", "checkpoint_every=1", f"keep_checkpoints={keep}")
-    training.run(train_pairs, tmp_path, "steps=3", *settings)
-    training.run(train_pairs, tmp_path, "steps=5", *settings)
-    names = sorted(path.name for path in (tmp_path / PLACE).iterdir())
-    assert names == ["latest", *(f"step-{step:08d}" for step in left)]
-    assert latest(tmp_path).name == "step-00000005"
+def test_the_newest_checkpoints_stay_and_no_other(train_pairs: Path, tmp_path: Path) -> None:
+    """All where there are fewer than asked for, else as many, down to one; and nothing else beside `latest`."""
+    for steps, keep, left in ((3, 3, [1, 2, 3]), (4, 9, [1, 2, 3, 4]), (5, 2, [4, 5]), (6, 1, [6])):
+        settings = ("batch_size=1", "checkpoint_every=1", f"keep_checkpoints={keep}")
+        training.run(train_pairs, tmp_path, f"steps={steps}", *settings)
+        names = sorted(path.name for path in (tmp_path / PLACE).iterdir())
+        assert names == ["latest", *(f"step-{step:08d}" for step in left)]
+        assert latest(tmp_path).name == f"step-{steps:08d}"
 
 
 def test_compiled_blocks_give_the_same_steps(

@@ -134,7 +134,8 @@ def test_ray_train_goes_on_after_a_worker_was_killed(
     config = training.config_of(f"steps={STEPS}")
     killed: list[int] = []
     threading.Thread(target=kill_a_worker, args=(out, str(tmp_path), killed), daemon=True).start()
-    request = Request(config, (str(pairs),), str(out), None, False, "auto")
+    monkeypatch.chdir(tmp_path)  # relative to the driver's folder, which is not the workers'
+    request = Request(config, (os.path.relpath(pairs, tmp_path),), "run", None, False, "auto")
     summary = train_on_ray(request, None, 2, None, Progress(True))
     assert len(killed) == 1
     assert summary["steps"] == STEPS
