@@ -187,7 +187,7 @@ def pyiqa_model(name: str, device: str) -> Any:
         raise ConfigError(
             f"{name} could not be loaded ({type(error).__name__}: {said}): its weights are looked for in "
             f"{torch.hub.get_dir()} (TORCH_HOME) and the Hugging Face cache (HF_HOME), and `lucidflux bench doctor` "
-            "names each file; --iqa niqe needs none"
+            "names each file; or choose --iqa niqe or --iqa none"
         ) from None
 
 

@@ -290,8 +290,13 @@ class Folder:
         self.remove(aside)
 
     def sweep(self) -> None:
-        """Removes what interrupted writers left."""
-        self.remove(".tmp")
+        """Removes what interrupted writers left. What one of them writes just now stays for the next sweep: a worker
+        outlives a killed driver by half a second, and the command may have been repeated by then."""
+        try:
+            self.remove(".tmp")
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
 
     def read_table(self, name: str, columns: list[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """A parquet file, or the rows of it for which `where` holds. InputError where it is damaged, naming the file
