@@ -17,6 +17,7 @@ from benchmarks import (  # noqa: E402
     throughput_curation,
     throughput_filter,
     throughput_held_out,
+    throughput_listing,
     throughput_restore,
     throughput_synthesize,
     throughput_train,
@@ -26,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(throughput_curation.app)
 app.add_typer(throughput_filter.app)
 app.add_typer(throughput_held_out.app)
+app.add_typer(throughput_listing.app)
 app.add_typer(throughput_restore.app)
 app.add_typer(throughput_synthesize.app)
 app.add_typer(throughput_train.app)
