@@ -168,7 +168,7 @@ def _remember(folder: Folder, wanted: list[str]) -> None:
         run["config"]["select"]["opt_out"] = [*lists, place]
     run["inputs"][place] = hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()
     config = FilterConfig.model_validate(run["config"])
-    updated = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"], run["inputs"])
+    updated = runs.renew_run(run, config, run["inputs"])
     folder.publish(runs.RUN_FILE, shards.canonical_json(updated))
 
 

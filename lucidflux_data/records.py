@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+VERSION = "0.1.1"  # of this code; run.json keeps that of the code which listed the candidates
 
 # Reasons for which an image could not be scored at all, by what happened.
 FAILURES = (

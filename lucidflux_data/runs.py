@@ -65,6 +65,7 @@ def make_run(
         chosen["inputs"] = inputs
     return {
         "schema_version": 1,
+        "version": records.VERSION,
         "preset": preset,
         "label": label(preset, config),
         "listed": listed,
@@ -78,6 +79,14 @@ def make_run(
             "pack": digest(config.pack_part()),
         },
     }
+
+
+def renew_run(run: dict[str, Any], config: FilterConfig, inputs: dict[str, str]) -> dict[str, Any]:
+    """The content of run.json of the same run under other rules. Its version stays: the scores are of that one, and
+    a run without one is of a version before 0.1.1."""
+    made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs)
+    del made["version"]
+    return made | ({"version": run["version"]} if "version" in run else {})
 
 
 def parts(folder: Folder) -> list[Part]:

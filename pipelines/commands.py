@@ -311,6 +311,8 @@ def verify_command(
     check = verify_pairs if is_pairs(Folder(run)) else verify_run
     with open_executor(executor, num_cpus, 0, address) as started:
         result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
+    if not json_ and "warnings" in result:
+        result["warnings"] = len(result["warnings"])  # each was said
     tell(result, json_)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lucidflux_data import columns, ledger, report, runs, shards, sources, verify
+from lucidflux_data import columns, earlier, ledger, report, runs, shards, sources, verify
 from lucidflux_data.config import FilterConfig, digest, make_config
 from lucidflux_data.errors import ConfigError, TooManyFailed, VerificationError
 from lucidflux_data.selection import KEPT, number_kept
@@ -120,7 +120,7 @@ def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Pro
 
 def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
     inputs = columns.join_digests(config)
-    updated = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs)
+    updated = runs.renew_run(run, config, inputs)
     if updated["digests"]["score"] != run["digests"]["score"]:
         raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
     if updated != run:
@@ -161,7 +161,10 @@ class _CheckShard:
 
 
 def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
-    """Raises VerificationError with every problem; with `repair`, broken shards are rebuilt first."""
+    """Raises VerificationError with every problem; with `repair`, broken shards are rebuilt first.
+
+    What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
+    """
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair:
         config = FilterConfig.model_validate(runs.read_run(folder)["config"])
@@ -171,7 +174,10 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
         problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems:
         raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
-    return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep}
+    doubts = earlier.find_doubts(folder)
+    for doubt in doubts:
+        progress.say(f"warning: {doubt}")
+    return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": doubts}
 
 
 def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
