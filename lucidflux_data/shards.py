@@ -11,6 +11,7 @@ closing blocks. Reading by the index needs one ranged read a member.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
 import zlib
@@ -28,6 +29,7 @@ from lucidflux_data.storage import Folder, table_bytes
 BLOCK = tarfile.BLOCKSIZE  # 512
 END_OF_TAR = bytes(2 * BLOCK)
 MANIFEST = "manifest.json"
+FORGETTING = "forgetting"  # in a manifest while `forget` writes shards again
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,20 @@ def tar_header(name: str, size: int) -> bytes:
     info.size = size
     info.mode = 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def tar_members(tar: bytes) -> dict[str, tuple[int, int]]:
+    """(offset of the data, size) in bytes of every member, by its name, from the headers. tarfile.TarError."""
+    with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as file:
+        return {member.name: (member.offset_data, member.size) for member in file}
+
+
+def sample_sha256(members: Mapping[str, bytes]) -> str:
+    """What an index notes of a sample: sha256 (hex) of its members but the json, in the order of their extensions.
+
+    For the one image of a filtered sample that is the image's own sha256. `members`: bytes by extension.
+    """
+    return hashlib.sha256(b"".join(members[name] for name in sorted(members) if name != "json")).hexdigest()
 
 
 def tar_size(sizes: Iterable[int]) -> int:
@@ -197,8 +213,9 @@ def brace_string(shards: Sequence[str]) -> str:
     return f"{shards[0]}.tar" if first == last else f"{prefix}-{{{first}..{last}}}.tar"
 
 
-def read_manifest(folder: Folder) -> dict[str, Any]:
-    """The manifest. VerificationError where there is none, or one that cannot be read."""
+def read_manifest(folder: Folder, halfway: bool = False) -> dict[str, Any]:
+    """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one of a
+    `forget` that was not finished: tars and indices need not agree then."""
     try:
         manifest = json.loads(folder.read(MANIFEST))
     except FileNotFoundError:
@@ -207,4 +224,6 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
         raise VerificationError(f"{folder}/{MANIFEST} is damaged") from None
     if manifest.get("schema_version", 0) > records.SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
+    if manifest.get(FORGETTING) and not halfway:
+        raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")
     return manifest

@@ -8,6 +8,7 @@ from typing import Any
 from lucidflux_data import columns, earlier, ledger, report, runs, shards, sources, verify
 from lucidflux_data.config import FilterConfig, digest, make_config
 from lucidflux_data.errors import ConfigError, TooManyFailed, VerificationError
+from lucidflux_data.governance import finish_forgetting
 from lucidflux_data.selection import KEPT, number_kept
 from lucidflux_data.shards import canonical_json
 from lucidflux_data.storage import Folder, absolute_url
@@ -166,6 +167,8 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
     """
     problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems and repair and finish_forgetting(folder):
+        problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair:
         config = FilterConfig.model_validate(runs.read_run(folder)["config"])
         for name in broken:
@@ -184,7 +187,7 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
     problems = verify.check_set(folder)
     if not folder.exists(shards.MANIFEST):
         return problems, [], 0
-    entries = shards.read_manifest(folder)["shards"]
+    entries = shards.read_manifest(folder, halfway=True)["shards"]
     max_pixels = runs.read_run(folder)["config"]["decode"]["max_pixels"]
     units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
     broken = []

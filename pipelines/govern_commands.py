@@ -114,7 +114,6 @@ def forget_command(
     json_: Json = False,
 ) -> None:
     """Take images out of a packed run, or of pairs; only the shards that hold them are written again."""
-    from lucidflux_data import report
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.governance import forget, forget_pairs, found_here
     from lucidflux_data.more_rules import read_list
@@ -129,8 +128,6 @@ def forget_command(
     if opt_out is not None:
         wanted += found_here(folder, read_list(opt_out), pairs)
     result = (forget_pairs if pairs else forget)(folder, wanted)
-    if not pairs:
-        folder.publish("report.html", report.make_report(folder))
     tell({"pairs" if pairs else "run": run, **result}, json_)
 
 

@@ -53,8 +53,9 @@ class PackShard:
             if self.config.shards.normalize and needs_normalizing(row):
                 data, name = _as_png(data, self.config.decode.max_pixels), "png"
                 record = shards.canonical_json(json.loads(record) | {"normalized": True})
-            writer.sha256s.append(hashlib.sha256(data).hexdigest())
-            yield row["key"], {name: data, "json": record}
+            members = {name: data, "json": record}
+            writer.sha256s.append(shards.sample_sha256(members))
+            yield row["key"], members
 
 
 def _as_png(data: bytes, max_pixels: int) -> bytes:
@@ -119,6 +120,8 @@ def pack(
         folder.remove(shards.MANIFEST)
         place = stage
         names = set(folder.names(stage))
+        for name in names - _files(planned):  # of shards that were restaged and are planned no more
+            folder.remove(f"{stage}/{name}")
         todo = [s for s in planned if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
         units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
         with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
@@ -127,6 +130,8 @@ def pack(
         if planned:
             folder.replace(stage, "shards")
             place = "shards"
+        else:
+            folder.remove("shards")
         folder.remove(STAGE)
     manifest = shards.make_manifest(
         folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
@@ -152,7 +157,12 @@ def restage(folder: Folder, config: FilterConfig) -> None:
         folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
 
 
+def _files(planned: list[Shard]) -> set[str]:
+    return {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
+
+
 def _is_packed(folder: Folder, planned: list[Shard], plan_digest: str) -> bool:
     names = set(folder.names("shards"))
-    expected = {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
-    return names == expected and all(shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned)
+    return names == _files(planned) and all(
+        shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
+    )

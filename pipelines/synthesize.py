@@ -19,9 +19,10 @@ import pyarrow as pa
 from lucidflux_data import pairs, pairs_run, runs, shards, sources
 from lucidflux_data.degrade_config import PairsConfig
 from lucidflux_data.errors import ConfigError, InputError, StorageError, TooManyFailed
+from lucidflux_data.forgotten import forgotten_keys, holds_any
 from lucidflux_data.images import ImageError, decode_full
 from lucidflux_data.pairs_run import INPUTS, PLACE
-from lucidflux_data.shards import TarWriter
+from lucidflux_data.shards import Shard, TarWriter
 from lucidflux_data.sources import PASSING, read_bytes
 from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
@@ -74,8 +75,7 @@ class SynthesizeShard:
             told = row | {"versions": versions, "ref": pointer(row, self.sources) | {"crc32": zlib.crc32(data)}}
             for variant in range(self.config.variants):
                 pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
-                both = b"".join(pair.members[name] for name in sorted(pair.members) if name != "json")
-                writer.sha256s.append(hashlib.sha256(both).hexdigest())
+                writer.sha256s.append(shards.sample_sha256(pair.members))
                 yield pair.key, pair.members
 
 
@@ -158,8 +158,7 @@ def synthesize(folder: Folder, about: dict[str, Any], executor: Executor, progre
     if not planned:
         raise InputError(f"no image can be used: {_why(folder, config)}")
     plan_digest = pairs_run.plan_digest(planned, config, about["backend"])
-    names = set(folder.names("shards"))
-    todo = [s for s in planned if not shards.is_complete(folder, "shards", s.name, names, plan_digest)]
+    todo = _lacking(folder, planned, plan_digest)
     device = "cuda" if executor.num_gpus and about["backend"] == "torch" else "cpu"
     job = SynthesizeShard(config, tuple(about["sources"]), about["backend"], device, plan_digest)
     units = [Unit(s.name, len(rows) * config.variants, rows) for s in todo for rows in [pairs_run.used(s)]]
@@ -172,6 +171,13 @@ def synthesize(folder: Folder, about: dict[str, Any], executor: Executor, progre
     folder.publish(shards.MANIFEST, shards.make_manifest(folder, "shards", [s.name for s in planned], digests))
     folder.sweep()
     return pairs_run.summary(folder)
+
+
+def _lacking(folder: Folder, planned: list[Shard], plan_digest: str) -> list[Shard]:
+    """The shards that are not there or, where a `forget` was interrupted, hold what it was to take out."""
+    names, gone = set(folder.names("shards")), forgotten_keys(folder)
+    done = {s.name for s in planned if shards.is_complete(folder, "shards", s.name, names, plan_digest)}
+    return [s for s in planned if s.name not in done or (gone and holds_any(folder, s.name, gone))]
 
 
 def _why(folder: Folder, config: PairsConfig) -> str:

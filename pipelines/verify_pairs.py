@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from lucidflux_data import pairs, pairs_run, shards, verify
 from lucidflux_data.degrade_config import PairsConfig
 from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
+from lucidflux_data.forgotten import find_left
+from lucidflux_data.governance import finish_forgetting
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.storage import Folder
 from pipelines.executor import Executor
@@ -20,6 +21,8 @@ from pipelines.worker import Unit
 def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Raises VerificationError with every problem; with `repair`, what is broken is made again first."""
     problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems and repair and finish_forgetting(folder):
+        problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair:
         for name in broken:
             folder.remove(f"shards/{name}")
@@ -39,7 +42,7 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
     if not folder.exists(shards.MANIFEST):
         return problems, [], 0
     run, config = pairs_run.read(folder), pairs_run.read_config(folder)
-    entries = shards.read_manifest(folder)["shards"]
+    entries = shards.read_manifest(folder, halfway=True)["shards"]
     units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
     broken = []
     with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
@@ -67,11 +70,12 @@ def check_set(folder: Folder) -> list[str]:
     wanted -= sum(len(pairs_run.failed_images(folder, entry["name"])) for entry in manifest["shards"])
     if manifest["samples"] != wanted * config.variants:
         problems.append(f"the manifest has {manifest['samples']} pairs, not {wanted * config.variants}")
+    problems += find_left(folder, [shard.name for shard in planned])
     return problems + [f"{name} is not in the manifest" for name in _stray(folder)]
 
 
 def _stray(folder: Folder) -> list[str]:
-    manifest = shards.read_manifest(folder)
+    manifest = shards.read_manifest(folder, halfway=True)
     names = {entry["name"] for entry in manifest["shards"]}
     names |= {shards.index_name(name.removesuffix(".tar")) for name in names}
     return [f"shards/{name}" for name in sorted(set(folder.names("shards")) - names)]
@@ -89,7 +93,7 @@ def _damaged_inputs(folder: Folder) -> list[str]:
 
 @dataclass(frozen=True)
 class CheckShard:
-    """A shard against its line of the manifest; `deep`: every pair decoded, sizes, plan."""
+    """A shard against its line of the manifest; `deep`: the sha256 of HQ and LQ, every pair decoded, sizes, plan."""
 
     folder: Folder
     deep: bool
@@ -97,7 +101,7 @@ class CheckShard:
     sources: tuple[str, ...]
 
     def __call__(self, unit: Unit) -> list[str]:
-        problems = verify.check_shard(self.folder, unit.payload, False, self.config.decode.max_pixels)
+        problems = verify.check_shard(self.folder, unit.payload, False, self.config.decode.max_pixels, self.deep)
         if problems or not self.deep:
             return problems
         for key, rows in pairs_run.samples_of_index(self.folder, unit.name).items():
@@ -109,9 +113,9 @@ class CheckShard:
         expected = {"json", "lq.png"} if self.config.hq == "ref" else {"json", "lq.png", "hq"}
         if {"hq" if name.startswith("hq.") else name for name in members} != expected:
             return [f"{key} has the members {', '.join(sorted(members))}"]
-        record = json.loads(members["json"])
-        if record["key"] != key:
-            return [f"{key}: its json is of {record['key']}"]
+        record = verify.read_record(members["json"])
+        if record is None or record.get("key") != key:
+            return [f"{key}: its json is of another pair"]
         try:
             data = pairs_run.stored_hq(members, record, list(self.sources))
             hq, lq = pairs.hq_pixels(record, data, self.config.degrade.crop), decode(members["lq.png"])
