@@ -39,6 +39,8 @@ EXTENSION_OF = dict(FORMATS.values())
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"}
 )
+SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange width and height (EXIF 2.3, tag 274)
+TURNED_AT_LOAD = frozenset({"tiff"})  # Pillow and OpenCV both apply these files' orientation, whatever is asked
 FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "orientation", "palette", "sixteen_bit")
 # With one of these, a stock reader that takes 8-bit RGB from the bytes sees other pixels than `decode` gives.
 FLAGS_OTHER_PIXELS = frozenset({"alpha", "cmyk", "icc", "orientation", "sixteen_bit"})
@@ -63,7 +65,7 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes say. `width` and `height` in pixels as stored, before EXIF orientation."""
+    """What the first bytes say. `width` and `height` in pixels, upright: after the orientation is applied."""
 
     format: str
     width: int
@@ -108,7 +110,8 @@ def decode_full(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         pixels = _decode_pillow(data, header, flags)
     if header.orientation != 1:
         flags.add("orientation")
-        pixels = _upright(pixels, header.orientation)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise ImageError("unreadable", "the picture does not have the size that its header says")
     return Decoded(pixels, header, tuple(sorted(flags)))
 
 
@@ -139,7 +142,10 @@ def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
     with _opened(data) as image:
         if image.format not in FORMATS:
             raise ImageError("not_an_image", f"{str(image.format).lower()} is not a format that is read")
+        orientation = _orientation(image)
         width, height = image.size
+        if orientation in SIDEWAYS and FORMATS[image.format][0] not in TURNED_AT_LOAD:
+            width, height = height, width
         if width * height > max_pixels:
             raise ImageError("too_many_pixels", f"{width}x{height} is over the pixel budget of {max_pixels:,} pixels")
         mode = _mode_with_depth(image, data)
@@ -150,7 +156,7 @@ def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
             width=width,
             height=height,
             mode=mode,
-            orientation=_orientation(image),
+            orientation=orientation,
             animated=image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
             transparency="A" in mode.split(";")[0] or mode == "La" or "transparency" in image.info,
             icc=image.info.get("icc_profile") or None,
@@ -237,9 +243,12 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # OpenCV's own limit of 2^30 pixels, or a codec that gives up
         pixels = None
-    if pixels is None or pixels.shape[:2] != (header.height, header.width):
+    if pixels is None:
         raise _why_not(data)
-    return pixels
+    turned = _upright(pixels, header)
+    if turned.shape[:2] != (header.height, header.width):
+        raise _why_not(data)
+    return turned
 
 
 def _why_not(data: bytes) -> ImageError:
@@ -279,7 +288,7 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     rgb = np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else np.ascontiguousarray(eight[..., ::-1])
     if header.icc is not None and eight.shape[2] == 3:
         rgb = np.asarray(_to_srgb(Image.fromarray(rgb), header.icc, flags))
-    return rgb
+    return _upright(rgb, header)
 
 
 def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
@@ -304,7 +313,7 @@ def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
         pixels = np.array(image.convert("RGB"))  # a copy: Pillow's own memory is read-only
         if alpha is not None:
             pixels = _on_white(pixels, np.asarray(alpha))
-        return np.ascontiguousarray(pixels)
+        return _upright(pixels, header)
 
 
 def _on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -313,9 +322,10 @@ def _on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return ((colour * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies EXIF orientation 2..8 (EXIF 2.3, tag 274)."""
-    if orientation in (5, 6, 7, 8):
+def _upright(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """Applies EXIF orientation 1..8 (EXIF 2.3, tag 274) where the library that decoded did not."""
+    orientation = 1 if header.format in TURNED_AT_LOAD else header.orientation
+    if orientation in SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]

@@ -19,7 +19,7 @@ from lucidflux_data.degrade_config import DegradeConfig, make_degrade_config
 from lucidflux_data.degrade_plan import draw_plan
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, decode
-from lucidflux_data.sources import list_sources, read_bytes
+from lucidflux_data.sources import list_sources
 from lucidflux_data.storage import Folder, absolute_url
 
 try:
@@ -65,7 +65,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Raises InputError where the image is gone or does not decode."""
+        """Raises InputError where the image is gone, has changed or does not decode."""
         variant = int(self._epoch)
         hq, lq = self.pair(index, variant)
         return {"hq": _tensor(hq), "lq": _tensor(lq), "key": self.rows[index]["key"], "variant": variant}
@@ -75,7 +75,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         row = self.rows[index]
         cv2.setNumThreads(1)
         try:
-            pixels = decode(read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1))
+            pixels = decode(pairs_run.read_clean(row))
         except ImageError as error:
             raise InputError(f"{row['uri']} cannot be read: {error.detail}") from None
         plan = draw_plan(row["key"], variant, self.config)
@@ -92,7 +92,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
         self.skipped = {row["source_key"]: row["reason"] for row in unusable}
         usable = table.filter(pc.is_null(pc.field("reason"))).sort_by("key")
-        return usable.select(["uri", "offset", "size", "key", "group"]).to_pylist()
+        return usable.select(["uri", "offset", "size", "crc32", "key", "group"]).to_pylist()
 
 
 def _probed(inventory: pa.Table) -> pa.Table:

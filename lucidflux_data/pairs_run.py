@@ -22,17 +22,16 @@ import pyarrow.parquet as pq
 from lucidflux_data import records, runs, shards, stripped
 from lucidflux_data.config import digest
 from lucidflux_data.degrade_config import DegradeConfig, PairsConfig, deciding
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.images import DEFAULT_MAX_PIXELS, ImageError, probe
 from lucidflux_data.pairs import too_small
 from lucidflux_data.shards import Shard, canonical_json
-from lucidflux_data.sources import read_bytes
+from lucidflux_data.sources import PASSING, read_bytes
 from lucidflux_data.storage import Folder, absolute_url
 
 KIND = "pairs"
 PREFIX = "pairs"
 PLACE = "inputs"
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 FAILED = "failed"  # in an index's metadata: images that turned out not to decode
 
 INPUTS = pa.schema(
@@ -145,12 +144,26 @@ def probe_row(row: dict[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> dict
         header = probe(data, max_pixels)
     except ImageError as error:
         return known | {"reason": error.reason, "detail": error.detail}
-    width, height = header.width, header.height
-    if header.orientation in SIDEWAYS:
-        width, height = height, width
     side = json.loads(row["side"]) if row["side"] else {}
     told = {name: str(side[name]) for name in ("group", "licence") if isinstance(side, dict) and side.get(name)}
-    return known | {"width": width, "height": height, **told}
+    return known | {"width": header.width, "height": header.height, **told}
+
+
+def read_clean(row: dict[str, Any]) -> bytes:
+    """The bytes of a clean image. InputError where they are gone, or are not those that were listed."""
+    try:
+        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
+    except ImageError as error:
+        if error.detail == PASSING:
+            raise StorageError(f"{row['uri']}: {error.detail}") from None
+        raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
+    if row["crc32"] is not None and zlib.crc32(data) != row["crc32"]:
+        raise InputError(
+            f"{row['uri']} is damaged, or its run was packed again: `lucidflux-data verify` tells, --repair mends it"
+        )
+    if row["crc32"] is None and hashlib.sha256(data).hexdigest()[:20] != row["key"]:
+        raise InputError(f"{row['uri']} has changed since it was listed: synthesize into a new folder")
+    return data
 
 
 def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:

@@ -14,6 +14,8 @@ import datetime
 import functools
 import json
 import math
+import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,8 @@ from lucidflux_data.storage import absolute_url, file_system
 
 BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "content", "data")
 URI_COLUMNS = ("uri", "url", "image_url", "path", "image_path", "file_name")
-ROWS_AT_A_TIME = 16  # encoded images held by a worker that reads a Parquet file
+ROWS_AT_A_TIME = 16  # encoded images of a batch
+BATCHES_KEPT = 4  # of the last ones read: threads that decode ahead ask for rows a little out of order
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def sides_by_key(url: str) -> dict[str, str]:
 
 
 class _Cursor:
-    """Reads one row group forward; a row before the position starts it again."""
+    """Reads one Parquet file forward, for all threads of a process: one at a time. A row before those that are kept
+    starts its row group again."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -127,17 +131,22 @@ class _Cursor:
         found = layout(self.table.schema_arrow)
         assert found is not None, "only files that hold images are listed"
         self.layout = found
-        self.start = self.end = 0  # rows of `batch`
-        self.batch: Any = None
-        self.batches: Iterator[Any] = iter(())
+        self._lock = threading.Lock()
+        self._kept: deque[tuple[int, pa.RecordBatch]] = deque(maxlen=BATCHES_KEPT)  # number of its first row, batch
+        self._end = 0  # the row after the last one read
+        self._batches: Iterator[pa.RecordBatch] = iter(())
 
     def read(self, row: int) -> bytes | None:
-        if row < self.start or row >= self.end + 64 * ROWS_AT_A_TIME or self.batch is None:
-            self._seek(row)
-        while row >= self.end:
-            self.batch = next(self.batches)
-            self.start, self.end = self.end, self.end + len(self.batch)
-        value = self.batch.column(0)[row - self.start].as_py()
+        with self._lock:
+            first = self._kept[0][0] if self._kept else self._end
+            if row < first or row >= self._end + 64 * ROWS_AT_A_TIME or not self._kept:
+                self._seek(row)
+            while row >= self._end:
+                batch = next(self._batches)
+                self._kept.append((self._end, batch))
+                self._end += len(batch)
+            start, batch = next(kept for kept in reversed(self._kept) if kept[0] <= row)
+            value = batch.column(0)[row - start].as_py()
         return value["bytes"] if isinstance(value, dict) else value
 
     def _seek(self, row: int) -> None:
@@ -146,8 +155,9 @@ class _Cursor:
         sizes = [self.table.metadata.row_group(i).num_rows for i in range(self.table.num_row_groups)]
         while row >= first + sizes[group]:
             first, group = first + sizes[group], group + 1
-        self.start = self.end = first
-        self.batches = self.table.iter_batches(
+        self._kept.clear()
+        self._end = first
+        self._batches = self.table.iter_batches(
             ROWS_AT_A_TIME, row_groups=list(range(group, len(sizes))), columns=[self.layout.column]
         )
 

@@ -20,6 +20,7 @@ FAILURES = (
     "unsupported_mode",
     "decode_timeout",
     "missing",
+    "changed",
     "iqa_out_of_memory",
     "iqa_not_finite",
 )
@@ -50,6 +51,7 @@ WHAT_IT_MEANS = {
     "unsupported_mode": "floating point or 32-bit samples",
     "decode_timeout": "decoding did not end within the time limit",
     "missing": "the file is listed but not there (a dangling link)",
+    "changed": "other bytes than those that were measured before",
     "iqa_out_of_memory": "the quality metric ran out of memory on this image alone",
     "iqa_not_finite": "the quality metric gave no finite number",
     "opted_out": "on an opt-out list",

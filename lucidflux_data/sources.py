@@ -101,15 +101,19 @@ def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
     return data
 
 
-def read_known(uri: str, offset: int = -1, size: int = -1) -> bytes:
-    """As `read_bytes`, of a candidate that was read before: a store that does not answer now is a StorageError, which
-    is tried again and then stops the job, and no failure of the image."""
+def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = None) -> bytes:
+    """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key); other
+    bytes are an ImageError `changed`. A store that does not answer now is a StorageError, which is tried again and
+    then stops the job, and no failure of the image."""
     try:
-        return read_bytes(uri, offset, size)
+        data = read_bytes(uri, offset, size)
     except ImageError as error:
         if error.detail == PASSING:
             raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
         raise
+    if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256):
+        raise ImageError("changed", "the bytes are not those that were read before")
+    return data
 
 
 def _local(uri: str, offset: int, size: int) -> bytes:

@@ -72,7 +72,7 @@ class _Rows(abc.ABC):
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         record = {"uri": row["uri"], "key": row["key"]}
         try:
-            data = read_known(row["uri"], row["offset"], row["size"])
+            data = read_known(row["uri"], row["offset"], row["size"], row["key"])
             return record | self.row(data, decode(data, self.config.decode.max_pixels))
         except ImageError as error:
             return record | {"reason": error.reason}

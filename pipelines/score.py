@@ -103,7 +103,7 @@ def decoded(rows: list[dict[str, Any]], config: FilterConfig, on_gpu: bool) -> I
 
     def one(row: dict[str, Any]) -> np.ndarray | ImageError:
         try:
-            return decode(read_known(row["uri"], row["offset"], row["size"]), config.decode.max_pixels)
+            return decode(read_known(row["uri"], row["offset"], row["size"], row["key"]), config.decode.max_pixels)
         except ImageError as error:
             return error
 

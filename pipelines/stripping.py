@@ -25,12 +25,11 @@ PLACE = ".next/stripped"
 def read_source(row: dict[str, Any]) -> bytes:
     """The bytes that were scored. InputError where they are gone, or are others now."""
     try:
-        data = read_known(row["uri"], row["offset"], row["bytes"] if row["offset"] >= 0 else -1)
+        return read_known(row["uri"], row["offset"], row["bytes"] if row["offset"] >= 0 else -1, row["sha256"])
     except ImageError as error:
+        if error.reason == "changed":
+            raise InputError(f"{row['uri']} has changed since it was scored: score into a new run") from None
         raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise InputError(f"{row['uri']} has changed since it was scored: score into a new run")
-    return data
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ A filter run tells keys and sizes itself; of other sources every image is read o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -18,12 +17,11 @@ import pyarrow as pa
 
 from lucidflux_data import pairs, pairs_run, runs, shards, sources
 from lucidflux_data.degrade_config import PairsConfig
-from lucidflux_data.errors import ConfigError, InputError, StorageError, TooManyFailed
+from lucidflux_data.errors import ConfigError, InputError, TooManyFailed
 from lucidflux_data.forgotten import forgotten_keys, holds_any
 from lucidflux_data.images import ImageError, decode_full
 from lucidflux_data.pairs_run import INPUTS, PLACE
 from lucidflux_data.shards import Shard, TarWriter
-from lucidflux_data.sources import PASSING, read_bytes
 from lucidflux_data.storage import Folder, table_bytes
 from pipelines.executor import Executor, run
 from pipelines.progress import Progress
@@ -64,7 +62,7 @@ class SynthesizeShard:
         degrade = pairs.load_backend(self.backend, self.device)
         versions = pairs.versions(self.backend, self.device)
         for row in rows:
-            data = read_clean(row)
+            data = pairs_run.read_clean(row)
             try:
                 image = decode_full(data, self.config.decode.max_pixels)
             except ImageError as error:
@@ -77,23 +75,6 @@ class SynthesizeShard:
                 pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
                 writer.sha256s.append(shards.sample_sha256(pair.members))
                 yield pair.key, pair.members
-
-
-def read_clean(row: dict[str, Any]) -> bytes:
-    """The bytes of a clean image. InputError where they are gone, or are not those that were listed."""
-    try:
-        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
-    except ImageError as error:
-        if error.detail == PASSING:
-            raise StorageError(f"{row['uri']}: {error.detail}") from None
-        raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
-    if row["crc32"] is not None and zlib.crc32(data) != row["crc32"]:
-        raise InputError(
-            f"{row['uri']} is damaged, or its run was packed again: `lucidflux-data verify` tells, --repair mends it"
-        )
-    if row["crc32"] is None and hashlib.sha256(data).hexdigest()[:20] != row["key"]:
-        raise InputError(f"{row['uri']} has changed since it was listed: synthesize into a new folder")
-    return data
 
 
 def pointer(row: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any]:
