@@ -36,14 +36,16 @@ def test_a_changed_row_is_named(threads: int, photo_paths: list[Path], tmp_path:
     ledger = folder.read_table("selected.parquet").to_pylist()
     changed = {row["uri"].rpartition("#")[2] for row in ledger if row["reason"] == "changed"}
     measured = {row["uri"].rpartition("#")[2] for row in ledger if row["niqe"] is not None}
-    assert changed == {"1", "2"} and measured == {"0", "3", "4", "5"}
+    assert changed == {"1", "2"}
+    assert measured == {"0", "3", "4", "5"}
 
 
 def test_pairs_on_line_are_never_of_another_picture(photo_paths: list[Path], tmp_path: Path) -> None:
     for number, path in enumerate(photo_paths[:2]):
         (tmp_path / f"{number}{path.suffix}").write_bytes(path.read_bytes())
     pairs = RealESRGANPairs(str(tmp_path), "realesrgan-x4", 0, settings=["size=128"])
-    assert len(pairs) == 2 and pairs[0]["hq"].shape[0] == 3
+    assert len(pairs) == 2
+    assert pairs[0]["hq"].shape[0] == 3
     first = Path(pairs.rows[0]["uri"].removeprefix("file://"))
     other = Path(pairs.rows[1]["uri"].removeprefix("file://"))
     first.write_bytes(other.read_bytes())
