@@ -11,14 +11,14 @@ from typing import Annotated
 import typer
 
 from lucidflux_data.errors import Interrupted, LucidFluxError
-from lucidflux_data.options import ExecutorKind, Json, NumCpus, tell
-from lucidflux_model.commands import app as weights_app
-from pipelines.bench_commands import app as bench_app
-from pipelines.commands import app as data_app
-from pipelines.govern_commands import app as govern_app
-from pipelines.model_commands import app as model_app
-from pipelines.synthesize_commands import app as pairs_app
-from pipelines.train_commands import app as train_app
+from pipelines.commands.bench import app as bench_app
+from pipelines.commands.filter import app as data_app
+from pipelines.commands.options import ExecutorKind, Json, NumCpus, tell
+from pipelines.commands.pairs import app as pairs_app
+from pipelines.commands.restore import app as model_app
+from pipelines.commands.runs import app as govern_app
+from pipelines.commands.train import app as train_app
+from pipelines.commands.weights import app as weights_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration in the LucidFlux line.")
 
@@ -52,7 +52,7 @@ def _top(
 @app.command("doctor")
 def doctor_command(json_: Json = False) -> None:
     """What this machine can run, and what is missing for what it cannot."""
-    from pipelines.doctor import check_opencv, examine
+    from pipelines.commands.doctor import check_opencv, examine
 
     tell(examine(), json_)
     check_opencv()
@@ -66,7 +66,7 @@ def demo_command(
     json_: Json = False,
 ) -> None:
     """Filter scikit-image's photos, and broken versions of them, into verified shards, then pairs of what is kept."""
-    from pipelines.demo import run_demo
+    from pipelines.demo.data import run_demo
 
     tell(run_demo(out.absolute(), num_cpus, executor), json_)
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lucidflux_data.images import ImageError, decode, decode_full, upsample_lq
-    from lucidflux_data.pairs_dataset import RealESRGANPairs
-    from lucidflux_data.quality import measure_bytes, measure_luma
+    from lucidflux_data.measures.blur_and_flat import measure_bytes, measure_luma
+    from lucidflux_data.pairs.dataset import RealESRGANPairs
 
 __all__ = ["ImageError", "RealESRGANPairs", "decode", "decode_full", "measure_bytes", "measure_luma", "upsample_lq"]
 
 _MODULE_OF = {
     "ImageError": "images",
-    "RealESRGANPairs": "pairs_dataset",
+    "RealESRGANPairs": "pairs.dataset",
     "decode": "images",
     "decode_full": "images",
-    "measure_bytes": "quality",
-    "measure_luma": "quality",
+    "measure_bytes": "measures.blur_and_flat",
+    "measure_luma": "measures.blur_and_flat",
     "upsample_lq": "images",
 }
 

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import DEFAULT_MAX_PIXELS
-from lucidflux_data.quality import FLAT_GRADIENT_VARIANCE, MAX_PATCH_PX, PATCH_PX
-from lucidflux_data.where import columns_of
+from lucidflux_data.measures.blur_and_flat import FLAT_GRADIENT_VARIANCE, MAX_PATCH_PX, PATCH_PX
+from lucidflux_data.selection.expression import columns_of
 
 UNIT_RULE = "clamp(ceil(n/256), 8, 1000)"
 

@@ -24,7 +24,7 @@ COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
 
 @pytest.fixture(scope="session")
 def photo_paths() -> list[Path]:
-    from pipelines.demo import bundled_photos
+    from pipelines.demo.data import bundled_photos
 
     return bundled_photos()
 
@@ -32,7 +32,7 @@ def photo_paths() -> list[Path]:
 @pytest.fixture(scope="session")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's folder: bundled photos, and one planted image for each reason."""
-    from pipelines.demo import make_candidates
+    from pipelines.demo.data import make_candidates
 
     return make_candidates(tmp_path_factory.mktemp("candidates") / "photos")
 

@@ -21,7 +21,7 @@ SIDE = 192
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`gt/` (192x192), `lq/` (48x48) and `methods/` (nearest, bicubic, lanczos, blurred) of six photos, as PNG."""
     from lucidflux_data.images import decode
-    from pipelines.demo import bundled_photos
+    from pipelines.demo.data import bundled_photos
 
     root = tmp_path_factory.mktemp("photos")
     by_name = {path.stem: path for path in bundled_photos()}

@@ -213,8 +213,8 @@ def _tokenizer() -> bytes:
 
 def take_for_published(folder: Path) -> None:
     """Pins: whatever file is in `folder` is taken for the published one."""
-    from benchmarks import weights
-    from lucidflux_data import iqa
+    from benchmarks.metrics import weights
+    from lucidflux_data.iqa import metrics as iqa
 
     weights.published_digits = lambda weight: ""
     load = iqa.pyiqa_model

@@ -16,13 +16,15 @@ import pytest
 from conftest import LUCIDFLUX
 from PIL import Image
 
-from benchmarks import evaluate, submission, suites
-from benchmarks.evaluate import Item, ScoreImages
-from benchmarks.metrics import MetricSpec
+from benchmarks.methods import submission
+from benchmarks.metrics import score as evaluate
+from benchmarks.metrics.profiles import MetricSpec
+from benchmarks.metrics.score import Item, ScoreImages
+from benchmarks.suites import suite as suites
 from lucidflux_data.images import decode
-from lucidflux_data.iqa_batches import OutOfMemory
-from lucidflux_data.niqe import niqe
-from lucidflux_data.storage import Folder
+from lucidflux_data.iqa.batches import OutOfMemory
+from lucidflux_data.iqa.niqe import niqe
+from lucidflux_data.storage.folder import Folder
 
 
 def test_the_table_holds_the_scores_of_the_files(scored: Path, photos: Path) -> None:
@@ -270,7 +272,7 @@ def test_the_suite_checks_size_and_ids(photos: Path, bench_here, tmp_path: Path)
 
 def test_offline_photos_prepare_themselves(bench, tmp_path: Path, monkeypatch) -> None:
     """Named for the first time, and again where other libraries have made it; then it is used as it stands."""
-    from pipelines.evaluate import choose_suite
+    from pipelines.bench.evaluate import choose_suite
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     suite = choose_suite("offline-photos", tmp_path / "suites", None, None, [])

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import adapters
-from benchmarks.suites import images_by_id
+from benchmarks.methods import adapters
+from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
-from pipelines import infer as pipeline
-from pipelines.progress import Progress
+from pipelines.bench import infer as pipeline
+from pipelines.execution.progress import Progress
 
 # A stand-in: takes the folder options of a repository's script, upscales by Pillow, and names its outputs as that
 # script does. It records its arguments, so that a test sees the command as the program does.
@@ -275,7 +275,7 @@ def test_the_interpreter_is_found_from_where_the_command_is_given(two: Path, tmp
 def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from benchmarks.infer import stage
+    from benchmarks.methods.run import stage
 
     with Image.open(photos / "lq" / "coins.png") as image:
         image.save(tmp_path / "coins.jpg", quality=90)
@@ -359,8 +359,8 @@ def test_own_resamplers_are_pillows(name: str, two: Path, tmp_path: Path) -> Non
 def test_lucidflux_is_a_method_with_its_settings(two: Path, tmp_path: Path) -> None:
     """The pipeline of the tiny model gives the images that `lucidflux restore` gives."""
     pytest.importorskip("diffusers")
-    from lucidflux_data.storage import Folder
-    from pipelines import restore
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.restoration import job as restore
 
     (two / "coffee.png").unlink()
     infer("lucidflux[flux,1]", two, tmp_path / "out", model="tiny", seeds=[3])

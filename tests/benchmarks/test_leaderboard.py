@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import published, suites, tables
-from benchmarks.evaluate import PER_IMAGE
-from benchmarks.leaderboard import make_leaderboard
-from benchmarks.metrics import MetricSpec
+from benchmarks.leaderboard import published
+from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.metrics.profiles import MetricSpec
+from benchmarks.metrics.score import PER_IMAGE
+from benchmarks.report import tables
+from benchmarks.suites import suite as suites
 
 IDS = [f"{k:03d}" for k in range(40)]
 

@@ -16,10 +16,12 @@ from PIL import Image
 from random_weights import SHARDS, environment
 from scipy import linalg
 
-from benchmarks import doctor, evaluate, suites, weights
-from benchmarks.metrics import load_profile, profile_of_metrics
-from lucidflux_data import iqa
+from benchmarks.metrics import doctor, weights
+from benchmarks.metrics import score as evaluate
+from benchmarks.metrics.profiles import load_profile, profile_of_metrics
+from benchmarks.suites import suite as suites
 from lucidflux_data.images import decode
+from lucidflux_data.iqa import metrics as iqa
 
 pytest.importorskip("pyiqa")
 
@@ -31,7 +33,7 @@ import hashlib, json, sys, warnings
 warnings.filterwarnings("ignore")
 from pathlib import Path
 import random_weights
-from lucidflux_data.iqa import _mend_qalign
+from lucidflux_data.iqa.metrics import _mend_qalign
 folder, images = Path(sys.argv[1]), sys.argv[2:]
 random_weights.write(folder, ("clipiqa+", "qalign", "fid"))
 import pyiqa

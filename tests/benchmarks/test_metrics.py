@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import metrics, weights
-from benchmarks.metrics import MetricSpec
-from lucidflux_data import iqa
+from benchmarks.metrics import profiles as metrics
+from benchmarks.metrics import weights
+from benchmarks.metrics.profiles import MetricSpec
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
+from lucidflux_data.iqa import metrics as iqa
 
 # IQA-PyTorch's ResultsCalibra: official values of I03, I04, I06, I08, I19 (TID2013), and the relative error allowed.
 OFFICIAL = {
@@ -60,7 +61,7 @@ def test_psnr_and_ssim_equal_pyiqa(pair) -> None:
     tensors = [iqa._tensor(image) for image in pair]
     psnr = pyiqa.create_metric("psnr", device="cpu", test_y_channel=True, color_space="ycbcr", crop_border=4)
     spec = MetricSpec("psnr", channel="ycbcr", crop=4)
-    from benchmarks.evaluate import load_scorer
+    from benchmarks.metrics.score import load_scorer
 
     assert load_scorer(spec, "cpu")(*pair) == pytest.approx(psnr(*tensors).item(), abs=1e-4)
     ssim = pyiqa.create_metric("ssim", device="cpu")
@@ -84,7 +85,7 @@ def test_official_calibration_values(name: str) -> None:
         pytest.skip("LUCIDFLUX_CALIBRATION does not name IQA-PyTorch's ResultsCalibra folder")
     if name == "piqe":
         pytest.importorskip("pyiqa")
-    from benchmarks.evaluate import load_scorer
+    from benchmarks.metrics.score import load_scorer
 
     scorer = load_scorer(MetricSpec(name), "cpu")
     values, tolerance = OFFICIAL[name]
@@ -96,7 +97,7 @@ def test_official_calibration_values(name: str) -> None:
 def test_lr_consistency_is_high_for_bicubic_and_falls_with_invention(pair) -> None:
     from PIL import Image
 
-    from benchmarks.evaluate import load_scorer
+    from benchmarks.metrics.score import load_scorer
 
     scorer = load_scorer(MetricSpec("lr_consistency"), "cpu")
     hq = pair[1][:300, :448]

@@ -10,7 +10,7 @@ import chromium
 import numpy as np
 import pytest
 
-from benchmarks import tables
+from benchmarks.report import tables
 
 pytest.importorskip("aiohttp")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import statistics
-from benchmarks.statistics import Bootstrap
+from benchmarks.leaderboard import statistics
+from benchmarks.leaderboard.statistics import Bootstrap
 
 
 @pytest.fixture(scope="module")

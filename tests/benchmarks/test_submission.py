@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import submission, suites
+from benchmarks.methods import submission
+from benchmarks.suites import suite as suites
 from lucidflux_data.errors import InputError
 
 

@@ -14,12 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import linalg, stats
 
-from benchmarks import compare, doctor, evaluate, submission, suites, weights
-from benchmarks.leaderboard import make_leaderboard
-from benchmarks.metrics import MetricSpec
-from lucidflux_data import iqa
+from benchmarks.leaderboard import compare
+from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.methods import submission
+from benchmarks.metrics import doctor, weights
+from benchmarks.metrics import score as evaluate
+from benchmarks.metrics.profiles import MetricSpec
+from benchmarks.suites import suite as suites
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
+from lucidflux_data.iqa import metrics as iqa
 
 
 def values(results: Path, method: str, metric: str) -> np.ndarray:

@@ -12,8 +12,8 @@ import pytest
 from scenarios import UNITS, WIDE, Fault, run_job, speaking_to, tree
 
 from lucidflux_data.config import FilterConfig, make_config
-from pipelines.executor import LocalExecutor
-from pipelines.progress import Progress
+from pipelines.execution.executor import LocalExecutor
+from pipelines.execution.progress import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data import ledger
 from lucidflux_data.config import FilterConfig
-from lucidflux_data.storage import SETTINGS, Folder, configure
-from pipelines import filter as job
-from pipelines.progress import Progress
+from lucidflux_data.selection import ledger
+from lucidflux_data.storage.folder import SETTINGS, Folder, configure
+from pipelines.execution.progress import Progress
+from pipelines.filter import job
 
 STEPS = ("score", "select", "pack")
 UNITS = 15  # of a quiet run: six each of scoring and metric, three shards

@@ -27,11 +27,11 @@ from scenarios import WIDE, Fault, check, failing, kill_worker, remote_tree, run
 
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import ConfigError, Interrupted
-from lucidflux_data.storage import Folder
-from pipelines.executor import LocalExecutor, RayExecutor
-from pipelines.preflight import preflight
-from pipelines.progress import Progress
-from pipelines.worker import Events, Unit
+from lucidflux_data.storage.folder import Folder
+from pipelines.execution.executor import LocalExecutor, RayExecutor
+from pipelines.execution.preflight import preflight
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import Events, Unit
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]  # `ray`, of this environment
 COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))

@@ -16,10 +16,10 @@ from scenarios import UNITS, WIDE, Fault, check, failing, kill_worker, remote_tr
 
 from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.errors import Interrupted
-from lucidflux_data.storage import SETTINGS
-from pipelines.demo import png_of_zeros
-from pipelines.executor import LocalExecutor
-from pipelines.progress import Progress
+from lucidflux_data.storage.folder import SETTINGS
+from pipelines.demo.data import png_of_zeros
+from pipelines.execution.executor import LocalExecutor
+from pipelines.execution.progress import Progress
 
 
 @pytest.mark.parametrize("seed", range(6))

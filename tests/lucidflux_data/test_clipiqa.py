@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lucidflux_data import clipiqa
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.iqa import clipiqa
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")

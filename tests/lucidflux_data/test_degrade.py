@@ -11,13 +11,16 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from lucidflux_data import degrade_cv2, degrade_torch, filters, noise
-from lucidflux_data.degrade_config import make_degrade_config
-from lucidflux_data.degrade_plan import draw_plan
+from lucidflux_data.degradation import convolution as filters
+from lucidflux_data.degradation import noise
+from lucidflux_data.degradation import on_torch as degrade_torch
+from lucidflux_data.degradation import opencv as degrade_cv2
+from lucidflux_data.degradation.config import make_degrade_config
+from lucidflux_data.degradation.kernels import make_kernel, separated, trimmed
+from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.images import decode
-from lucidflux_data.kernels import make_kernel, separated, trimmed
 
-reference = pytest.importorskip("lucidflux_data.degrade_reference", reason="needs the extra `reference`")
+reference = pytest.importorskip("lucidflux_data.degradation.basicsr", reason="needs the extra `reference`")
 basicsr = reference.import_basicsr().degradations
 torch.set_num_threads(1)
 STREAM = "0123456789abcdef" * 2

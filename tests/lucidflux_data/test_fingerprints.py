@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from lucidflux_data.errors import InputError
-from lucidflux_data.fingerprints import Firewall, _byte_index, _near_tiles, fingerprint, fingerprint_file, make_firewall
-from lucidflux_data.neardup import dihedral
+from lucidflux_data.measures.fingerprints import (
+    Firewall,
+    _byte_index,
+    _near_tiles,
+    fingerprint,
+    fingerprint_file,
+    make_firewall,
+)
+from lucidflux_data.measures.near_duplicates import dihedral
 
 
 @pytest.fixture(scope="module")

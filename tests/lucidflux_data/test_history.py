@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lucidflux_data.history import blockiness, fixed_sharpness, jpeg_quality, noise, spectral_cutoff
+from lucidflux_data.measures.artifacts import blockiness, fixed_sharpness, jpeg_quality, noise, spectral_cutoff
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from lucidflux_data.images import ImageError, decode, decode_full, luma
-from pipelines.demo import png_of_zeros
+from pipelines.demo.data import png_of_zeros
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

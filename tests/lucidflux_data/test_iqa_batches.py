@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lucidflux_data.images import ImageError
-from lucidflux_data.iqa_batches import BatchRules, OutOfMemory, batches, score_all
+from lucidflux_data.iqa.batches import BatchRules, OutOfMemory, batches, score_all
 
 
 def brightness(batch: np.ndarray) -> list[float]:

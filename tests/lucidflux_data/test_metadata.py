@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lucidflux_data.images import decode_full
-from lucidflux_data.metadata import strip
+from lucidflux_data.shards.stripping import strip
 
 
 def encoded(kind: str, exif: Image.Exif, **options: object) -> bytes:

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lucidflux_data.images import luma
-from lucidflux_data.neardup import dihedral, group_near, phash
+from lucidflux_data.measures.near_duplicates import dihedral, group_near, phash
 
 TURNS = [
     lambda image: image,

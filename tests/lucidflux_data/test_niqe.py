@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lucidflux_data import iqa, niqe
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import ImageError, decode
+from lucidflux_data.iqa import metrics as iqa
+from lucidflux_data.iqa import niqe
 
 
 @pytest.fixture(scope="module")

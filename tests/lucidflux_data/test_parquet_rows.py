@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data import parquet_source
 from lucidflux_data.images import ImageError
-from lucidflux_data.sources import read_bytes, read_known
+from lucidflux_data.sources import parquet as parquet_source
+from lucidflux_data.sources.listing import read_bytes, read_known
 
 ROWS = 600
 

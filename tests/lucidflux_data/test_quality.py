@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lucidflux_data import quality
 from lucidflux_data.images import decode, luma
-from lucidflux_data.quality import Measures, measure_bytes, measure_luma, measure_luma_by_definition
+from lucidflux_data.measures import blur_and_flat as quality
+from lucidflux_data.measures.blur_and_flat import Measures, measure_bytes, measure_luma, measure_luma_by_definition
 
 
 def by_opencv(image: np.ndarray) -> Measures:

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 
 from lucidflux_data.config import CutConfig, RulesConfig, make_config
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.records import FAILURES, REASONS
-from lucidflux_data.selection import CODE, KEPT, Candidates, apply_cut, apply_rules, is_kept, number_kept, split_keys
+from lucidflux_data.selection.records import FAILURES, REASONS
+from lucidflux_data.selection.rules import (
+    CODE,
+    KEPT,
+    Candidates,
+    apply_cut,
+    apply_rules,
+    is_kept,
+    number_kept,
+    split_keys,
+)
 
 RULES = RulesConfig(min_side=100)
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from pathlib import Path
 
-from lucidflux_data.storage import Folder
+from lucidflux_data.storage.folder import Folder
 
 
 def test_sweeping_beside_a_writer_raises_nothing_and_ends_clean(tmp_path: Path) -> None:

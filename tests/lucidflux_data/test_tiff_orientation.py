@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lucidflux_data.images import decode_full, probe
-from lucidflux_data.pairs_run import probe_row
+from lucidflux_data.pairs.job import probe_row
 
 HEIGHT, WIDTH = 24, 36
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.where import columns_of, matches
+from lucidflux_data.selection.expression import columns_of, matches
 
 TABLE = pa.table(
     {

@@ -15,11 +15,11 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from lucidflux_data.errors import InputError
-from lucidflux_model import layouts
-from lucidflux_model.conditioner import Control, LucidFluxConditioner, pack, position_ids, unpack
-from lucidflux_model.models import MODELS, TRAINED, build, build_random
-from lucidflux_model.parity import TOLERANCE, parity
-from lucidflux_model.weights import layouts_of
+from lucidflux_model.conversion.parity import TOLERANCE, parity
+from lucidflux_model.network.build import MODELS, TRAINED, build, build_random
+from lucidflux_model.network.conditioner import Control, LucidFluxConditioner, pack, position_ids, unpack
+from lucidflux_model.weights import layouts
+from lucidflux_model.weights.published import layouts_of
 
 DATA = Path(__file__).parent.parent / "data"
 GOLDEN = DATA / "lucidflux_reduced"

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel
 
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
-from lucidflux_model import convert as module
-from lucidflux_model.config import ModelConfig, weights_digest
-from lucidflux_model.convert import compute_prompt, convert, export, find_sources, verify, write_shards
-from lucidflux_model.layouts import to_published
-from lucidflux_model.loading import load_pipeline
-from lucidflux_model.models import MODELS, build_random
-from lucidflux_model.weights import layouts_of, save_lucidflux
+from lucidflux_model.conversion import convert as module
+from lucidflux_model.conversion.convert import compute_prompt, convert, export, find_sources, verify, write_shards
+from lucidflux_model.inference.config import ModelConfig, weights_digest
+from lucidflux_model.inference.loading import load_pipeline
+from lucidflux_model.network.build import MODELS, build_random
+from lucidflux_model.weights.layouts import to_published
+from lucidflux_model.weights.published import layouts_of, save_lucidflux
 
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
 

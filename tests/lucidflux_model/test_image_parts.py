@@ -12,12 +12,12 @@ from PIL import Image
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import upsample_lq
-from lucidflux_model.color import align_colors, wavelet_split
-from lucidflux_model.models import build_random
-from lucidflux_model.proxy import ResidualGroup
-from lucidflux_model.schedule import make_scheduler, schedule_length, set_sigmas
-from lucidflux_model.semantic import siglip_input
-from lucidflux_model.tiling import blend, pad_reflect, starts, tile_boxes
+from lucidflux_model.inference.color import align_colors, wavelet_split
+from lucidflux_model.network.build import build_random
+from lucidflux_model.network.proxy import ResidualGroup
+from lucidflux_model.network.schedule import make_scheduler, schedule_length, set_sigmas
+from lucidflux_model.network.semantic import siglip_input
+from lucidflux_model.network.tiling import blend, pad_reflect, starts, tile_boxes
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_padding_reflects_as_numpy_does(shape: tuple[int, int]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("rows", "columns"), [(16, 24), (8, 8), (64, 64)])
 def test_a_residual_group_is_that_of_basicsr(rows: int, columns: int) -> None:
-    from lucidflux_data.degrade_reference import import_basicsr
+    from lucidflux_data.degradation.basicsr import import_basicsr
 
     import_basicsr()
     from basicsr.archs.swinir_arch import RSTB

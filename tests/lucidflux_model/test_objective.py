@@ -10,14 +10,14 @@ import pytest
 import torch
 import training
 
-from lucidflux_model.conditioner import pack, position_ids
-from lucidflux_model.flops import useful_flops
-from lucidflux_model.models import TRAINED
-from lucidflux_model.objective import Draws, draw, model_time, sigma_bins, sigmas, velocity_losses
-from lucidflux_model.optimizer import MovingAverage, learning_rate
-from lucidflux_model.runtime import Runtime
-from lucidflux_model.train_setup import prepare_model
-from lucidflux_model.velocity import UNREACHED, initialise
+from lucidflux_model.network.build import TRAINED
+from lucidflux_model.network.conditioner import pack, position_ids
+from lucidflux_model.training.distributed import Runtime
+from lucidflux_model.training.flops import useful_flops
+from lucidflux_model.training.model import UNREACHED, initialise
+from lucidflux_model.training.objective import Draws, draw, model_time, sigma_bins, sigmas, velocity_losses
+from lucidflux_model.training.optimizer import MovingAverage, learning_rate
+from lucidflux_model.training.setup import prepare_model
 
 CPU = Runtime(0, 1, torch.device("cpu"))
 # lucidflux: offset in the logit -> mean, 5/25/50/75/95 %, P(s < .5), computed by others from 10^7 draws

@@ -12,12 +12,12 @@ from PIL import Image
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
-from lucidflux_model.conditioner import Control, pack, position_ids, unpack
-from lucidflux_model.config import ModelConfig
-from lucidflux_model.loading import ACTIVATIONS, choose_offload, load_pipeline, module_bytes, part_bytes
-from lucidflux_model.models import sizes_of
-from lucidflux_model.pipeline import LucidFluxPipeline, _levels
-from lucidflux_model.schedule import schedule_length
+from lucidflux_model.inference.config import ModelConfig
+from lucidflux_model.inference.loading import ACTIVATIONS, choose_offload, load_pipeline, module_bytes, part_bytes
+from lucidflux_model.inference.pipeline import LucidFluxPipeline, _levels
+from lucidflux_model.network.build import sizes_of
+from lucidflux_model.network.conditioner import Control, pack, position_ids, unpack
+from lucidflux_model.network.schedule import schedule_length
 
 
 @pytest.fixture(scope="module")

@@ -20,19 +20,19 @@ from safetensors.torch import load_file
 from test_train_data import damage
 
 from lucidflux_data.errors import ConfigError, InputError, Interrupted
-from lucidflux_data.storage import Folder
-from lucidflux_model.checkpoints import PLACE, latest, read_trained
-from lucidflux_model.config import ModelConfig
-from lucidflux_model.loading import load_pipeline
-from lucidflux_model.models import TRAINED, build_random
-from lucidflux_model.pair_sources import open_shards
-from lucidflux_model.runtime import Runtime
-from lucidflux_model.train_setup import export, prepare_model
-from lucidflux_model.validation import choose
-from lucidflux_model.velocity import FROZEN
-from lucidflux_model.weights import lucidflux_state
-from pipelines.cache import cache
-from pipelines.progress import Progress
+from lucidflux_data.storage.folder import Folder
+from lucidflux_model.inference.config import ModelConfig
+from lucidflux_model.inference.loading import load_pipeline
+from lucidflux_model.network.build import TRAINED, build_random
+from lucidflux_model.samples.sources import open_shards
+from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
+from lucidflux_model.training.distributed import Runtime
+from lucidflux_model.training.model import FROZEN
+from lucidflux_model.training.progress.validation import choose
+from lucidflux_model.training.setup import export, prepare_model
+from lucidflux_model.weights.published import lucidflux_state
+from pipelines.execution.progress import Progress
+from pipelines.training.encode import cache
 
 CPU = Runtime(0, 1, torch.device("cpu"))
 
@@ -88,7 +88,7 @@ def test_two_pieces_of_two_equal_one_batch_of_four(train_pairs: Path, control: P
 
 def test_only_what_is_trained_changes(train_pairs: Path, tmp_path: Path) -> None:
     models = []
-    from lucidflux_model import train_setup
+    from lucidflux_model.training import setup as train_setup
 
     original = train_setup.Parallel
 
@@ -113,7 +113,7 @@ def test_only_what_is_trained_changes(train_pairs: Path, tmp_path: Path) -> None
 def test_loss_of_a_run_by_hand(train_pairs: Path, tmp_path: Path) -> None:
     """The first step with a backbone whose last layer is zero: the prediction is zero, so the loss is the mean of
     (noise - x0)^2, from diffusers' autoencoder and torch's generator."""
-    from lucidflux_model.data import Order, hash64
+    from lucidflux_model.samples.stream import Order, hash64
 
     base = tmp_path / "base"
     for name, component in build_random("tiny", parts=FROZEN).items():

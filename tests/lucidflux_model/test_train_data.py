@@ -17,9 +17,9 @@ import training
 from PIL import Image
 
 from lucidflux_data.errors import InputError
-from lucidflux_data.storage import Folder
-from lucidflux_model.data import Order, PairDataset, Pieces, Share, load, split
-from lucidflux_model.pair_sources import OnlinePairs, Unreadable, image_of, open_pairs, open_shards
+from lucidflux_data.storage.folder import Folder
+from lucidflux_model.samples.sources import OnlinePairs, Unreadable, image_of, open_pairs, open_shards
+from lucidflux_model.samples.stream import Order, PairDataset, Pieces, Share, load, split
 
 
 def make_order(shards: int = 7, size: int = 10, seed: int = 0, window: int = 2) -> Order:
@@ -211,7 +211,7 @@ def test_no_shards_and_no_pairs(train_photos: Path, tmp_path: Path) -> None:
 
 
 def test_lines_are_read_on_after_the_file_was_written_anew(tmp_path: Path) -> None:
-    from lucidflux_model.train_log import METRICS, read_on
+    from lucidflux_model.training.progress.log import METRICS, read_on
 
     file = tmp_path / METRICS
     file.write_text('{"step": 1}\n{"step": 2}\n{"step"')

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lucidflux_data.errors import InputError
-from lucidflux_model.models import MODELS, build, build_random
-from lucidflux_model.weights import (
+from lucidflux_model.network.build import MODELS, build, build_random
+from lucidflux_model.weights.published import (
     LUCIDFLUX_PARTS,
     layouts_of,
     load_lucidflux,
@@ -55,7 +55,7 @@ def test_the_published_file_has_five_parts_of_86_86_10_10_4_keys(published: Path
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "proxy"])
 def test_other_published_files_there_and_back(tiny, tmp_path: Path, part: str) -> None:
-    from lucidflux_model.layouts import to_published
+    from lucidflux_model.weights.layouts import to_published
 
     ((_, (module, entries)),) = layouts_of(part, tiny[part]).items()
     file = tmp_path / "file.safetensors"
@@ -72,7 +72,7 @@ def test_other_published_files_there_and_back(tiny, tmp_path: Path, part: str) -
 def test_the_vae_is_converted_as_diffusers_converts_it(tiny) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    from lucidflux_model.layouts import to_published
+    from lucidflux_model.weights.layouts import to_published
 
     ((_, (module, entries)),) = layouts_of("vae", tiny["vae"]).items()
     theirs = convert_ldm_vae_checkpoint(to_published(entries, module.state_dict()), dict(module.config))
@@ -82,7 +82,7 @@ def test_the_vae_is_converted_as_diffusers_converts_it(tiny) -> None:
 
 
 def test_a_wrapped_swinir_file_is_read(tiny, tmp_path: Path) -> None:
-    from lucidflux_model.layouts import to_published
+    from lucidflux_model.weights.layouts import to_published
 
     ((_, (module, entries)),) = layouts_of("proxy", tiny["proxy"]).items()
     state = {f"module.{key}": tensor for key, tensor in to_published(entries, module.state_dict()).items()}
@@ -148,7 +148,7 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path, monkeypatch: py
 
 
 def test_a_wrong_derived_table_is_refused(tiny, tmp_path: Path) -> None:
-    from lucidflux_model.layouts import to_published
+    from lucidflux_model.weights.layouts import to_published
 
     ((_, (module, entries)),) = layouts_of("proxy", tiny["proxy"]).items()
     state = to_published(entries, module.state_dict())

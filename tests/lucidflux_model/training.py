@@ -18,17 +18,17 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from lucidflux_data import pairs_run
 from lucidflux_data.config import resolve
-from lucidflux_data.degrade_config import make_pairs_config, pairs_label
-from lucidflux_data.storage import Folder, absolute_url
-from lucidflux_model.checkpoints import latest
-from lucidflux_model.runtime import Runtime, open_runtime
-from lucidflux_model.train_config import TrainConfig
-from lucidflux_model.train_setup import train
-from pipelines.demo import bundled_photos
-from pipelines.progress import Progress
-from pipelines.synthesize import synthesize
+from lucidflux_data.degradation.config import make_pairs_config, pairs_label
+from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_model.training.checkpoints import latest
+from lucidflux_model.training.config import TrainConfig
+from lucidflux_model.training.distributed import Runtime, open_runtime
+from lucidflux_model.training.setup import train
+from pipelines.demo.data import bundled_photos
+from pipelines.execution.progress import Progress
+from pipelines.synthesis.job import synthesize
 
 SIZE = 96
 PHOTOS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket", "ihc")

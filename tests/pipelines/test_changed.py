@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from here import QUIET, Here
 
-from lucidflux_data import parquet_source
 from lucidflux_data.config import make_config
 from lucidflux_data.errors import InputError
-from lucidflux_data.pairs_dataset import RealESRGANPairs
-from lucidflux_data.storage import Folder, absolute_url
-from pipelines import filter as job
-from pipelines.score import score_basic
+from lucidflux_data.pairs.dataset import RealESRGANPairs
+from lucidflux_data.sources import parquet as parquet_source
+from lucidflux_data.storage.folder import Folder, absolute_url
+from pipelines.filter import job
+from pipelines.filter.score import score_basic
 
 
 @pytest.mark.parametrize("threads", [0, 4])

@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 
 import cli
 from lucidflux_data.errors import ConfigError, InputError, Interrupted
-from lucidflux_data.fingerprints import fingerprint_file, known_suites
 from lucidflux_data.images import decode, luma
-from lucidflux_data.niqe import niqe
-from lucidflux_model.checkpoints import latest
-from lucidflux_model.contamination import read_mark, suites_shown
-from lucidflux_model.convert import export as export_converted
-from lucidflux_model.models import build_random
-from lucidflux_model.pair_sources import SuiteImages
-from lucidflux_model.weights import load_lucidflux
-from pipelines.demo import bundled_photos
-from pipelines.infer import Place, contaminated_suites
+from lucidflux_data.iqa.niqe import niqe
+from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
+from lucidflux_model.conversion.convert import export as export_converted
+from lucidflux_model.network.build import build_random
+from lucidflux_model.samples.sources import SuiteImages
+from lucidflux_model.training.checkpoints import latest
+from lucidflux_model.training.contamination import read_mark, suites_shown
+from lucidflux_model.weights.published import load_lucidflux
+from pipelines.bench.infer import Place, contaminated_suites
+from pipelines.demo.data import bundled_photos
 
 SUITE = "offline-photos"
 SMALL = ("validation.samples=2", "validation.images=1", "validation.steps=1", "validation.every=1", "batch_size=1")

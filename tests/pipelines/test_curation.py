@@ -276,7 +276,7 @@ def test_retry_measures_failures_again(photos: Path, tmp_path: Path, data_comman
 
 def test_a_decoder_that_takes_too_long_costs_one_image(photos: Path, tmp_path: Path, data_command) -> None:
     """The first attempt ends with its process, the second isolates each image; everything else is kept."""
-    from pipelines.demo import png_of_zeros
+    from pipelines.demo.data import png_of_zeros
 
     folder, run = tmp_path / "photos", tmp_path / "run"
     shutil.copytree(photos, folder)
@@ -311,7 +311,7 @@ def test_plan_predicts_and_the_run_compares(photos: Path, tmp_path: Path, data_c
 
 
 def test_doctor_catches_a_metric_whose_score_depends_on_company(photo_paths: list[Path], data_command) -> None:
-    from lucidflux_data.metric_checks import examine
+    from lucidflux_data.iqa.checks import examine
 
     images = [
         cv2.imread(str(path)) for path in photo_paths if path.stem in ("astronaut", "chelsea", "coffee", "rocket")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.demo_bench import run_bench_demo
-from pipelines.executor import open_executor
-from pipelines.progress import Progress
+from pipelines.demo.bench import run_bench_demo
+from pipelines.execution.executor import open_executor
+from pipelines.execution.progress import Progress
 
 
 def test_four_methods_are_ranked_with_intervals(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lucidflux_data.errors import ConfigError
-from pipelines import doctor
+from pipelines.commands import doctor
 
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
 

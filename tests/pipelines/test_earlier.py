@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from here import QUIET, Here, run_filter
 
-from lucidflux_data import records
 from lucidflux_data.config import FilterConfig, make_config
-from lucidflux_data.fingerprints import fingerprint_file
 from lucidflux_data.images import luma
-from lucidflux_data.runs import read_run
-from lucidflux_data.storage import Folder
-from pipelines import filter as job
-from pipelines.filter import verify_run
+from lucidflux_data.measures.fingerprints import fingerprint_file
+from lucidflux_data.selection import records
+from lucidflux_data.selection.run import read_run
+from lucidflux_data.storage.folder import Folder
+from pipelines.filter import job
+from pipelines.filter.job import verify_run
 
 ROOT = Path(__file__).parents[2]
 ALL = ["rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data import records
+from lucidflux_data.selection import records
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
 OPTIONS = ["--preset", "demo", "--set", "rules.min_side=64", "--set", "decode.max_pixels=100000000"]

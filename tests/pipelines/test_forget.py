@@ -18,14 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from here import QUIET, Here, run_filter, run_synthesize, verified
 
-from lucidflux_data import governance, runs, shards
+from lucidflux_data.audit import forget as governance
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import VerificationError
-from lucidflux_data.shards import TarWriter
-from lucidflux_data.storage import SETTINGS, Folder, configure
-from pipelines import filter as job
-from pipelines.filter import verify_run
-from pipelines.verify_pairs import verify_pairs
+from lucidflux_data.selection import run as runs
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards.shard import TarWriter
+from lucidflux_data.storage.folder import SETTINGS, Folder, configure
+from pipelines.filter import job
+from pipelines.filter.job import verify_run
+from pipelines.synthesis.verify import verify_pairs
 
 ALL = ["iqa.metric=none", "rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
 ALL += ["rules.max_flat_fraction=1", "shards.max_samples=4"]

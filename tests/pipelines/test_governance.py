@@ -15,14 +15,14 @@ import pytest
 from here import QUIET, Here, run_filter, run_synthesize, verified
 from PIL import Image
 
+from lucidflux_data.audit.forget import forget_pairs
 from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.errors import InputError
-from lucidflux_data.governance import forget_pairs
 from lucidflux_data.images import EXTENSION_OF, decode_full
-from lucidflux_data.runs import read_run
-from lucidflux_data.storage import Folder
-from pipelines import filter as job
-from pipelines.verify_pairs import verify_pairs
+from lucidflux_data.selection.run import read_run
+from lucidflux_data.storage.folder import Folder
+from pipelines.filter import job
+from pipelines.synthesis.verify import verify_pairs
 
 LOCAL = ["--executor", "local", "--num-cpus", "1"]
 WIDE = ["iqa.metric=none", "rules.min_laplacian_variance=1", "rules.max_flat_fraction=1"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lucidflux_data.config import make_config
-from pipelines.plan import Costs, Machines, predict
+from pipelines.filter.estimate import Costs, Machines, predict
 
 COSTS = Costs(
     images=10, bytes=1e6, largest_pixels=24e6, read_s=0.01, measure_s=0.04, history_s=0, metric_s=0.5, survivors=0.5

@@ -25,14 +25,14 @@ from PIL import Image
 
 import cli
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.sources import list_sources
-from lucidflux_model.config import ModelConfig
-from lucidflux_model.loading import load_pipeline
-from lucidflux_model.models import build_random
-from lucidflux_model.pipeline import LucidFluxPipeline
-from lucidflux_model.schedule import make_scheduler
-from lucidflux_model.weights import save_lucidflux
-from pipelines.restore import RestoreConfig, encode, plan
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_model.inference.config import ModelConfig
+from lucidflux_model.inference.loading import load_pipeline
+from lucidflux_model.inference.pipeline import LucidFluxPipeline
+from lucidflux_model.network.build import build_random
+from lucidflux_model.network.schedule import make_scheduler
+from lucidflux_model.weights.published import save_lucidflux
+from pipelines.restoration.job import RestoreConfig, encode, plan
 
 torch.set_num_threads(1)  # see tests/lucidflux_model/conftest.py
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))

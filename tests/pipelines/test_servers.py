@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from here import QUIET, Here, run_filter, verified
 
-from lucidflux_data import records, storage
 from lucidflux_data.config import make_config
 from lucidflux_data.errors import ConfigError, InputError, StorageError
-from lucidflux_data.sources import PASSING, list_sources, read_bytes
-from lucidflux_data.storage import SETTINGS, Folder, configure, table_bytes
-from pipelines import filter as job
-from pipelines.govern import retry
+from lucidflux_data.selection import records
+from lucidflux_data.sources.listing import PASSING, list_sources, read_bytes
+from lucidflux_data.storage import folder as storage
+from lucidflux_data.storage.folder import SETTINGS, Folder, configure, table_bytes
+from pipelines.filter import job
+from pipelines.filter.repair import retry
 
 LOCAL = ["--executor", "local", "--num-cpus", "1"]
 WIDE = ["iqa.metric=none", "rules.min_laplacian_variance=1", "rules.max_flat_fraction=1"]

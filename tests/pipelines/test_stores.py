@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data import sources
 from lucidflux_data.images import ImageError
-from lucidflux_data.sources import PASSING, list_sources, read_bytes
-from lucidflux_data.storage import SETTINGS, configure
+from lucidflux_data.sources import listing as sources
+from lucidflux_data.sources.listing import PASSING, list_sources, read_bytes
+from lucidflux_data.storage.folder import SETTINGS, configure
 
 OPTIONS = ["--iqa", "niqe", "--top-fraction", "0.5", "--executor", "local", "--num-cpus", "2"]
 

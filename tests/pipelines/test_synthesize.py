@@ -20,16 +20,19 @@ import cv2
 import numpy as np
 import pytest
 
-from lucidflux_data import degrade_cv2, degrade_plan, pairs_replay, pairs_run
-from lucidflux_data.degrade_config import make_pairs_config, pairs_label
+from lucidflux_data.degradation import opencv as degrade_cv2
+from lucidflux_data.degradation import plan as degrade_plan
+from lucidflux_data.degradation.config import make_pairs_config, pairs_label
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, VerificationError
 from lucidflux_data.images import decode
-from lucidflux_data.pairs_card import make_card
-from lucidflux_data.storage import Folder, absolute_url
-from pipelines.demo import make_pairs as make_demo_pairs
-from pipelines.progress import Progress
-from pipelines.synthesize import synthesize
-from pipelines.verify_pairs import verify_pairs
+from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import replay as pairs_replay
+from lucidflux_data.pairs.card import make_card
+from lucidflux_data.storage.folder import Folder, absolute_url
+from pipelines.demo.data import make_pairs as make_demo_pairs
+from pipelines.execution.progress import Progress
+from pipelines.synthesis.job import synthesize
+from pipelines.synthesis.verify import verify_pairs
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
 SMALL = ["--size", "192", "--set", "shards.max_samples=8"]
@@ -440,16 +443,16 @@ def test_wrong_calls_are_one_sentence(quiet: Path, photos: Path, hq_run: Path, t
 
 
 def test_a_missing_extra_is_named(monkeypatch) -> None:
-    from lucidflux_data.pairs import load_backend
+    from lucidflux_data.pairs.pair import load_backend
 
-    monkeypatch.delitem(sys.modules, "lucidflux_data.degrade_reference", raising=False)
+    monkeypatch.delitem(sys.modules, "lucidflux_data.degradation.basicsr", raising=False)
     monkeypatch.setitem(sys.modules, "basicsr.data.degradations", None)
     with pytest.raises(ConfigError, match=r"lucidflux\[reference\]"):
         load_backend("reference")
 
 
 def test_the_other_backends_make_pairs_that_verify(photos: Path, tmp_path: Path, quiet: Path) -> None:
-    pytest.importorskip("lucidflux_data.degrade_reference", reason="needs the extra `reference`")
+    pytest.importorskip("lucidflux_data.degradation.basicsr", reason="needs the extra `reference`")
     stored = {record["key"]: record for record in records(Folder(quiet))}
     for backend in ("torch", "reference"):
         folder = make(photos, tmp_path / backend, "variants=1", backend=backend)

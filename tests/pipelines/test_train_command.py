@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 import cli
 from lucidflux_data.errors import ConfigError, Interrupted
-from lucidflux_model.checkpoints import latest
-from lucidflux_model.runtime import launch
-from lucidflux_model.train_config import make_train_config
+from lucidflux_model.training.checkpoints import latest
+from lucidflux_model.training.config import make_train_config
+from lucidflux_model.training.distributed import launch
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux"))
 torch.set_num_threads(1)

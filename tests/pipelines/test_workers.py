@@ -12,14 +12,14 @@ import pytest
 
 from lucidflux_data.config import label, make_config
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.runs import make_run
-from lucidflux_data.storage import Folder
-from pipelines.executor import RayExecutor
-from pipelines.flights import Flights
-from pipelines.progress import Progress
-from pipelines.ray_workers import number_of_actors
-from pipelines.score import MetricUnit
-from pipelines.worker import Events, Unit
+from lucidflux_data.selection.run import make_run
+from lucidflux_data.storage.folder import Folder
+from pipelines.execution.executor import RayExecutor
+from pipelines.execution.in_flight import Flights
+from pipelines.execution.progress import Progress
+from pipelines.execution.ray_pools import number_of_actors
+from pipelines.execution.worker import Events, Unit
+from pipelines.filter.score import MetricUnit
 
 
 def where_am_i(unit: Unit) -> tuple[int, str]:
@@ -127,7 +127,7 @@ def test_the_progress_line_tells_of_attempts_and_stragglers(
     found.lost(None, units[4], 1)
     found.started(units[4], attempt=2)
     assert found.stragglers() == [("unit-3", 30.0)]
-    monkeypatch.setattr("pipelines.progress.flights", found)
+    monkeypatch.setattr("pipelines.execution.progress.flights", found)
     with Progress().phase("score", 40, 0) as advance:
         advance(40)
     assert "score: 40/40 (" in (line := capsys.readouterr().err)

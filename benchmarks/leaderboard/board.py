@@ -1,0 +1,281 @@
+"""From the per-image table to the leaderboard: a plain dict, which is also leaderboard.json; every view is made of it.
+
+A mean over a hole is never ranked. Methods are ranked per metric over the ids that all of them have scores for: the
+whole suite, or with `allow_partial` the subset that most methods share exactly. Overall ranks are made only over a
+named group of metrics, all of which are there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.leaderboard import statistics
+from benchmarks.leaderboard.statistics import Bootstrap
+from benchmarks.metrics.profiles import MetricSpec
+
+TESTS = ("permutation", "wilcoxon")
+
+
+@dataclass(frozen=True)
+class Column:
+    """The scores of one metric. `values`: method -> (seeds, ids), NaN where there is a reason. `chosen`: methods that
+    are ranked, over the positions `subset` of the ids."""
+
+    spec: MetricSpec
+    values: dict[str, np.ndarray]
+    reasons: dict[str, Counter[str]]
+    chosen: tuple[str, ...]
+    subset: np.ndarray
+
+    def scores(self, method: str) -> np.ndarray:
+        """(seeds, images) of the ranked subset."""
+        return self.values[method][:, self.subset]
+
+    def by_image(self, method: str) -> np.ndarray:
+        """(images,) of the ranked subset: the mean over the seeds."""
+        return self.scores(method).mean(axis=0)
+
+
+def make_leaderboard(
+    table: pa.Table,
+    ids: Sequence[str],
+    total: int,
+    specs: Sequence[MetricSpec],
+    groups: dict[str, tuple[str, ...]],
+    allow_partial: bool = False,
+    test: str = "permutation",
+    resamples: int = statistics.RESAMPLES,
+) -> dict[str, Any]:
+    """Everything that follows from the scores alone. `total`: images of the suite; `ids`: those that were scored.
+
+    Keys: methods, metrics (per metric: rows, pairs, win_rate), groups, correlation. Equal scores give an equal dict.
+    """
+    columns = read_columns(table, ids, total, specs, allow_partial)
+    draws = _Draws(resamples)
+    methods = list(dict.fromkeys(table["method"].to_pylist()))
+    return {
+        "methods": methods,
+        "images": {"scored": len(ids), "of": total},
+        "statistics": {"resamples": resamples, "level": statistics.LEVEL, "test": test, "adjusted": "holm"},
+        "metrics": {
+            spec.name: _set_metric(table, spec, methods, total)
+            if spec.needs == "set"
+            else _metric(columns[spec.name], methods, total, draws, test)
+            for spec in specs
+        },
+        "groups": {name: _group(names, columns, draws) for name, names in groups.items()},
+        "correlation": _correlation(columns),
+    }
+
+
+class _Draws:
+    """One Bootstrap for each number of images: all metrics over the same images share it."""
+
+    def __init__(self, resamples: int) -> None:
+        self.resamples = resamples
+        self._made: dict[int, Bootstrap] = {}
+        self._means: dict[tuple[str, str], np.ndarray] = {}
+
+    def over(self, images: int) -> Bootstrap:
+        if images not in self._made:
+            self._made[images] = Bootstrap(images, self.resamples)
+        return self._made[images]
+
+    def means(self, column: Column, method: str) -> np.ndarray:
+        """(resamples,) means of a method over the ranked subset of a metric."""
+        key = column.spec.name, method
+        if key not in self._means:
+            self._means[key] = self.over(len(column.subset)).means(column.scores(method))
+        return self._means[key]
+
+
+def read_columns(
+    table: pa.Table, ids: Sequence[str], total: int, specs: Sequence[MetricSpec], allow_partial: bool
+) -> dict[str, Column]:
+    """Per metric of single images, the scores as arrays and what is ranked."""
+    position = {id_: k for k, id_ in enumerate(ids)}
+    found: dict[str, dict[str, dict[str, np.ndarray]]] = defaultdict(lambda: defaultdict(dict))
+    reasons: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for row in table.to_pylist():
+        seeds = found[row["metric"]][row["method"]]
+        scores = seeds.setdefault(row["seed"], np.full(max(1, len(ids)), np.nan))
+        if row["value"] is not None:
+            scores[position.get(row["id"], 0)] = row["value"]
+        elif row["reason"]:
+            reasons[row["metric"]][row["method"]][row["reason"]] += 1
+    columns = {}
+    for spec in specs:
+        if spec.needs == "set":
+            continue
+        values = {method: np.stack(list(seeds.values())) for method, seeds in found[spec.name].items()}
+        chosen, subset = _ranked(values, total, allow_partial) if spec.ranked else ((), np.arange(0))
+        columns[spec.name] = Column(spec, values, reasons[spec.name], chosen, subset)
+    return columns
+
+
+def _ranked(values: dict[str, np.ndarray], total: int, allow_partial: bool) -> tuple[tuple[str, ...], np.ndarray]:
+    """The methods that are ranked, and over which positions: complete ones, or the largest group with equal subsets."""
+    valid = {method: tuple(np.flatnonzero(np.isfinite(scores).all(axis=0))) for method, scores in values.items()}
+    if not allow_partial:
+        complete = tuple(method for method, subset in valid.items() if len(subset) == total)
+        return complete, np.arange(total)
+    counts = Counter(subset for subset in valid.values() if subset)
+    if not counts:
+        return (), np.arange(0)
+    best = max(counts, key=lambda subset: (counts[subset], len(subset)))
+    return tuple(method for method, subset in valid.items() if subset == best), np.array(best)
+
+
+def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test: str) -> dict[str, Any]:
+    spec = column.spec
+    chosen = [method for method in methods if method in column.chosen]
+    pairs = _pairs(column, chosen, draws, test)
+    rows = {method: _row(column, method, total, draws) for method in methods}
+    result: dict[str, Any] = {
+        "lower_is_better": spec.lower_is_better,
+        "ranked": spec.ranked,
+        "n": len(column.subset),
+        "of": total,
+        "rows": rows,
+        "pairs": pairs,
+        "win_rate": _win_rates(column, chosen),
+    }
+    if not chosen:
+        return result
+    means = [rows[method]["mean"] for method in chosen]
+    resampled = np.stack([draws.means(column, method) for method in chosen])
+    firsts = statistics.first_shares(resampled, spec.sign)
+    best = chosen[int(np.argmax(spec.sign * np.array(means)))]
+    tied = {best} | {(set(p["methods"]) - {best}).pop() for p in pairs if best in p["methods"] and p["p_holm"] >= 0.05}
+    for method, rank, first in zip(chosen, statistics.ranks(means, spec.sign), firsts, strict=True):
+        rows[method] |= {"rank": rank, "first_share": round(first, 4), "tied_with_best": method in tied}
+    return result
+
+
+def _row(column: Column, method: str, total: int, draws: _Draws) -> dict[str, Any]:
+    """Mean and interval over the images that the method has scores for, which are all, the subset, or what is left."""
+    values = column.values[method]
+    there = np.flatnonzero(np.isfinite(values).all(axis=0))
+    row: dict[str, Any] = {
+        "n": len(there),
+        "of": total,
+        "seeds": len(values),
+        "mean": None,
+        "low": None,
+        "high": None,
+        "rank": None,
+        "reasons": dict(sorted(column.reasons.get(method, Counter()).items())),
+    }
+    if len(there) == 0:
+        return row
+    row["mean"] = float(values[:, there].mean())
+    if len(there) > 1:
+        ranked = method in column.chosen
+        means = draws.means(column, method) if ranked else draws.over(len(there)).means(values[:, there])
+        row["low"], row["high"] = statistics.interval(means)
+    return row
+
+
+def _set_metric(table: pa.Table, spec: MetricSpec, methods: list[str], total: int) -> dict[str, Any]:
+    """A metric of a whole set: one number a seed, no interval, never ranked (it has no images to resample)."""
+    rows: dict[str, Any] = {}
+    for method in methods:
+        mine = [row for row in table.to_pylist() if row["metric"] == spec.name and row["method"] == method]
+        values = [row["value"] for row in mine if row["value"] is not None]
+        reasons = Counter(row["reason"] for row in mine if row["reason"])
+        rows[method] = {"n": total if values else 0, "of": total, "seeds": len(mine), "low": None, "high": None}
+        rows[method] |= {"mean": float(np.mean(values)) if values else None, "rank": None, "reasons": dict(reasons)}
+    head = {"lower_is_better": spec.lower_is_better, "ranked": False, "n": 0, "of": total}
+    return head | {"rows": rows, "pairs": [], "win_rate": {}}
+
+
+def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[dict[str, Any]]:
+    """Every pair of ranked methods: difference, interval, p, p adjusted over the pairs of this metric."""
+    if len(chosen) < 2 or len(column.subset) < 2:
+        return []
+    resampled = {method: draws.means(column, method) for method in chosen}
+    pairs: list[dict[str, Any]] = []
+    for first, second in combinations(chosen, 2):
+        differences = column.by_image(first) - column.by_image(second)
+        low, high = statistics.interval(resampled[first] - resampled[second])
+        p = statistics.wilcoxon_p(differences) if test == "wilcoxon" else statistics.permutation_p(differences)
+        pairs.append(
+            {
+                "methods": [first, second],
+                "difference": float(differences.mean()),
+                "low": low,
+                "high": high,
+                "p": p,
+                "detectable": statistics.detectable_difference(differences),
+            }
+        )
+    for pair, adjusted in zip(pairs, statistics.holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"] = adjusted
+    return pairs
+
+
+def _win_rates(column: Column, chosen: list[str]) -> dict[str, dict[str, float]]:
+    """win_rate[a][b]: share of images on which a is better than b."""
+    scores = {method: column.by_image(method) for method in chosen}
+    return {
+        first: {
+            second: round(statistics.win_rate(scores[first], scores[second], column.spec.sign), 4)
+            for second in chosen
+            if second != first
+        }
+        for first in chosen
+    }
+
+
+def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) -> dict[str, Any]:
+    """Mean rank over the metrics of a group, for the methods that are ranked in all of them over the same images."""
+    absent = [name for name in names if name not in columns]
+    if absent:
+        return {"metrics": list(names), "rows": {}, "why_not": f"not computed: {', '.join(absent)}"}
+    parts = [columns[name] for name in names]
+    methods = [method for method in parts[0].chosen if all(method in part.chosen for part in parts)]
+    if len(methods) < 2 or any(not np.array_equal(part.subset, parts[0].subset) for part in parts):
+        return {
+            "metrics": list(names),
+            "rows": {},
+            "why_not": "fewer than two methods share their images in all metrics",
+        }
+    means = np.array([[[part.by_image(method).mean()] for method in methods] for part in parts])
+    signs = [part.spec.sign for part in parts]
+    resampled = np.array([[draws.means(part, method) for method in methods] for part in parts])
+    observed = statistics.mean_ranks(means, signs)[:, 0]
+    spread = statistics.mean_ranks(resampled, signs)
+    firsts = statistics.first_shares(spread, -1)
+    rows = {}
+    for k, method in enumerate(methods):
+        low, high = statistics.interval(spread[k])
+        rank = statistics.ranks(observed.tolist(), -1)[k]
+        rows[method] = {"rank": rank, "mean_rank": float(observed[k]), "low": low, "high": high}
+        rows[method]["first_share"] = round(firsts[k], 4)
+    return {"metrics": list(names), "rows": rows, "why_not": None}
+
+
+def _correlation(columns: dict[str, Column]) -> dict[str, Any]:
+    """Spearman's rho between metrics over (method, image), each oriented so that more is better."""
+    names = [name for name, column in columns.items() if column.values]
+    if len(names) < 2:
+        return {"metrics": names, "rho": []}
+    methods = [method for method in columns[names[0]].values if all(method in columns[name].values for name in names)]
+    stacked = np.array(
+        [
+            np.concatenate([columns[name].spec.sign * columns[name].values[method].mean(axis=0) for method in methods])
+            for name in names
+        ]
+    )
+    complete = stacked[:, np.isfinite(stacked).all(axis=0)]
+    if complete.shape[1] < 3:
+        return {"metrics": names, "rho": []}
+    rho = statistics.correlation(complete.T)
+    return {"metrics": names, "rho": [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in rho]}

@@ -1,0 +1,264 @@
+"""Runs an adapter: stages the inputs, runs the command, collects what it wrote, records how it went.
+
+    OUT/<method>/[seed-n/]{id}.<ext>   method.json   log.txt
+
+Images that are there are not made again; outputs of other settings, or of another commit, are never mixed with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.environment import commit
+from benchmarks.methods.adapters import Adapter
+from benchmarks.methods.submission import METHOD_FILE
+from benchmarks.suites.suite import images_by_id
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
+
+POLL_SECONDS = 0.25
+LOG_FILE = "log.txt"
+READ_BY_ALL = (".png", ".jpg", ".jpeg")
+
+
+def start_method(folder: Path, about: dict[str, Any], fixed: tuple[str, ...]) -> dict[str, Any]:
+    """method.json of a new or a resumed method. ConfigError where the outputs there were made in another way: where
+    one of `fixed` differs."""
+    before = json.loads((folder / METHOD_FILE).read_text()) if (folder / METHOD_FILE).exists() else None
+    if before is None and folder.exists() and any(folder.rglob("*.png")):
+        raise ConfigError(f"{folder} holds images that `bench infer` did not make: choose another --out")
+    if before is not None:
+        changed = [key for key in fixed if before.get(key) != about.get(key)]
+        if changed:
+            raise ConfigError(f"{folder} was made with another {', '.join(changed)}: choose another --out")
+        return before | about
+    folder.mkdir(parents=True, exist_ok=True)
+    about = about | {"runs": {}}
+    write_method(folder, about)  # before the first image, so that a killed run is known for what it is
+    return about
+
+
+def finish_method(folder: Path, about: dict[str, Any]) -> None:
+    """Writes method.json, with seconds an image and peak memory over all runs."""
+    runs = [run for by_seed in about["runs"].values() for run in by_seed]
+    images, seconds = sum(run["images"] for run in runs), sum(run["wall_seconds"] for run in runs)
+    about["seconds_per_image"] = round(seconds / images, 4) if images else None
+    peaks = [run["peak_gpu_mb"] for run in runs if run["peak_gpu_mb"] is not None]
+    about["peak_gpu_mb"] = max(peaks, default=None)
+    write_method(folder, about)
+
+
+def write_method(folder: Path, about: dict[str, Any]) -> None:
+    part = folder / f".{METHOD_FILE}.{secrets.token_hex(4)}"
+    part.write_text(json.dumps(about, indent=1) + "\n")
+    os.replace(part, folder / METHOD_FILE)
+
+
+def done_ids(place: Path) -> set[str]:
+    """Ids that have an image in a folder of outputs already."""
+    if not place.is_dir() or not any(path.suffix.lower() in IMAGE_EXTENSIONS for path in place.iterdir()):
+        return set()
+    return set(images_by_id(place))
+
+
+def run_adapter(
+    adapter: Adapter,
+    inputs: dict[str, Path],
+    folder: Path,
+    place: Path,
+    settings: dict[str, str],
+    scale: int,
+    seed: int,
+    python: str,
+    repo: Path,
+    timeout_s: float | None,
+) -> dict[str, Any]:
+    """Makes the images of `inputs` that are not in `place` yet; gives what is to be recorded of the run.
+
+    InputError where the command made no image, with the last line that it printed.
+    """
+    for before in folder.glob(f".work-{seed}-*"):  # of a run that was killed: what it finished is kept
+        collect(adapter.found(before / "outputs"), place, inputs, adapter, scale)
+        shutil.rmtree(before, ignore_errors=True)
+    left = {id_: path for id_, path in inputs.items() if id_ not in done_ids(place)}
+    if not left:
+        return {}
+    work = folder / f".work-{seed}-{secrets.token_hex(4)}"
+    collected: dict[str, bool] = {}
+    try:
+        stage(left, work / "inputs", adapter.stage)
+        (work / "outputs").mkdir()
+        given = {"python": python, "inputs": work / "inputs", "outputs": work / "outputs"}
+        argv = adapter.argv(settings, scale=scale, seed=seed, **given)
+        run = run_command(argv, repo, folder / LOG_FILE, timeout_s)
+    finally:
+        collected = collect(adapter.found(work / "outputs"), place, left, adapter, scale)
+        shutil.rmtree(work, ignore_errors=True)
+    if not collected:
+        end = "was stopped at its time limit" if run["timed_out"] else f"ended with exit code {run['exit_code']}"
+        raise InputError(f"{adapter.name} {end} and made no image: {run['last_line']} (all of it: {folder / LOG_FILE})")
+    return run | {
+        "images": len(collected),
+        "missing": sorted(set(left) - set(collected)),
+        "wrong_size": sorted(id_ for id_, right in collected.items() if not right),
+    }
+
+
+def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
+    """Puts the inputs into an empty folder as {id}.<ext>: links, or PNG files of the decoded pixels where `how` is png
+    and for formats that not every repository reads."""
+    target.mkdir(parents=True)
+    for id_, path in inputs.items():
+        if path.suffix.lower() not in ((".png",) if how == "png" else READ_BY_ALL):
+            try:
+                pixels = decode(path.read_bytes())
+            except ImageError as error:
+                raise InputError(f"{path} is {error.reason}: {error.detail}") from None
+            cv2.imwrite(str(target / f"{id_}.png"), np.ascontiguousarray(pixels[..., ::-1]))
+        else:
+            (target / f"{id_}{path.suffix.lower()}").symlink_to(path.absolute())
+
+
+def collect(
+    found: dict[str, Path], place: Path, inputs: dict[str, Path], adapter: Adapter, scale: int
+) -> dict[str, bool]:
+    """Moves the files of `inputs` to `place` under their ids: id -> whether the size is what the adapter promises.
+
+    A file that does not decode to its end is left: the program was stopped while it wrote it.
+    """
+    collected = {}
+    for id_ in sorted(found.keys() & inputs.keys()):
+        source = probe(inputs[id_].read_bytes())
+        expected = adapter.output_size or (source.width * scale, source.height * scale)
+        try:
+            pixels = decode(found[id_].read_bytes())
+        except ImageError:
+            continue
+        collected[id_] = pixels.shape[1::-1] == expected
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.move(found[id_], place / f"{id_}{found[id_].suffix.lower()}")
+    return collected
+
+
+def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None) -> dict[str, Any]:
+    """Runs a command in a session of its own; everything that it prints goes to `log`. Ctrl-C and the limit end it."""
+    start = time.monotonic()
+    with log.open("ab") as sink:
+        sink.write(f"$ {' '.join(argv)}\n".encode())
+        sink.flush()
+        first = sink.tell()
+        try:
+            process = subprocess.Popen(
+                argv, cwd=repo, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+            )
+        except OSError as error:
+            raise ConfigError(f"{argv[0]} cannot be run: {error.strerror}; --python names the interpreter") from None
+        timed_out = False
+        with memory_of(process.pid) as peak:
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what it left behind, or all of it
+                process.wait()
+    with log.open("rb") as printed:
+        printed.seek(first)
+        lines = [line for line in printed.read().decode(errors="replace").splitlines() if line.strip()]
+    return {
+        "exit_code": process.returncode,
+        "timed_out": timed_out,
+        "wall_seconds": round(time.monotonic() - start, 3),
+        "peak_gpu_mb": peak.get("gpu"),
+        "peak_rss_mb": peak.get("rss"),
+        "last_line": lines[-1][-300:] if lines else "it printed nothing",
+    }
+
+
+@contextlib.contextmanager
+def memory_of(leader: int) -> Iterator[dict[str, int]]:
+    """Peak memory in MB of all processes of a session while the block runs: `rss` in all, `gpu` with nvidia-smi."""
+    peak: dict[str, int] = {}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(POLL_SECONDS):
+            sizes = session_memory(leader)
+            if sizes:
+                peak["rss"] = max(peak.get("rss", 0), sum(sizes.values()) // 2**20)
+            used = gpu_memory(set(sizes))
+            if used is not None:
+                peak["gpu"] = max(peak.get("gpu", 0), used)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def session_memory(leader: int) -> dict[int, int]:
+    """pid -> resident bytes of the processes whose session `leader` leads (Linux's /proc)."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    found = {}
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError, ValueError, ProcessLookupError):
+            if entry.isdigit() and os.getsid(int(entry)) == leader:
+                found[int(entry)] = int(Path("/proc", entry, "statm").read_text().split()[1]) * page
+    return found
+
+
+def gpu_memory(pids: set[int]) -> int | None:
+    """MB that these processes hold on all GPUs, None without nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    rows = [line.split(",") for line in listed.splitlines() if line.count(",") == 1]
+    return sum(int(used) for pid, used in rows if pid.strip().isdigit() and int(pid) in pids and used.strip().isdigit())
+
+
+def describe(
+    adapter: Adapter, method: str, settings: dict[str, str], scale: int, repo: Path, python: str
+) -> dict[str, Any]:
+    """What method.json says of an adapter's method; all of it must stay the same for its outputs to be resumed."""
+    there = commit(repo)
+    return {
+        "method": method,
+        "repository": adapter.repository,
+        "commit": there,
+        "at_pinned_commit": bool(there and there.startswith(adapter.commit) and not there.endswith("-dirty")),
+        "settings": settings | {"scale": str(scale)},
+        "packages": packages_of(python),
+    }
+
+
+def packages_of(python: str) -> str | None:
+    """sha256 of what `pip freeze` prints in the method's environment, None where there is no pip."""
+    import hashlib
+
+    try:
+        listed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return hashlib.sha256(listed.stdout).hexdigest()[:16] if listed.returncode == 0 else None

@@ -1,0 +1,257 @@
+"""What was submitted: methods as folders of images, and what is wrong or remarkable about the files.
+
+    OUTPUTS is a method (images, or seed-1/ seed-2/ ... of images), or a folder of such methods
+
+Set, size, mode and codec are read from the headers; equality with bicubic, and between methods, from the pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.suites.suite import Suite, images_by_id
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
+
+SEED_FOLDER = re.compile(r"seed-(\w+)")
+METHOD_FILE = "method.json"  # written by `bench infer`: settings, commit, seconds, memory, contaminated suites
+COMPARED = 5  # images, evenly spaced, whose pixels are compared with bicubic and between methods
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """`reason` is None, or why the file cannot be scored at all."""
+
+    path: Path
+    sha256: str
+    width: int
+    height: int
+    format: str
+    remarks: tuple[str, ...]
+    reason: str | None = None
+
+
+@dataclass
+class Method:
+    """`files`: seed -> id -> file; one seed, named 0, where there are no seed folders."""
+
+    name: str
+    folder: Path
+    paths: dict[str, dict[str, Path]]
+    about: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, OutputFile]] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+
+
+def find_methods(outputs: Iterable[str]) -> list[Method]:
+    """The methods of all --outputs, `DIR` or `NAME=DIR`. InputError for a folder without images and a name twice."""
+    methods: list[Method] = []
+    for item in outputs:
+        name, equals, place = item.partition("=")
+        if not equals or os.path.exists(item):
+            name, place = "", item
+        folder = Path(place).absolute()
+        if not folder.is_dir():
+            raise InputError(f"--outputs {place} is not a folder")
+        methods += _methods_in(folder, name)
+    twice = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
+    if twice:
+        raise InputError(f"two methods are called {twice[0]}: give one as NAME=DIR")
+    return methods
+
+
+def _methods_in(folder: Path, name: str) -> list[Method]:
+    if _has_images(folder) or _seed_folders(folder):
+        return [_method(folder, name or folder.name)]
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and (_has_images(path) or _seed_folders(path))]
+    if not inner:
+        raise InputError(f"{folder} holds neither images nor folders of images")
+    if name:
+        raise InputError(f"{name}={folder} holds several methods ({inner[0].name}, ...): a name is for one")
+    return [_method(path, path.name) for path in inner]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file() for path in folder.iterdir())
+
+
+def _seed_folders(folder: Path) -> dict[str, Path]:
+    found = {}
+    for path in sorted(folder.iterdir()):
+        match = SEED_FOLDER.fullmatch(path.name)
+        if match and path.is_dir():
+            found[match[1]] = path
+    return found
+
+
+def _method(folder: Path, name: str) -> Method:
+    seeds = _seed_folders(folder)
+    if seeds and _has_images(folder):
+        raise InputError(f"{folder} holds images beside its seed folders: move them into one")
+    paths = {seed: images_by_id(place) for seed, place in seeds.items()} or {"0": images_by_id(folder)}
+    about = {}
+    if (folder / METHOD_FILE).exists():
+        try:
+            about = json.loads((folder / METHOD_FILE).read_text())
+        except ValueError:
+            raise InputError(f"{folder / METHOD_FILE} is not JSON") from None
+    return Method(about.get("method", name) if name == folder.name else name, folder, paths, about)
+
+
+def check_ids(methods: list[Method], suite: Suite) -> tuple[str, ...]:
+    """The ids of the leaderboard. InputError (exit 3) for an id that the suite does not have."""
+    if suite.ids is None:
+        ids = sorted({id_ for method in methods for seed in method.paths.values() for id_ in seed})
+        if len(ids) > suite.count:
+            raise InputError(
+                f"the outputs have {len(ids)} different ids, {suite.name} has {suite.count} images: "
+                f"prepare it (`lucidflux bench prepare {suite.name}`), so that its ids are known"
+            )
+        return tuple(ids)
+    known = set(suite.ids)
+    for method in methods:
+        for paths in method.paths.values():
+            unknown = sorted(set(paths) - known)
+            if unknown:
+                hint = "" if suite.ids_verified else "; its ids were not verified: prepare it from its archive"
+                raise InputError(
+                    f"{method.name} has {len(unknown)} images that {suite.name} does not have: "
+                    f"{', '.join(unknown[:3])}{hint}"
+                )
+    return suite.ids
+
+
+def inspect(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
+    """Reads every file once (hash, header, checks); fills `files` and `flags` of each method.
+
+    InputError where no image of a method has the size that the suite asks for.
+    """
+    expected = expected_sizes(suite, ids)
+    with ThreadPoolExecutor(8) as pool:
+        for method in methods:
+            for seed, paths in method.paths.items():
+                wanted = [(id_, paths[id_]) for id_ in ids if id_ in paths]
+                files = pool.map(lambda item: _read(item[1], expected.get(item[0])), wanted)
+                method.files[seed] = {item[0]: file for item, file in zip(wanted, files, strict=True)}
+    for method in methods:
+        _check_sizes(method, suite)
+        method.flags = _flags(method, len(ids))
+    _flag_equal_images(methods, suite, ids)
+
+
+def expected_sizes(suite: Suite, ids: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """id -> (width, height) that an output must have; ids about which nothing is known are left out."""
+    if suite.output_size is not None:
+        return dict.fromkeys(ids, suite.output_size)
+    sizes = {}
+    for id_ in ids:
+        if id_ in suite.gt:
+            header = probe(suite.gt[id_].read_bytes())
+            sizes[id_] = (header.width, header.height)
+        elif suite.scale and "width" in suite.pins.get(id_, {}):
+            pin = suite.pins[id_]
+            sizes[id_] = (pin["width"] * suite.scale, pin["height"] * suite.scale)
+    return sizes
+
+
+def _read(path: Path, expected: tuple[int, int] | None) -> OutputFile:
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        header = probe(data)
+    except ImageError as error:
+        return OutputFile(path, sha256, 0, 0, "", (), error.reason)
+    remarks = []
+    if header.format == "jpeg" or (header.format == "webp" and b"VP8L" not in data[:64]):
+        remarks.append("lossy")
+    if header.mode != "RGB":
+        remarks.append(f"mode {header.mode}")
+    if header.orientation != 1:
+        remarks.append("rotated by EXIF")
+    wrong = expected is not None and (header.width, header.height) != expected
+    reason = "wrong_size" if wrong else None
+    return OutputFile(path, sha256, header.width, header.height, header.format, tuple(remarks), reason)
+
+
+def _check_sizes(method: Method, suite: Suite) -> None:
+    files = [file for seed in method.files.values() for file in seed.values()]
+    wrong = [file for file in files if file.reason == "wrong_size"]
+    if wrong and len(wrong) == len(files):
+        size = f"{suite.scale} times the input" if suite.scale else "the size of the reference"
+        if suite.output_size:
+            size = f"{suite.output_size[0]}x{suite.output_size[1]}"
+        raise InputError(
+            f"{method.name}: all {len(wrong)} images have the wrong size "
+            f"({wrong[0].width}x{wrong[0].height}; {suite.label()} asks for {size})"
+        )
+
+
+def _flags(method: Method, total: int) -> list[str]:
+    """Sentences about a whole method, in order of weight."""
+    flags = []
+    files = [file for seed in method.files.values() for file in seed.values()]
+    contaminated = method.about.get("contaminated", [])
+    if contaminated:
+        flags.append(f"contaminated: the checkpoint was validated on {', '.join(contaminated)}")
+    for seed, found in method.files.items():
+        if len(found) < total:
+            where = f" in seed {seed}" if len(method.files) > 1 else ""
+            flags.append(f"incomplete: {len(found)}/{total} images{where}")
+    reasons = Counter(file.reason for file in files if file.reason)
+    flags += [f"{count} images cannot be scored: {reason}" for reason, count in sorted(reasons.items())]
+    remarks = Counter(remark for file in files for remark in file.remarks)
+    flags += [f"{'lossy codec (JPEG or WebP)' if name == 'lossy' else name}: {n} images" for name, n in remarks.items()]
+    if len(method.files) == 1:
+        flags.append("one seed")
+    return flags
+
+
+def _flag_equal_images(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
+    """Compares the pixels of a few images: with the bicubic upscaled input, and between methods."""
+    first = {method.name: next(iter(method.files.values())) for method in methods}
+    there = [id_ for id_ in ids if any(id_ in files for files in first.values())]
+    chosen = [there[int(k)] for k in np.linspace(0, len(there) - 1, min(COMPARED, len(there)))]
+    pixels: dict[str, dict[str, np.ndarray]] = {}
+    for method in methods:
+        files = first[method.name]
+        pixels[method.name] = {id_: image for id_ in chosen if (image := _pixels(files.get(id_))) is not None}
+    for method in methods:
+        images = pixels[method.name]
+        with_input = [id_ for id_ in images if id_ in suite.lq]
+        if with_input and all(_is_bicubic(images[id_], suite.lq[id_]) for id_ in with_input):
+            method.flags.append("identical to bicubic upscaling")
+        for other in methods:
+            shared = images.keys() & pixels[other.name].keys()
+            if other is not method and shared and all(_equal(images[id_], pixels[other.name][id_]) for id_ in shared):
+                method.flags.append(f"identical to {other.name}")
+
+
+def _pixels(file: OutputFile | None) -> np.ndarray | None:
+    if file is None or file.reason:
+        return None
+    try:
+        return decode(file.path.read_bytes())
+    except ImageError:
+        return None
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == second.shape and bool(np.array_equal(first, second))
+
+
+def _is_bicubic(image: np.ndarray, lq: Path) -> bool:
+    """Within half a level of the upscaled input on average, so that a JPEG of it is not missed for its rounding."""
+    upscaled = Image.fromarray(decode(lq.read_bytes())).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
+    return bool(np.abs(np.asarray(upscaled, np.int16) - image).mean() < 0.5)

@@ -1,0 +1,73 @@
+"""`bench doctor`: which metrics can run here, what the others lack, and how to bring it to a closed network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import environment
+from benchmarks.metrics import weights
+from benchmarks.metrics.profiles import load_profile, profile_names
+
+LICENCE = (
+    "pyiqa is under the PolyForm Noncommercial licence and S-Lab's: an extra, never needed for niqe, psnr and ssim"
+)
+
+
+def diagnose(profile: str | None) -> dict[str, Any]:
+    """metrics: name -> {status, needs (what to install, files with folder and source), sentence}.
+
+    Status: ready, package, weights, damaged or gpu, the first that applies.
+    """
+    gpus = environment.gpus()
+    profiles = [profile] if profile else profile_names()
+    names = dict.fromkeys(spec.name for name in profiles for spec in load_profile(name).metrics)
+    return {
+        "profiles": profiles,
+        "gpus": gpus,
+        "versions": environment.versions(),
+        "torch_hub": str(weights.hub_folder()),
+        "hugging_face": str(weights.hf_folder()),
+        "metrics": {name: _metric(name, bool(gpus)) for name in names},
+        "licence": LICENCE,
+    }
+
+
+def _metric(name: str, gpu: bool) -> dict[str, Any]:
+    packages, files = weights.missing_packages(name), weights.missing_weights(name)
+    wrong = [(weights.location(file), weights.source(file)) for file in weights.wrong_weights(name)]
+    status = "ready"
+    if packages:
+        status = "package"
+    elif files:
+        status = "weights"
+    elif wrong:
+        status = "damaged"
+    elif name in weights.NEEDS_GPU and not gpu:
+        status = "gpu"
+    return {
+        "status": status,
+        "packages": packages,
+        "files": [{"file": path.name, "folder": str(path.parent), "from": source} for path, source in [*files, *wrong]],
+        "needs_gpu": name in weights.NEEDS_GPU,
+        "sentence": weights.problem(name, "cuda" if gpu else "cpu") or f"{name} is ready",
+    }
+
+
+def recipe(found: dict[str, Any]) -> list[str]:
+    """The lines of a shell that bring the missing weights to a machine without a network; [] where none is missing."""
+    files = {item["from"]: item for metric in found["metrics"].values() for item in metric["files"]}
+    if not files:
+        return []
+    hub, hugging_face = found["torch_hub"], found["hugging_face"]
+    lines = ["# on a machine with a network, into the same folders:"]
+    for source, item in sorted(files.items()):
+        if source.startswith(weights.REPOSITORY_URL) and "/resolve/" not in source:
+            repository = source.removeprefix(weights.REPOSITORY_URL)
+            lines.append(f"hf download {repository} --cache-dir {hugging_face}")
+        else:
+            lines.append(f"mkdir -p {item['folder']} && curl -L -o {item['folder']}/{item['file']} {source}")
+    return [
+        *lines,
+        "# then copy both trees here, and run with:",
+        f"export TORCH_HOME={hub.removesuffix('/hub')} HF_HUB_CACHE={hugging_face} HF_HUB_OFFLINE=1",
+    ]

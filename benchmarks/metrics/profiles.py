@@ -1,0 +1,128 @@
+"""Profiles and metrics: which columns a leaderboard has, what each needs, and the fingerprint of how it is computed.
+
+A metric's fingerprint is a digest of its name, parameters, weights, library versions and kind of device. A score is
+kept under (fingerprint, image, reference), so that whatever changes the number changes the key.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.metrics import weights
+from lucidflux_data.config import digest
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.iqa import metrics as iqa
+
+PROFILES_FILE = Path(__file__).with_name("profiles.toml")
+OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
+BACKBONES = {"qalign": ("transformers",), "maniqa": ("timm",), "maniqa-pipal": ("timm",), "nima": ("timm",)}
+OWN_VERSION = 1  # raised when one of OWN gives other numbers
+SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One column. `needs`: nothing, `gt` (the reference), `lq` (the input) or `set` (all images and the reference).
+    `asked`: named by the user, so that it runs on a CPU too where a profile leaves it to a GPU."""
+
+    name: str
+    channel: str | None = None
+    crop: int = 0
+    ranked: bool = True
+    asked: bool = False
+
+    @property
+    def needs(self) -> str:
+        if self.name == "lr_consistency":
+            return "lq"
+        if self.name == "fid":
+            return "set"
+        return "gt" if iqa.metric(self.name).full_reference else "nothing"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.name == "fid" or (self.name != "lr_consistency" and iqa.lower_is_better(self.name))
+
+    @property
+    def sign(self) -> int:
+        """Multiplies values so that more is better."""
+        return -1 if self.lower_is_better else 1
+
+    def parameters(self) -> dict[str, Any]:
+        values: dict[str, Any] = {"crop": self.crop}
+        if self.name in ("psnr", "ssim"):
+            values["channel"] = self.channel or {"psnr": "rgb", "ssim": "yiq"}[self.name]
+        return values
+
+    def fingerprint(self, device: str) -> str:
+        """Hex digits. ConfigError where weights or packages are missing."""
+        versions = {name: importlib.metadata.version(name) for name in self._packages()}
+        if "torch" in versions:
+            versions["torch"] = ".".join(versions["torch"].split(".")[:2])
+        if self.name in (*OWN, "clipiqa"):
+            versions["lucidflux-metrics"] = str(OWN_VERSION)
+        kind = "cpu" if self.name in OWN else device
+        return digest([self.name, self.parameters(), weights.digest_of(self.name), versions, kind])[:16]
+
+    def _packages(self) -> tuple[str, ...]:
+        """The distributions whose version can change a number."""
+        if self.name in OWN:
+            return ("numpy", "opencv-python-headless")
+        if self.name == "clipiqa":
+            return ("open_clip_torch", "torch")
+        return ("pyiqa", "torch", *BACKBONES.get(self.name, ()))
+
+    def signature(self, device: str) -> str:
+        """`niqe:lucidflux1+nocrop+ab12cd34`: what to quote beside a number."""
+        own = self.name in (*OWN, "clipiqa")
+        made_by = f"lucidflux{OWN_VERSION}" if own else f"pyiqa{importlib.metadata.version('pyiqa')}"
+        parts = [made_by, f"crop{self.crop}" if self.crop else "nocrop"]
+        if "channel" in self.parameters():
+            parts.append(self.parameters()["channel"])
+        return f"{self.name}:{'+'.join([*parts, self.fingerprint(device)[:8]])}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`groups`: metric names over which an overall rank may be named."""
+
+    name: str
+    about: str
+    metrics: tuple[MetricSpec, ...]
+    groups: dict[str, tuple[str, ...]]
+
+
+def profile_names() -> list[str]:
+    return list(_read_profiles())
+
+
+def load_profile(name: str) -> Profile:
+    """A profile by name. ConfigError for an unknown one."""
+    profiles = _read_profiles()
+    if name not in profiles:
+        raise ConfigError(f"there is no profile {name!r}: choose one of {', '.join(profiles)}")
+    content = profiles[name]
+    metrics = tuple(MetricSpec(**row) for row in content["metrics"])
+    groups = {group: tuple(names) for group, names in content["groups"].items()}
+    return Profile(name, content["about"], metrics, groups)
+
+
+def profile_of_metrics(names: list[str]) -> Profile:
+    """An unnamed profile of `--metrics a,b`, each with its default parameters. ConfigError for an unknown metric."""
+    if not names:
+        raise ConfigError("--metrics names no metric")
+    if len(set(names)) != len(names):
+        raise ConfigError("--metrics names a metric twice")
+    for name in names:
+        if name not in ("lr_consistency", "fid"):
+            iqa.metric(name)
+    metrics = tuple(MetricSpec(name, ranked=name != "lr_consistency", asked=True) for name in names)
+    return Profile("metrics", f"Metrics asked for: {', '.join(names)}.", metrics, {})
+
+
+def _read_profiles() -> dict[str, Any]:
+    return tomllib.loads(PROFILES_FILE.read_text(encoding="utf-8"))

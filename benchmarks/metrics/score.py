@@ -1,0 +1,267 @@
+"""Scores of saved files, one metric at a time, kept by content.
+
+    methods, suite -> items (image, reference) -> cache -> what is missing is scored in units -> per-image table
+
+The cache is a folder of small immutable files, CACHE/<metric>-<fingerprint>/<unit>.parquet: killed at any moment, what
+is there stays, and the same image is never scored twice by the same metric, whatever run or method it came from.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from benchmarks.methods.submission import Method, OutputFile
+from benchmarks.metrics.profiles import MetricSpec
+from benchmarks.metrics.weights import file_sha256
+from benchmarks.suites.suite import Suite
+from lucidflux_data.config import digest
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.iqa import metrics as iqa
+from lucidflux_data.iqa.batches import OutOfMemory
+from lucidflux_data.storage.folder import Folder, table_bytes
+
+UNIT_IMAGES = 8  # a crash costs at most this many scores
+SLOW = frozenset({"maniqa", "maniqa-pipal", "qalign"})  # a minute an image on a CPU: one image a unit
+FAILED = "metric_failed"  # begins the reason where another library raised an error of its own for an image
+TRANSIENT = ("iqa_out_of_memory", "missing", FAILED)  # tried again by the next run, which may end otherwise
+MIN_SIDE_PX = 11  # SSIM's window
+
+CACHED = pa.schema(
+    [
+        ("image", pa.string()),
+        ("reference", pa.string()),
+        ("value", pa.float64()),
+        ("reason", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+)
+PER_IMAGE = pa.schema(
+    [
+        ("suite", pa.string()),
+        ("method", pa.string()),
+        ("seed", pa.string()),
+        ("id", pa.string()),  # empty for a metric of a whole set
+        ("metric", pa.string()),
+        ("value", pa.float64()),  # null where there is a reason
+        ("reason", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+)
+Key = tuple[str, str]  # sha256 of the image, sha256 of the reference or ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One score to be had. `reference` is None for metrics of single images."""
+
+    key: Key
+    path: str
+    reference: str | None
+
+
+def make_items(spec: MetricSpec, methods: list[Method], suite: Suite) -> list[Item]:
+    """Every distinct (image, reference) that a metric has to score, sorted by key."""
+    items = {}
+    for method in methods:
+        for files in method.files.values():
+            for id_, file in files.items():
+                item = _item(spec, file, id_, suite)
+                if item is not None:
+                    items[item.key] = item
+    return [items[key] for key in sorted(items)]
+
+
+def _item(spec: MetricSpec, file: OutputFile, id_: str, suite: Suite) -> Item | None:
+    if file.reason:
+        return None
+    if spec.needs == "nothing":
+        return Item((file.sha256, ""), str(file.path), None)
+    reference = (suite.gt if spec.needs == "gt" else suite.lq).get(id_)
+    if reference is None:
+        return None
+    return Item((file.sha256, file_sha256(reference)), str(file.path), str(reference))
+
+
+def why_not(spec: MetricSpec, suite: Suite, device: str) -> str | None:
+    """Why a metric has no column here, None where it can run."""
+    from benchmarks.metrics import weights
+
+    if spec.needs in ("gt", "set") and not suite.gt:
+        if suite.name == "ad-hoc":
+            return f"{spec.name} compares with a reference: give --gt DIR"
+        if not suite.has_gt:
+            return f"{spec.name} compares with a reference, and {suite.name} has none"
+        return f"{spec.name} compares with a reference: `lucidflux bench prepare {suite.name}` puts it in place"
+    if spec.needs == "lq" and not suite.lq:
+        give = "give --inputs DIR" if suite.name == "ad-hoc" else f"`lucidflux bench prepare {suite.name}`"
+        return f"{spec.name} compares with the inputs: {give}"
+    return weights.problem(spec.name, "any" if spec.asked else device)
+
+
+def cache_place(spec: MetricSpec, device: str) -> str:
+    return f"{spec.name}-{spec.fingerprint(device)}"
+
+
+def read_cache(cache: Folder, place: str) -> dict[Key, dict[str, Any]]:
+    """All scores of one metric and fingerprint, by key; a value stands before a reason of an earlier run."""
+    rows: dict[Key, dict[str, Any]] = {}
+    for name in cache.names(place):
+        for row in cache.read_table(f"{place}/{name}").to_pylist():
+            key = row["image"], row["reference"]
+            if key not in rows or rows[key]["value"] is None:
+                rows[key] = row
+    return rows
+
+
+def is_settled(row: dict[str, Any] | None) -> bool:
+    """Whether a row of the cache needs no other try."""
+    return row is not None and not str(row["reason"] or "").startswith(TRANSIENT)
+
+
+def missing_units(
+    items: list[Item], known: dict[Key, dict[str, Any]], images: int = UNIT_IMAGES
+) -> Iterator[tuple[str, list[Item]]]:
+    """(name, items) of the units that are still to be scored; the name follows from the items alone."""
+    wanted = [item for item in items if not is_settled(known.get(item.key))]
+    for start in range(0, len(wanted), images):
+        part = wanted[start : start + images]
+        yield digest([item.key for item in part])[:20], part
+
+
+class ScoreImages:
+    """Scores the items of a unit with one metric; the model is loaded at the first unit and kept."""
+
+    def __init__(self, spec: MetricSpec, device: str) -> None:
+        self.spec = spec
+        self.device = device
+        self.place = cache_place(spec, device)
+        self._scorer: Callable[[np.ndarray, np.ndarray | None], float] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_scorer": None}
+
+    def __call__(self, name: str, items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
+        """(file name, parquet bytes) for the cache."""
+        if self._scorer is None:
+            self._scorer = load_scorer(self.spec, self.device)
+        rows = [score_item(item, self._scorer) for item in items]
+        yield f"{self.place}/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, CACHED))
+
+
+def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], float]) -> dict[str, Any]:
+    """A row of CACHED: a finite value, or a reason."""
+    start = time.perf_counter()
+    row: dict[str, Any] = {"image": item.key[0], "reference": item.key[1], "value": None, "reason": None}
+    try:
+        image = decode(_read(item.path))
+        reference = decode(_read(item.reference)) if item.reference else None
+        value = scorer(image, reference)
+        row |= {"value": value} if math.isfinite(value) else {"reason": "iqa_not_finite"}
+    except OutOfMemory:
+        row["reason"] = "iqa_out_of_memory"
+    except ImageError as error:
+        row["reason"] = error.reason
+    except ConfigError:
+        raise
+    except Exception as error:  # one image that a library does not take is no end of the others
+        said = (str(error).splitlines() or [""])[0]
+        row["reason"] = f"{FAILED} ({type(error).__name__}: {said[:80]})"
+    return row | {"seconds": round(time.perf_counter() - start, 4)}
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        raise ImageError("missing", "the file is gone since it was listed") from None
+
+
+def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarray | None], float]:
+    """(output, reference or None) -> number, both uint8 HxWx3 RGB; crop and channel as the metric says."""
+    parameters = spec.parameters()
+    if spec.name == "lr_consistency":
+        return _lr_consistency
+    if spec.needs == "nothing":
+        single = iqa.load_metric(spec.name, device)
+        return lambda image, _: float(next(iter(single([_cropped(image, spec.crop)]))))
+    compare = iqa.load_comparison(spec.name, device)
+
+    def with_reference(image: np.ndarray, reference: np.ndarray | None) -> float:
+        assert reference is not None, "an item of a metric with reference has one"
+        if image.shape != reference.shape:
+            raise ImageError("wrong_size", "output and reference have different sizes")
+        pair = _cropped(image, spec.crop), _cropped(reference, spec.crop)
+        if spec.name == "psnr":
+            return iqa.psnr(*pair, parameters["channel"])
+        if spec.name == "ssim":
+            return iqa.ssim(*pair, parameters["channel"])
+        return compare(*pair)
+
+    return with_reference
+
+
+def _cropped(image: np.ndarray, crop: int) -> np.ndarray:
+    if min(image.shape[:2]) < 2 * crop + MIN_SIDE_PX:
+        raise ImageError("too_small", f"the metric needs {2 * crop + MIN_SIDE_PX} pixels on each side")
+    return image[crop : image.shape[0] - crop, crop : image.shape[1] - crop] if crop else image
+
+
+def _lr_consistency(image: np.ndarray, lq: np.ndarray | None) -> float:
+    """PSNR (RGB, dB) of the output, shrunk to the input's size by Pillow's bicubic with antialiasing, against the
+    input: low where a method invents what the input excludes."""
+    assert lq is not None, "this metric's items have the input as reference"
+    small = Image.fromarray(image).resize(lq.shape[1::-1], Image.Resampling.BICUBIC)
+    return iqa.psnr(np.asarray(small), lq)
+
+
+def per_image_table(
+    suite: Suite, methods: list[Method], ids: tuple[str, ...], scores: dict[str, tuple[MetricSpec, dict[Key, Any]]]
+) -> pa.Table:
+    """PER_IMAGE: a row for every method, seed, id and metric; what could not be scored has its reason."""
+    rows = []
+    for name, (spec, known) in scores.items():
+        for method in methods:
+            for seed, files in method.files.items():
+                for id_ in ids:
+                    head = {"suite": suite.label(), "method": method.name, "seed": seed, "id": id_, "metric": name}
+                    rows.append(head | _outcome(spec, files.get(id_), id_, suite, known))
+    return pa.Table.from_pylist(rows, PER_IMAGE)
+
+
+def _outcome(
+    spec: MetricSpec, file: OutputFile | None, id_: str, suite: Suite, known: dict[Key, Any]
+) -> dict[str, Any]:
+    if file is None or file.reason:
+        return {"value": None, "reason": file.reason if file else "missing", "seconds": None}
+    item = _item(spec, file, id_, suite)
+    if item is None:
+        return {"value": None, "reason": "no_reference", "seconds": None}
+    row = known[item.key]
+    return {name: row[name] for name in ("value", "reason", "seconds")}
+
+
+def score_set(method: Method, seed: str, suite: Suite, device: str) -> dict[str, Any]:
+    """FID of one seed of a method against the references of the same ids: value, reason, seconds."""
+    start = time.perf_counter()
+    files = {id_: file for id_, file in method.files[seed].items() if not file.reason and id_ in suite.gt}
+    if len(files) < 2:
+        return {"value": None, "reason": "too_few_images", "seconds": None}
+    with tempfile.TemporaryDirectory() as place:
+        for role, paths in (("out", {i: f.path for i, f in files.items()}), ("gt", {i: suite.gt[i] for i in files})):
+            folder = Path(place, role)
+            folder.mkdir()
+            for id_, path in paths.items():
+                (folder / f"{id_}{path.suffix}").symlink_to(path.absolute())
+        value = iqa.frechet_distance(f"{place}/out", f"{place}/gt", device)
+    return {"value": value, "reason": None, "seconds": round(time.perf_counter() - start, 4)}

@@ -1,0 +1,155 @@
+"""A results folder: the per-image table, the leaderboard in every format, the environment, the page.
+
+    RESULTS/run.json per_image.parquet leaderboard.{json,md,tex,csv} environment.json report.html
+
+Everything but environment.json and the seconds of the table follows from the outputs, the suite and the profile.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks import environment
+from benchmarks.leaderboard import published
+from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.methods.submission import Method
+from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
+from benchmarks.report import page as report
+from benchmarks.report import tables
+from benchmarks.suites.suite import Suite
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.storage.folder import Folder, table_bytes
+
+RUN_FILE = "run.json"
+TABLE = "per_image.parquet"
+BOARD = "leaderboard.json"
+CLIP_NOTE = (
+    "LucidFlux's training images were the best fifth by CLIP-IQA: clipiqa and clipiqa+ are not neutral for it, nor for "
+    "models trained on data that was cut so"
+)
+
+
+def start(folder: Folder, suite: Suite, profile: Profile) -> None:
+    """Writes run.json. ConfigError where the folder holds something else, or another suite's or profile's results."""
+    about = {"schema_version": 1, "suite": suite.label(), "profile": profile.name}
+    about["metrics"] = [{"name": spec.name, **spec.parameters()} for spec in profile.metrics]
+    if folder.exists(RUN_FILE):
+        before = json.loads(folder.read(RUN_FILE))
+        if {key: before.get(key) for key in ("suite", "profile")} != {"suite": suite.label(), "profile": profile.name}:
+            raise ConfigError(
+                f"{folder} holds results of {before.get('suite')}, {before.get('profile')}: choose another --out"
+            )
+    elif folder.exists() and (folder.names() or folder.folders()):
+        raise ConfigError(f"{folder} is not empty and holds no results: choose another --out")
+    folder.publish(RUN_FILE, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def write(
+    folder: Folder,
+    table: pa.Table,
+    suite: Suite,
+    profile: Profile,
+    methods: list[Method],
+    ids: tuple[str, ...],
+    specs: list[MetricSpec],
+    not_computed: dict[str, str],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Makes the leaderboard of a per-image table and publishes everything, the board last. `options`: allow_partial,
+    test, resamples, device, groups, limit. Returns the leaderboard."""
+    total = suite.count if suite.ids is None or options["limit"] else len(suite.ids)
+    groups = {name: names for name, names in (profile.groups | options["groups"]).items() if _is_asked(names, profile)}
+    groups = {name: names for name, names in groups.items() if not _needs_absent(names, not_computed, suite)}
+    board = make_leaderboard(
+        table, ids, total, specs, groups, options["allow_partial"], options["test"], options["resamples"]
+    )
+    surroundings = environment.capture()
+    board = {
+        "schema_version": 1,
+        "suite": suite.label(),
+        "profile": profile.name,
+        "about": profile.about,
+        **board,
+        "flags": {method.name: method.flags for method in methods},
+        "runs": {method.name: _cost(method.about) for method in methods if method.about},
+        "not_computed": not_computed,
+        "footnotes": _footnotes(suite, specs, len(ids), options),
+        "published": _published(suite, board["metrics"]),
+        "signature": signature(
+            suite, specs, _ranked_over(board, len(ids)), total, options["device"], surroundings["hash"]
+        ),
+    }
+    folder.publish(TABLE, table_bytes(table))
+    folder.publish("environment.json", (json.dumps(surroundings, indent=1) + "\n").encode())
+    for name, render in tables.RENDERERS.items():
+        folder.publish(name, render(board).encode())
+    folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))
+    folder.publish(BOARD, (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return board
+
+
+def _ranked_over(board: dict[str, Any], scored: int) -> int:
+    """The images that every ranked metric's ranks are over: all that were scored, or a part that methods share."""
+    return min([scored, *(metric["n"] for metric in board["metrics"].values() if metric["ranked"] and metric["n"])])
+
+
+def _is_asked(names: tuple[str, ...], profile: Profile) -> bool:
+    asked = {spec.name for spec in profile.metrics}
+    unknown = [name for name in names if name not in asked]
+    if unknown:
+        raise ConfigError(f"--group names {unknown[0]}, which is not among the metrics ({', '.join(sorted(asked))})")
+    return True
+
+
+def _needs_absent(names: tuple[str, ...], not_computed: dict[str, str], suite: Suite) -> bool:
+    """Whether a whole group is out of the question here: all of it compares with references that are not there."""
+    return not suite.gt and all(name in not_computed and "reference" in not_computed[name] for name in names)
+
+
+def _cost(about: dict[str, Any]) -> dict[str, Any]:
+    """What method.json says of the run: seconds an image, peak memory, commit."""
+    return {key: about[key] for key in ("seconds_per_image", "peak_gpu_mb", "commit", "settings") if key in about}
+
+
+def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: dict[str, Any]) -> list[str]:
+    names = {spec.name for spec in specs}
+    lines = []
+    if names & {"clipiqa", "clipiqa+"}:
+        lines.append(CLIP_NOTE + ".")
+    if "fid" in names and scored < SMALL_FID_SET:
+        lines.append(
+            f"FID over {scored} images is biased upwards and not comparable with FID over another number of images "
+            f"(fewer than the {SMALL_FID_SET} features)."
+        )
+    if options["limit"]:
+        lines.append(f"A sample of {scored} images (--limit): for a first look, not for a claim.")
+    if not suite.pinned:
+        what = "folders" if suite.name == "ad-hoc" else f"{suite.name} is not prepared, so its images"
+        lines.append(f"Unpinned: {what} were not checked against hashes.")
+    if suite.published and not suite.same_protocol:
+        lines.append("Published numbers are under another protocol: not comparable.")
+    return lines
+
+
+def _published(suite: Suite, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = published.published_rows(suite, list(metrics))
+    return [row | {"colours": published.colours(row, suite, metrics)} for row in rows]
+
+
+def signature(suite: Suite, specs: list[MetricSpec], scored: int, total: int, device: str, env: str) -> str:
+    """One line to quote beside the numbers: suite, images, pins, each metric's making, environment."""
+    pin = f"pin:{suite.fingerprint[:8]}" if suite.fingerprint else "unpinned"
+    n = str(scored) if scored == total else f"{scored}/{total}"
+    scale = [f"x{suite.scale}"] if suite.scale else []
+    return "|".join([suite.label(), f"n:{n}", *scale, pin, *(spec.signature(device) for spec in specs), f"env:{env}"])
+
+
+def read_board(folder: Folder) -> dict[str, Any]:
+    """leaderboard.json. InputError where a folder has none."""
+    try:
+        return json.loads(folder.read(BOARD))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is not a results folder: it has no {BOARD}") from None

@@ -1,0 +1,244 @@
+"""`bench prepare NAME --from ARCHIVE`: checks a suite's images, lays them out and fingerprints them.
+
+    ARCHIVE (folder, zip, tar) -> images by role and id -> checks -> SUITES/<name>/{lq,gt}/, suite.json, by one rename
+
+The fingerprint is a sha256 over the sorted lines of id, role and sha256. A wrong, missing or extra image is an error
+that names it. Suites with a `[synthesis]` table are made here from their HQ images, by our own degradation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from benchmarks.suites.suite import Suite, id_of
+from lucidflux_data.errors import ConfigError, InputError, VerificationError
+from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
+from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
+from lucidflux_data.pairs.pair import versions
+
+FINGERPRINTS = "fingerprints.parquet"
+Images = dict[str, dict[str, bytes]]  # role (lq, gt) -> id -> encoded bytes
+
+
+def makes_itself(suite: Suite) -> bool:
+    """Whether a suite needs no archive: its images come from an installed package."""
+    return suite.synthesis is not None and "photos" in suite.synthesis
+
+
+def is_current(suite: Suite) -> bool:
+    """Whether a suite is prepared, and by the libraries that are installed now where it was made here."""
+    return suite.pinned and (suite.made_with is None or suite.made_with == versions("cv2"))
+
+
+def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
+    """Puts a suite into `target` and returns a summary. InputError names the image that is missing, extra or wrong;
+    VerificationError where a hash differs from the one that is pinned."""
+    if archive is None and not makes_itself(suite):
+        raise ConfigError(f"--from is missing; {suite.name}: {suite.get}")
+    if suite.synthesis is not None:
+        from benchmarks.suites.made_here import make_pairs
+
+        images, made_with = make_pairs(suite, archive), versions("cv2")
+    else:
+        made_with = None
+        assert archive is not None
+        with opened(archive) as names:
+            images = _read(suite, archive, names)
+    record = check(suite, images) | ({"made_with": made_with} if made_with else {})
+    prints = firewall_prints(suite, images)
+    _publish(images, record, prints, target)
+    shared = firewall_file(suite)
+    shared.parent.mkdir(parents=True, exist_ok=True)
+    shared.write_bytes(prints)
+    size = sum(len(data) for by_id in images.values() for data in by_id.values())
+    return {
+        "suite": suite.label(),
+        "images": len(record["images"]),
+        "bytes": size,
+        "fingerprint": record["fingerprint"],
+        "folder": str(target),
+        "firewall": str(shared),
+    }
+
+
+def firewall_file(suite: Suite) -> Path:
+    """Where `select --forbid NAME` looks for the fingerprints of a suite."""
+    return known_suites() / f"{suite.name}.parquet"
+
+
+def firewall_prints(suite: Suite, images: Images) -> bytes:
+    """The fingerprints of all images of a suite, inputs and references: hashes and positions, no pixels."""
+    pictures = (
+        (f"{role}/{id_}", data, luma(decode(data))) for role, by_id in images.items() for id_, data in by_id.items()
+    )
+    return fingerprint_file(pictures, suite.name)
+
+
+class Archive:
+    """The files of a folder, zip or tar, by their names inside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip = zipfile.ZipFile(path) if path.is_file() and zipfile.is_zipfile(path) else None
+        is_tar = path.is_file() and self._zip is None
+        self._tar = tarfile.open(path) if is_tar else None  # noqa: SIM115 - closed by `close`
+
+    def names(self) -> Iterator[str]:
+        if self._zip is not None:
+            yield from (entry.filename for entry in self._zip.infolist() if not entry.is_dir())
+        elif self._tar is not None:
+            yield from (member.name.removeprefix("./") for member in self._tar if member.isfile())
+        else:
+            for folder, _, files in os.walk(self.path, followlinks=True):
+                yield from (Path(folder, file).relative_to(self.path).as_posix() for file in files)
+
+    def read(self, name: str) -> bytes:
+        if self._zip is not None:
+            return self._zip.read(name)
+        if self._tar is not None:
+            member = next(member for member in self._tar.getmembers() if member.name.removeprefix("./") == name)
+            file = self._tar.extractfile(member)
+            assert file is not None, "only files are listed"
+            return file.read()
+        return (self.path / name).read_bytes()
+
+    def close(self) -> None:
+        for file in (self._zip, self._tar):
+            if file is not None:
+                file.close()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """InputError for a path that is not there, or is neither a folder, a zip nor a tar."""
+    if not path.exists():
+        raise InputError(f"{path} is not there")
+    try:
+        archive = Archive(path)
+    except (tarfile.TarError, zipfile.BadZipFile):
+        raise InputError(f"{path} is neither a folder, a zip nor a tar") from None
+    try:
+        yield archive
+    finally:
+        archive.close()
+
+
+def _read(suite: Suite, path: Path, archive: Archive) -> Images:
+    """The images of each role, from the first place of the layout that exists in the archive."""
+    names = [name for name in archive.names() if Path(name).suffix.lower() in IMAGE_EXTENSIONS]
+    names = [name for name in names if "__MACOSX" not in name and not Path(name).name.startswith(".")]
+    images: Images = {}
+    for role, places in suite.layout.items():
+        found = _in_first_place(names, places)
+        if not found:
+            raise InputError(f"{path} has no images at any of {', '.join(places)} ({role} of {suite.name})")
+        images[role] = {}
+        for name in found:
+            id_ = id_of(PurePosixPath(name))
+            if id_ in images[role]:
+                raise InputError(f"{path} has two {role} images of id {id_}")
+            images[role][id_] = archive.read(name)
+    return images
+
+
+def _in_first_place(names: list[str], places: list[str]) -> list[str]:
+    """Files directly in the first folder, at any depth, whose path ends in one of `places`; `.` is the top."""
+    for place in places:
+        wanted = PurePosixPath(place).parts
+        found = []
+        for name in names:
+            parents = PurePosixPath(name).parts[:-1]
+            if (not wanted and not parents) or (wanted and parents[-len(wanted) :] == wanted):
+                found.append(name)
+        if found:
+            return sorted(found)
+    return []
+
+
+def check(suite: Suite, images: Images) -> dict[str, Any]:
+    """The content of suite.json. Raises as `prepare` does."""
+    _check_ids(suite, images)
+    record: dict[str, Any] = {"name": suite.name, "version": suite.version, "scale": suite.scale, "images": {}}
+    lines = []
+    for id_ in sorted(images["lq"]):
+        roles: dict[str, Any] = {}
+        for role, by_id in images.items():
+            roles[role] = _describe(suite, role, id_, by_id[id_])
+            lines.append(f"{id_} {role} {roles[role]['sha256']}\n")
+        if suite.scale and "gt" in roles:
+            _check_pair(suite, id_, roles)
+        record["images"][id_] = roles
+    record["fingerprint"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return record
+
+
+def _check_ids(suite: Suite, images: Images) -> None:
+    for role, by_id in images.items():
+        if suite.ids is not None and suite.ids_verified:
+            missing, extra = sorted(set(suite.ids) - set(by_id)), sorted(set(by_id) - set(suite.ids))
+            if missing or extra:
+                what = f"{missing[0]} is missing" if missing else f"{extra[0]} is no image of it"
+                raise InputError(
+                    f"{suite.name} ({role}): {what} ({len(missing)} missing, {len(extra)} extra of {suite.count})"
+                )
+        if len(by_id) != suite.count:
+            raise InputError(f"{suite.name} has {suite.count} images, the archive has {len(by_id)} ({role})")
+    for role, by_id in images.items():
+        only = sorted(set(by_id) ^ set(images["lq"]))
+        if only:
+            raise InputError(f"{suite.name}: {only[0]} is an input or a reference alone ({len(only)} such ids, {role})")
+
+
+def _describe(suite: Suite, role: str, id_: str, data: bytes) -> dict[str, Any]:
+    """File name, sha256 and size of an image, decoded to be sure of it."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        header = probe(data)
+        decode(data)
+    except ImageError as error:
+        raise InputError(f"{suite.name}: {role}/{id_} is {error.reason}: {error.detail}") from None
+    pinned = suite.pins.get(id_, {}).get("sha256") if role == "lq" else None
+    if pinned and pinned != sha256:
+        raise VerificationError(f"{suite.name}: {role}/{id_} is another image: sha256 {sha256[:16]}, not {pinned[:16]}")
+    wanted = suite.input_size if role == "lq" else suite.output_size
+    if wanted and (header.width, header.height) != wanted:
+        size = f"{header.width}x{header.height}, not {wanted[0]}x{wanted[1]}"
+        raise InputError(f"{suite.name}: {role}/{id_} is {size}: another protocol?")
+    file = f"{id_}.{EXTENSION_OF[header.format]}"
+    return {"file": file, "sha256": sha256, "width": header.width, "height": header.height}
+
+
+def _check_pair(suite: Suite, id_: str, roles: dict[str, Any]) -> None:
+    small, large = roles["lq"], roles["gt"]
+    for side in ("width", "height"):
+        if large[side] != small[side] * (suite.scale or 1):
+            raise InputError(f"{suite.name}: gt/{id_} is not {suite.scale} times as large as lq/{id_}")
+
+
+def _publish(images: Images, record: dict[str, Any], prints: bytes, target: Path) -> None:
+    """Writes beside the target and renames: a prepared suite is whole or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.parent / f".{target.name}-{secrets.token_hex(4)}.part"
+    try:
+        for role, by_id in images.items():
+            (part / role).mkdir(parents=True)
+            for id_, data in by_id.items():
+                (part / role / record["images"][id_][role]["file"]).write_bytes(data)
+        (part / FINGERPRINTS).write_bytes(prints)
+        (part / "suite.json").write_text(json.dumps(record, indent=1) + "\n")
+        if target.exists():
+            os.rename(target, part / "before")
+        os.rename(part, target)
+        shutil.rmtree(target / "before", ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,380 @@
+"""Filter: the measures on one core, the whole job through Ray, NIQE against pyiqa's, the selection of 2.95M rows."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import typer
+
+from lucidflux_data.audit import report
+from lucidflux_data.config import make_config
+from lucidflux_data.images import ImageError, decode, luma, probe
+from lucidflux_data.iqa.niqe import niqe, parameters
+from lucidflux_data.measures.blur_and_flat import measure_bytes, measure_luma
+from lucidflux_data.selection import ledger, records
+from lucidflux_data.selection import run as runs
+from lucidflux_data.shards import verify
+from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.storage.folder import Folder, table_bytes
+
+app = typer.Typer()
+Images = Annotated[Path, typer.Option(help="A folder of real photos.")]
+OutFile = Annotated[Path | None, typer.Option(help="Write the JSON here too.")]
+
+
+def pin() -> None:
+    """One core and one thread, as a worker has."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cv2.setNumThreads(1)
+
+
+def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
+    call()
+    return clock() - start
+
+
+def core_seconds(call: Callable[[], Any]) -> float:
+    """Processor time: what one thread on one core needs, whatever else the machine does."""
+    return seconds(call, time.process_time)
+
+
+def paired_ratio(above: list[float], below: list[float]) -> float:
+    if not above:
+        return float("nan")
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
+
+
+def tell(result: dict[str, Any], out: Path | None) -> None:
+    """A table on standard error, the JSON on standard output and, where asked for, in a file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    for name, value in result.items():
+        for inner, number in value.items() if isinstance(value, dict) else [("", value)]:
+            table.add_row(name, inner, str(number))
+    Console(stderr=True).print(table)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if out is not None:
+        out.write_text(text + "\n")
+
+
+def real_photos(images: Path) -> list[Path]:
+    """Every file once, links followed."""
+    uris = list_sources([str(images)]).table["uri"].to_pylist()
+    return sorted({Path(os.path.realpath(uri.removeprefix("file://"))) for uri in uris})
+
+
+def plain_measures(pixels: np.ndarray) -> tuple[float, float]:
+    """The measures as a script would take them: colour to grey, float64 Laplacian, float64 Sobel patch by patch."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    variance = cv2.Laplacian(grey, cv2.CV_64F).var()
+    flat = patches = 0
+    for top in range(0, grey.shape[0] - 239, 240):
+        for left in range(0, grey.shape[1] - 239, 240):
+            patch = grey[top : top + 240, left : left + 240]
+            dx = cv2.Sobel(patch, cv2.CV_64F, 1, 0, ksize=3)
+            dy = cv2.Sobel(patch, cv2.CV_64F, 0, 1, ksize=3)
+            flat += np.sqrt(dx**2 + dy**2).var() < 800
+            patches += 1
+    return float(variance), flat / max(1, patches)
+
+
+@app.command("filter")
+def filter_command(images: Images, repeats: Annotated[int, typer.Option(min=1)] = 3, out: OutFile = None) -> None:
+    """Decode alone, plain script, our measures, from luma and from JPEG bytes: one pinned core."""
+    pin()
+    times: dict[str, list[float]] = {}
+    megapixels = []
+    measure_luma(np.zeros((480, 480), np.uint8))  # compile before the clock starts
+    for path in real_photos(images):
+        data = path.read_bytes()
+        try:
+            header = probe(data)
+            if header.format != "jpeg" or header.mode != "RGB":
+                continue
+            pixels = decode(data)
+        except ImageError:
+            continue
+        grey = luma(pixels)
+        contenders: dict[str, Callable[[], Any]] = {
+            "colour_decode": lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR),  # noqa: B023
+            "plain_measures": lambda: plain_measures(pixels),  # noqa: B023
+            "measures_on_luma": lambda: measure_luma(grey),  # noqa: B023
+            "measures_from_bytes": lambda: measure_bytes(data),  # noqa: B023
+        }
+        megapixels.append(grey.size / 1e6)
+        for name, call in contenders.items():
+            times.setdefault(name, []).append(min(core_seconds(call) for _ in range(repeats)) / megapixels[-1])
+    if not megapixels:
+        raise typer.BadParameter("no 8-bit JPEG among the images")
+    result = {
+        "images": len(megapixels),
+        "megapixels_median": round(statistics.median(megapixels), 2),
+        "ms_per_megapixel": {name: round(statistics.median(values) * 1e3, 3) for name, values in times.items()},
+        "plain_measures / measures_on_luma": paired_ratio(times["plain_measures"], times["measures_on_luma"]),
+        "measures_from_bytes / colour_decode": paired_ratio(times["measures_from_bytes"], times["colour_decode"]),
+        "opencv": cv2.__version__,
+    }
+    tell(result, out)
+
+
+@app.command("niqe")
+def niqe_command(images: Images, limit: int = 24, out: OutFile = None) -> None:
+    """NIQE beside pyiqa's with the same parameters, on the central 1024x1024 of each photo: one pinned core."""
+    import pyiqa
+    import torch
+    from scipy.io import savemat
+
+    pin()
+    torch.set_num_threads(1)
+    mean, covariance = parameters()[:2]
+    with tempfile.NamedTemporaryFile(suffix=".mat") as file:  # pyiqa would download the same numbers
+        savemat(file.name, {"mu_prisparam": mean[None], "cov_prisparam": covariance})
+        theirs = pyiqa.create_metric("niqe", pretrained_model_path=file.name)
+    times: dict[str, list[float]] = {"pyiqa": [], "ours": []}
+    differences = []
+    for path in real_photos(images):
+        try:
+            pixels = decode(path.read_bytes())
+        except ImageError:
+            continue
+        top, left = (max(0, (side - 1024) // 2) for side in pixels.shape[:2])
+        crop = np.ascontiguousarray(pixels[top : top + 1024, left : left + 1024])
+        if min(crop.shape[:2]) < 512:
+            continue
+        tensor = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+        try:
+            differences.append(abs(niqe(crop) - float(theirs(tensor).item())))
+        except (ImageError, AssertionError):
+            continue  # a flat crop has no finite NIQE in either
+        times["ours"].append(min(core_seconds(lambda: niqe(crop)) for _ in range(3)))  # noqa: B023
+        times["pyiqa"].append(min(core_seconds(lambda: theirs(tensor)) for _ in range(3)))  # noqa: B023
+        if len(differences) == limit:
+            break
+    result = {
+        "images": len(differences),
+        "pyiqa / ours": paired_ratio(times["pyiqa"], times["ours"]),
+        "ours_ms": round(statistics.median(times["ours"]) * 1e3, 1),
+        "largest_difference": float(f"{max(differences):.2g}"),
+    }
+    tell(result, out)
+
+
+@app.command("selection")
+def selection_command(rows: int = 2_950_000, out: OutFile = None) -> None:
+    """The driver at 2.95M generated candidates, in a process of its own: ledger, shard plan, check, report."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Folder(f"{place}/run")
+        generate_run(folder, rows)
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(target=_select, args=(folder, queue))
+        process.start()
+        result = queue.get()
+        process.join()
+    tell({"rows": rows, **result}, out)
+
+
+def _select(folder: Folder, queue: Any) -> None:
+    from pipelines.filter.pack import plan
+
+    config = make_config("lucidflux", settings=["iqa.metric=niqe"])
+    result: dict[str, Any] = {}
+
+    def measured(name: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        value = call()
+        result[f"{name}_seconds"] = round(time.perf_counter() - start, 2)
+        result[f"{name}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        return value
+
+    measured("select", lambda: ledger.write_ledger(folder, config))
+    shards = measured("plan", lambda: plan(folder, config))
+    result["kept"] = sum(len(shard.rows) for shard in shards)
+    del shards
+    measured("check", lambda: verify.check_set(folder))
+    measured("report", lambda: report.make_report(folder))
+    queue.put(result)
+
+
+def generate_run(folder: Folder, rows: int) -> None:
+    """A scored run of random rows with the shares of the published funnel: 1% failed, half of the rest out by the
+    cheap rules, the survivors with a score."""
+    rng = np.random.default_rng(0)
+    config = make_config("lucidflux", settings=["iqa.metric=niqe"])
+    listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
+    folder.publish(runs.RUN_FILE, canonical_json(runs.make_run(config, listed, "lucidflux")))
+    size = runs.unit_size(rows)
+    inventory = []
+    for number, start in enumerate(range(0, rows, size)):
+        n = min(size, rows - start)
+        basic, scores, place = _generated_unit(rng, start, n)
+        inventory.append(place)
+        folder.publish(f"{runs.BASIC}/{runs.unit_name(number)}.parquet", table_bytes(basic))
+        folder.publish(f"scores/niqe/{runs.unit_name(number)}.parquet", table_bytes(scores))
+    runs.write_inventory(folder, pa.concat_tables(inventory))
+
+
+def _generated_unit(rng: np.random.Generator, start: int, n: int) -> tuple[pa.Table, pa.Table, pa.Table]:
+    names = [f"photos/{(start + i) // 1000:05d}/{start + i:09d}.jpg" for i in range(n)]
+    uris = [f"file:///{name}" for name in names]
+    sha256 = [rng.bytes(32).hex() for _ in range(n)]
+    failed = rng.random(n) < 0.01
+    variance, flat = rng.lognormal(5.6, 1.2, n), rng.beta(1, 2, n)
+    columns = {
+        "key": [value[:20] for value in sha256],
+        "uri": uris,
+        "source_key": names,
+        "sha256": sha256,
+        "bytes": rng.integers(200_000, 9_000_000, n),
+        "format": ["jpeg"] * n,
+        "width": rng.integers(800, 6000, n).astype(np.int32),
+        "height": rng.integers(800, 6000, n).astype(np.int32),
+        "mode": ["RGB"] * n,
+        "flags": [""] * n,
+        "laplacian_variance": pa.array(variance, mask=failed),
+        "flat_fraction": pa.array(flat, mask=failed),
+        "status": np.where(failed, "failed", "ok"),
+        "reason": pa.array(np.where(failed, "truncated", ""), mask=~failed),
+        "detail": pa.array(np.where(failed, "the file ends before the picture does", ""), mask=~failed),
+    }
+    basic = pa.table({name: pa.array(column) for name, column in columns.items()}).cast(records.BASIC)
+    rules = make_config("lucidflux").rules
+    inside = (variance >= rules.min_laplacian_variance) & (variance <= rules.max_laplacian_variance)
+    chosen = np.flatnonzero(~failed & inside & (flat <= rules.max_flat_fraction))
+    scores = pa.table(
+        {
+            "uri": [uris[i] for i in chosen],
+            "key": [sha256[i][:20] for i in chosen],
+            "niqe": rng.normal(5, 1, len(chosen)),
+            "reason": pa.nulls(len(chosen), pa.string()),
+        }
+    ).cast(records.measure_schema("niqe"))
+    place = pa.table(
+        {"uri": uris, "source_key": names, "source": [0] * n, "size": columns["bytes"], "offset": [-1] * n}
+    )
+    return basic, scores, place.append_column("side", pa.nulls(n, pa.string())).cast(records.INVENTORY)
+
+
+@app.command("ray")
+def ray_command(images: Images, candidates: int = 2000, rounds: int = 2, out: OutFile = None) -> None:
+    """The filter (score and select) through Ray beside a bare loop in as many processes; and the workers' memory.
+
+    The photos are linked under new names until there are `candidates`; both take turns, `rounds` times.
+    """
+    from pipelines.execution.executor import available_cpus
+
+    cpus = available_cpus()
+    times: dict[str, list[float]] = {"bare_loop": [], "ray": []}
+    memory: list[list[int]] = []
+    with tempfile.TemporaryDirectory() as place:
+        photos = _linked(images, Path(place) / "photos", candidates)
+        for number in range(rounds):
+            times["bare_loop"].append(seconds(lambda: _bare_loop(photos, cpus)))
+            run = Path(place) / f"run-{number}"
+            with _Watch() as watch:
+                times["ray"].append(_through_ray(photos, run, cpus))
+            memory.append(watch.largest)
+    result = {
+        "candidates": candidates,
+        "cpus": cpus,
+        "bare_loop / ray": paired_ratio(times["bare_loop"], times["ray"]),
+        "images_per_second": {name: round(candidates / min(values), 1) for name, values in times.items()},
+        "worker_mb_over_time": memory[-1][:: max(1, len(memory[-1]) // 20)],
+        "worker_mb_peak": max(max(samples) for samples in memory),
+    }
+    tell(result, out)
+
+
+def _linked(images: Path, folder: Path, candidates: int) -> list[Path]:
+    folder.mkdir(parents=True)
+    photos = real_photos(images)
+    for number in range(candidates):
+        photo = photos[number % len(photos)]
+        (folder / f"{number:06d}{photo.suffix}").symlink_to(photo)
+    return sorted(folder.iterdir())
+
+
+def _measure(path: Path) -> Any:
+    try:
+        return measure_bytes(path.read_bytes())
+    except ImageError as error:
+        return error.reason
+
+
+def _start_bare(names: list[str]) -> None:
+    from pipelines.execution.worker import limit_threads, silence_native_stderr
+
+    silence_native_stderr()
+    limit_threads()
+    measure_luma(np.zeros((480, 480), np.uint8))
+
+
+def _bare_loop(photos: list[Path], cpus: int) -> None:
+    """What a careful script does: a pool, a chunk of paths at a time; its start is not counted out either."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(cpus, _start_bare, ([],)) as pool:
+        for _ in pool.imap_unordered(_measure, photos, chunksize=8):
+            pass
+
+
+def _through_ray(photos: list[Path], run: Path, cpus: int) -> float:
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter import job
+
+    config, progress = make_config("lucidflux", settings=["iqa.metric=none"]), Progress(quiet=True)
+    folder = Folder(run)
+    start = time.perf_counter()
+    job.list_into(folder, [str(photos[0].parent)], config, "lucidflux", None, ("score", "select", "pack"), progress)
+    with open_executor("ray", cpus, 0, "local") as executor:
+        job.score(folder, config, executor, progress)
+        job.select(folder, config, executor, progress)
+    return time.perf_counter() - start
+
+
+class _Watch:
+    """Resident memory, each second, of the largest Ray worker of this process tree, in MB."""
+
+    def __enter__(self) -> _Watch:
+        self.largest: list[int] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._stop.wait(1.0):
+            found = [_resident(Path(folder)) for folder in Path("/proc").glob("[0-9]*")]
+            if any(found):
+                self.largest.append(max(found))
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _resident(folder: Path) -> int:
+    try:
+        if not (folder / "cmdline").read_bytes().startswith(b"ray::"):
+            return 0
+        return int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+    except OSError:
+        return 0

@@ -1,0 +1,284 @@
+"""Sets of images over time: what changed between two runs, and taking images out again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.audit import report
+from lucidflux_data.audit.forgotten import IMAGE_NAME, find_left, forgotten_keys, holds_any
+from lucidflux_data.config import FilterConfig
+from lucidflux_data.errors import InputError, VerificationError
+from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.ledger import REPEATING
+from lucidflux_data.selection.run import FORGOTTEN
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards import stripped
+from lucidflux_data.shards.shard import TarWriter
+from lucidflux_data.storage.folder import ROWS_IN_GROUP, Folder, table_chunks
+
+PLACE = "shards"
+REPORT = "report.html"
+PAGES = ("view.html", REPORT)  # made from the images, with their pixels
+
+
+def compare(first: Folder, second: Folder) -> dict[str, Any]:
+    """What the second run's set has more, less and other than the first's, by reason, and how the scores moved.
+
+    added: kept in the second only, by why the first does not have it; removed: the other way round; changed: the same
+    uri with other bytes. Scores are compared over the kept images: means, and the Kolmogorov-Smirnov distance.
+    """
+    before, after = (runs.read_ledger(folder) for folder in (first, second))
+    kept_before, kept_after = (_kept_keys(table) for table in (before, after))
+    shas = {row["uri"]: row["sha256"] for row in before.select(["uri", "sha256"]).to_pylist()}
+    changed = sum(
+        shas.get(row["uri"]) not in (None, row["sha256"])
+        for row in after.select(["uri", "sha256"]).to_pylist()
+        if row["sha256"]
+    )
+    shift = {}
+    for name in sorted(set(before.column_names) & set(after.column_names)):
+        if pa.types.is_floating(before.schema.field(name).type):
+            shift[name] = _shift(before, after, name)
+    return {
+        "kept": {"first": len(kept_before), "second": len(kept_after), "both": len(kept_before & kept_after)},
+        "added": _by_reason(kept_after - kept_before, before),
+        "removed": _by_reason(kept_before - kept_after, after),
+        "changed": changed,
+        "scores": {name: moved for name, moved in shift.items() if moved},
+    }
+
+
+def _kept_keys(ledger: pa.Table) -> set[str]:
+    return set(ledger.filter(pc.field("keep"))["key"].to_pylist())
+
+
+def _by_reason(keys: set[str], other: pa.Table) -> dict[str, int]:
+    """Why the other ledger does not keep these keys."""
+    reasons = {
+        row["key"]: row["reason"]
+        for row in other.select(["key", "reason"]).to_pylist()
+        if row["key"] in keys and row["reason"] != "duplicate"
+    }
+    return dict(sorted(Counter(reasons.get(key) or "not_a_candidate" for key in keys).items()))
+
+
+def _shift(before: pa.Table, after: pa.Table, name: str) -> dict[str, float] | None:
+    first, second = (
+        np.sort(pc.drop_null(table.filter(pc.field("keep"))[name]).to_numpy()) for table in (before, after)
+    )
+    if len(first) == 0 or len(second) == 0:
+        return None
+    points = np.concatenate([first, second])
+    below = [np.searchsorted(values, points, "right") / len(values) for values in (first, second)]
+    return {
+        "mean_first": float(first.mean()),
+        "mean_second": float(second.mean()),
+        "ks": float(np.abs(below[0] - below[1]).max()),
+    }
+
+
+def forget(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
+    """Takes images (sha256 or key) out of a packed run: list, manifest withdrawn, run.json, ledger, the shards that
+    hold them (tar, then index), manifest, report, in that order. The old report goes first.
+
+    They go on the run's own opt-out list, so that no later `select` brings them back. Other shards keep their bytes.
+    Killed at any point and repeated, with these or other images, it ends in the bytes of a quiet run: what was listed
+    before is taken out as well. InputError where nothing of that name was ever a candidate; VerificationError where
+    there is no manifest, or a shard holds other bytes than its index says.
+    """
+    ledger = runs.read_ledger(folder)
+    packed = stripped.packed_keys(folder)
+    sources = {new: old for old, new in packed.items()}
+    wanted = [sources.get(item[:20], item) for item in wanted]
+    named = _named(ledger, wanted)
+    known = {*ledger.filter(named)["sha256"].to_pylist(), *ledger.filter(named)["key"].to_pylist()}
+    unknown = [item for item in wanted if item not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]} is the sha256 or key of no candidate of {folder}")
+    manifest = _read_whole_manifest(folder)
+    keys = {packed.get(key, key) for key in ledger.filter(named)["key"].to_pylist()}
+    same = {old for old, new in packed.items() if new in keys}  # that differ in removed tags alone
+    _start(folder, manifest, [*wanted, *keys, *same])
+    _put_list_in_force(folder)
+    _publish_ledger(folder, ledger)
+    touched = [name for name in _names(manifest) if _rewrite_shard(folder, name)]
+    digests = manifest["digests"] | {"ledger": runs.ledger_sha256(folder)}
+    _publish_manifest(folder, manifest, digests)
+    folder.publish(REPORT, report.make_report(folder))
+    folder.sweep()
+    return {"forgotten": len(keys), "shards_rewritten": [f"{name}.tar" for name in touched]}
+
+
+def forget_pairs(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
+    """Takes all pairs of images (sha256 or key) out of a folder of pairs. They go on its own list, so that neither a
+    repeated `synthesize` nor `verify --repair` makes them again; other shards keep their bytes. It can be killed and
+    repeated as `forget` can.
+
+    InputError where nothing of that name was ever a source image of these pairs. VerificationError as of `forget`.
+    """
+    known = set(pairs_run.read_inputs(folder, pairs_run.read_config(folder))["key"].to_pylist())
+    unknown = [item for item in wanted if not IMAGE_NAME.fullmatch(item) or item[:20] not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]} is the sha256 or key of no source image of {folder}")
+    images = {item[:20] for item in wanted}
+    manifest = _read_whole_manifest(folder)
+    _start(folder, manifest, images)
+    touched = [name for name in _names(manifest) if _rewrite_shard(folder, name)]
+    _publish_manifest(folder, manifest, manifest["digests"])
+    folder.sweep()
+    return {"forgotten": len(images), "shards_rewritten": [f"{name}.tar" for name in touched]}
+
+
+def finish_forgetting(folder: Folder) -> bool:
+    """Goes on with a `forget` that was interrupted, as far as the shards are whole. Whether there was one."""
+    if not folder.exists(FORGOTTEN) or not folder.exists(shards.MANIFEST):
+        return False
+    manifest = shards.read_manifest(folder, halfway=True)
+    if not manifest.get(shards.FORGETTING) and not find_left(folder, _names(manifest)):
+        return False
+    with contextlib.suppress(InputError, VerificationError):  # a shard that is damaged: for a repair to make again
+        (forget_pairs if pairs_run.is_pairs(folder) else forget)(folder, [])
+    return True
+
+
+def found_here(folder: Folder, listed: Iterable[str], pairs: bool) -> list[str]:
+    """Keys of the candidates of a run, or of the source images of pairs, that a list names by sha256, key or uri."""
+    if pairs:
+        table = pairs_run.read_inputs(folder, pairs_run.read_config(folder))
+    else:
+        table = folder.read_table(runs.LEDGER, ["uri", "key"])
+    wanted = set(listed)
+    keys = {item[:20] for item in wanted if IMAGE_NAME.fullmatch(item)}
+    rows = table.select(["uri", "key"]).to_pylist()
+    return sorted({row["key"] for row in rows if row["key"] and (row["key"] in keys or row["uri"] in wanted)})
+
+
+def _named(ledger: pa.Table, listed: Iterable[str]) -> pa.ChunkedArray:
+    """bool: the rows of the ledger whose sha256 or key is listed."""
+    values = pa.array(listed, pa.string())
+    return pc.or_kleene(pc.is_in(ledger["sha256"], values), pc.is_in(ledger["key"], values))
+
+
+def _names(manifest: Mapping[str, Any]) -> list[str]:
+    return [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
+
+
+def _read_whole_manifest(folder: Folder) -> dict[str, Any]:
+    """The manifest, of a half-done `forget` too. VerificationError where a file of a shard is missing."""
+    manifest = shards.read_manifest(folder, halfway=True)
+    wanted = [file for name in _names(manifest) for file in (f"{name}.tar", shards.index_name(name))]
+    missing = sorted(set(wanted) - set(folder.names(PLACE)))
+    if missing:
+        raise VerificationError(f"{folder}/{PLACE}/{missing[0]} is missing: `lucidflux-data verify --repair` mends it")
+    return manifest
+
+
+def _start(folder: Folder, manifest: Mapping[str, Any], images: Iterable[str]) -> None:
+    """Images go on the list, from where every repeat takes them. Then, until there is a new manifest, the shards are
+    nobody's to read. Pages with pixels go before all: whoever meets the list without them need not look for them."""
+    folder.sweep()
+    for page in PAGES:
+        folder.remove(page)
+    entries = sorted({*runs.read_forgotten(folder), *images})
+    folder.publish(FORGOTTEN, ("\n".join(entries) + "\n").encode())
+    folder.publish(shards.MANIFEST, shards.canonical_json({**manifest, shards.FORGETTING: True}))
+
+
+def _publish_manifest(folder: Folder, manifest: Mapping[str, Any], digests: dict[str, str]) -> None:
+    renewed = {**manifest, **json.loads(shards.make_manifest(folder, PLACE, _names(manifest), digests))}
+    renewed.pop(shards.FORGETTING, None)
+    folder.publish(shards.MANIFEST, shards.canonical_json(renewed))
+
+
+def _put_list_in_force(folder: Folder) -> None:
+    """The run's opt-out list goes into the run's config."""
+    run = runs.read_run(folder)
+    place = folder.path(FORGOTTEN) if folder.is_local else f"{folder.url}/{FORGOTTEN}"
+    lists = run["config"]["select"]["opt_out"]
+    if place not in lists:
+        run["config"]["select"]["opt_out"] = [*lists, place]
+    run["inputs"][place] = hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()
+    config = FilterConfig.model_validate(run["config"])
+    folder.publish(runs.RUN_FILE, shards.canonical_json(runs.renew_run(run, config, run["inputs"])))
+
+
+def _publish_ledger(folder: Folder, ledger: pa.Table) -> None:
+    """The ledger with all that is on the list opted out. Its groups depend on its rows alone, not on how it was read:
+    a repeat gives the same bytes."""
+    named = _named(ledger, runs.read_forgotten(folder))
+    reason = pc.if_else(named, pa.scalar("opted_out"), ledger["reason"])
+    keep = pc.and_(ledger["keep"], pc.invert(named))
+    for name, column in (("keep", keep), ("reason", reason)):
+        ledger = ledger.set_column(ledger.column_names.index(name), ledger.schema.field(name), column)
+    starts = range(0, max(1, ledger.num_rows), ROWS_IN_GROUP)
+    groups = (ledger.slice(start, ROWS_IN_GROUP).combine_chunks() for start in starts)
+    folder.publish(runs.LEDGER, table_chunks(groups, REPEATING))
+
+
+def _rewrite_shard(folder: Folder, name: str) -> bool:
+    """Writes a shard again without what is on the list: the tar, then its index. Whether it held any of it.
+
+    The index is the mark: while it names a forgotten image, the shard is not done, whatever the tar holds by then.
+    """
+    gone = forgotten_keys(folder)
+    if not holds_any(folder, name, gone):
+        return False
+    index = f"{PLACE}/{shards.index_name(name)}"
+    metadata = shards.read_index_metadata(folder, index)
+    samples, writer = _samples_left(folder, name, gone, metadata), TarWriter()
+    for members in samples.values():
+        writer.sha256s.append(shards.sample_sha256(members))
+    more = {}
+    if pairs_run.FAILED in metadata:
+        failed = json.loads(metadata[pairs_run.FAILED])
+        more[pairs_run.FAILED] = json.dumps([entry for entry in failed if entry["key"] not in gone])
+    folder.publish(f"{PLACE}/{name}.tar", b"".join(writer.chunks(samples.items())))
+    folder.publish(index, writer.index_bytes(metadata["plan"], more))
+    return True
+
+
+def _samples_left(
+    folder: Folder, name: str, gone: frozenset[str], metadata: Mapping[str, str]
+) -> dict[str, dict[str, bytes]]:
+    """The samples of a shard that are not `gone`: key -> {extension: bytes}, in key order.
+
+    Members are found by the headers of the tar itself, which is a newer one than the index where a forget was
+    interrupted between the two. Each must have the size and crc32, each sample the sha256, that the index says, and
+    none may be missing but those that are gone. Raises VerificationError.
+    """
+    tar = folder.read(f"{PLACE}/{name}.tar")
+    rows = folder.read_table(f"{PLACE}/{shards.index_name(name)}").to_pylist()
+    said = {row["member"]: row for row in rows}
+    other = f"{PLACE}/{name}.tar of {folder} is not what its index says: `lucidflux-data verify --repair` mends it"
+    try:
+        places = shards.tar_members(tar)
+    except tarfile.TarError:
+        raise VerificationError(other) from None
+    left = [member for member, row in said.items() if row["key"][:20] not in gone]
+    keys, hashes = sorted({row["key"] for row in rows}), metadata.get("sha256s", "").split()
+    if not places.keys() <= said.keys() or not places.keys() >= set(left) or len(keys) != len(hashes):
+        raise VerificationError(other)
+    samples: dict[str, dict[str, bytes]] = {}
+    for member, (offset, size) in places.items():
+        row = said[member]
+        if size != row["size"] or zlib.crc32(memoryview(tar)[offset : offset + size]) != row["crc32"]:
+            raise VerificationError(other)
+    for member in left:
+        row, (offset, size) = said[member], places[member]
+        samples.setdefault(row["key"], {})[member.removeprefix(f"{row['key']}.")] = tar[offset : offset + size]
+    known = dict(zip(keys, hashes, strict=True))
+    if any(shards.sample_sha256(members) != known[key] for key, members in samples.items()):
+        raise VerificationError(other)
+    return samples

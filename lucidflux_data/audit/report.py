@@ -1,0 +1,209 @@
+"""report.html of a run: funnel, histograms with the thresholds, contact sheets. One file, no server, no network.
+
+Equal runs give equal bytes: no time, no place, and the images are chosen by score and key alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.selection import ledger, records
+from lucidflux_data.selection import run as runs
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.sources.listing import read_bytes
+from lucidflux_data.storage.folder import Folder
+
+THUMBNAIL_PX = 160
+PER_SHEET = 12
+BINS = 48
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1080px;padding:0 1rem;color:#1c2430;background:#fff}
+h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.1rem;margin-top:2.2rem;border-bottom:1px solid #d8dee6}
+table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left}td.n{text-align:right}
+.bar{background:#3b6ea8;height:.8rem;display:inline-block;vertical-align:middle}.bar.out{background:#c9d2dc}
+.sheet{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;width:160px;font-size:12px;word-break:break-all}
+figure img{max-width:160px;max-height:160px;display:block}.note{color:#5b6775}svg text{font-size:11px;fill:#5b6775}
+"""
+
+
+def make_report(folder: Folder) -> bytes:
+    """The page as UTF-8 bytes. Reads the ledger and, for the sheets, some of the candidates' images."""
+    run = runs.read_run(folder)
+    metric = run["config"]["iqa"]["metric"]
+    scores = ["laplacian_variance", "flat_fraction", *([metric] if metric != "none" else [])]
+    table = runs.read_ledger(folder, ["keep", "reason", "key", "rank", *scores])
+    table = table.append_column("row", pa.array(np.arange(table.num_rows)))
+    counts = ledger.counts(table)
+    rules = run["config"]["rules"]
+    limits = {
+        "laplacian_variance": [rules["min_laplacian_variance"], rules["max_laplacian_variance"]],
+        "flat_fraction": [rules["max_flat_fraction"]],
+    }
+    if metric != "none":
+        limits[metric] = _cut_value(table, metric)
+    parts: list[str | int] = [
+        f"<h1>{html.escape(run['label'])}</h1>",
+        f"<p class=note>{counts['candidates']:,} candidates, {counts['kept']:,} kept, "
+        f"other files ignored: {run['listed']['ignored']:,}</p>",
+        _note(metric),
+        _firewall(folder, run["config"]["select"]["forbid"]),
+        _funnel(counts),
+    ]
+    sheets = _Sheets(folder, run["config"]["decode"]["max_pixels"])
+    for score, at in limits.items():
+        parts.append(_histogram(table, score, at))
+        parts += [sheets.add(f"Nearest to {score} = {limit:g}", _nearest(table, score, limit), score) for limit in at]
+    for reason in records.REASONS:
+        rows = table.filter(pc.field("reason") == reason).slice(0, PER_SHEET)
+        parts.append(sheets.add(f"{reason}: {records.WHAT_IT_MEANS[reason]}", rows, None))
+    kept = table.filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET)
+    parts.append(sheets.add("Kept (the first by key)", kept, None))
+    del table
+    return _page(html.escape(run["label"]), sheets.filled(parts))
+
+
+def _page(title: str, body: str) -> bytes:
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
+    return f"{head}{body}</html>\n".encode()
+
+
+def _note(metric: str) -> str:
+    if metric not in ("niqe", "piqe"):
+        return ""
+    return (
+        f"<p class=note>{metric} rewards grain and JPEG blocking (quality 75 lowers NIQE by 0.46 on average): "
+        "it serves demonstrations and tests. The published set was cut by clipiqa.</p>"
+    )
+
+
+def _firewall(folder: Folder, forbidden: list[str]) -> str:
+    """Which benchmarks the set was checked against, as the manifest says."""
+    if not forbidden or not folder.exists(shards.MANIFEST):
+        return ""
+    card = shards.read_manifest(folder).get("firewall", {"checked": {}, "not_checked": forbidden})
+    lines = [f"checked against {html.escape(item)} ({sha256[:12]})" for item, sha256 in card["checked"].items()]
+    lines += [f"<b>NOT checked against {html.escape(item)}</b>" for item in card["not_checked"]]
+    return f"<p class=note>Benchmarks: {'; '.join(lines)}</p>"
+
+
+def _funnel(counts: dict[str, Any]) -> str:
+    rows = [("candidates", counts["candidates"], "")]
+    rows += [(reason, n, " out") for reason, n in {**counts["failed"], **counts["rejected"]}.items()]
+    rows.append(("kept", counts["kept"], ""))
+    total = max(1, counts["candidates"])
+    lines = [
+        f"<tr><td>{name}<td class=n>{n:,}<td class=n>{n / total:.1%}"
+        f"<td><span class='bar{kind}' style='width:{max(1, round(400 * n / total))}px'></span>"
+        f"<td class=note>{records.WHAT_IT_MEANS.get(name, '')}"
+        for name, n, kind in rows
+    ]
+    return "<h2>Funnel</h2><table>" + "".join(lines) + "</table>"
+
+
+def _cut_value(table: pa.Table, metric: str) -> list[float]:
+    """The score of the last image inside the cut."""
+    inside = table.filter(pc.field("keep") & pc.is_valid(pc.field("rank"))).sort_by("rank")
+    return [inside[metric][-1].as_py()] if inside.num_rows else []
+
+
+def _histogram(table: pa.Table, score: str, limits: list[float]) -> str:
+    values = pc.drop_null(table[score]).to_numpy()
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return ""
+    logarithmic = score == "laplacian_variance"
+    scaled, marks = (np.log10(values + 1), [np.log10(m + 1) for m in limits]) if logarithmic else (values, limits)
+    low, high = (
+        min(scaled.min(), *marks) if marks else scaled.min(),
+        max(scaled.max(), *marks) if marks else scaled.max(),
+    )
+    heights, edges = np.histogram(scaled, BINS, (low, high if high > low else low + 1))
+    width, height, step = 960, 140, 960 / BINS
+    bars = "".join(
+        f"<rect x='{i * step:.1f}' y='{height - height * n / heights.max():.1f}' width='{step - 1:.1f}' "
+        f"height='{height * n / heights.max():.1f}' fill='#3b6ea8'><title>{n}</title></rect>"
+        for i, n in enumerate(heights)
+    )
+    lines = "".join(
+        f"<line x1='{x:.1f}' x2='{x:.1f}' y1='0' y2='{height}' stroke='#c0392b' stroke-width='2'/>"
+        f"<text x='{min(x + 4, width - 60):.1f}' y='12'>{limit:.4g}</text>"
+        for limit, x in zip(limits, [(m - edges[0]) / (edges[-1] - edges[0]) * width for m in marks], strict=True)
+    )
+    ends = [10**edge - 1 if logarithmic else edge for edge in (edges[0], edges[-1])]
+    axis = f"<text x='0' y='{height + 14}'>{ends[0]:.4g}</text>"
+    axis += f"<text x='{width}' y='{height + 14}' text-anchor='end'>{ends[1]:.4g}</text>"
+    scale = ", logarithmic" if logarithmic else ""
+    svg = f"<svg viewBox='0 0 {width} {height + 20}' width='100%' role=img>{bars}{lines}{axis}</svg>"
+    return f"<h2>{html.escape(score)} <span class=note>({len(values):,} images{scale})</span></h2>{svg}"
+
+
+def _nearest(table: pa.Table, score: str, limit: float) -> pa.Table:
+    """Half from each side of the limit, in order of the score."""
+    rows = table.filter(pc.is_valid(pc.field(score))).sort_by([(score, "ascending"), ("row", "ascending")])
+    values = rows[score].to_numpy()
+    at = int(np.searchsorted(values, limit))
+    return rows.slice(max(0, at - PER_SHEET // 2), PER_SHEET)
+
+
+class _Sheets:
+    """Contact sheets: rows are chosen first, by what decides; what is shown of the few is read once for all."""
+
+    def __init__(self, folder: Folder, max_pixels: int) -> None:
+        self.folder, self.max_pixels = folder, max_pixels
+        self._sheets: list[tuple[str, list[int], str | None]] = []
+
+    def add(self, title: str, rows: pa.Table, score: str | None) -> int:
+        """The number of the sheet, which takes the place of its html until `filled`."""
+        self._sheets.append((title, rows["row"].to_pylist(), score))
+        return len(self._sheets) - 1
+
+    def filled(self, parts: list[str | int]) -> str:
+        """`parts` as html, with every sheet in its place."""
+        shown = ["uri", "source_key", "offset", "bytes", "keep", "reason"]
+        shown += sorted({score for _, _, score in self._sheets if score})
+        rows = sorted({row for _, chosen, _ in self._sheets for row in chosen})
+        if runs.read_run(self.folder)["config"]["select"]["forbid"]:
+            shown.append("leak")
+        table = self.folder.read_table(runs.LEDGER, shown).take(pa.array(rows, pa.int64()))
+        about = dict(zip(rows, table.to_pylist(), strict=True))
+        html_of = [self._sheet(title, [about[row] for row in chosen], score) for title, chosen, score in self._sheets]
+        return "\n".join(text for text in (html_of[p] if isinstance(p, int) else p for p in parts) if text)
+
+    def _sheet(self, title: str, rows: list[dict[str, Any]], score: str | None) -> str:
+        if not rows:
+            return ""
+        figures = []
+        for row in rows:
+            value = f"{score} {row[score]:.4g}<br>" if score else ""
+            verdict = "kept" if row["keep"] else row["reason"]
+            if row.get("leak"):
+                verdict += f": {html.escape(row['leak'])}"
+            name = html.escape(row["source_key"])
+            figures.append(
+                f"<figure>{_thumbnail(row, self.max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"
+            )
+        return f"<h2>{html.escape(title)}</h2><div class=sheet>{''.join(figures)}</div>"
+
+
+def _thumbnail(row: dict[str, Any], max_pixels: int) -> str:
+    if row["reason"] in records.FAILURES and not row["reason"].startswith("iqa_"):
+        return "<div class=note>no picture</div>"  # it could not be decoded, or not in time
+    try:
+        pixels = decode(read_bytes(row["uri"], row["offset"], row["bytes"] or -1), max_pixels)
+    except ImageError:
+        return "<div class=note>no picture</div>"
+    scale = min(1.0, THUMBNAIL_PX / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert done, "JPEG takes any 8-bit RGB image"
+    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}'>"

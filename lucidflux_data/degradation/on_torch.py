@@ -1,0 +1,175 @@
+"""The executor of plans in torch, for a GPU (or a CPU): the plan, the noise fields and the JPEG tables of the cv2 one.
+
+Noise is drawn from the same Philox words, so a pair differs from that of `cv2` by rounding alone: on noise- and
+JPEG-free plans by at most one level, through the JPEG of this module by little more (docs/degradation.md has figures).
+Images are float32 1x3xHxW RGB in grey levels 0..255.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lucidflux_data.degradation.convolution import USM_TAPS
+from lucidflux_data.degradation.kernels import make_kernel, separated, trimmed
+from lucidflux_data.degradation.noise import CELLS, LUMA_BGR, WORDS, normal_slices, poisson_cells
+from lucidflux_data.degradation.plan import check_plan
+from lucidflux_data.degradation.torch_jpeg import jpeg
+
+
+def on_device(device: str) -> Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]:
+    """`degrade` on a torch device: cpu, cuda, cuda:1 ..."""
+    return functools.partial(degrade, device=device)
+
+
+@torch.no_grad()
+def degrade(hq: np.ndarray, plan: Mapping[str, Any], device: str = "cpu") -> np.ndarray:
+    """The LQ of a plan: uint8 HxWx3 RGB in and out."""
+    check_plan(plan)
+    image = to_tensor(hq, device)
+    # cuDNN would round the factors of a convolution to ten bits (TF32), and may choose an algorithm by its speed.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        for step in plan["steps"]:
+            image = apply(step, image, plan)
+    return to_pixels(image)
+
+
+def to_tensor(pixels: np.ndarray, device: str) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float()
+
+
+def to_pixels(image: torch.Tensor) -> np.ndarray:
+    return image[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+@torch.no_grad()
+def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any]) -> torch.Tensor:
+    """One step on a float32 1x3xHxW RGB image in grey levels."""
+    match step["op"]:
+        case "usm":
+            return usm(image)
+        case "blur":
+            return blur(image, make_kernel(step["kernel"]))
+        case "resize":
+            return resize(image, step)
+        case "gaussian_noise":
+            return (image + gaussian_field(image, step)).clamp(0, 255)
+        case "poisson_noise":
+            return (image + poisson_field(image, step)).clamp(0, 255)
+        case "jpeg":
+            transposed = plan["jpeg"] == "reference"
+            image = image.transpose(2, 3) if transposed else image
+            image = jpeg(image.clamp(0, 255).round(), round(step["quality"]))
+            return image.transpose(2, 3) if transposed else image
+        case unknown:
+            raise ValueError(f"no operation {unknown!r}")
+
+
+def resize(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+    """As degrade_cv2.resize; the exact area is two products with matrices of overlaps."""
+    side = (step["side"], step["side"])
+    if step["sampling"] == "scale":
+        return functional.interpolate(image, scale_factor=step["scale"], mode=step["mode"])
+    if step["mode"] == "area" and step["sampling"] == "size":
+        rows, columns = (overlaps(count, step["side"]).to(image) for count in image.shape[2:])
+        return rows @ image @ columns.T
+    return functional.interpolate(image, size=side, mode=step["mode"])
+
+
+def overlaps(count: int, boxes: int) -> torch.Tensor:
+    """boxes x count: the share of box i (i count/boxes .. (i+1) count/boxes) that each pixel has."""
+    width = count / boxes
+    starts, pixels = np.arange(boxes)[:, None] * width, np.arange(count)[None]
+    covered = np.minimum(starts + width, pixels + 1) - np.maximum(starts, pixels)
+    return torch.from_numpy(np.clip(covered, 0, None) / width).float()
+
+
+def blur(image: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
+    """Correlation with an odd square kernel, border reflected without the edge; separable where the kernel is."""
+    kernel = trimmed(kernel)
+    parts = separated(kernel)
+    reach = len(kernel) // 2
+    padded = functional.pad(image, (reach,) * 4, mode="reflect") if reach else image
+    if parts is None:
+        return _correlate(padded, kernel)
+    return _correlate(_correlate(padded, parts[0][:, None]), parts[1][None])
+
+
+def _correlate(image: torch.Tensor, taps: np.ndarray) -> torch.Tensor:
+    weight = torch.from_numpy(np.ascontiguousarray(taps)).to(image)[None, None].expand(3, 1, -1, -1)
+    return functional.conv2d(image, weight, groups=3)
+
+
+def usm(image: torch.Tensor) -> torch.Tensor:
+    """As lucidflux_data.filters.usm."""
+    import cv2
+
+    column = cv2.getGaussianKernel(USM_TAPS, 0)[:, 0]
+    gaussian = np.outer(column, column)
+    residual = image - blur(image, gaussian)
+    soft = blur((residual.abs() > 10).float(), gaussian)
+    return soft * (image + 0.5 * residual).clamp(0, 255) + (1 - soft) * image
+
+
+def philox_words(stream: str, count: int, device: torch.device) -> torch.Tensor:
+    """int64 tensor of at least `count` 32-bit words: those that lucidflux_data.noise draws, in its order."""
+    chunks = -(-count // WORDS)
+    low = 0xFFFFFFFF
+    a, b = int(stream[:8], 16), int(stream[8:16], 16)
+    c0 = torch.arange(chunks * WORDS // 4, dtype=torch.int64, device=device)
+    c1, c2, c3 = (torch.zeros_like(c0) for _ in range(3))
+    for _ in range(10):
+        p, q = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = ((q >> 32) & low) ^ c1 ^ a, q & low, ((p >> 32) & low) ^ c3 ^ b, p & low
+        a, b = (a + 0x9E3779B9) & low, (b + 0xBB67AE85) & low
+    lanes = [lane.view(chunks, WORDS // 4) for lane in (c0, c1, c2, c3)]
+    return torch.cat(lanes, dim=1).flatten()
+
+
+def gaussian_field(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+    """sigma times standard normal noise, 1x3xHxW or (gray) 1x1xHxW."""
+    _, channels, height, width = image.shape
+    channels = 1 if step["gray"] else channels
+    count = channels * height * width
+    words = philox_words(step["stream"], -(-count // 2), image.device).view(-1, WORDS)
+    halves = torch.cat([words & 0xFFFF, words >> 16], dim=1).flatten()[:count]
+    noise = _table("normal", 0, image.device)[halves] * np.float32(step["sigma"]).item()
+    return _planes(noise, height, width, channels)
+
+
+def poisson_field(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+    """As lucidflux_data.noise.add_poisson_noise, without the sum."""
+    height, width = image.shape[2:]
+    if step["gray"]:
+        blue, green, red = LUMA_BGR
+        source = (red * image[:, 0] + green * image[:, 1] + blue * image[:, 2])[..., None]
+    else:
+        source = image.flip(1).permute(0, 2, 3, 1)
+    levels = source.clamp(0, 255).round().long().flatten()
+    values = 2 ** math.ceil(math.log2(int(torch.count_nonzero(torch.bincount(levels, minlength=256)))))
+    words = philox_words(step["stream"], levels.numel(), image.device)[: levels.numel()]
+    cell = words & 255
+    packed = _table("cells", values, image.device)[levels * CELLS + cell]
+    outcome = torch.where((words >> 8) < (packed >> 8), cell, packed & 255)
+    counts = (_table("starts", values, image.device)[levels] + outcome) * (255 / values)
+    noise = (counts - levels) * step["scale"]
+    return _planes(noise.float(), height, width, source.shape[-1])
+
+
+def _planes(noise: torch.Tensor, height: int, width: int, channels: int) -> torch.Tensor:
+    """Interleaved BGR samples as 1xCxHxW RGB."""
+    return noise.view(1, height, width, channels).permute(0, 3, 1, 2).flip(1)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(name: str, values: int, device: torch.device) -> torch.Tensor:
+    if name == "normal":
+        return torch.from_numpy(normal_slices()).to(device)
+    cells, starts = poisson_cells(values)
+    return torch.from_numpy(cells.astype(np.int64).ravel() if name == "cells" else starts).to(device)

@@ -1,0 +1,128 @@
+"""CLIP-IQA (Wang, Chan, Loy, "Exploring CLIP for Assessing the Look and Feel of Images", AAAI 2023), RN50 of open_clip.
+
+    image at native size -> ResNet-50 -> attention pooling without positional embedding -> cosine with two texts
+    -> softmax over "good" and "bad" -> mean over five antonym pairs; 0..1, higher is better
+
+Written from the paper; the five pairs are those of the common implementations, so that scores compare. Of the pooling
+only the query of the mean token is computed, since only its output is used: memory grows with the number of pixels,
+not with its square.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.iqa.batches import BatchScorer
+
+WEIGHTS_FILE = "RN50.pt"
+# The file that OpenAI published; its sha256 is part of the url it is published under.
+WEIGHTS_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+ANTONYMS = (
+    ("Good image", "bad image"),
+    ("Sharp image", "blurry image"),
+    ("sharp edges", "blurry edges"),
+    ("High resolution image", "low resolution image"),
+    ("Noise-free image", "noisy image"),
+)
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation, RGB in 0..1
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+def weight_folders() -> list[Path]:
+    """Where the weights are looked for, in order: $LUCIDFLUX_WEIGHTS, then the caches of the tools that fetch them."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    hub = Path(os.environ.get("TORCH_HOME") or cache / "torch") / "hub"
+    own = os.environ.get("LUCIDFLUX_WEIGHTS")
+    return [*([Path(own)] if own else []), cache / "lucidflux", cache / "clip", hub / "clip", hub / "pyiqa"]
+
+
+def find_weights() -> Path:
+    """The local weights file. ConfigError, naming the file and the folder, where there is none."""
+    folders = weight_folders()
+    for folder in folders:
+        if (folder / WEIGHTS_FILE).is_file():
+            return folder / WEIGHTS_FILE
+    raise ConfigError(
+        f"the weights of clipiqa are not here: put OpenAI's {WEIGHTS_FILE} into {folders[0]} (or set LUCIDFLUX_WEIGHTS "
+        "to its folder), or choose --iqa niqe or --iqa none"
+    )
+
+
+def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScorer:
+    """A scorer of uint8 NxHxWx3 RGB (one size) that gives float64 (N,) in 0..1.
+
+    `weights`: OpenAI's TorchScript archive or a state dict with its names. ConfigError where they do not fit.
+    """
+    import torch
+
+    model = _model(weights or find_weights()).to(device).eval()
+    mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    with torch.inference_mode():
+        texts = _text_features(model, device)
+
+    def score(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+            features = _image_features(model.visual, (batch - mean) / deviation)
+            logits = model.logit_scale.exp() * features @ texts.T
+            return logits.view(len(images), len(ANTONYMS), 2).softmax(-1)[..., 0].mean(1).double().cpu().numpy()
+
+    return score
+
+
+def _model(weights: Path) -> Any:
+    """open_clip's RN50 with OpenAI's activation, float32, weights from `weights`, strictly."""
+    import open_clip
+    import torch
+
+    try:
+        state = torch.jit.load(str(weights), map_location="cpu").state_dict()
+    except RuntimeError:
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception:
+            raise ConfigError(f"{weights} is neither OpenAI's archive nor a state dict: fetch it again") from None
+    model = open_clip.CLIP(**open_clip.get_model_config("RN50-quickgelu"))
+    state = {name: value.float() for name, value in state.items() if "." in name or name in _PLAIN}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError:
+        raise ConfigError(f"{weights} does not hold the weights of CLIP RN50: fetch it again") from None
+    return model.requires_grad_(False)
+
+
+_PLAIN = ("positional_embedding", "text_projection", "logit_scale")  # the archive has three settings beside these
+
+
+def _text_features(model: Any, device: str) -> Any:
+    """(10, 1024) unit vectors: good and bad of each pair in turn."""
+    import open_clip
+
+    words = [word for pair in ANTONYMS for word in pair]
+    return model.encode_text(open_clip.tokenize(words).to(device), normalize=True)
+
+
+def _image_features(visual: Any, images: Any) -> Any:
+    """(N, 1024) unit vectors of normalised NxCxHxW images of any size over 31 px."""
+    import torch
+    from torch.nn import functional
+
+    maps = visual.stem(images)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        maps = layer(maps)
+    pool = visual.attnpool
+    tokens = maps.flatten(2).transpose(1, 2)  # (N, HW, C)
+    mean = tokens.mean(1, keepdim=True)
+    tokens = torch.cat([mean, tokens], 1)
+    query, key, value = (
+        part.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        for part in (pool.q_proj(mean), pool.k_proj(tokens), pool.v_proj(tokens))
+    )
+    pooled = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)[:, 0]
+    return functional.normalize(pool.c_proj(pooled), dim=-1)

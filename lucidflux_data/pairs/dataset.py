@@ -1,0 +1,106 @@
+"""Real-ESRGAN pairs on line: a torch Dataset over clean images, for anyone's trainer; no shards of pairs in between.
+
+Importing `lucidflux_data` does not load this module: the name is looked up when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
+from lucidflux_data.degradation.plan import draw_plan
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.storage.folder import Folder, absolute_url
+
+try:
+    import torch
+except ImportError:
+    raise ImportError("RealESRGANPairs needs torch: pip install 'lucidflux[model]'") from None
+
+
+class RealESRGANPairs(torch.utils.data.Dataset):
+    """`dataset[i]` -> {"hq": uint8 3xSxS RGB, "lq": uint8 3xsxs RGB, "key": str, "variant": int}.
+
+    Epoch e gives variant e of every image: the very pixels that `synthesize` stores (with hq=png or webp) for the same
+    preset, settings and seed, whatever the number of workers. Call `set_epoch` before each epoch, as with a
+    DistributedSampler; workers that persist see it too.
+
+    hq_shards_or_folder: a run of the filter, HQ shards, or any SOURCE of the command line.
+    settings: as `--set degrade...` without the `degrade.`, like "size=512" or "sharpen_hq=target".
+    skipped: names of the images that are too small or do not open, with the reason.
+    Raises ConfigError for a wrong setting, InputError for a source without a usable image.
+    """
+
+    def __init__(
+        self,
+        hq_shards_or_folder: str | os.PathLike[str] | Sequence[str],
+        preset: str = "realesrgan-x4",
+        seed: int = 0,
+        settings: Sequence[str] = (),
+    ) -> None:
+        self.config: DegradeConfig = make_degrade_config(preset, [*settings, f"seed={seed}"])
+        one = isinstance(hq_shards_or_folder, str | os.PathLike)
+        asked = [os.fspath(hq_shards_or_folder)] if one else list(hq_shards_or_folder)  # type: ignore[arg-type]
+        self.skipped: dict[str, str] = {}
+        self.rows = self._list(asked)
+        if not self.rows:
+            raise InputError(f"none of the images of {', '.join(asked)} can be used at size {self.config.size}")
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """The variant that is given from now on, in this process and in running workers."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises InputError where the image is gone, has changed or does not decode."""
+        variant = int(self._epoch)
+        hq, lq = self.pair(index, variant)
+        return {"hq": _tensor(hq), "lq": _tensor(lq), "key": self.rows[index]["key"], "variant": variant}
+
+    def pair(self, index: int, variant: int) -> tuple[np.ndarray, np.ndarray]:
+        """(hq, lq) of any variant, uint8 HxWx3 RGB. Raises InputError as `dataset[i]` does."""
+        row = self.rows[index]
+        cv2.setNumThreads(1)
+        try:
+            pixels = decode(pairs_run.read_clean(row))
+        except ImageError as error:
+            raise InputError(f"{row['uri']} cannot be read: {error.detail}") from None
+        plan = draw_plan(row["key"], variant, self.config)
+        hq, _ = pairs.cut(pixels, plan, self.config.crop)
+        return hq, pairs.load_backend("cv2")(hq, plan)
+
+    def _list(self, asked: list[str]) -> list[dict[str, Any]]:
+        """Rows of the usable images in key order; equal images once."""
+        if len(asked) == 1 and Folder(asked[0]).exists(shards.MANIFEST):
+            table = pairs_run.inputs_of_run(Folder(asked[0]))
+        else:
+            table = _probed(list_sources([absolute_url(item) for item in asked]).table)
+        table = pairs_run.with_reasons(table, self.config)
+        unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
+        self.skipped = {row["source_key"]: row["reason"] for row in unusable}
+        usable = table.filter(pc.is_null(pc.field("reason"))).sort_by("key")
+        return usable.select(["uri", "offset", "size", "crc32", "key", "group"]).to_pylist()
+
+
+def _probed(inventory: pa.Table) -> pa.Table:
+    """INPUTS of listed candidates: every file is read once, for its key and its header."""
+    return pa.Table.from_pylist([pairs_run.probe_row(row) for row in inventory.to_pylist()], pairs_run.INPUTS)
+
+
+def _tensor(pixels: Any) -> torch.Tensor:
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

@@ -1,0 +1,317 @@
+"""The folder of a synthesis job: what was asked, the clean images it takes, the plan of its shards.
+
+PAIRS/run.json                       sources, resolved config, backend, digest
+PAIRS/inputs/unit-*.parquet          INPUTS: every candidate once, with the reason of those that are not used
+PAIRS/shards/pairs-*.tar, .index.parquet, then manifest.json
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lucidflux_data.config import digest
+from lucidflux_data.degradation.config import DegradeConfig, PairsConfig, deciding
+from lucidflux_data.errors import ConfigError, InputError, StorageError
+from lucidflux_data.images import DEFAULT_MAX_PIXELS, ImageError, probe
+from lucidflux_data.pairs.pair import too_small
+from lucidflux_data.selection import records
+from lucidflux_data.selection import run as runs
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards import stripped
+from lucidflux_data.shards.shard import Shard, canonical_json
+from lucidflux_data.sources.listing import PASSING, read_bytes
+from lucidflux_data.storage.folder import Folder, absolute_url
+
+KIND = "pairs"
+PREFIX = "pairs"
+PLACE = "inputs"
+FAILED = "failed"  # in an index's metadata: images that turned out not to decode
+
+INPUTS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside tars
+        pa.field("size", pa.int64(), nullable=False),  # encoded bytes
+        pa.field("crc32", pa.uint32()),  # of the bytes, where an index tells
+        pa.field("key", pa.string()),
+        pa.field("width", pa.int32()),  # pixels, upright
+        pa.field("height", pa.int32()),
+        pa.field("group", pa.string()),  # near-duplicate group of the filter
+        pa.field("licence", pa.string()),  # where the source tells
+        pa.field("carried", pa.string()),  # JSON of the columns that the selection carried along
+        pa.field("reason", pa.string()),  # a failure of records.FAILURES
+        pa.field("detail", pa.string()),
+    ]
+)
+# Upper ends of what an encoded HQ takes, in bytes a pixel; shards are planned before a pixel is encoded.
+BYTES_A_PIXEL = {"png": 3.0, "webp": 3.0, "jpeg": 1.5, "ref": 0.0}
+LQ_BYTES_A_PIXEL = 3.1
+JSON_BYTES = 4096
+
+
+def make_run(config: PairsConfig, label: str, backend: str, sources: list[str], limit: int | None) -> dict[str, Any]:
+    """The content of run.json."""
+    asked = {"sources": sources, "limit": limit, "backend": backend}
+    return {
+        "schema_version": records.SCHEMA_VERSION,
+        "kind": KIND,
+        "label": label,
+        **asked,
+        "config": config.model_dump(),
+        "digests": {"pairs": digest({"asked": asked, "config": deciding(config)})},
+    }
+
+
+def start(folder: Folder, run: dict[str, Any]) -> None:
+    """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError.
+
+    Until there are shards, settings may still change: a first try that found no usable image is no reason to move.
+    """
+    if not folder.exists(runs.RUN_FILE):
+        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
+            raise ConfigError(f"{folder} is not empty and holds no pairs: choose another --out")
+        folder.publish(runs.RUN_FILE, canonical_json(run))
+        return
+    before = read(folder)
+    if before["digests"] == run["digests"]:
+        return
+    same_inputs = all(before[name] == run[name] for name in ("sources", "limit"))
+    listed = folder.exists(runs.INVENTORY) or folder.names(PLACE)
+    if folder.names("shards") or (listed and not same_inputs):
+        raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
+    folder.publish(runs.RUN_FILE, canonical_json(run))
+
+
+def is_pairs(folder: Folder) -> bool:
+    return folder.exists(runs.RUN_FILE) and runs.read_about(folder).get("kind") == KIND
+
+
+def read(folder: Folder) -> dict[str, Any]:
+    """run.json. InputError where the folder holds no pairs."""
+    run = runs.read_about(folder)
+    if run.get("kind") != KIND:
+        raise InputError(f"{folder} is a run of the filter, not a folder of pairs")
+    return run
+
+
+def read_config(folder: Folder) -> PairsConfig:
+    return PairsConfig.model_validate(read(folder)["config"])
+
+
+def inputs_of_run(folder: Folder) -> pa.Table:
+    """INPUTS of a packed filter run, from its ledger and the indices of its shards; no image is opened."""
+    shards.read_manifest(folder)
+    schema = pq.read_schema(pa.BufferReader(folder.read(runs.LEDGER)))
+    carry = runs.read_run(folder)["config"]["select"]["carry"]
+    wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", *carry])
+    ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
+    packed = stripped.packed_keys(folder)
+    about: dict[str, dict[str, Any]] = {}
+    for row in ledger.filter(pc.field("keep")).sort_by("key").to_pylist():
+        key = packed.get(row["key"], row["key"])
+        about.setdefault(key, row | {"key": key})
+    rows = []
+    for name in folder.names("shards"):
+        if not name.endswith(".index.parquet"):
+            continue
+        tar = f"{absolute_url(folder.url)}/shards/{name.removesuffix('.index.parquet')}.tar"
+        for entry in folder.read_table(f"shards/{name}").to_pylist():
+            if entry["member"].endswith(".json"):
+                continue
+            row = about[entry["key"]]
+            known = {name: row.get(name) for name in ("source_key", "width", "height", "group", "licence", "key")}
+            carried = {name: row[name] for name in carry if row.get(name) is not None}
+            known["carried"] = json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
+            uri = f"{tar}#{entry['member']}"
+            rows.append({"uri": uri, **{name: entry[name] for name in ("offset", "size", "crc32")}, **known})
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)
+
+
+def probe_row(row: dict[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> dict[str, Any]:
+    """A row of INPUTS of a listed candidate: key and upright size in pixels, or why it cannot be used."""
+    known = {name: row[name] for name in ("uri", "source_key", "offset", "size")}
+    try:
+        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
+        known |= {"size": len(data), "key": hashlib.sha256(data).hexdigest()[:20]}
+        header = probe(data, max_pixels)
+    except ImageError as error:
+        return known | {"reason": error.reason, "detail": error.detail}
+    side = json.loads(row["side"]) if row["side"] else {}
+    told = {name: str(side[name]) for name in ("group", "licence") if isinstance(side, dict) and side.get(name)}
+    return known | {"width": header.width, "height": header.height, **told}
+
+
+def read_clean(row: dict[str, Any]) -> bytes:
+    """The bytes of a clean image. InputError where they are gone, or are not those that were listed."""
+    try:
+        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
+    except ImageError as error:
+        if error.detail == PASSING:
+            raise StorageError(f"{row['uri']}: {error.detail}") from None
+        raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
+    if row["crc32"] is not None and zlib.crc32(data) != row["crc32"]:
+        raise InputError(
+            f"{row['uri']} is damaged, or its run was packed again: `lucidflux-data verify` tells, --repair mends it"
+        )
+    if row["crc32"] is None and hashlib.sha256(data).hexdigest()[:20] != row["key"]:
+        raise InputError(f"{row['uri']} has changed since it was listed: synthesize into a new folder")
+    return data
+
+
+def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
+    """All of inputs/, with every reason. InputError where there is nothing."""
+    names = [name for name in folder.names(PLACE) if name.endswith(".parquet")]
+    if not names:
+        raise InputError(f"{folder} lists no inputs: repeat the command")
+    tables = [folder.read_table(f"{PLACE}/{name}") for name in names]
+    return with_reasons(pa.concat_tables(tables), config.degrade, runs.read_forgotten(folder))
+
+
+def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:
+    """INPUTS with `too_small`, `duplicate` and `opted_out` filled in as reasons. The first of equal keys stays."""
+    seen: set[str] = set()
+    out = {item[:20] for item in forgotten}
+    reasons = []
+    for row in table.select(["key", "width", "height", "reason"]).to_pylist():
+        reason = row["reason"]
+        if reason is None and row["key"] in seen:
+            reason = "duplicate"
+        elif reason is None and too_small(row["width"], row["height"], config):
+            reason = "too_small"
+        elif reason is None and row["key"] in out:
+            reason = "opted_out"
+        seen.add(row["key"])
+        reasons.append(reason)
+    return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
+
+
+def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
+    """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured.
+
+    A shard is a unit of work too: of a small set it has as few images as a unit has, so that all cores are busy.
+    Images that were forgotten keep their place in the plan, so that other shards stay what they are; see `used`.
+    """
+    planned = pc.is_null(pc.field("reason")) | (pc.field("reason") == "opted_out")
+    rows = inputs.filter(planned).sort_by("key").to_pylist()
+    degrade = config.degrade
+    hq = int(BYTES_A_PIXEL[config.hq.partition(":")[0]] * degrade.size**2)
+    lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
+    sizes = [hq, lq, JSON_BYTES] * config.variants
+    images = min(max(1, config.shards.max_samples // config.variants), runs.unit_size(len(rows)))
+    return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
+
+
+def used(shard: Shard) -> list[dict[str, Any]]:
+    """The rows of a planned shard that pairs are made of."""
+    return [row for row in shard.rows if row["reason"] is None]
+
+
+def plan_digest(planned: list[Shard], config: PairsConfig, backend: str) -> str:
+    """What a published shard must have been made of to count as done."""
+    keys = [[row["key"] for row in shard.rows] for shard in planned]
+    return digest({"keys": keys, "config": deciding(config), "backend": backend})
+
+
+def summary(folder: Folder) -> dict[str, Any]:
+    """Every candidate accounted for, and what there is of pairs."""
+    run, config = read(folder), read_config(folder)
+    inputs = read_inputs(folder, config)
+    reasons = Counter(reason for reason in inputs["reason"].to_pylist() if reason is not None)
+    manifest = shards.read_manifest(folder)
+    for entry in manifest["shards"]:
+        for row in failed_images(folder, entry["name"]):
+            reasons[row["reason"]] += 1
+    failed = {name: count for name, count in sorted(reasons.items()) if name in records.FAILURES}
+    rejected = {name: count for name, count in sorted(reasons.items()) if name not in records.FAILURES}
+    return {
+        "pairs": str(folder),
+        "label": run["label"],
+        "candidates": inputs.num_rows,
+        "used": inputs.num_rows - sum(reasons.values()),
+        "rejected": rejected,
+        "failed": failed,
+        "samples": manifest["samples"],
+        "bytes": manifest["bytes"],
+        "shards": len(manifest["shards"]),
+        "urls": manifest["urls"],
+    }
+
+
+def failed_images(folder: Folder, tar_name: str) -> list[dict[str, str]]:
+    """key, reason and detail of the images of a shard that turned out not to decode."""
+    name = shards.index_name(tar_name.removesuffix(".tar"))
+    metadata = shards.read_index_metadata(folder, f"shards/{name}")
+    return json.loads(metadata.get(FAILED, "[]"))
+
+
+def read_sample(folder: Folder, tar_name: str, rows: list[dict[str, Any]]) -> dict[str, bytes]:
+    """The members of one sample by extension (`hq.png`, `lq.png`, `json`). `rows`: its rows of the index."""
+    shard = f"shards/{tar_name.removesuffix('.tar')}"
+    found = {}
+    for row in rows:
+        found[row["member"].partition(".")[2]] = shards.read_member(folder, shard, row["offset"], row["size"])
+    return found
+
+
+def samples_of_index(folder: Folder, tar_name: str) -> dict[str, list[dict[str, Any]]]:
+    """The index of a shard by sample key, in key order."""
+    name = f"shards/{shards.index_name(tar_name.removesuffix('.tar'))}"
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for row in folder.read_table(name).to_pylist():
+        samples.setdefault(row["key"], []).append(row)
+    return samples
+
+
+def find_sample(folder: Folder, key: str) -> dict[str, bytes]:
+    """The members of the sample `key`. InputError where there is none. Reads log2(shards) indices."""
+    entries = [entry for entry in shards.read_manifest(folder)["shards"] if entry["samples"]]
+    place = bisect.bisect_right(entries, key, key=lambda entry: next(iter(samples_of_index(folder, entry["name"]))))
+    if place:
+        name = entries[place - 1]["name"]
+        rows = samples_of_index(folder, name).get(key)
+        if rows is not None:
+            return read_sample(folder, name, rows)
+    raise InputError(f"{key} is no pair of {folder}: a pair is KEY_VV, like {_example(folder, entries)}")
+
+
+def _example(folder: Folder, entries: list[dict[str, Any]]) -> str:
+    return next(iter(samples_of_index(folder, entries[0]["name"]))) if entries else "0123456789abcdef0123_00"
+
+
+def stored_hq(members: dict[str, bytes], record: dict[str, Any], sources: list[str]) -> bytes:
+    """The bytes that the HQ is made of: the member, or with hq=ref the clean image itself. InputError where it is
+    gone or is another one."""
+    for extension, data in members.items():
+        if extension.startswith("hq."):
+            return data
+    ref = record["hq"]["ref"]
+    place = ref["path"] if ref["source"] < 0 else f"{sources[ref['source']]}/{ref['path']}".rstrip("/")
+    gone = f"the HQ of {record['key']} is gone: it was stored as a pointer into {place}"
+    try:
+        data = read_bytes(place if ref["offset"] < 0 else f"{place}#", ref["offset"], ref["size"])
+    except ImageError:
+        raise InputError(gone) from None
+    if zlib.crc32(data) != ref["crc32"]:
+        raise InputError(f"{gone}, which now holds something else")
+    return data
+
+
+def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The json members of a shard in key order, `limit` of them at most."""
+    samples = samples_of_index(folder, tar_name)
+    with folder.open(f"shards/{tar_name}") as file:
+        for rows in list(samples.values())[:limit]:
+            (row,) = [row for row in rows if row["member"].endswith(".json")]
+            file.seek(row["offset"])
+            yield json.loads(file.read(row["size"]))

@@ -1,0 +1,205 @@
+"""One pair: the HQ cut out of a clean image, the LQ made of the stored HQ, the record that replays it.
+
+    clean image --cut (crop, flip, sharpening)--> HQ --encode--> stored HQ --decode, degrade by the plan--> LQ
+
+A sample `{key}_{vv}` has three members: `hq.<ext>`, `lq.png` and `json`; with `hq=ref` the HQ stays where it is and the
+json says where. LQ = degrade(decode(stored HQ), plan), so a pair replays from itself, whatever the HQ's format is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lucidflux_data.degradation.config import CropConfig, DegradeConfig
+from lucidflux_data.degradation.convolution import usm
+from lucidflux_data.degradation.plan import Plan, check_plan, draw_plan
+from lucidflux_data.errors import ConfigError, InputError, needs_extra
+from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, Decoded, decode, luma
+from lucidflux_data.measures.blur_and_flat import measure_luma
+from lucidflux_data.shards.shard import canonical_json
+
+Degrade = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
+BACKENDS = {
+    "cv2": ("lucidflux_data.degradation.opencv", ""),
+    "torch": ("lucidflux_data.degradation.on_torch", "model"),
+    "reference": ("lucidflux_data.degradation.basicsr", "reference"),
+}
+# Huffman coding alone: of a noisy 256x256 image both smaller and faster than with string matching.
+LQ_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+HQ_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2]
+HQ_WEBP = [cv2.IMWRITE_WEBP_QUALITY, 101]  # over 100: lossless
+JPEG_444 = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`members`: the tar members of the sample by extension. `hq`, `lq`: their pixels, uint8 HxWx3 RGB."""
+
+    key: str
+    members: dict[str, bytes]
+    hq: np.ndarray
+    lq: np.ndarray
+
+
+def load_backend(name: str, device: str = "cpu") -> Degrade:
+    """The executor of plans `name`. ConfigError for one that is not known, or whose extra is not installed."""
+    if name not in BACKENDS:
+        raise ConfigError(f"there is no backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    module, extra = BACKENDS[name]
+    with needs_extra(extra):
+        loaded = importlib.import_module(module)
+    return loaded.on_device(device) if name == "torch" else loaded.degrade
+
+
+def versions(backend: str, device: str = "cpu") -> dict[str, str]:
+    """What decides the bytes of a pair, beside its plan: libraries and, for torch, the kind of device."""
+    import numba
+    import scipy
+
+    found = {"backend": backend, "numba": numba.__version__, "numpy": np.__version__, "opencv": cv2.__version__}
+    found["scipy"] = scipy.__version__
+    if backend != "cv2":
+        import torch
+
+        found["torch"] = torch.__version__
+        found["device"] = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+    return found
+
+
+def too_small(width: int, height: int, config: DegradeConfig) -> bool:
+    """Whether an image of these sides cannot give a crop under this config."""
+    return min(width, height) < config.size and config.crop.too_small == "reject"
+
+
+def cut(pixels: np.ndarray, plan: Plan, crop: CropConfig) -> tuple[np.ndarray, dict[str, Any]]:
+    """The HQ of a plan, uint8 size x size x 3, and how it was cut: box in source pixels, tries, whether it passed.
+
+    A crop that fails the blur or flat rule is drawn again as often as the plan has draws; the last one stands.
+    Smaller images are reflected to the right and downwards first (without the edge, as Real-ESRGAN does).
+    """
+    size = plan["size"]
+    height, width = pixels.shape[:2]
+    pixels = _padded(pixels, size)
+    tries = 0
+    for draw in plan["crop"]["draws"]:
+        tries += 1
+        left, top, side = _window(pixels.shape[1], pixels.shape[0], size, plan["crop"]["mode"], draw)
+        hq = pixels[top : top + side, left : left + side]
+        if side != size:
+            hq = cv2.resize(hq, (size, size), interpolation=cv2.INTER_AREA)
+        measures = measure_luma(luma(np.ascontiguousarray(hq)))
+        sharp = crop.min_laplacian_variance <= measures.laplacian_variance <= crop.max_laplacian_variance
+        passed = sharp and measures.flat_fraction <= crop.max_flat_fraction
+        if passed or min(pixels.shape[:2]) == max(pixels.shape[:2]) == size:
+            break
+    record = {"box": [left, top, side, side], "source": [width, height], "tries": tries, "passed": passed}
+    if plan["flip"]:
+        hq = hq[:, ::-1]
+    if plan["sharpen_hq"] == "target":
+        hq = np.clip(np.rint(usm(np.ascontiguousarray(hq))), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(hq), record
+
+
+def _padded(pixels: np.ndarray, size: int) -> np.ndarray:
+    down, right = max(0, size - pixels.shape[0]), max(0, size - pixels.shape[1])
+    if not down and not right:
+        return pixels
+    return cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REFLECT_101)
+
+
+def _window(width: int, height: int, size: int, mode: str, draw: list[float]) -> tuple[int, int, int]:
+    cover, down, across = draw
+    short = min(width, height)
+    side = size if mode == "native" else min(short, max(size, round(cover * short)))
+    return int(across * (width - side + 1)), int(down * (height - side + 1)), side
+
+
+def make_pair(
+    data: bytes, image: Decoded, row: Mapping[str, Any], variant: int, config: DegradeConfig, hq: str, degrade: Degrade
+) -> Pair:
+    """One variant of a clean image. `row`: key, and what the json tells of the image (source_key, group, pointer)."""
+    plan = draw_plan(row["key"], variant, config)
+    pixels, how = cut(image.pixels, plan, config.crop)
+    members: dict[str, bytes] = {}
+    if hq == "ref":
+        stored: dict[str, Any] = {"format": "ref", "ref": row["ref"]}
+    elif _is_untouched(pixels, image, plan, how):
+        members[f"hq.{EXTENSION_OF[image.header.format]}"] = data
+        stored = {"format": "original"}
+    else:
+        extension, encoded = encode_hq(pixels, hq)
+        members[f"hq.{extension}"] = encoded
+        stored = {"format": hq}
+        if extension == "jpg":
+            pixels = decode(encoded)
+    lq = degrade(pixels, plan)
+    members["lq.png"] = encode_lq(lq)
+    key = f"{row['key']}_{variant:02d}"
+    known = {name: row[name] for name in ("source_key", "group") if row.get(name) is not None}
+    if row.get("carried"):
+        known["carried"] = json.loads(row["carried"])
+    record = {"key": key, **known, "hq": stored, "cut": how, "versions": row["versions"], "plan": plan}
+    members["json"] = canonical_json(record)
+    return Pair(key, members, pixels, lq)
+
+
+def _is_untouched(pixels: np.ndarray, image: Decoded, plan: Plan, how: Mapping[str, Any]) -> bool:
+    """Whether the HQ is the whole image as it came, in bytes that any reader decodes to the same pixels."""
+    whole = how["source"] == [plan["size"], plan["size"]] and not plan["flip"] and plan["sharpen_hq"] != "target"
+    return whole and FLAGS_OTHER_PIXELS.isdisjoint(image.flags) and image.header.format in ("png", "jpeg", "webp")
+
+
+def encode_hq(pixels: np.ndarray, how: str) -> tuple[str, bytes]:
+    """(extension, bytes) of uint8 RGB as png, webp (lossless) or jpeg:Q (4:4:4)."""
+    kind, _, quality = how.partition(":")
+    options = {"png": HQ_PNG, "webp": HQ_WEBP, "jpeg": [cv2.IMWRITE_JPEG_QUALITY, int(quality or 0), *JPEG_444]}[kind]
+    extension = EXTENSION_OF[kind]
+    return extension, _encoded(f".{extension}", pixels, options)
+
+
+def encode_lq(pixels: np.ndarray) -> bytes:
+    return _encoded(".png", pixels, LQ_PNG)
+
+
+def _encoded(extension: str, pixels: np.ndarray, options: list[int]) -> bytes:
+    done, data = cv2.imencode(extension, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    assert done, "these codecs take any 8-bit RGB image"
+    return data.tobytes()
+
+
+def hq_pixels(record: Mapping[str, Any], data: bytes, crop: CropConfig) -> np.ndarray:
+    """The HQ of a stored pair: `data` is its hq member or, for `ref`, the bytes of the whole clean image."""
+    if record["hq"]["format"] != "ref":
+        return decode(data)
+    return cut(decode(data), record["plan"], crop)[0]
+
+
+def replay(record: Mapping[str, Any], hq: np.ndarray, degrade: Degrade) -> bytes:
+    """The bytes of lq.png, made again. InputError for a plan of a newer version."""
+    check_plan(record["plan"])
+    return encode_lq(degrade(hq, record["plan"]))
+
+
+def check_pair(record: Mapping[str, Any], hq: np.ndarray, lq: np.ndarray, config: DegradeConfig) -> list[str]:
+    """What is wrong with a decoded pair: sizes, and whether the config gives the very plan that is stored."""
+    try:
+        check_plan(record["plan"])
+    except InputError as error:
+        return [f"{record['key']}: {error}"]
+    problems = []
+    plan = record["plan"]
+    for name, pixels, side in (("hq", hq, config.size), ("lq", lq, config.size // config.scale)):
+        if pixels.shape[:2] != (side, side):
+            problems.append(f"{record['key']}: its {name} is {pixels.shape[1]}x{pixels.shape[0]}, not {side}x{side}")
+    if plan != draw_plan(plan["hq_key"], plan["variant"], config):
+        problems.append(f"{record['key']}: its plan is not the one that run.json gives")
+    if record["key"] != f"{plan['hq_key']}_{plan['variant']:02d}":
+        problems.append(f"{record['key']}: its plan is of another pair")
+    return problems

@@ -1,0 +1,158 @@
+"""Columns from outside: users' scores, joined Parquet files, and what stood beside an image in its source.
+
+A name is looked for in the run's own columns, then in users' scores, then in the joined files in the order given, then
+in the json beside the image. A joined file names its images by `uri`, `key`, `sha256` or `source_key`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.config import FilterConfig
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.expression import columns_of
+from lucidflux_data.selection.ledger import Pool, concat_rows, whole_measure
+from lucidflux_data.storage.folder import Folder
+
+OWN = (
+    "uri",
+    "key",
+    "source_key",
+    "sha256",
+    "bytes",
+    "format",
+    "width",
+    "height",
+    "flags",
+    "laplacian_variance",
+    "flat_fraction",
+)
+JOIN_KEYS = ("uri", "key", "sha256", "source_key")
+SCORERS = "scorers"  # in run.json: {name: pkg.mod:function}
+
+
+def wanted_columns(config: FilterConfig) -> list[str]:
+    """The names in --where and --carry, each once, in order."""
+    select = config.select
+    names = [*(columns_of(select.where) if select.where else []), *select.carry]
+    return list(dict.fromkeys(names))
+
+
+def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
+    """`names` as columns, a row for each candidate of the pool. ConfigError, with near names, for one nobody has."""
+    columns: dict[str, Any] = {}
+    own = {name: concat_rows(pool, [table[name] for table in pool.tables]) for name in OWN if name in names}
+    for name in names:
+        if name in own:
+            columns[name] = own[name]
+    if len(columns) < len(names):
+        columns |= _from_scores(pool, [name for name in names if name not in columns])
+    for place in config.select.join:
+        if len(columns) < len(names):
+            columns |= _from_join(pool, place, [name for name in names if name not in columns])
+    if len(columns) < len(names):
+        columns |= _from_sides(pool, [name for name in names if name not in columns])
+    missing = [name for name in names if name not in columns]
+    if missing:
+        there = sorted({*OWN, *columns, *_joinable(config)})
+        near = difflib.get_close_matches(missing[0], there, n=3) or there[:12]
+        raise ConfigError(f"nothing has a column {missing[0]!r}: there are {', '.join(near)}")
+    return pa.table({name: columns[name] for name in names})
+
+
+def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
+    """Columns of users' scorers and of our own further measures."""
+    found: dict[str, Any] = {}
+    folders = {name for part in pool.parts for name in part.folder.folders("scores") if name != "basic"}
+    for measure in sorted(folders):
+        tables = [
+            whole_measure(part, table["uri"], measure) for part, table in zip(pool.parts, pool.tables, strict=True)
+        ]
+        for name in names:
+            if name not in found and any(table is not None and name in table.column_names for table in tables):
+                kind = next(t.schema.field(name).type for t in tables if t is not None and name in t.column_names)
+                pieces = [
+                    table[name] if table is not None and name in table.column_names else pa.nulls(part.candidates, kind)
+                    for part, table in zip(pool.parts, tables, strict=True)
+                ]
+                found[name] = concat_rows(pool, pieces)
+    return found
+
+
+def _from_join(pool: Pool, place: str, names: Sequence[str]) -> dict[str, Any]:
+    table = read_join(place)
+    by = next(name for name in JOIN_KEYS if name in table.column_names)
+    mine = [name for name in names if name in table.column_names]
+    if not mine:
+        return {}
+    own = concat_rows(pool, [basic[by] for basic in pool.tables])
+    rows = pc.index_in(own, table[by].combine_chunks())
+    return {name: table[name].combine_chunks().take(rows) for name in mine}
+
+
+def read_join(place: str) -> pa.Table:
+    """A joined file. InputError where it is not there or names no images, or names one twice."""
+    folder, _, name = place.rpartition("/")
+    try:
+        table = Folder(folder or ".").read_table(name)
+    except FileNotFoundError:
+        raise InputError(f"{place} is not there") from None
+    by = next((key for key in JOIN_KEYS if key in table.column_names), None)
+    if by is None:
+        raise InputError(
+            f"{place} has none of the columns {', '.join(JOIN_KEYS)}: nothing says which images it is about"
+        )
+    if pc.count_distinct(table[by]).as_py() < table.num_rows:
+        raise InputError(f"{place} has a {by} twice: which of its rows counts?")
+    return table
+
+
+def join_digests(config: FilterConfig) -> dict[str, str]:
+    """sha256 of each joined file and opt-out list: another content is another selection."""
+    digests = {}
+    for place in (*config.select.join, *config.select.opt_out):
+        folder, _, name = place.rpartition("/")
+        try:
+            digests[place] = hashlib.sha256(Folder(folder or ".").read(name)).hexdigest()
+        except FileNotFoundError:
+            raise InputError(f"{place} is not there") from None
+    return digests
+
+
+def _joinable(config: FilterConfig) -> list[str]:
+    return [name for place in config.select.join for name in read_join(place).column_names]
+
+
+def _from_sides(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
+    """Values of the json beside an image; text where their kinds differ from row to row."""
+    sides = concat_rows(pool, [runs.read_inventory(part.folder, ["side"])["side"] for part in pool.parts])
+    values: dict[str, list[Any]] = {name: [None] * len(sides) for name in names}
+    for row in np.flatnonzero(pc.is_valid(sides).to_numpy(zero_copy_only=False)):
+        content = json.loads(sides[int(row)].as_py())
+        if isinstance(content, dict):
+            for name in names:
+                values[name][row] = content.get(name)
+    found = {}
+    for name, column in values.items():
+        if any(value is not None for value in column):
+            found[name] = _column(column)
+    return found
+
+
+def _column(values: list[Any]) -> pa.Array:
+    try:
+        array = pa.array(values)
+        if not pa.types.is_nested(array.type):
+            return array
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass
+    return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])

@@ -1,0 +1,162 @@
+"""The decision, as pure functions of arrays: exact, one reason per image, no files.
+
+    cheap rules -> survivors -> cut by a score -> codes (position in records.REASONS, -1 = kept without a reason)
+
+Everything is positional: row i of every array is candidate i, in the order of the runs and of their inventories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from lucidflux_data.config import CutConfig, RulesConfig
+from lucidflux_data.selection.records import REASONS
+
+KEPT = -1
+CODE = {reason: code for code, reason in enumerate(REASONS)}
+
+
+@dataclass
+class Candidates:
+    """n rows. `keys`: uint64 and uint16 of the 80-bit key. `failed`: int16 code of the failure, -1 where readable.
+
+    `min_side` int32 pixels; the measures float64; `included`: bool, kept by hand.
+    """
+
+    keys_high: np.ndarray
+    keys_low: np.ndarray
+    failed: np.ndarray
+    min_side: np.ndarray
+    laplacian_variance: np.ndarray
+    flat_fraction: np.ndarray
+    included: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.failed)
+
+
+def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarray | None = None) -> np.ndarray:
+    """int16 codes after the failures, opt-outs, exact duplicates and cheap rules; -1 marks the survivors.
+
+    `opted_out`: bool, n rows. Of equal bytes the first in order stays; an included copy stays before any other.
+    """
+    variance, flat = candidates.laplacian_variance, candidates.flat_fraction
+    ladder = (
+        ("opted_out", False if opted_out is None else opted_out),
+        ("duplicate", later_copies(candidates)),
+        ("included", candidates.included),
+        ("too_small", candidates.min_side < rules.min_side),
+        ("too_blurry", variance < rules.min_laplacian_variance),
+        ("too_sharp", variance > rules.max_laplacian_variance),
+        ("too_flat", flat > rules.max_flat_fraction),
+    )
+    codes = candidates.failed.astype(np.int16).copy()
+    for reason, applies in ladder:
+        codes[(codes == KEPT) & applies] = CODE[reason]
+    return codes
+
+
+def later_copies(candidates: Candidates) -> np.ndarray:
+    """bool: the same key stands earlier, counting readable rows only and included rows before others."""
+    copies = np.zeros(len(candidates), bool)
+    rows = np.flatnonzero(candidates.failed == KEPT)
+    rows = rows[_repeated(candidates.keys_high[rows])]  # millions are sorted by eight bytes, the few equal by all
+    high, low = candidates.keys_high[rows], candidates.keys_low[rows]
+    order = np.lexsort((rows, ~candidates.included[rows], low, high))
+    same = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
+    copies[rows[order[1:][same]]] = True
+    return copies
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """bool: the same value stands elsewhere too."""
+    order = np.argsort(values)
+    equal = values[order][1:] == values[order][:-1]
+    repeated = np.zeros(len(values), bool)
+    repeated[order[1:][equal]] = repeated[order[:-1][equal]] = True
+    return repeated
+
+
+def number_kept(scored: int, cut: CutConfig) -> int:
+    """k = max(1, floor(n * f)) with f an exact decimal; 0 where nothing has a score."""
+    if scored == 0:
+        return 0
+    if cut.top_k is not None:
+        return min(cut.top_k, scored)
+    if cut.top_fraction is None:
+        return scored
+    share = Fraction(Decimal(cut.top_fraction))
+    return max(1, scored * share.numerator // share.denominator)
+
+
+def apply_cut(
+    codes: np.ndarray,
+    candidates: Candidates,
+    scores: np.ndarray,
+    score_failed: np.ndarray,
+    lower_is_better: bool,
+    cut: CutConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and ranks (int64, 1 = best, 0 = no rank) after the cut by `scores` (float64, n rows).
+
+    `score_failed`: int16 codes of metric failures, -1 elsewhere. Ties are broken by key, so that the order of the
+    rows never matters. A survivor without a score and without a failure is a mistake of the caller.
+    """
+    codes = codes.copy()
+    survivors = np.flatnonzero(codes == KEPT)
+    codes[survivors] = score_failed[survivors]
+    scored = survivors[score_failed[survivors] == KEPT]
+    assert np.isfinite(scores[scored]).all(), "every survivor has a score or a reason"
+    directed = scores[scored] if lower_is_better else -scores[scored]
+    order = np.lexsort((candidates.keys_low[scored], candidates.keys_high[scored], directed))
+    ranks = np.zeros(len(codes), np.int64)
+    ranks[scored[order]] = np.arange(1, len(scored) + 1)
+    codes[scored[order[number_kept(len(scored), cut) :]]] = CODE["low_iqa"]
+    return codes, ranks
+
+
+def drop_near(
+    codes: np.ndarray, candidates: Candidates, ranks: np.ndarray, groups: np.ndarray, cut: CutConfig
+) -> np.ndarray:
+    """Codes after each near-duplicate group (`groups`: int64, -1 outside) keeps its best member only.
+
+    Best: kept by hand, then the lower rank, without ranks the larger shorter side, then the key. `top_k` is a final
+    count, so what is dropped makes room for the next; a fraction is of the scored survivors and is not filled up.
+    """
+    codes = codes.copy()
+    member = np.flatnonzero(groups >= 0)
+    by_hand = codes[member] == CODE["included"]
+    unranked = np.where(ranks[member] > 0, ranks[member], np.iinfo(np.int64).max)
+    order = np.lexsort(
+        (candidates.keys_low[member], candidates.keys_high[member], -candidates.min_side[member], unranked, ~by_hand,
+         groups[member])
+    )  # fmt: skip
+    ordered = member[order]
+    later = np.zeros(len(codes), bool)
+    later[ordered[1:][groups[ordered][1:] == groups[ordered][:-1]]] = True
+    if cut.top_k is not None and (ranks > 0).any():
+        scored = np.flatnonzero(ranks > 0)
+        scored = scored[np.argsort(ranks[scored])]
+        first = scored[~later[scored]][: cut.top_k]
+        codes[scored] = CODE["low_iqa"]
+        codes[scored[(ranks[scored] < ranks[first[-1]]) & later[scored]]] = CODE["near_duplicate"]
+        codes[first] = KEPT
+        return codes
+    codes[later & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["near_duplicate"]
+    return codes
+
+
+def split_keys(hex_keys: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """n concatenated 20-digit hexadecimal keys as (uint64, uint16) arrays that sort as the text does."""
+    raw = np.frombuffer(bytes.fromhex(hex_keys.decode("ascii")), np.uint8).reshape(-1, 10)
+    high = np.ascontiguousarray(raw[:, :8]).view(">u8").ravel().astype(np.uint64)
+    low = np.ascontiguousarray(raw[:, 8:]).view(">u2").ravel().astype(np.uint16)
+    return high, low
+
+
+def is_kept(codes: np.ndarray) -> np.ndarray:
+    return (codes == KEPT) | (codes == CODE["included"])

@@ -1,0 +1,191 @@
+"""A run folder: run.json, the inventory, the units, and the digests that say whether a command may go on in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.config import FilterConfig, digest, label
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.selection import records
+from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.storage.folder import Folder, table_bytes
+
+RUN_FILE = "run.json"
+INVENTORY = "inventory.parquet"
+LEDGER = "selected.parquet"
+BASIC = "scores/basic"
+FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
+
+
+def unit_size(candidates: int) -> int:
+    """Images in a unit: clamp(ceil(n/256), 8, 1000), from the number of candidates alone."""
+    return min(1000, max(8, -(-candidates // 256)))
+
+
+def unit_name(number: int) -> str:
+    return f"unit-{number:06d}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A scored run that a ledger draws from. `included`: kept by hand, beside the rules; of those only what the
+    ledger of `kept_by` keeps, where there is one."""
+
+    folder: Folder
+    candidates: int
+    included: bool = False
+    kept_by: Folder | None = None
+
+
+def make_run(
+    config: FilterConfig,
+    listed: dict[str, Any],
+    preset: str,
+    drawn_from: Sequence[str] = (),
+    included: Sequence[str] = (),
+    inputs: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The content of run.json. `listed`: sources, limit, seed, candidates, ignored.
+
+    `drawn_from`: urls of the runs whose candidates a combined run selects from (its own scores where there are none);
+    `included`: urls of the runs whose images are kept beside the rules; `inputs`: sha256 of joined files and lists.
+    """
+    asked: dict[str, Any] = {name: listed[name] for name in ("sources", "limit", "seed")}
+    if drawn_from:
+        asked["runs"] = list(drawn_from)
+    chosen = config.select_part() | ({"included": list(included)} if included else {})
+    if inputs:
+        chosen["inputs"] = inputs
+    return {
+        "schema_version": 1,
+        "version": records.VERSION,
+        "preset": preset,
+        "label": label(preset, config),
+        "listed": listed,
+        "runs": list(drawn_from),
+        "included": list(included),
+        "inputs": inputs or {},
+        "config": config.model_dump(exclude={"workers"}),
+        "digests": {
+            "score": digest({"asked": asked, **config.score_part()}),
+            "select": digest(chosen),
+            "pack": digest(config.pack_part()),
+        },
+    }
+
+
+def renew_run(run: dict[str, Any], config: FilterConfig, inputs: dict[str, str]) -> dict[str, Any]:
+    """The content of run.json of the same run under other rules. Its version stays: the scores are of that one, and
+    a run without one is of a version before 0.1.1."""
+    made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs)
+    del made["version"]
+    return made | ({"version": run["version"]} if "version" in run else {})
+
+
+def parts(folder: Folder) -> list[Part]:
+    """What the ledger of `folder` draws from: included runs first, so that of two rows for one uri theirs counts; then
+    the runs of a combined run, or the run itself. InputError where one of them is gone."""
+    run = read_run(folder)
+    found = []
+    for inner in map(Folder, run["included"]):
+        kept_by = inner if inner.exists(LEDGER) else None
+        found += [replace(part, included=True, kept_by=kept_by or part.kept_by) for part in parts(inner)]
+    if not run["runs"]:
+        return [*found, Part(folder, run["listed"]["candidates"])]
+    drawn = [part for url in run["runs"] for part in parts(Folder(url))]
+    return sorted([*found, *drawn], key=lambda part: not part.included)
+
+
+def read_run(folder: Folder) -> dict[str, Any]:
+    """run.json of an existing run of the filter. InputError where there is none."""
+    about = read_about(folder)
+    if "listed" not in about:
+        raise InputError(f"{folder} is not a run of the filter: it holds {about.get('kind', 'something else')}")
+    return about
+
+
+def read_about(folder: Folder) -> dict[str, Any]:
+    """run.json, of whatever job. InputError where there is none."""
+    try:
+        return json.loads(folder.read(RUN_FILE))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}") from None
+    except ValueError:
+        raise InputError(f"{folder}/{RUN_FILE} is damaged") from None
+
+
+def read_forgotten(folder: Folder) -> list[str]:
+    """The sha256s and keys that `forget` was given here."""
+    return folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
+
+
+def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("score", "select", "pack")) -> None:
+    """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError."""
+    if not folder.exists(RUN_FILE):
+        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
+            raise ConfigError(f"{folder} is not empty and is not a run: choose another --out")
+        folder.publish(RUN_FILE, canonical_json(run))
+        return
+    before = read_about(folder).get("digests", {})
+    if before.get("score") != run["digests"]["score"]:
+        raise ConfigError(f"{folder} holds another run (other sources, sample or measures): choose another --out")
+    for step in ("select", "pack"):
+        if step in steps and before[step] != run["digests"][step]:
+            raise ConfigError(
+                f"{folder} was made with other {'rules' if step == 'select' else 'shard limits'}: "
+                f"change them with `lucidflux-data {step} {folder} --set ...`"
+            )
+
+
+def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
+    return folder.read_table(INVENTORY, None if columns is None else list(columns))
+
+
+def write_inventory(folder: Folder, table: pa.Table) -> None:
+    folder.publish(INVENTORY, table_bytes(table))
+
+
+def read_ledger(folder: Folder, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """The ledger, or the rows of it for which `where` holds. InputError where nothing was selected yet."""
+    _check_selected(folder)
+    return folder.read_table(LEDGER, None if columns is None else list(columns), where)
+
+
+def ledger_sha256(folder: Folder) -> str:
+    """Of the ledger's bytes. InputError where nothing was selected yet."""
+    _check_selected(folder)
+    return hashlib.sha256(folder.read(LEDGER)).hexdigest()
+
+
+def _check_selected(folder: Folder) -> None:
+    if not folder.exists(LEDGER):
+        read_run(folder)
+        raise InputError(f"{folder} was scored but not selected: `lucidflux-data select {folder}`")
+
+
+def read_basic(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
+    """All of scores/basic in inventory order. InputError where units are missing."""
+    candidates = read_run(folder)["listed"]["candidates"]
+    wanted = [f"{unit_name(number)}.parquet" for number in range(-(-candidates // unit_size(candidates)))]
+    missing = len(set(wanted) - set(folder.names(BASIC)))
+    if missing:
+        raise InputError(f"{folder} is not scored to the end ({missing} units missing): repeat the command")
+    names = None if columns is None else list(columns)
+    if not wanted:
+        return records.BASIC.empty_table().select(names or records.BASIC.names)
+    return pa.concat_tables(folder.read_tables((f"{BASIC}/{name}" for name in wanted), names))
+
+
+def read_measure(folder: Folder, measure: str) -> dict[int, pa.Table]:
+    """The rows of scores/<measure> so far, by the number of their unit."""
+    place = f"scores/{measure}"
+    names = [name for name in folder.names(place) if name.startswith("unit-")]
+    tables = folder.read_tables(f"{place}/{name}" for name in names)
+    return {int(name[5:11]): table for name, table in zip(names, tables, strict=True)}

@@ -1,0 +1,229 @@
+"""WebDataset shards that are planned first, written once and can be proved.
+
+    plan: shard -> keys       one task writes one shard       manifest.json, published last
+    shards/hq-000000.tar              the samples, in key order, members in name order
+    shards/hq-000000.index.parquet    records.INDEX; in its metadata the sha256 of the tar and of each image
+
+A tar is byte for byte a function of its samples: USTAR, mtime 0, uid and gid 0, mode 0644, no padding beyond the two
+closing blocks. Reading by the index needs one ranged read a member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lucidflux_data.errors import VerificationError
+from lucidflux_data.selection import records
+from lucidflux_data.storage.folder import Folder, table_bytes
+
+BLOCK = tarfile.BLOCKSIZE  # 512
+END_OF_TAR = bytes(2 * BLOCK)
+MANIFEST = "manifest.json"
+FORGETTING = "forgetting"  # in a manifest while `forget` writes shards again
+
+
+@dataclass(frozen=True)
+class Shard:
+    """`number` and the rows (dictionaries with at least `key`) of its samples, sorted by key."""
+
+    prefix: str  # hq | pairs
+    number: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefix}-{self.number:06d}"
+
+
+@dataclass
+class TarWriter:
+    """Makes the chunks of a tar and, on the way, its index, size and hash. One use."""
+
+    offset: int = 0
+    index: list[tuple[str, str, int, int, int]] = field(default_factory=list)
+    sha256s: list[str] = field(default_factory=list)
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def chunks(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[bytes]:
+        """`samples`: (key, {extension: bytes}), in key order. One sample is held at a time."""
+        for key, members in samples:
+            for extension in sorted(members):
+                yield from self._member(key, f"{key}.{extension}", members[extension])
+        yield self._counted(END_OF_TAR)
+
+    def _member(self, key: str, name: str, data: bytes) -> Iterator[bytes]:
+        yield self._counted(tar_header(name, len(data)))
+        self.index.append((key, name, self.offset, len(data), zlib.crc32(data)))
+        yield self._counted(data)
+        yield self._counted(bytes(-len(data) % BLOCK))
+
+    def _counted(self, chunk: bytes) -> bytes:
+        self.offset += len(chunk)
+        self._hash.update(chunk)
+        return chunk
+
+    def index_bytes(self, plan_digest: str, more: Mapping[str, str] | None = None) -> bytes:
+        """The index as parquet, once every chunk has been taken. `more`: further facts for its metadata."""
+        columns: Sequence[Sequence[Any]] = list(zip(*self.index, strict=True)) or [()] * len(records.INDEX)
+        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, records.INDEX, strict=True)]
+        metadata = {
+            "plan": plan_digest,
+            "tar_sha256": self._hash.hexdigest(),
+            "tar_bytes": str(self.offset),
+            "sha256s": "\n".join(self.sha256s),
+            **(more or {}),
+        }
+        table = pa.Table.from_arrays(arrays, schema=records.INDEX.with_metadata(metadata))
+        return table_bytes(table)
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """One USTAR header block. ValueError for a name over 100 bytes: keys never come near."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def tar_members(tar: bytes) -> dict[str, tuple[int, int]]:
+    """(offset of the data, size) in bytes of every member, by its name, from the headers. tarfile.TarError."""
+    with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as file:
+        return {member.name: (member.offset_data, member.size) for member in file}
+
+
+def sample_sha256(members: Mapping[str, bytes]) -> str:
+    """What an index notes of a sample: sha256 (hex) of its members but the json, in the order of their extensions.
+
+    For the one image of a filtered sample that is the image's own sha256. `members`: bytes by extension.
+    """
+    return hashlib.sha256(b"".join(members[name] for name in sorted(members) if name != "json")).hexdigest()
+
+
+def tar_size(sizes: Iterable[int]) -> int:
+    """Bytes that members of these sizes take in a tar: header, data, padding."""
+    return sum(BLOCK + size + -size % BLOCK for size in sizes)
+
+
+def canonical_json(content: Any) -> bytes:
+    """Equal bytes for equal content: sorted names, UTF-8, one closing newline. Not-a-number is refused."""
+    return (json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def plan_shards(
+    rows: Sequence[dict[str, Any]],
+    sizes: Sequence[Sequence[int]],
+    prefix: str,
+    max_samples: int,
+    max_bytes: int,
+) -> list[Shard]:
+    """Cuts rows (sorted by key) into shards of at most `max_samples` samples and `max_bytes` bytes.
+
+    `sizes[i]`: member sizes of row i in bytes. A single sample over `max_bytes` gets a shard of its own.
+    """
+    shards: list[Shard] = []
+    current: list[dict[str, Any]] = []
+    filled = len(END_OF_TAR)
+    for row, members in zip(rows, sizes, strict=True):
+        needed = tar_size(members)
+        if current and (len(current) == max_samples or filled + needed > max_bytes):
+            shards.append(Shard(prefix, len(shards), current))
+            current, filled = [], len(END_OF_TAR)
+        current.append(row)
+        filled += needed
+    if current:
+        shards.append(Shard(prefix, len(shards), current))
+    return shards
+
+
+def index_name(shard: str) -> str:
+    return f"{shard}.index.parquet"
+
+
+def is_complete(folder: Folder, place: str, shard: str, names: set[str], plan_digest: str) -> bool:
+    """Whether `place` holds the tar and the index of this very plan. `names`: the file names in `place`."""
+    if f"{shard}.tar" not in names or index_name(shard) not in names:
+        return False
+    metadata = read_index_metadata(folder, f"{place}/{index_name(shard)}")
+    return metadata.get("plan") == plan_digest
+
+
+def read_index_metadata(folder: Folder, name: str) -> dict[str, str]:
+    """The index's own facts about its tar; {} where the file is damaged."""
+    try:
+        metadata = pq.read_schema(pa.BufferReader(folder.read(name))).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+
+
+def read_member(folder: Folder, shard: str, offset: int, size: int) -> bytes:
+    """The bytes of one member by a ranged read."""
+    with folder.open(f"{shard}.tar") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def make_manifest(folder: Folder, place: str, shards: Sequence[str], digests: dict[str, str]) -> bytes:
+    """The manifest of published shards, from their indices alone."""
+    entries = []
+    lines = []
+    for shard in shards:
+        name = f"{place}/{index_name(shard)}"
+        metadata = read_index_metadata(folder, name)
+        keys = sorted(set(folder.read_table(name, ["key"])["key"].to_pylist()))
+        lines += [f"{key} {sha256}\n" for key, sha256 in zip(keys, metadata["sha256s"].split(), strict=True)]
+        entries.append(
+            {
+                "name": f"{shard}.tar",
+                "samples": len(keys),
+                "bytes": int(metadata["tar_bytes"]),
+                "sha256": metadata["tar_sha256"],
+                "index_sha256": hashlib.sha256(folder.read(name)).hexdigest(),
+            }
+        )
+    return canonical_json(
+        {
+            "schema_version": records.SCHEMA_VERSION,
+            "digests": digests,
+            "samples": sum(entry["samples"] for entry in entries),
+            "bytes": sum(entry["bytes"] for entry in entries),
+            "urls": brace_string(shards),
+            "content_sha256": hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
+            "shards": entries,
+        }
+    )
+
+
+def brace_string(shards: Sequence[str]) -> str:
+    """`hq-{000000..000341}.tar`, as WebDataset and the shell expand it; numbers are contiguous by construction."""
+    if not shards:
+        return ""
+    prefix, first = shards[0].rsplit("-", 1)
+    last = shards[-1].rsplit("-", 1)[1]
+    return f"{shards[0]}.tar" if first == last else f"{prefix}-{{{first}..{last}}}.tar"
+
+
+def read_manifest(folder: Folder, halfway: bool = False) -> dict[str, Any]:
+    """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one of a
+    `forget` that was not finished: tars and indices need not agree then."""
+    try:
+        manifest = json.loads(folder.read(MANIFEST))
+    except FileNotFoundError:
+        raise VerificationError(f"{folder} has no {MANIFEST}: it was not packed to the end") from None
+    except ValueError:
+        raise VerificationError(f"{folder}/{MANIFEST} is damaged") from None
+    if manifest.get("schema_version", 0) > records.SCHEMA_VERSION:
+        raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
+    if manifest.get(FORGETTING) and not halfway:
+        raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")
+    return manifest

@@ -1,0 +1,372 @@
+"""Where candidates come from: folders, globs, WebDataset tars and Parquet, on any file system that fsspec knows.
+
+    SOURCE... -> listing (INVENTORY rows, sorted by uri within each source) -> read_bytes(uri, offset, size)
+
+Files that are no image by their extension are counted as ignored. In a tar each image member is a candidate and the
+json of the same key travels with it. Symbolic links to files are followed, to folders are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.errors import InputError, StorageError
+from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
+from lucidflux_data.selection import records
+from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried
+
+MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
+PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
+
+Row = tuple[str, str, int, int, int, str | None]  # the columns of records.INVENTORY
+
+
+@dataclass
+class Listing:
+    """`table`: records.INVENTORY. `ignored`: files that are no image. `damaged_tars`: uris of tars cut short."""
+
+    table: pa.Table
+    ignored: int
+    damaged_tars: list[str]
+
+
+@dataclass
+class _Counts:
+    ignored: int
+    damaged_tars: list[str]
+
+
+def list_sources(sources: list[str]) -> Listing:
+    """Every candidate of every source, once. Raises InputError for a source that is not there or holds no image."""
+    counts = _Counts(0, [])
+    tables = []
+    seen: set[str] = set()
+    for position, source in enumerate(sources):
+        url = absolute_url(source)
+        if url in seen:
+            raise InputError(f"{source} is given twice")
+        seen.add(url)
+        table = _table(_list_source(position, url, counts))
+        if table.num_rows == 0:
+            raise InputError(
+                f"{source} holds no images ({counts.ignored} other files): "
+                f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar, .parquet are looked for"
+            )
+        tables.append(table.sort_by([("uri", "ascending"), ("source_key", "ascending")]))
+    table = pa.concat_tables(tables)
+    if pc.count_distinct(table["uri"]).as_py() < table.num_rows:
+        table = _first_of_each_uri(table)
+    return Listing(table.combine_chunks(), counts.ignored, counts.damaged_tars)
+
+
+def sample(table: pa.Table, limit: int, seed: int) -> pa.Table:
+    """`limit` rows, drawn by the hash of (seed, uri): the same rows whatever the order, a subset of a larger limit."""
+    if limit >= table.num_rows:
+        return table
+    digests = [hashlib.sha256(f"{seed}\0{uri}".encode()).digest() for uri in table["uri"].to_pylist()]
+    chosen = sorted(sorted(range(len(digests)), key=digests.__getitem__)[:limit])
+    return table.take(chosen)
+
+
+def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
+    """The encoded bytes of a candidate. Raises ImageError `missing`, `truncated` or `unreadable`; errors of a remote
+    store that can pass are tried again before they count, and then say so (`PASSING`)."""
+    try:
+        data = (
+            tried(lambda: _read_once(uri, offset, size), uri)
+            if not uri.startswith("file://")
+            else _local(uri, offset, size)
+        )
+    except FileNotFoundError:
+        raise ImageError("missing", "the file is listed but not there") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
+    except StorageError:
+        raise ImageError("unreadable", PASSING) from None
+    except (OSError, pa.ArrowInvalid):
+        raise ImageError("unreadable", "reading the bytes failed") from None
+    if offset >= 0 and len(data) < size:
+        raise ImageError("truncated", "the tar ends inside this member")
+    return data
+
+
+def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = None) -> bytes:
+    """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key); other
+    bytes are an ImageError `changed`. A store that does not answer now is a StorageError, which is tried again and
+    then stops the job, and no failure of the image."""
+    try:
+        data = read_bytes(uri, offset, size)
+    except ImageError as error:
+        if error.detail == PASSING:
+            raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
+        raise
+    if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256):
+        raise ImageError("changed", "the bytes are not those that were read before")
+    return data
+
+
+def _local(uri: str, offset: int, size: int) -> bytes:
+    if ".parquet#" in uri:
+        return _parquet_row(uri)
+    path = uri.removeprefix("file://")
+    with open(path.partition(".tar#")[0] + ".tar" if offset >= 0 else path, "rb") as file:
+        if offset < 0:
+            return file.read()
+        file.seek(offset)
+        return file.read(size)
+
+
+def _read_once(uri: str, offset: int, size: int) -> bytes:
+    if ".parquet#" in uri:
+        return _parquet_row(uri)
+    url = uri.partition(".tar#")[0] + ".tar" if offset >= 0 else uri
+    fs = file_system(url)
+    data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
+    if 0 <= len(data) < size:
+        raise OSError("the answer was shorter than the listing says")
+    return data
+
+
+def _parquet_row(uri: str) -> bytes:
+    from lucidflux_data.sources.parquet import read_row
+
+    url, _, row = uri.rpartition("#")
+    data = read_row(url, int(row))
+    if data is None:
+        raise ImageError("missing", "the row has no image")
+    return data
+
+
+def is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def _table(rows: Iterator[Row]) -> pa.Table:
+    """In batches, so that no more than 50,000 rows exist as Python objects."""
+    batches = []
+    pending: list[Row] = []
+    for row in rows:
+        pending.append(row)
+        if len(pending) == 50_000:
+            batches.append(_batch(pending))
+            pending = []
+    batches.append(_batch(pending))
+    return pa.Table.from_batches(batches)
+
+
+def _batch(rows: list[Row]) -> pa.RecordBatch:
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[]] * len(records.INVENTORY)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, records.INVENTORY, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=records.INVENTORY)
+
+
+def _first_of_each_uri(table: pa.Table) -> pa.Table:
+    """A file reached twice (two sources, or listed in a Parquet file beside it) is one candidate, of the first."""
+    seen: set[str] = set()
+    first = []
+    for row, uri in enumerate(table["uri"].to_pylist()):
+        if uri not in seen:
+            seen.add(uri)
+            first.append(row)
+    return table if len(first) == table.num_rows else table.take(first)
+
+
+def _list_source(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+    if any(mark in url for mark in "*?[") and not _exists(url):
+        yield from _list_glob(position, url, counts)
+    elif url.endswith(".tar"):
+        yield from _list_tar(position, url, url.rsplit("/", 1)[-1], counts, asked_for=True)
+    elif url.endswith(".parquet"):
+        yield from _list_parquet(position, url, "", counts)
+    elif url.startswith("file://"):
+        yield from _list_local(position, url.removeprefix("file://"), counts)
+    elif url.startswith(("http://", "https://")):
+        yield from _list_web(position, url, counts)
+    else:
+        yield from _list_remote(position, url, counts)
+
+
+def _exists(url: str) -> bool:
+    return url.startswith("file://") and os.path.exists(url.removeprefix("file://"))
+
+
+def _list_local(position: int, root: str, counts: _Counts) -> Iterator[Row]:
+    if os.path.isfile(root):
+        yield from _entry(position, f"file://{root}", os.path.basename(root), os.path.getsize(root), counts)
+        return
+    if not os.path.isdir(root):
+        raise InputError(f"{root} is not there")
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        folders.sort()
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                size = os.stat(path).st_size
+            except OSError:
+                size = -1  # a dangling link: listed here, `missing` when it is read
+            yield from _entry(position, f"file://{_text(path)}", _text(os.path.relpath(path, root)), size, counts)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be listed: {error.strerror}") from None
+
+
+def _text(path: str) -> str:
+    """Valid UTF-8; bytes of a name that are not are shown as \\xNN (such a file is then reported as missing)."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+    fs = file_system(url)
+    root = fs._strip_protocol(url)
+    protocol = url.split("://")[0]
+    with told_of(url):
+        if fs.isfile(root):
+            name = root.rsplit("/", 1)[-1]
+            yield from _entry(position, url, name, int(fs.size(root) or -1), counts)
+            return
+        for _, _, files in fs.walk(root, detail=True, on_error="raise"):
+            for path, info in ((info["name"], info) for info in files.values()):
+                name = path.removeprefix(root).lstrip("/")
+                uri = path if "://" in path else f"{protocol}://{path}"
+                yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
+
+
+def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+    """An image, or a folder as web servers show it: a page of links, of which those below it are followed."""
+    fs = file_system(url)
+    with told_of(url):
+        if is_image_name(url):
+            if not tried(lambda: fs.exists(url), url):
+                raise FileNotFoundError
+            yield from _entry(position, url, unquote(url.rsplit("/", 1)[-1]), -1, counts)
+            return
+        root = url + "/"
+        pages, seen = [root], {root}
+        while pages:
+            page = pages.pop()
+            for link in sorted(set(tried(lambda at=page: fs.ls(at, detail=False), page))):  # type: ignore[misc]
+                if link in seen or "?" in link or "/../" in link:  # a page sorted otherwise, the folder above
+                    continue
+                seen.add(link)
+                if link.endswith("/"):
+                    pages.append(link)
+                else:
+                    yield from _entry(position, link, unquote(link.removeprefix(root)), -1, counts)
+
+
+def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+    fs = file_system(url)
+    stem = url[: min(url.find(mark) for mark in "*?[" if mark in url)].rsplit("/", 1)[0]
+    root = fs._strip_protocol(stem)
+    protocol = url.split("://")[0]
+    with told_of(url):
+        found = sorted(fs.glob(url, detail=True).items())
+    for path, info in found:
+        if info["type"] == "directory":
+            continue
+        name = path.removeprefix(root).lstrip("/")
+        uri = path if "://" in path else f"{protocol}://{path}"
+        yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
+
+
+def _entry(position: int, uri: str, name: str, size: int, counts: _Counts) -> Iterator[Row]:
+    if name.lower().endswith(".tar"):
+        yield from _list_tar(position, uri, name, counts)
+    elif name.lower().endswith(".parquet"):
+        yield from _list_parquet(position, uri, name, counts)
+    elif is_image_name(name):
+        yield uri, name, position, size, -1, None
+    else:
+        counts.ignored += 1
+
+
+def _list_tar(position: int, uri: str, name: str, counts: _Counts, asked_for: bool = False) -> Iterator[Row]:
+    """Image members with their byte ranges. A tar that breaks off gives what stands before the break."""
+    try:
+        with file_system(uri).open(uri, "rb") as file:
+            images, sides = _members(file, uri, counts)
+    except FileNotFoundError:
+        raise InputError(f"{uri.removeprefix('file://')} is not there") from None
+    if asked_for and not images and uri in counts.damaged_tars:
+        raise InputError(f"{uri.removeprefix('file://')} is not a tar")
+    if images and len(sides) < len({_sample_key(member) for member, _, _ in images}):
+        sides = _twin_sides(uri) | sides
+    for member, offset, size in images:
+        key = f"{name}#{member}" if not asked_for else member
+        yield f"{uri}#{member}", key, position, size, offset, sides.get(_sample_key(member))
+
+
+def _list_parquet(position: int, uri: str, name: str, counts: _Counts) -> Iterator[Row]:
+    """Rows with bytes or uris. Beside a tar of the same name stands img2dataset's twin, which is no source itself."""
+    from lucidflux_data.sources.parquet import rows
+
+    tar = uri.removesuffix(".parquet") + ".tar"
+    if name and file_system(uri).exists(tar):
+        counts.ignored += 1
+        return
+    found = False
+    try:
+        for row_uri, row_name, side in rows(uri):
+            found = True
+            yield row_uri, f"{name}#{row_name}" if name else row_name, position, -1, -1, side
+    except FileNotFoundError:
+        raise InputError(f"{uri.removeprefix('file://')} is not there") from None
+    except pa.ArrowInvalid:
+        raise InputError(f"{uri.removeprefix('file://')} is damaged, or no Parquet file") from None
+    counts.ignored += not found
+
+
+def _twin_sides(uri: str) -> dict[str, str]:
+    """What the Parquet file beside a tar of img2dataset says of each key."""
+    from lucidflux_data.sources.parquet import sides_by_key
+
+    try:
+        return sides_by_key(uri.removesuffix(".tar") + ".parquet")
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return {}
+
+
+def _members(file: IO[bytes], uri: str, counts: _Counts) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
+    images: list[tuple[str, int, int]] = []
+    sides: dict[str, str] = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                if is_image_name(member.name):
+                    images.append((member.name, member.offset_data, member.size))
+                elif member.name.endswith(".json") and member.size <= MAX_SIDE_BYTES:
+                    sides[_sample_key(member.name)] = _json_text(tar.extractfile(member))
+                else:
+                    counts.ignored += 1
+    except tarfile.TarError:
+        counts.damaged_tars.append(uri)
+    return images, {key: text for key, text in sides.items() if text}
+
+
+def _sample_key(member: str) -> str:
+    """WebDataset's rule: the path up to the first dot of the base name."""
+    folder, slash, base = member.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
+
+
+def _json_text(file: IO[bytes] | None) -> str:
+    try:
+        text = (file or io.BytesIO()).read().decode("utf-8")
+        json.loads(text)
+    except ValueError:
+        return ""
+    return text

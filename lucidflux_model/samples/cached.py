@@ -1,0 +1,109 @@
+"""What the frozen parts make of a pair, kept beside the pairs: latents, proxies, SigLIP2 features.
+
+    PAIRS/cache/<digest of the weights>/shards/pairs-000000.tar  {key}.latent.npy, {key}.proxy.png, {key}.semantic.npy
+                                        ... .index.parquet
+
+Latents and features are stored as float16 where the frozen parts compute in bfloat16 (whose values it keeps, but for
+the smallest), else as float32; a proxy as 8 bits, which moves it by up to half a level. Training takes from the cache
+what `data.cached` names, and computes the rest.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.images import decode
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.storage.folder import Folder
+from lucidflux_model.samples.sources import ShardPairs, Unreadable, read_range
+from lucidflux_model.training.config import CACHED
+from lucidflux_model.training.model import encode
+
+EXTENSIONS = {"latent": "latent.npy", "proxy": "proxy.png", "semantic": "semantic.npy"}
+PLACE = "cache"
+
+
+def cache_folder(pairs: Folder, weights: str) -> Folder:
+    """`weights`: a digest of the frozen parts."""
+    return Folder(f"{pairs.url}/{PLACE}/{weights[:16]}")
+
+
+def encoded(parts: Any, hq: np.ndarray, lq: np.ndarray, kinds: Sequence[str]) -> dict[str, bytes]:
+    """The members of a pair, by extension. `parts` has vae, proxy and image_encoder.
+
+    Features are of the stored, 8-bit proxy.
+    """
+    batch: dict[str, Any] = {"hq": _batch(hq), "lq": _batch(lq)}
+    proxy = ((encode(parts, batch)["proxy"] + 1) / 2 * 255).round().to(torch.uint8)
+    found = encode(parts, {**batch, "proxy": proxy})
+    dtype = np.float16 if parts.vae.dtype == torch.bfloat16 else np.float32
+    pixels = proxy[0].permute(1, 2, 0).cpu().numpy()
+    members = {
+        "latent": lambda: _npy(found["latent"], dtype),
+        "proxy": lambda: cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes(),
+        "semantic": lambda: _npy(found["features"], dtype),
+    }
+    return {EXTENSIONS[kind]: members[kind]() for kind in CACHED if kind in kinds}
+
+
+def samples(
+    parts: Any, source: ShardPairs, indices: Sequence[int], kinds: Sequence[str]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of the pairs of a shard, in key order; without those that cannot be read."""
+    for index in indices:
+        try:
+            hq, lq = source.read(index, 0)
+        except Unreadable:
+            continue
+        yield source.key(index, 0), encoded(parts, hq, lq, kinds)
+
+
+class Sidecars:
+    """`sidecars(index)` -> tensors of the pair by name, as the loader puts them into a batch. Raises Unreadable."""
+
+    def __init__(self, folder: Folder, source: ShardPairs, kinds: Sequence[str]) -> None:
+        """ConfigError where the cache lacks a shard, or one of `kinds`."""
+        self._kinds, self._source = tuple(kinds), source
+        self._places: dict[str, dict[str, tuple[str, int, int]]] = {kind: {} for kind in kinds}
+        hint = f"`lucidflux cache` with kinds {','.join(kinds)} makes it, of the same pairs and --weights"
+        for url in source.shards:
+            name = url.rpartition("/")[2].removesuffix(".tar")
+            index = f"shards/{shards.index_name(name)}"
+            if not folder.exists(index):
+                raise ConfigError(f"{folder} has no cache of {name}: {hint}")
+            rows = folder.read_table(index).to_pylist()
+            for row in rows:
+                for kind in kinds:
+                    if row["member"].endswith(EXTENSIONS[kind]):
+                        self._places[kind][row["key"]] = (f"{folder.url}/shards/{name}.tar", row["offset"], row["size"])
+            if rows and not all(self._places.values()):
+                raise ConfigError(f"{folder} was cached without some of {', '.join(kinds)}: {hint}")
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        key, found = self._source.key(index, 0), {}
+        for kind in self._kinds:
+            if key not in self._places[kind]:
+                raise Unreadable(f"{key}: its {kind} is not cached")
+            url, offset, size = self._places[kind][key]
+            data = read_range(url, offset, offset + size)
+            array = decode(data).transpose(2, 0, 1) if kind == "proxy" else np.load(io.BytesIO(data))
+            found[kind] = torch.from_numpy(np.ascontiguousarray(array))
+        return found
+
+
+def _npy(tensor: Tensor, dtype: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, tensor[0].float().cpu().numpy().astype(dtype))
+    return buffer.getvalue()
+
+
+def _batch(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]

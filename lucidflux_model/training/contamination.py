@@ -1,0 +1,73 @@
+"""Which benchmark suites a checkpoint was validated on: what was chosen by a suite is no fair entry for it.
+
+    RUN/run.json, RUN/checkpoints/*/progress.json   contaminated: [names]
+    trained.safetensors                             metadata `contaminated`: names by commas
+    lucidflux.pth                                   a text of that name beside its parts, which loaders by part ignore
+    a folder of converted weights                   weights.json
+
+The mark is never taken back: it goes from run to export, through `weights convert` and `export`, and into every run
+that begins from the weights. `bench infer` writes it into method.json, and the leaderboard flags the row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import luma
+from lucidflux_data.measures import fingerprints
+from lucidflux_model.training.checkpoints import PLACE, PROGRESS, latest
+from lucidflux_model.weights import published as weights
+from lucidflux_model.weights.files import WEIGHTS_FILE
+from lucidflux_model.weights.published import MARK
+
+RUN_FILE = "run.json"
+
+
+def joined(*marks: Iterable[str]) -> list[str]:
+    return sorted({name for mark in marks for name in mark})
+
+
+def read_mark(path: Path) -> list[str]:
+    """Names of suites: of a file of trained weights, a folder of converted ones, or a run."""
+    if (path / PLACE).is_dir():
+        return mark_of_run(path)
+    return joined(_json(path / WEIGHTS_FILE).get(MARK, [])) if path.is_dir() else weights.read_mark(path)
+
+
+def mark_of_run(run: Path) -> list[str]:
+    """Of the run as a whole and of its newest checkpoint."""
+    checkpoint = latest(run)
+    of_checkpoint = _json(checkpoint / PROGRESS) if checkpoint else {}
+    return joined(_json(run / RUN_FILE).get(MARK, []), of_checkpoint.get(MARK, []))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise InputError(f"{path} is damaged") from None
+
+
+def suites_shown(pictures: Iterable[np.ndarray], files: Iterable[Path]) -> tuple[list[str], list[str]]:
+    """(suites that some picture shows an image of, fingerprint files that cannot be read). `pictures`: uint8 HxWx3 RGB;
+    `files`: of `lucidflux bench prepare`. Whole images, crops, flips and degraded ones are found."""
+    data, unreadable = [], []
+    for path in files:
+        try:
+            fingerprints.make_firewall([path.read_bytes()])
+            data.append(path.read_bytes())
+        except InputError:
+            unreadable.append(path.name)
+    if not data:
+        return [], unreadable
+    firewall = fingerprints.make_firewall(data)
+    matches = [firewall.match("", fingerprints.fingerprint(luma(pixels))) for pixels in pictures]
+    return joined(match.image.split("/")[0] for match in matches if match), unreadable

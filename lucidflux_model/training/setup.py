@@ -1,0 +1,332 @@
+"""From settings to a trainer that is ready: data, model, first weights, and whether the run folder is this run's.
+
+RUN/run.json says what the run is; what decides the weights must be the same when it goes on (`TrainConfig.lasting`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lucidflux_data.config import digest, dotted
+from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.measures.fingerprints import known_suites
+from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_model.network.build import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
+from lucidflux_model.samples.cached import Sidecars, cache_folder
+from lucidflux_model.samples.sources import PairSource, SuiteImages, Unreadable, open_pairs
+from lucidflux_model.samples.stream import Order, PairDataset, Share, split
+from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
+from lucidflux_model.training.config import TrainConfig
+from lucidflux_model.training.contamination import RUN_FILE, joined, mark_of_run, read_mark, suites_shown
+from lucidflux_model.training.distributed import Runtime
+from lucidflux_model.training.flops import peak_flops, useful_flops
+from lucidflux_model.training.loop import Progress, Trainer
+from lucidflux_model.training.model import FROZEN, VelocityModel, freeze, initialise, use_checkpointing
+from lucidflux_model.training.parallel import Parallel
+from lucidflux_model.training.progress.report import REPORT, make_report
+from lucidflux_model.training.progress.validation import EPOCH, Validation, choose
+from lucidflux_model.weights import published as weights
+from lucidflux_model.weights.files import folder_hashes
+from lucidflux_model.weights.published import MARK
+
+KIND = "train"
+
+
+def train(
+    config: TrainConfig,
+    sources: Sequence[str],
+    out: Path,
+    runtime: Runtime,
+    init: str | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    leaving: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
+
+    `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
+    """
+    check_run(config, out, init, resume)
+    share = make_share(config, runtime)
+    data = config.data
+    with runtime.first():
+        source = open_pairs(sources, data.online, config.seed, data.online_settings, Folder(out))
+    training, held = split(source.groups, config.validation.fraction)
+    if not len(training):
+        raise InputError("all of the pairs are held out for validation: lower validation.fraction")
+    with runtime.first():
+        suites = open_suites(config)
+        if runtime.main:
+            mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
+            claim(config, out, sources, source.digest(), init, joined(mark, read_mark(Path(init)) if init else []))
+    model = prepare_model(config, runtime, init if latest(out) is None else None)
+    extra = (
+        Sidecars(cache_folder(Folder(sources[0]), base_digest(config)), source, data.cached) if data.cached else None
+    )
+    dataset = PairDataset(source, Order(training, source.shard_of[training], config.seed, data.window), extra)
+    if runtime.main:
+        say(f"model: {label(config)}")
+        sizes = f"{source.size[1]}x{source.size[0]}"
+        say(f"{len(training):,} pairs of {sizes} to train on, {len(held):,} held out, {runtime.world} process(es)")
+    parallel = Parallel(model, runtime, config.parallel, config.shard_frozen)
+    trainer = Trainer(config, out, runtime, parallel, dataset, share, say=say, on_step=on_step)
+    trainer.stop, trainer.leaving = stop, leaving
+    trainer.validations = make_validations(trainer, source, held, suites)
+    trainer.progress.contaminated = mark_of_run(out)
+    if runtime.main and trainer.progress.contaminated:
+        say(f"contaminated: validated on {', '.join(trainer.progress.contaminated)}; leaderboards will say so")
+    peak = peak_flops(runtime.device)
+    trainer.work = (useful_flops(config.model.name, *source.size), peak) if peak else None
+    return finish(trainer, trainer.fit(resume))
+
+
+def check_run(config: TrainConfig, out: Path, init: str | None, resume: bool) -> None:
+    """Wrong combinations are told before anything is read."""
+    sizes_of(config.model.name)
+    check_base(config)
+    if "://" in str(out):
+        raise ConfigError("--out of a training run is a folder that all of its nodes share, not a url")
+    if latest(out) is not None and not resume:
+        raise ConfigError(f"{out} holds a run: --resume goes on with it, another --out starts anew")
+    if latest(out) is not None and init is not None:
+        raise ConfigError(f"{out} goes on from its own checkpoint: leave --init out, or choose another --out")
+
+
+def make_share(config: TrainConfig, runtime: Runtime) -> Share:
+    """ConfigError where the batch cannot be dealt out evenly."""
+    each, left = divmod(config.batch_size, runtime.world)
+    if left or not each:
+        raise ConfigError(f"batch_size={config.batch_size} cannot be dealt to {runtime.world} processes evenly")
+    micro = config.micro_batch or each
+    if each % micro:
+        raise ConfigError(f"micro_batch={micro} does not divide the {each} samples of a process")
+    return Share(config.batch_size, micro, runtime.rank, runtime.world)
+
+
+def open_suites(config: TrainConfig) -> list[SuiteImages]:
+    """The benchmark suites to validate on. InputError for what is not one, ConfigError for a name given twice."""
+    suites = [SuiteImages(folder) for folder in config.validation.suites]
+    names = [suite.name for suite in suites]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"validation.suites names a suite twice: {', '.join(sorted(names))}")
+    return suites
+
+
+def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: Callable[[str], None]) -> list[str]:
+    """Suites whose images are among the pairs that are validated on, by the fingerprints of those prepared here."""
+    files = sorted(known_suites().glob("*.parquet"))
+    if not files or not len(held):
+        return []
+    pictures = []
+    for index in chosen_pairs(config, source, held):
+        with contextlib.suppress(Unreadable):  # told by the validation itself
+            pictures.append(source.read(index, EPOCH)[0])
+    shown, unreadable = suites_shown(pictures, files)
+    for name in shown:
+        say(f"pairs that are held out for validation show images of the benchmark suite {name}")
+    for name in unreadable:
+        say(f"{known_suites() / name} is damaged or of another version: that suite is not looked for")
+    return shown
+
+
+def claim(
+    config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None, mark: Sequence[str] = ()
+) -> None:
+    """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs.
+
+    `mark`: suites that the run is validated on, from now on or already; they stay, whatever later commands say.
+    """
+    lasting = {**config.lasting(), "base_sha256": base_digest(config), "pairs_sha256": data}
+    folder = Folder(out)
+    if folder.exists(RUN_FILE):
+        before = json.loads(folder.read(RUN_FILE))
+        if before.get("kind") != KIND:
+            raise ConfigError(f"{out} is a folder of something else: choose another --out")
+        then, now = dotted(before["lasting"]), dotted(json.loads(canonical_json(lasting)))
+        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        if changed and latest(out) is not None:
+            raise ConfigError(
+                f"{out} was begun with another {', '.join(changed)}: choose another --out, with --init {out} to go on "
+                "from its weights"
+            )
+    elif folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
+        raise ConfigError(f"{out} is not empty and holds no training run: choose another --out")
+    urls = [absolute_url(source) for source in sources]
+    run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
+    run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
+    if marked := joined(mark, mark_of_run(out)):
+        run[MARK] = marked
+    folder.publish(RUN_FILE, canonical_json(run))
+
+
+def make_validations(
+    trainer: Trainer, source: PairSource, held: np.ndarray, suites: Sequence[SuiteImages]
+) -> list[Validation]:
+    """Of the pairs held out, and of each suite. Where the fraction leaves no pair, that is said."""
+    config = trainer.config
+    about = (trainer.runtime, trainer.run)
+    made = []
+    if len(held):
+        made.append(Validation(trainer.model, config, source, chosen_pairs(config, source, held), *about))
+    elif config.validation.fraction and trainer.runtime.main:
+        trainer.say("no group of pairs falls into validation.fraction: nothing is held out")
+    for suite in suites:
+        chosen = choose(range(len(suite)), suite.keys, suite.keys, config.validation.samples)
+        made.append(Validation(trainer.model, config, suite, chosen, *about, suite.name))
+    return made
+
+
+def chosen_pairs(config: TrainConfig, source: PairSource, held: np.ndarray) -> list[int]:
+    keys = [source.key(index, EPOCH) for index in range(len(source))]
+    return choose(held.tolist(), source.groups, keys, config.validation.samples)
+
+
+def base_digest(config: TrainConfig) -> str:
+    """Stands for the weights of the frozen parts: the hashes of their files, or the seed of random ones."""
+    base = config.model
+    if base.weights is None:
+        return digest([base.name, base.seed])
+    hashes = folder_hashes(Path(base.weights))
+    return digest(sorted(item for item in hashes.items() if item[0].split("/")[0] in FROZEN))
+
+
+def label(config: TrainConfig) -> str:
+    if config.model.name == "tiny":
+        return "tiny (random backbone: checks the plumbing, restores nothing)"
+    return config.model.name
+
+
+def prepare_model(config: TrainConfig, runtime: Runtime, init: str | None) -> VelocityModel:
+    """The model on its device: frozen parts from the weights, trained ones from `init` or begun afresh."""
+    if config.model.name == "tiny" and runtime.device.type == "cpu":
+        torch.set_num_threads(1)  # its matrices are too small to share
+    bf16 = computes_in_bf16(config, runtime.device)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    components = frozen_parts(config, torch.bfloat16 if bf16 else torch.float32)
+    components |= build(sizes_of(config.model.name), "cpu", parts=TRAINED)
+    for name in TRAINED:
+        fill_random(components[name], config.seed, name)
+    model = VelocityModel(components, autocast=bf16)
+    initialise(model, config.initialisation)
+    if init is not None:
+        load_trained(model, init, config.model.name)
+    elif config.connector is not None:
+        weights.load_one("connector", model.connector, Path(config.connector))
+        freeze(model)
+    model.to(runtime.device)
+    use_checkpointing(model, config.checkpointing)
+    if config.compile:
+        model.transformer.compile_repeated_blocks()
+        model.conditioner.compile_repeated_blocks()
+    return model
+
+
+def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+
+
+def frozen_parts(config: TrainConfig, dtype: torch.dtype, names: Sequence[str] = FROZEN) -> dict[str, Any]:
+    """In `dtype`, the proxy in float32 as at inference. ConfigError without weights, InputError for damaged ones."""
+    base = config.model
+    check_base(config, names)
+    if base.weights is None:
+        return build_random("tiny", base.seed, dtype=dtype, parts=names)
+    folder = Path(base.weights)
+    try:
+        return {name: _pretrained(folder / name, name, dtype) for name in names}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def check_base(config: TrainConfig, names: Sequence[str] = FROZEN) -> None:
+    """ConfigError where weights are needed and not given, InputError where some are not there."""
+    base = config.model
+    if base.weights is None and base.name != "tiny":
+        raise ConfigError(
+            f"{base.name} needs --weights FOLDER with the frozen parts: `lucidflux weights download` and `convert` "
+            "make it; --model tiny runs without"
+        )
+    if base.weights is not None:
+        folder = Path(base.weights)
+        lacking = [name for name in names if not (folder / name / "config.json").is_file()]
+        if lacking:
+            raise InputError(f"{folder} has no {', '.join(lacking)}: see `lucidflux weights convert`")
+
+
+def _pretrained(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    kind = torch.float32 if name == "proxy" else dtype
+    return CLASSES[name].from_pretrained(str(folder), dtype=kind, local_files_only=True).eval()
+
+
+def load_trained(model: VelocityModel, init: str, name: str) -> None:
+    """Weights to start from, into the trained parts, in float32. InputError where they do not fit."""
+    path = Path(init)
+    if path.is_file():
+        weights.load_lucidflux(model.conditioner, model.connector, path)
+    else:
+        for part, loaded in _read_parts(path, name).items():
+            try:
+                getattr(model, part).load_state_dict(loaded.state_dict(), strict=True)
+            except RuntimeError:
+                raise InputError(f"{init} is of another model than {name}: its {part} has other shapes") from None
+    model.conditioner.float()
+    model.connector.float()
+    freeze(model)  # loading replaced the parameters
+
+
+def _read_parts(path: Path, name: str) -> dict[str, nn.Module]:
+    if (path / PLACE).is_dir():
+        checkpoint = latest(path)
+        if checkpoint is None:
+            raise InputError(f"{path} has no checkpoint yet")
+        return read_trained(checkpoint, name)
+    if (path / "conditioner" / "config.json").is_file():
+        return {part: CLASSES[part].from_pretrained(str(path / part), local_files_only=True) for part in TRAINED}
+    raise InputError(f"{path} is neither a file of trained weights, nor a folder of them, nor a run")
+
+
+def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
+    """Exports the last checkpoint; gives the summary."""
+    out = trainer.run
+    exported = out / "trained.safetensors"
+    if trainer.runtime.main:
+        export(out, exported)
+        Folder(out).publish(REPORT, make_report(out))
+    trainer.runtime.barrier()
+    summary = {
+        "run": str(out),
+        "model": label(trainer.config),
+        "steps": progress.step,
+        "epoch": progress.epoch,
+        "corrupt": progress.corrupt,
+        "skipped": progress.skipped,
+        "trained": str(exported),
+        "report": str(out / REPORT),
+    }
+    return summary | ({MARK: progress.contaminated} if progress.contaminated else {})
+
+
+def export(run: Path, out: Path, averaged: bool = True) -> None:
+    """The newest checkpoint of a run in the layout of lucidflux.pth, the moving average where there is one."""
+    checkpoint = latest(run)
+    if checkpoint is None:
+        raise InputError(f"{run} has no checkpoint to export")
+    model = json.loads((run / RUN_FILE).read_text())["config"]["model"]["name"]
+    parts = read_trained(checkpoint, model, averaged)
+    part = out.with_name(f".{out.name}.part{out.suffix}")
+    weights.save_lucidflux(parts["conditioner"], parts["connector"], part, mark_of_run(run))
+    os.replace(part, out)

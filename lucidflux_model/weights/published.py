@@ -1,0 +1,174 @@
+"""Weight files: read without running code, refused when they are not what they should be, converted both ways.
+
+lucidflux.pth, flux1-dev.safetensors, ae.safetensors, general_swinir_v1.ckpt   the published files
+a folder with one sub-folder for each component, safetensors inside            ours, what `from_pretrained` reads
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lucidflux_data.errors import InputError, Interrupted
+from lucidflux_model.weights import layouts
+from lucidflux_model.weights.layouts import Entry
+
+MARK = "contaminated"  # suites that weights were validated on: lucidflux_model/contamination.py
+# Names of the five parts of lucidflux.pth ("ldr" is its word for the proxy).
+LUCIDFLUX_PARTS = ("condition_lq", "condition_ldr", "modulation_lq", "modulation_ldr", "connector")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file (mapped, not read) or of a torch pickle, nested names joined by dots.
+
+    A pickle that holds anything but tensors and containers is refused, and never run. Raises InputError.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    flat: dict[str, Tensor] = {}
+    _flatten(_unpickled(path), "", flat)
+    if not flat:
+        raise InputError(f"{path} holds no tensors")
+    return flat
+
+
+def read_mark(path: Path) -> list[str]:
+    """Names of the suites that a file of trained weights was validated on, as `save_lucidflux` writes them."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            named = (file.metadata() or {}).get(MARK, "")
+    else:
+        content = _unpickled(path)
+        named = content.get(MARK, "") if isinstance(content, Mapping) else ""
+    return sorted({name for name in named.split(",") if name})
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError):
+        raise InputError(f"{path} is not a complete safetensors file") from None
+
+
+def _unpickled(path: Path) -> Any:
+    """Tensors are mapped, not read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} is not a plain file of tensors (it would have to run code to load)") from None
+    except (RuntimeError, EOFError, ValueError, KeyError):
+        raise InputError(f"{path} is damaged or not a file that torch wrote") from None
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _flatten(content: Any, prefix: str, flat: dict[str, Tensor]) -> None:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            _flatten(value, f"{prefix}.{key}" if prefix else str(key), flat)
+    elif isinstance(content, Tensor):
+        flat[prefix] = content
+
+
+def split_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix.`, without it."""
+    return {key.removeprefix(f"{prefix}."): tensor for key, tensor in state.items() if key.startswith(f"{prefix}.")}
+
+
+def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that trainers leave: `state_dict.`, `params.`, `module.`, where every name has them."""
+    for prefix in ("state_dict", "params_ema", "params", "module"):
+        if state and all(key.startswith(f"{prefix}.") for key in state):
+            state = split_prefix(state, prefix)
+    return state
+
+
+def layouts_of(part: str, module: Any) -> dict[str, tuple[nn.Module, list[Entry]]]:
+    """Published name -> (module, layout), of one of our components. {} for those that are stored in one layout only."""
+    if part == "conditioner":
+        return {
+            "condition_lq": (module.branch_lq, layouts.branch_layout(module.branch_lq)),
+            "condition_ldr": (module.branch_proxy, layouts.branch_layout(module.branch_proxy)),
+            "modulation_lq": (module.modulation_lq, layouts.modulation_layout()),
+            "modulation_ldr": (module.modulation_proxy, layouts.modulation_layout()),
+        }
+    makers = {
+        "connector": ("connector", lambda _: layouts.connector_layout()),
+        "transformer": ("flux", layouts.flux_layout),
+        "proxy": ("swinir", layouts.swinir_layout),
+        "vae": ("ae", layouts.vae_layout),
+    }
+    if part not in makers:
+        return {}
+    name, make = makers[part]
+    return {name: (module, make(module))}
+
+
+def load_published(module: nn.Module, entries: list[Entry], published: Mapping[str, Tensor], name: str) -> None:
+    """Puts published tensors into `module`, in the dtype of its parameters; works on a module on the meta device."""
+    dtypes = {key: tensor.dtype for key, tensor in module.state_dict().items()}
+    state = layouts.from_published(entries, published, module, name)
+    module.load_state_dict({key: tensor.to(dtypes[key]) for key, tensor in state.items()}, strict=True, assign=True)
+
+
+def load_lucidflux(conditioner: Any, connector: Any, path: Path) -> None:
+    """Loads lucidflux.pth, or a .safetensors file with its names. InputError for a wrong, partial or foreign file."""
+    state = read_tensors(path)
+    parts = {**layouts_of("conditioner", conditioner), **layouts_of("connector", connector)}
+    check_parts(path, state, LUCIDFLUX_PARTS)
+    for name, (module, entries) in parts.items():
+        load_published(module, entries, split_prefix(state, name), f"{path}: {name}")
+
+
+def check_parts(path: Path, state: Mapping[str, Tensor], wanted: tuple[str, ...]) -> None:
+    """Raises InputError where the top names are not exactly the wanted ones."""
+    found = dict.fromkeys(key.split(".", 1)[0] for key in state)
+    layouts.check(str(path), dict.fromkeys(found, ()), dict.fromkeys(wanted, ()))
+
+
+def load_one(part: str, module: Any, path: Path) -> None:
+    """Loads the published file of the transformer, the vae or the proxy."""
+    ((_, (_, entries)),) = layouts_of(part, module).items()
+    state = strip_wrappers(read_tensors(path))
+    load_published(module, entries, state, str(path))
+
+
+def lucidflux_state(conditioner: Any, connector: Any) -> dict[str, dict[str, Tensor]]:
+    """The content of a lucidflux.pth."""
+    parts = {**layouts_of("conditioner", conditioner), **layouts_of("connector", connector)}
+    return {name: layouts.to_published(entries, module.state_dict()) for name, (module, entries) in parts.items()}
+
+
+def save_lucidflux(conditioner: Any, connector: Any, path: Path, contaminated: Sequence[str] = ()) -> None:
+    """Writes the trained parts in the published layout: a torch pickle for .pth, else safetensors with dotted names.
+
+    `contaminated`: suites that they were validated on; in the metadata of safetensors, beside the parts of a pickle,
+    where loaders that take part by part do not see it. Raises Interrupted where it cannot be written.
+    """
+    state = lucidflux_state(conditioner, connector)
+    mark = {MARK: ",".join(contaminated)} if contaminated else {}
+    flat = {f"{part}.{key}": tensor.contiguous() for part, tensors in state.items() for key, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pth":
+            torch.save(state | mark, path)
+        else:
+            save_file(flat, path, metadata=mark or None)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Interrupted(f"{path} could not be written ({reason}): repeat the command") from None

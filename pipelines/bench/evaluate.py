@@ -1,0 +1,163 @@
+"""`lucidflux bench`: scores what is not in the cache through an executor, one metric at a time, and writes the results.
+
+CPU metrics run on processes (or Ray tasks), learned metrics on one actor per GPU, each with its model loaded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.methods import submission
+from benchmarks.methods.submission import Method
+from benchmarks.metrics import score as evaluate
+from benchmarks.metrics.profiles import OWN, MetricSpec, Profile
+from benchmarks.metrics.score import ScoreImages
+from benchmarks.report import results
+from benchmarks.suites import suite as suites
+from benchmarks.suites.suite import Suite
+from lucidflux_data.errors import ConfigError, Interrupted, TooManyFailed
+from lucidflux_data.storage.folder import Folder
+from pipelines.execution.executor import Executor
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import Publish, Unit
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """Adapts `ScoreImages` to units of work."""
+
+    score: ScoreImages
+
+    def __call__(self, unit: Unit) -> Any:
+        return self.score(unit.name, unit.payload)
+
+
+def choose_suite(
+    name: str | None, folder: Path, inputs: Path | None, gt: Path | None, methods: list[Method], partial: bool = False
+) -> Suite:
+    """The named suite, with --inputs and --gt in place of images that are not prepared; else an ad hoc one."""
+    if name is None:
+        every = {id_ for method in methods for paths in method.paths.values() for id_ in paths}
+        return suites.ad_hoc_suite(inputs, gt, every)
+    from benchmarks.suites import prepare
+
+    suite = suites.load_suite(name, folder)
+    if prepare.makes_itself(suite) and not prepare.is_current(suite):
+        prepare.prepare(suites.load_suite(name, None), None, folder / name)
+        suite = suites.load_suite(name, folder)
+    return suites.with_folders(suite, inputs, gt, partial)
+
+
+def prepared_suite(name: str, folder: Path) -> Suite:
+    """A suite whose images are below `folder`. ConfigError with what to do where they are not."""
+    suite = choose_suite(name, folder, None, None, [])
+    if not suite.lq:
+        raise ConfigError(f"the images of {name} are not here: `lucidflux bench prepare {name} --from ARCHIVE`")
+    return suite
+
+
+def plan(
+    cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What `evaluate_outputs` would do: images, and per metric how many scores are cached and missing, or why not."""
+    ids = suites.sample_ids(submission.check_ids(methods, suite), options["limit"])
+    submission.inspect(methods, suite, ids)
+    metrics: dict[str, Any] = {}
+    for spec in profile.metrics:
+        reason = evaluate.why_not(spec, suite, options["device"])
+        if reason is not None or spec.needs == "set":
+            metrics[spec.name] = {"not_computed": reason} if reason else {"sets": sum(len(m.files) for m in methods)}
+            continue
+        items = evaluate.make_items(spec, methods, suite)
+        known = evaluate.read_cache(cache, evaluate.cache_place(spec, options["device"]))
+        cached = sum(evaluate.is_settled(known.get(item.key)) for item in items)
+        metrics[spec.name] = {"cached": cached, "to_score": len(items) - cached}
+    flags = {method.name: method.flags for method in methods}
+    return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics}
+
+
+def check_failed(board: dict[str, Any], limit: float | None) -> None:
+    """Raises TooManyFailed where a larger share of the scores than `limit` is missing."""
+    rows = [row for metric in board["metrics"].values() for row in metric["rows"].values()]
+    wanted = board["images"]["scored"] * len(rows)
+    share = 1 - sum(min(row["n"], board["images"]["scored"]) for row in rows) / max(1, wanted)
+    if limit is not None and share > limit:
+        raise TooManyFailed(f"{share:.1%} of the scores are missing, more than the {limit:.1%} of --max-failed")
+
+
+def evaluate_outputs(
+    out: Folder,
+    cache: Folder,
+    suite: Suite,
+    methods: list[Method],
+    profile: Profile,
+    executor: Executor,
+    progress: Progress,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Scores, writes the results folder and returns the leaderboard. `options` as in results.write."""
+    ids = submission.check_ids(methods, suite)
+    ids = suites.sample_ids(ids, options["limit"])
+    results.start(out, suite, profile)
+    progress.say(f"reading {sum(len(p) for m in methods for p in m.paths.values()):,} images of {len(methods)} methods")
+    submission.inspect(methods, suite, ids)
+    device = options["device"]
+    not_computed: dict[str, str] = {}
+    scores: dict[str, tuple[MetricSpec, Any]] = {}
+    sets: list[MetricSpec] = []
+    for spec in profile.metrics:
+        reason = evaluate.why_not(spec, suite, device)
+        if reason is not None:
+            not_computed[spec.name] = reason
+        elif spec.needs == "set":
+            sets.append(spec)
+        else:
+            try:
+                scores[spec.name] = (spec, _score(spec, suite, methods, cache, executor, progress, device))
+            except ConfigError as error:  # its files are there and do not load: the others are scored all the same
+                not_computed[spec.name] = str(error)
+    table = evaluate.per_image_table(suite, methods, ids, scores)
+    table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, device) for spec in sets)])
+    specs = [spec for spec in profile.metrics if spec.name not in not_computed]
+    board = results.write(out, table, suite, profile, methods, ids, specs, not_computed, options)
+    out.sweep()
+    return board
+
+
+def _score(
+    spec: MetricSpec,
+    suite: Suite,
+    methods: list[Method],
+    cache: Folder,
+    executor: Executor,
+    progress: Progress,
+    device: str,
+) -> dict[evaluate.Key, dict[str, Any]]:
+    """All scores of one metric: from the cache, and what it lacked."""
+    items = evaluate.make_items(spec, methods, suite)
+    place = evaluate.cache_place(spec, device)
+    known = evaluate.read_cache(cache, place)
+    size = 1 if spec.name in evaluate.SLOW else evaluate.UNIT_IMAGES
+    units = [Unit(name, len(part), part) for name, part in evaluate.missing_units(items, known, size)]
+    total = sum(unit.size for unit in units)
+    work = ScoreUnit(ScoreImages(spec, device))
+    try:
+        with progress.phase(spec.name, total, len(items) - total) as advance:
+            for unit, _ in executor.map(units, Publish(work, cache), None, stateful=spec.name not in OWN):
+                advance(unit.size)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: repeat the command to resume") from None
+    return evaluate.read_cache(cache, place) if units else known
+
+
+def _score_sets(spec: MetricSpec, suite: Suite, methods: list[Method], device: str) -> pa.Table:
+    rows = []
+    for method in methods:
+        for seed in method.files:
+            head = {"suite": suite.label(), "method": method.name, "seed": seed, "id": "", "metric": spec.name}
+            rows.append(head | evaluate.score_set(method, seed, suite, device))
+    return pa.Table.from_pylist(rows, evaluate.PER_IMAGE)

@@ -1,0 +1,213 @@
+"""`lucidflux bench`: `eval` is the verb that is meant when none is given; `--outputs` takes any number of folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipelines.commands.bench_tools import ProfileName, SuiteName, SuitesDir
+from pipelines.commands.bench_tools import app as plain_app
+from pipelines.commands.options import Address, DryRun, Json, Limit, MaxFailed, NumCpus, NumGpus, Set, tell
+
+Outputs = Annotated[
+    list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
+]
+Inputs = Annotated[Path | None, typer.Option(metavar="DIR", help="The low-quality inputs.")]
+References = Annotated[Path | None, typer.Option(metavar="DIR", help="The references.")]
+Metrics = Annotated[str | None, typer.Option(metavar="A,B", help="Metrics by name, instead of a profile.")]
+Groups = Annotated[list[str] | None, typer.Option(metavar="NAME=A,B", help="An overall rank over these metrics.")]
+Results = Annotated[Path | None, typer.Option(metavar="RESULTS", help="bench-results/SUITE-PROFILE by default.")]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Rank methods that share a subset.")]
+Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
+Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
+Cache = Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")]
+Executor = Annotated[str | None, typer.Option(help="local processes, or ray; ray with --address or --num-gpus.")]
+
+
+class BenchGroup(TyperGroup):
+    """Puts `eval` before options that come without a verb, and lets --outputs take several folders."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["eval", *args]
+        return super().parse_args(ctx, _spread(args, "--outputs"))
+
+
+def _spread(args: list[str], option: str) -> list[str]:
+    """`--outputs A B --json` as `--outputs A --outputs B --json`."""
+    spread: list[str] = []
+    taking = False
+    for arg in args:
+        if arg.startswith("--"):
+            taking = arg == option
+        elif taking and spread[-1] != option:
+            spread.append(option)
+        spread.append(arg)
+    return spread
+
+
+app = typer.Typer(
+    cls=BenchGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    help="A leaderboard one can trust. Without a verb, `eval` is meant; its options: `lucidflux bench eval --help`.",
+)
+
+
+@app.command("eval")
+def eval_command(
+    outputs: Outputs,
+    suite: SuiteName = None,
+    inputs: Inputs = None,
+    gt: References = None,
+    profile: ProfileName = None,
+    metrics: Metrics = None,
+    group: Groups = None,
+    out: Results = None,
+    allow_partial: AllowPartial = False,
+    limit: Limit = None,
+    test: Test = "permutation",
+    resamples: Resamples = 10_000,
+    cache: Cache = None,
+    suites_dir: SuitesDir = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: Executor = None,
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Score folders of images, rank them, and write tables and a page."""
+    from benchmarks.methods import submission
+    from benchmarks.report import tables
+    from benchmarks.suites import suite as suites
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.bench import evaluate
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+
+    chosen = _profile(profile, metrics, test)
+    options: dict[str, Any] = {"allow_partial": allow_partial, "test": test, "resamples": resamples, "limit": limit}
+    options |= {"device": "cuda" if num_gpus else "cpu", "groups": _groups(group or [])}
+    methods = submission.find_methods(outputs)
+    over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), inputs, gt, methods, allow_partial)
+    place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
+    scores = Folder(cache or score_cache())
+    if dry_run:
+        typer.echo(json.dumps(evaluate.plan(scores, over, methods, chosen, options), indent=None if json_ else 1))
+        return
+    kind = executor or ("ray" if address or num_gpus or os.environ.get("RAY_ADDRESS") else "local")
+    progress = Progress(quiet=json_)
+    with open_executor(kind, num_cpus, num_gpus or 0, address) as started:
+        progress.say(started.description)
+        board = evaluate.evaluate_outputs(Folder(place), scores, over, methods, chosen, started, progress, options)
+    if json_:
+        typer.echo(json.dumps(board))
+    else:
+        tables.print_terminal(board)
+        typer.echo(f"results: {place}")
+    evaluate.check_failed(board, max_failed)
+
+
+def _profile(name: str | None, metrics: str | None, test: str) -> Any:
+    from benchmarks.leaderboard.board import TESTS
+    from benchmarks.metrics import profiles
+    from lucidflux_data.errors import ConfigError
+
+    if name and metrics is not None:
+        raise ConfigError("--profile and --metrics exclude each other")
+    if test not in TESTS:
+        raise ConfigError(f"--test is one of {', '.join(TESTS)}, not {test}")
+    if metrics is None:
+        return profiles.load_profile(name or "lucidflux-paper")
+    return profiles.profile_of_metrics([part.strip() for part in metrics.split(",") if part.strip()])
+
+
+def score_cache() -> Path:
+    """Scores by content, shared by all runs of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "lucidflux" / "scores"
+
+
+def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
+    from lucidflux_data.errors import ConfigError
+
+    groups = {}
+    for item in given:
+        name, equals, names = item.partition("=")
+        metrics = tuple(part.strip() for part in names.split(",") if part.strip())
+        if not equals or not name or not metrics:
+            raise ConfigError(f"--group takes NAME=metric,metric, not {item!r}")
+        groups[name] = metrics
+    return groups
+
+
+@app.command("infer")
+def infer_command(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, proxy, lucidflux.")],
+    suite: SuiteName = None,
+    inputs: Inputs = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="bench-outputs/SUITE by default.")] = None,
+    scale: Annotated[int | None, typer.Option(min=1, help="Of --inputs; a suite has its own.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Several make seed-N folders.")] = None,
+    set_: Set = None,
+    repo: Annotated[Path | None, typer.Option(help="Checkout of the method's repository.")] = None,
+    python: Annotated[str, typer.Option(help="Interpreter of the method's environment.")] = "python",
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which the program is stopped.")] = None,
+    model: Annotated[str | None, typer.Option(help="flux-dev or tiny, for lucidflux and proxy.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")] = None,
+    trained: Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    suites_dir: SuitesDir = None,
+    limit: Limit = None,
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Make a method's outputs on a suite: stage, run in its environment, collect, record time and memory."""
+    from benchmarks.suites import suite as suites
+    from lucidflux_data.errors import TooManyFailed
+    from pipelines.bench import infer
+    from pipelines.execution.progress import Progress
+
+    over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
+    chosen = suites.sample_ids(tuple(images), limit)
+    images = {id_: images[id_] for id_ in chosen}
+    if dry_run:
+        typer.echo(json.dumps(infer.plan(method, len(images), factor, set_ or []), indent=None if json_ else 1))
+        return
+    infer.check_inputs(images)
+    place = infer.Place(repo, python, timeout, model, weights, trained, device)
+    target = (out or Path("bench-outputs") / over).absolute()
+    summary = infer.infer_method(method, images, target, factor, seed or [], set_ or [], place, Progress(json_))
+    tell(summary if json_ else summary | {key: len(summary[key]) for key in ("missing", "wrong_size")}, json_)
+    share = len(summary["missing"]) / max(1, len(images) * max(1, len(seed or [])))
+    if max_failed is not None and share > max_failed:
+        raise TooManyFailed(f"{share:.1%} of the images are missing, more than --max-failed {max_failed:.1%}")
+
+
+def _inputs_of(
+    suite: str | None, inputs: Path | None, scale: int | None, folder: Path
+) -> tuple[str, dict[str, Path], int]:
+    """(name of the place, id -> input, scale)."""
+    from benchmarks.suites import suite as suites
+    from lucidflux_data.errors import ConfigError
+    from pipelines.bench import evaluate
+
+    if (suite is None) == (inputs is None):
+        raise ConfigError("give --suite NAME or --inputs DIR")
+    if inputs is not None:
+        return inputs.name, suites.images_by_id(inputs), scale or 4
+    assert suite is not None, "one of the two is given"
+    over = evaluate.prepared_suite(suite, folder)
+    if scale not in (None, over.scale):
+        raise ConfigError(f"{suite} has the scale {over.scale}")
+    return over.name, dict(over.lq), over.scale or 4
+
+
+app.registered_commands.extend(plain_app.registered_commands)  # the verbs that need no executor

@@ -1,0 +1,95 @@
+"""`lucidflux doctor`: what this machine can run, and what is missing for what it cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from lucidflux_data.errors import ConfigError
+from pipelines.execution.executor import available_cpus
+
+NAME = "lucidflux"
+
+
+def examine() -> dict[str, Any]:
+    """Versions, cores, memory, GPUs, and what each extra lacks ("ready": nothing). Loads torch where it is there."""
+    return {
+        "lucidflux": importlib.metadata.version(NAME),
+        "python": platform.python_version(),
+        "cpus": available_cpus(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpus": _gpus(),
+        "extras": {extra: ", ".join(sorted(lacking(extra))) or "ready" for extra in extras()},
+        "clipiqa_weights": _clipiqa_weights(),
+        "metrics": "lucidflux bench doctor",
+    }
+
+
+def extras() -> list[str]:
+    """Those that a user installs."""
+    named = importlib.metadata.metadata(NAME).get_all("Provides-Extra") or []
+    return sorted(set(named) - {"dev", "all"})
+
+
+def lacking(extra: str) -> set[str]:
+    """Requirements of an extra that are not installed, or in another version, as pip would take them."""
+    found = set()
+    for text in importlib.metadata.requires(NAME) or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if requirement.name == NAME:
+            found |= {name for inner in requirement.extras for name in lacking(inner)}
+            continue
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            found.add(f"{requirement.name}{requirement.specifier}")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            found.add(f"{requirement.name}{requirement.specifier} (here {installed})")
+    return found
+
+
+def check_opencv() -> None:
+    """ConfigError where OpenCV cannot be loaded, or two builds of different versions wrote into the same folder."""
+    versions = {}
+    for build in ("opencv-python-headless", "opencv-python"):
+        try:
+            versions[build] = importlib.metadata.version(build)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    mend = "pip install --force-reinstall --no-deps opencv-python-headless"
+    if len(set(versions.values())) > 1:
+        told = " and ".join(f"{name} {version}" for name, version in versions.items())
+        ours = versions["opencv-python-headless"]
+        one = f"pip install opencv-python=={ours} && {mend}=={ours}"
+        raise ConfigError(f"{told} share one folder and are not one version: {one}")
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"OpenCV cannot be loaded ({str(error).splitlines()[0]}): {mend}") from None
+
+
+def _gpus() -> list[str]:
+    try:
+        import torch
+    except ImportError:
+        return ["not known: torch is not installed"]
+    return [
+        f"{torch.cuda.get_device_name(number)}, {torch.cuda.get_device_properties(number).total_memory / 1e9:.0f} GB"
+        for number in range(torch.cuda.device_count())
+    ]
+
+
+def _clipiqa_weights() -> str:
+    from lucidflux_data.iqa.clipiqa import find_weights
+
+    try:
+        return str(find_weights())
+    except ConfigError as error:
+        return str(error)

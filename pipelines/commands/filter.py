@@ -1,0 +1,367 @@
+"""The commands of `lucidflux-data`. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.commands.options import (
+    Address,
+    Carry,
+    ConfigFile,
+    DryRun,
+    ExecutorKind,
+    Forbid,
+    Iqa,
+    Join,
+    Json,
+    Limit,
+    MaxFailed,
+    MinSide,
+    NearDuplicates,
+    NumCpus,
+    NumGpus,
+    OptOut,
+    Out,
+    Preset,
+    RunFolder,
+    Set,
+    Sources,
+    TopFraction,
+    TopK,
+    Where,
+    select_settings,
+    tell,
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The data engine: from candidates to clean shards.")
+
+
+@app.command("filter")
+def filter_command(
+    source: Sources,
+    out: Out,
+    preset: Preset = "lucidflux",
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    top_fraction: TopFraction = None,
+    top_k: TopK = None,
+    min_side: MinSide = None,
+    forbid: Forbid = None,
+    join: Join = None,
+    where: Where = None,
+    carry: Carry = None,
+    opt_out: OptOut = None,
+    near_duplicates: NearDuplicates = None,
+    limit: Limit = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Score, select and pack: HQ shards, a ledger of every decision, and a report."""
+    from lucidflux_data.config import make_config
+
+    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
+    resolved = make_config(preset, config, settings)
+    asked = (out, source, resolved, preset, limit, dry_run, json_)
+    _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
+
+
+@app.command("score")
+def score_command(
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...|RUN", help="As for filter; or a run, to add to it.")
+    ],
+    out: Annotated[str | None, typer.Option("--out", metavar="RUN", help="The run folder of these sources.")] = None,
+    scorer: Annotated[
+        str | None, typer.Option(metavar="PKG.MOD:FUNCTION", help="Yours: a list of images in, a dict of columns out.")
+    ] = None,
+    preset: Preset = "lucidflux",
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    limit: Limit = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Measure every candidate; decide later with `select`."""
+    from lucidflux_data.config import make_config
+    from lucidflux_data.errors import ConfigError
+
+    where = (executor, num_cpus, num_gpus, address)
+    if out is not None:
+        resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
+        _run_job((out, source, resolved, preset, limit, dry_run, json_), ("score",), where, max_failed)
+    elif scorer is None or len(source) != 1:
+        raise ConfigError("give --out RUN for sources, or one RUN and --scorer to add scores to it")
+    if scorer is not None:
+        from pipelines.commands.runs import add_scores
+
+        add_scores(out or source[0], scorer, (config, list(set_ or [])), where, json_)
+
+
+def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
+    from lucidflux_data.storage.folder import Folder, absolute_url, configure
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.preflight import preflight
+    from pipelines.execution.progress import Progress
+    from pipelines.filter import job
+
+    out, source, config, preset, limit, dry_run, json_ = asked
+    configure(config.storage.model_dump())
+    folder, progress = Folder(out), Progress(quiet=json_)
+    _check_metric(config.iqa.metric)
+    urls = [absolute_url(item) for item in source]
+    if dry_run:
+        from lucidflux_data.config import label
+        from lucidflux_data.sources.listing import list_sources
+
+        listing = list_sources(urls)
+        plan = {"label": label(preset, config), "candidates": listing.table.num_rows, "ignored": listing.ignored}
+        typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
+        return
+    job.list_into(folder, urls, config, preset, limit, steps, progress)
+    with open_executor(*where) as executor:
+        progress.say(executor.description)
+        preflight(executor, urls, folder, config.iqa.metric, progress)
+        job.score(folder, config, executor, progress)
+        if "select" in steps:
+            job.select(folder, config, executor, progress)
+            job.pack(folder, config, executor, progress)
+    if "select" in steps:
+        tell(job.summary(folder), json_)
+        job.check_failed(folder, max_failed)
+    else:
+        tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
+        job.check_failed(folder, max_failed)
+
+
+def _check_metric(metric: str) -> None:
+    """A metric that cannot run is found before hours of measuring, not after."""
+    if metric != "none":
+        from lucidflux_data.iqa.metrics import load_metric
+
+        load_metric(metric)
+
+
+@app.command("select")
+def select_command(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run folder, or several to select from.")],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="RUN", help="Where the selection of several goes.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN|SOURCE", help="Kept beside the rules: what a run keeps, or all of a source."),
+    ] = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    top_fraction: TopFraction = None,
+    top_k: TopK = None,
+    min_side: MinSide = None,
+    forbid: Forbid = None,
+    join: Join = None,
+    where: Where = None,
+    carry: Carry = None,
+    opt_out: OptOut = None,
+    near_duplicates: NearDuplicates = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Decide again under other rules; only scores that are not there yet are computed."""
+    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
+    _run_select(run, out, include, (config, settings), (executor, num_cpus, num_gpus, address), dry_run, json_)
+
+
+def _run_select(
+    run: list[str],
+    out: str | None,
+    include: list[str] | None,
+    changes: tuple[str | None, list[str]],
+    where: tuple[Any, ...],
+    dry_run: bool,
+    json_: bool,
+) -> None:
+    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.errors import ConfigError
+    from lucidflux_data.selection.run import parts, read_run
+    from lucidflux_data.storage.folder import Folder, configure
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter import job
+
+    if len(run) > 1 and out is None:
+        raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
+    folder, drawn_from, progress = Folder(out or run[0]), [Folder(one) for one in run], Progress(quiet=json_)
+    before = read_run(folder if folder.exists("run.json") else drawn_from[0])
+    base = FilterConfig.model_validate(before["config"])
+    resolved = make_config(file=changes[0], settings=changes[1], base=base)
+    configure(resolved.storage.model_dump())
+    _check_metric(resolved.iqa.metric)
+    if dry_run:
+        tell(job.preview([part for one in drawn_from for part in parts(one)], resolved), json_)
+        return
+    if [folder.url] != [one.url for one in drawn_from]:
+        job.combine(folder, drawn_from, resolved, before["preset"])
+    with open_executor(*where) as started:
+        if include:
+            job.include(folder, include, resolved, started, progress)
+        counts = job.select(folder, resolved, started, progress)
+    tell({"run": str(folder), **counts, "next": f"lucidflux-data pack {folder}"}, json_)
+
+
+@app.command("pack")
+def pack_command(
+    run: RunFolder,
+    set_: Set = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Re-encode, losslessly, flagged images.")] = False,
+    strip: Annotated[str | None, typer.Option(metavar="gps,author", help="Tags that do not go along.")] = None,
+    num_cpus: NumCpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Write the shards of the ledger, the manifest and the report."""
+    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.selection.run import read_run
+    from lucidflux_data.storage.folder import Folder, configure
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter import job
+    from pipelines.filter.pack import plan
+
+    folder, progress = Folder(run), Progress(quiet=json_)
+    settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
+    settings += [f"shards.strip={strip}"] if strip else []
+    config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
+    configure(config.storage.model_dump())
+    if dry_run:
+        shards = plan(folder, config)
+        rows = [row for shard in shards for row in shard.rows]
+        tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
+        return
+    with open_executor(executor, num_cpus, 0, address) as started:
+        job.pack(folder, config, started, progress)
+    tell(job.summary(folder), json_)
+
+
+@app.command("explain")
+def explain_command(
+    run: RunFolder,
+    image: Annotated[str, typer.Argument(metavar="URI_OR_KEY", help="uri, key or name in the source.")],
+    json_: Json = False,
+) -> None:
+    """Why an image is, or is not, in the set."""
+    from lucidflux_data.selection import records
+    from lucidflux_data.shards import verify
+    from lucidflux_data.storage.folder import Folder
+
+    found = verify.explain(Folder(run), image)
+    if json_:
+        typer.echo(json.dumps(found["rows"]))
+        return
+    for row in found["rows"]:
+        verdict = "kept" if row["keep"] else f"not kept: {row['reason']}"
+        meaning = f" ({records.WHAT_IT_MEANS[row['reason']]})" if row["reason"] else ""
+        typer.echo(f"{row['uri']}\n  {verdict}{meaning}")
+        for name, value in row.items():
+            if value is not None and name not in ("uri", "keep", "reason", "side"):
+                typer.echo(f"  {name}: {value}")
+    rules = found["config"]["rules"] | {"metric": found["config"]["iqa"]["metric"], **found["config"]["cut"]}
+    typer.echo("rules: " + ", ".join(f"{name}={value}" for name, value in rules.items() if value is not None))
+
+
+@app.command("verify")
+def verify_command(
+    run: RunFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild only what is broken.")] = False,
+    num_cpus: NumCpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "local",
+    json_: Json = False,
+) -> None:
+    """Check counts, hashes and completeness; exit 6 names what is wrong."""
+    from lucidflux_data.pairs.job import is_pairs
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter.job import verify_run
+    from pipelines.synthesis.verify import verify_pairs
+
+    check = verify_pairs if is_pairs(Folder(run)) else verify_run
+    with open_executor(executor, num_cpus, 0, address) as started:
+        result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
+    if not json_ and "warnings" in result:
+        result["warnings"] = len(result["warnings"])  # each was said
+    tell(result, json_)
+
+
+@app.command("what-if")
+def what_if_command(run: RunFolder, json_: Json = False) -> None:
+    """How many images other thresholds would keep, from the tables alone."""
+    from lucidflux_data.audit.what_if import what_if
+    from lucidflux_data.config import FilterConfig
+    from lucidflux_data.selection.run import read_run
+    from lucidflux_data.storage.folder import Folder
+
+    folder = Folder(run)
+    rows = what_if(folder, FilterConfig.model_validate(read_run(folder)["config"]))
+    if json_:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        mark = "  <- now" if row["now"] else ""
+        setting = f"{row['setting']}={row['value']}"
+        typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
+
+
+@app.command("report")
+def report_command(run: RunFolder, json_: Json = False) -> None:
+    """Write report.html again."""
+    from lucidflux_data.audit import report
+    from lucidflux_data.storage.folder import Folder
+
+    folder = Folder(run)
+    folder.publish("report.html", report.make_report(folder))
+    tell({"report": folder.path("report.html")}, json_)
+
+
+def _settings(
+    set_: list[str] | None, iqa: str | None, top_fraction: str | None, top_k: int | None, min_side: int | None
+) -> list[str]:
+    """The short options as settings; they stand after --set, so they win."""
+    settings = list(set_ or [])
+    if iqa is not None:
+        settings.append(f"iqa.metric={iqa}")
+    if top_fraction is not None and top_k is not None:
+        from lucidflux_data.errors import ConfigError
+
+        raise ConfigError("--top-fraction and --top-k exclude each other")
+    if top_fraction is not None:
+        settings += ["cut.top_k=none", f"cut.top_fraction={top_fraction}"]
+    if top_k is not None:
+        settings += ["cut.top_fraction=none", f"cut.top_k={top_k}"]
+    if min_side is not None:
+        settings.append(f"rules.min_side={min_side}")
+    return settings

@@ -1,0 +1,131 @@
+"""The commands of `lucidflux-data` for pairs. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    ExecutorKind,
+    Json,
+    Limit,
+    MaxFailed,
+    NumCpus,
+    NumGpus,
+    Set,
+    Sources,
+    tell,
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="A folder of pairs.")]
+
+
+@app.command("synthesize")
+def synthesize_command(
+    source: Sources,
+    out: Annotated[str, typer.Option("--out", metavar="PAIRS", help="The folder of pairs, new or to be resumed.")],
+    preset: Annotated[str, typer.Option(help="realesrgan-x4, lucidflux, light or codeformer.")] = "realesrgan-x4",
+    variants: Annotated[int | None, typer.Option(min=1, help="Pairs of each image; 4 by default.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the HQ in pixels; 1024 by default.")] = None,
+    hq: Annotated[str | None, typer.Option(help="png, webp, jpeg:Q or ref (a pointer into the source).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed, other pairs.")] = None,
+    backend: Annotated[str, typer.Option(help="cv2, torch or reference (BasicSR itself).")] = "cv2",
+    config: ConfigFile = None,
+    set_: Set = None,
+    limit: Limit = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Make HQ/LQ pairs of clean images, reproducible sample by sample, in WebDataset shards."""
+    from lucidflux_data.degradation.config import make_pairs_config, pairs_label
+    from lucidflux_data.pairs import job as pairs_run
+    from lucidflux_data.pairs.pair import load_backend
+    from lucidflux_data.storage.folder import Folder, absolute_url, configure
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.synthesis import job
+
+    short = {"variants": variants, "degrade.size": size, "hq": hq, "degrade.seed": seed}
+    settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    resolved = make_pairs_config(preset, config, settings)
+    configure(resolved.storage.model_dump())
+    load_backend(backend)  # a missing extra is found now, not in a worker
+    urls = [absolute_url(item) for item in source]
+    about = pairs_run.make_run(resolved, pairs_label(preset, resolved), backend, urls, limit)
+    if dry_run:
+        typer.echo(json.dumps(about, indent=None if json_ else 2))
+        return
+    folder, progress = Folder(out), Progress(quiet=json_)
+    job.check_sources(urls)
+    pairs_run.start(folder, about)
+    with open_executor(executor, num_cpus, num_gpus, address) as started:
+        progress.say(started.description)
+        summary = job.synthesize(folder, about, started, progress)
+    tell(summary, json_)
+    job.check_failed(summary, max_failed)
+
+
+@app.command("replay")
+def replay_command(
+    pairs: Pairs,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A pair, like 0123456789abcdef0123_00.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where KEY.lq.png is written.")],
+    json_: Json = False,
+) -> None:
+    """Make the LQ of one pair again; exit 6 where its bytes are not the stored ones."""
+    from lucidflux_data.errors import VerificationError
+    from lucidflux_data.pairs.replay import replay_pair
+    from lucidflux_data.storage.folder import Folder
+
+    result, data = replay_pair(Folder(pairs), key)
+    Folder(out).publish(f"{key}.lq.png", data)
+    written = {"written": Folder(out).path(f"{key}.lq.png")}
+    if not result["equal"]:
+        tell(result | written, json_) if json_ else None
+        raise VerificationError(result["difference"])
+    tell(result | written, json_)
+
+
+@app.command("info")
+def info_command(
+    pairs: Pairs,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at the plans of N pairs only.")] = None,
+    json_: Json = False,
+) -> None:
+    """The card of a folder of pairs: counts, bytes, licences, every drawn parameter against its preset."""
+    from lucidflux_data.pairs.card import card_text, make_card
+    from lucidflux_data.storage.folder import Folder
+
+    card = make_card(Folder(pairs), limit)
+    typer.echo(json.dumps(card) if json_ else card_text(card))
+
+
+@app.command("view")
+def view_command(
+    pairs: Pairs,
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="PAIRS/view.html by default.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Pairs on the page.")] = 24,
+    json_: Json = False,
+) -> None:
+    """One HTML file of pairs under a before/after slider, with the plan of each."""
+    import os
+
+    from lucidflux_data.pairs.view import make_view
+    from lucidflux_data.storage.folder import Folder
+
+    page = make_view(Folder(pairs), limit)
+    folder, name = (Folder(os.path.dirname(out) or "."), os.path.basename(out)) if out else (Folder(pairs), "view.html")
+    folder.publish(name, page)
+    tell({"view": folder.path(name), "bytes": len(page)}, json_)

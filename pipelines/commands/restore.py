@@ -1,0 +1,164 @@
+"""`lucidflux restore`. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.commands.options import Address, ConfigFile, DryRun, Json, Limit, MaxFailed, NumCpus, Set, tell
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+ModelName = Annotated[str | None, typer.Option("--model", help="flux-dev, or tiny: random weights, for plumbing.")]
+Weights = Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")]
+Trained = Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it, as in lucidflux.pth.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps (28); under 15 goes soft.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance embedding (4.0).")]
+Upscale = Annotated[float | None, typer.Option(help="Output side over input side (4).")]
+Seed = Annotated[int | None, typer.Option(help="Of the noise, the same for every image.")]
+Schedule = Annotated[str | None, typer.Option(help="published, or flux: shifted by the true token count.")]
+Numerics = Annotated[str | None, typer.Option(help="fast, or parity: the published code's casts.")]
+ColorFix = Annotated[str | None, typer.Option(help="Colours of the proxy, of the lq, or none.")]
+ProxyStrength = Annotated[float | None, typer.Option(help="Weight of the proxy's branch (1.0).")]
+Quantize = Annotated[str | None, typer.Option(help="Backbone as none, fp8 or nf4.")]
+Offload = Annotated[str, typer.Option(help="auto (by free memory), none, model or group.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images of one size in one call.")]
+Format = Annotated[str | None, typer.Option(help="png, png16 or jpeg.")]
+Tile = Annotated[int | None, typer.Option(min=0, help="Side over which an image is tiled, in pixels; 0 is never.")]
+
+
+@app.command("restore")
+def restore_command(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="File, folder, glob or WebDataset tar.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the results, new or to be resumed.")],
+    model: ModelName = None,
+    weights: Weights = None,
+    trained: Trained = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    upscale: Upscale = None,
+    seed: Seed = None,
+    schedule: Schedule = None,
+    numerics: Numerics = None,
+    color_fix: ColorFix = None,
+    proxy_strength: ProxyStrength = None,
+    quantize: Quantize = None,
+    batch: Batch = None,
+    format: Format = None,
+    tile: Tile = None,
+    limit: Limit = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    offload: Offload = "auto",
+    device: Device = "auto",
+    executor: Annotated[str, typer.Option(help="local: this process; ray: one model a GPU.")] = "local",
+    address: Address = None,
+    num_cpus: NumCpus = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a model on each; all by default.")] = None,
+    max_failed: MaxFailed = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Restore images: PNG by PNG, names kept, resumed when repeated."""
+    short = {
+        "model.name": model,
+        "model.weights": weights,
+        "model.trained": trained,
+        "model.quantize": quantize,
+        "steps": steps,
+        "guidance": guidance,
+        "upscale": upscale,
+        "seed": seed,
+        "schedule": schedule,
+        "numerics": numerics,
+        "color_fix": color_fix,
+        "proxy_strength": proxy_strength,
+        "batch": batch,
+        "format": format,
+        "tile": tile,
+        "model.offload": offload,
+        "model.device": device,
+    }
+    settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    where = ("ray" if address else executor, num_cpus, num_gpus, address)
+    result = _restore(inputs, out, limit, (config, settings), where, dry_run, json_)
+    tell(result, json_)
+    share = sum(result.get("failed", {}).values()) / max(1, result["images"])
+    if max_failed is not None and share > max_failed:
+        from lucidflux_data.errors import TooManyFailed
+
+        raise TooManyFailed(f"{share:.1%} of the images failed, more than --max-failed {max_failed:.1%}")
+
+
+def _restore(
+    inputs: list[str],
+    out: str,
+    limit: int | None,
+    how: tuple[Any, ...],
+    where: tuple[Any, ...],
+    dry_run: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    from lucidflux_data.config import resolve
+    from lucidflux_data.errors import Interrupted, needs_extra
+    from lucidflux_data.sources.listing import list_sources
+    from lucidflux_data.storage.folder import Folder
+    from lucidflux_model.inference.config import RANDOM_LABEL
+    from pipelines.execution.progress import Progress
+    from pipelines.restoration import job as restore
+
+    with needs_extra("model"):
+        _check_installed()
+    file, settings = how
+    config = resolve(restore.RestoreConfig, {}, file, settings)
+    folder, progress = Folder(out), Progress(quiet)
+    if dry_run:
+        rows = restore.plan(list_sources(inputs).table, config.format, limit)
+        return {"images": len(rows), "names": [row["name"] for row in rows[:10]], "config": config.model_dump()}
+    rows = restore.start(folder, inputs, config, limit)
+    units = restore.todo(folder, rows, config.batch)
+    left = sum(unit.size for unit in units)
+    if config.model.name == "tiny" and config.model.weights is None and config.model.trained is None:
+        progress.say(f"model: {RANDOM_LABEL}")
+    work = restore.RestoreUnit(config)
+    try:
+        with progress.phase("restore", left, len(rows) - left) as advance:
+            for unit in _run(folder, units, work, where, progress):
+                advance(unit.size)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: repeat the command to resume") from None
+    summary = restore.finish(folder, rows)
+    folder.sweep()
+    return summary | {"out": str(folder)}
+
+
+def _check_installed() -> None:
+    """Found out before anything is listed, without the seconds that importing takes."""
+    import importlib.util
+
+    for package in ("torch", "diffusers", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(name=package)
+
+
+def _run(folder: Any, units: list[Any], work: Any, where: tuple[Any, ...], progress: Any) -> Any:
+    from lucidflux_data.errors import ConfigError
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.worker import Publish
+    from pipelines.restoration import job as restore
+
+    if where[0] == "local":
+        yield from restore.here(folder, units, work)
+        return
+    if where[0] != "ray":
+        raise ConfigError(f"--executor is ray or local, not {where[0]}")
+    with open_executor(*where) as executor:
+        progress.say(executor.description)
+        if work.config.model.device == "auto":
+            device = {"device": "cuda" if executor.num_gpus else "cpu"}
+            model = work.config.model.model_copy(update=device)
+            work = restore.RestoreUnit(work.config.model_copy(update={"model": model}))
+        for unit, _ in executor.map(units, Publish(work, folder), None, stateful=True):
+            yield unit

@@ -1,0 +1,196 @@
+"""Commands of `lucidflux-data` around a set: plan, retry, diff, forget, fingerprint, doctor, and users' scorers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.commands.options import (
+    Address,
+    ConfigFile,
+    ExecutorKind,
+    Iqa,
+    Json,
+    NumCpus,
+    Preset,
+    RunFolder,
+    Set,
+    Sources,
+    tell,
+)
+
+app = typer.Typer()
+
+
+@app.command("plan")
+def plan_command(
+    source: Sources,
+    num_cpus: Annotated[int, typer.Option(min=1, help="Cores of the cluster.")],
+    num_gpus: Annotated[int, typer.Option(min=0, help="GPUs of the cluster.")] = 0,
+    nodes: Annotated[int, typer.Option(min=1)] = 1,
+    preset: Preset = "lucidflux",
+    config: ConfigFile = None,
+    set_: Set = None,
+    iqa: Iqa = None,
+    sample: Annotated[int, typer.Option(min=1, help="Candidates that are measured here.")] = 64,
+    candidates: Annotated[int | None, typer.Option(help="As if there were so many.")] = None,
+    gpu_images_per_s: Annotated[float | None, typer.Option(help="Of the metric on one GPU, measured before.")] = None,
+    storage_gbps: Annotated[float | None, typer.Option(help="What the source gives, in gigabytes a second.")] = None,
+    price_cpu_hour: Annotated[float, typer.Option()] = 0.0,
+    price_gpu_hour: Annotated[float, typer.Option()] = 0.0,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="RUN", help="The run that then tells how it went.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Predict wall time, core and GPU hours, bytes, memory, shards and money from a measured sample."""
+    from dataclasses import replace
+
+    from lucidflux_data.config import make_config
+    from lucidflux_data.storage.folder import Folder, absolute_url
+    from pipelines.filter import estimate as plan
+
+    resolved = make_config(preset, config, [*(set_ or []), *([f"iqa.metric={iqa}"] if iqa else [])])
+    costs, shares, found = plan.probe([absolute_url(item) for item in source], resolved, sample)
+    if gpu_images_per_s is not None:
+        costs = replace(costs, metric_s=1 / gpu_images_per_s, gpu=True)
+    machines = plan.Machines(num_cpus, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
+    prediction = plan.predict(costs, candidates or found, resolved, machines)
+    if out is not None:
+        Folder(out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())
+    if json_:
+        typer.echo(json.dumps({"probe": shares, "costs": costs.__dict__, **prediction}))
+        return
+    for reason, (share, low, high) in shares.items():
+        typer.echo(f"{reason}: {share:.1%} ({low:.1%} to {high:.1%}) of {costs.images} sampled")
+    tell(prediction, False)
+
+
+@app.command("retry")
+def retry_command(
+    run: RunFolder,
+    status: Annotated[
+        list[str] | None, typer.Option(metavar="REASON", help="Which failures; by default those that can pass.")
+    ] = None,
+    num_cpus: NumCpus = None,
+    address: Address = None,
+    executor: ExecutorKind = "ray",
+    json_: Json = False,
+) -> None:
+    """Measure candidates again that failed for a reason that may be gone."""
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter.repair import retry
+
+    with open_executor(executor, num_cpus, 0, address) as started:
+        result = retry(Folder(run), status or [], started, Progress(quiet=json_))
+    tell({"run": run, **result, "next": f"lucidflux-data select {run}"}, json_)
+
+
+@app.command("diff")
+def diff_command(
+    first: Annotated[str, typer.Argument(metavar="A")],
+    second: Annotated[str, typer.Argument(metavar="B")],
+    json_: Json = False,
+) -> None:
+    """What a second run's set has more, less and other, by reason, and how its scores moved."""
+    from lucidflux_data.audit.forget import compare
+    from lucidflux_data.storage.folder import Folder
+
+    tell(compare(Folder(first), Folder(second)), json_)
+
+
+@app.command("forget")
+def forget_command(
+    run: RunFolder,
+    image: Annotated[list[str] | None, typer.Argument(metavar="SHA256...", help="sha256 or key.")] = None,
+    opt_out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A list, one a line; what is not here is passed over.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Take images out of a packed run, or of pairs; only the shards that hold them are written again."""
+    from lucidflux_data.audit.forget import forget, forget_pairs, found_here
+    from lucidflux_data.errors import ConfigError
+    from lucidflux_data.pairs.job import is_pairs
+    from lucidflux_data.selection.more_rules import read_list
+    from lucidflux_data.storage.folder import Folder
+
+    if not image and opt_out is None:
+        raise ConfigError("give the sha256 or key of an image, or --opt-out FILE")
+    folder = Folder(run)
+    pairs = is_pairs(folder)
+    wanted = list(image or [])
+    if opt_out is not None:
+        wanted += found_here(folder, read_list(opt_out), pairs)
+    result = (forget_pairs if pairs else forget)(folder, wanted)
+    tell({"pairs" if pairs else "run": run, **result}, json_)
+
+
+@app.command("fingerprint")
+def fingerprint_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or tar of a benchmark's images.")],
+    name: Annotated[str, typer.Option(help="Of the suite.")],
+    out: Annotated[Path, typer.Option(help="The .parquet file.")],
+    json_: Json = False,
+) -> None:
+    """Make the small file that --forbid needs of a benchmark: hashes and positions, no pixels."""
+    from lucidflux_data.images import DEFAULT_MAX_PIXELS
+    from pipelines.filter.measures import make_fingerprints
+
+    data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(data)
+    tell({"suite": name, "file": str(out), "bytes": len(data)}, json_)
+
+
+@app.command("doctor")
+def doctor_command(
+    metric: Annotated[list[str], typer.Argument(metavar="METRIC...")],
+    images: Annotated[Path | None, typer.Option(help="Photos of 256 px and more; scikit-image's otherwise.")] = None,
+    json_: Json = False,
+) -> None:
+    """Test metrics: does company change a score, which way do blur, noise and JPEG move it, do devices agree."""
+    from pipelines.filter.repair import examine_metrics
+
+    cards = examine_metrics(metric, images)
+    if json_:
+        typer.echo(json.dumps(cards))
+        return
+    for name, card in cards.items():
+        typer.echo(f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in card.items()))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def add_scores(
+    run: str, scorer: str, changes: tuple[str | None, list[str]], where: tuple[Any, ...], json_: bool
+) -> None:
+    """`score RUN --scorer pkg.mod:function`. `changes`: config file and settings, of `workers` and `storage` alone."""
+    import os
+
+    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.errors import ConfigError
+    from lucidflux_data.selection.run import read_run
+    from lucidflux_data.storage.folder import Folder, configure
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter.measures import ScorerUnit, load_scorer, run_measure, scorer_name
+
+    folder = Folder(run)
+    base = FilterConfig.model_validate(read_run(folder)["config"])
+    config = make_config(file=changes[0], settings=changes[1], base=base)
+    if config.model_copy(update={"workers": base.workers, "storage": base.storage}) != base:
+        raise ConfigError("a scorer is added to a run as it is: only workers.* and storage.* can be set here")
+    configure(config.storage.model_dump())
+    load_scorer(scorer, os.getcwd())
+    with open_executor(*where) as started:
+        job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)
+        run_measure(folder, config, scorer_name(scorer), job, started, Progress(quiet=json_), stateful=True)
+    tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_)

@@ -1,0 +1,123 @@
+"""`lucidflux weights ...`. Heavy imports are inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import Json, tell
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Weight files: convert, verify, compare.")
+
+
+Files = Annotated[Path, typer.Argument(metavar="FILES", help="A folder of published files.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of converted weights.")]
+
+
+@app.command("download")
+def download_command(
+    out: Annotated[Path, typer.Option(metavar="FILES", help="Folder for the published files.")],
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Just this file; may be repeated.")] = None,
+    json_: Json = False,
+) -> None:
+    """Fetch the published files from the Hugging Face hub; resumes, and checks hashes."""
+    from lucidflux_data.errors import needs_extra
+
+    with needs_extra("model"):
+        from lucidflux_model.conversion.download import download
+
+    tell(download(out, only or (), _say), json_)
+
+
+@app.command("convert")
+def convert_command(
+    files: Files,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder, for `restore --weights` and from_pretrained.")],
+    model: Annotated[str, typer.Option(help="flux-dev or tiny.")] = "flux-dev",
+    json_: Json = False,
+) -> None:
+    """Turn the published files into safetensors that diffusers reads; nothing missing, nothing skipped."""
+    from lucidflux_data.errors import needs_extra
+
+    with needs_extra("model"):
+        from lucidflux_model.conversion.convert import convert
+        from lucidflux_model.inference.loading import quiet_libraries
+
+    quiet_libraries()
+    hashes = convert(files, out, model, _say)
+    tell(
+        {"weights": str(out), "files": len(hashes), "next": f"lucidflux restore PHOTOS --out DIR --weights {out}"},
+        json_,
+    )
+
+
+@app.command("export")
+def export_command(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="lucidflux.pth or lucidflux.safetensors.")],
+    json_: Json = False,
+) -> None:
+    """Write the trained parts in the published layout: of converted weights, or of a training run's last checkpoint."""
+    from lucidflux_data.errors import needs_extra
+
+    with needs_extra("model"):
+        from lucidflux_model.conversion.convert import export
+        from lucidflux_model.training.setup import export as export_run
+
+    if (folder / "checkpoints").is_dir():
+        export_run(folder, out)
+    else:
+        export(folder, out)
+    tell({"trained": str(out)}, json_)
+
+
+@app.command("verify")
+def verify_command(folder: Folder, json_: Json = False) -> None:
+    """Check hashes, keys and shapes of converted weights; exit 6 names what is wrong."""
+    from lucidflux_data.errors import needs_extra
+
+    with needs_extra("model"):
+        from lucidflux_model.conversion.convert import verify
+
+    tell(verify(folder), json_)
+
+
+@app.command("prompt")
+def prompt_command(
+    encoders: Annotated[Path, typer.Argument(metavar="DIR", help="FLUX.1-dev with its text encoders and tokenizers.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="prompt_embeddings.safetensors among the published files.")],
+    json_: Json = False,
+) -> None:
+    """Embed the constant prompt with T5 and CLIP: once, where prompt_embeddings.pt is not at hand."""
+    from lucidflux_data.errors import needs_extra
+
+    with needs_extra("model"):
+        from lucidflux_model.conversion.convert import compute_prompt
+
+    tell({"prompt": str(out), **compute_prompt(encoders, out)}, json_)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+@app.command("parity")
+def parity_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A golden folder: config, weights, tensors.")],
+    json_: Json = False,
+) -> None:
+    """Recompute golden tensors with the product's own classes; exit 6 where an error is over 1e-4."""
+    from lucidflux_data.errors import VerificationError, needs_extra
+
+    with needs_extra("model"):
+        from lucidflux_model.conversion.parity import TOLERANCE, parity
+
+    errors = parity(folder)
+    tell({name: error if json_ else f"{error:.1e}" for name, error in errors.items()}, json_)
+    over = [name for name, error in errors.items() if not error <= TOLERANCE]
+    if over:
+        raise VerificationError(
+            f"{len(over)} of {len(errors)} tensors differ by more than {TOLERANCE}: {', '.join(over)}"
+        )

@@ -1,0 +1,65 @@
+"""The end of `lucidflux demo`: four classical methods on offline-photos, scored and ranked with intervals."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.methods import submission
+from benchmarks.metrics.profiles import load_profile
+from benchmarks.suites import prepare
+from benchmarks.suites import suite as suites
+from benchmarks.suites.suite import Suite
+from lucidflux_data.images import decode
+from lucidflux_data.storage.folder import Folder
+from pipelines.bench import evaluate, infer
+from pipelines.execution.executor import Executor
+from pipelines.execution.progress import Progress
+
+OPTIONS = {
+    "allow_partial": False,
+    "test": "permutation",
+    "resamples": 10_000,
+    "limit": None,
+    "device": "cpu",
+    "groups": {},
+}
+
+
+def run_bench_demo(out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Prepares the suite below `out`, makes the methods' outputs, ranks them; gives the first of each metric."""
+    target = out / "suites" / "offline-photos"
+    if not prepare.is_current(suites.load_suite("offline-photos", target.parent)):
+        prepare.prepare(suites.load_suite("offline-photos", None), None, target)
+    suite = suites.load_suite("offline-photos", target.parent)
+    outputs = out / "outputs"
+    shutil.rmtree(outputs, ignore_errors=True)
+    for name in ("bicubic", "lanczos"):
+        infer.infer_method(name, dict(suite.lq), outputs, suite.scale or 4, [], [], infer.Place(), progress)
+    make_denoised(suite, outputs)
+    results = Folder(out / "results")
+    profile, methods = load_profile("offline"), submission.find_methods([str(outputs)])
+    board = evaluate.evaluate_outputs(
+        results, Folder(out / "scores"), suite, methods, profile, executor, progress, OPTIONS
+    )
+    first = {name: next(m for m, row in metric["rows"].items() if row["rank"] == 1)
+             for name, metric in board["metrics"].items() if metric["ranked"]}  # fmt: skip
+    best = ", ".join(f"{name} {method}" for name, method in first.items())
+    return {"ranked_methods": len(methods), "first": best, "leaderboard": results.path("report.html")}
+
+
+def make_denoised(suite: Suite, outputs: Path) -> None:
+    """`nlmeans`: non-local means on the input, then Lanczos. `nlmeans-sharp`: that with unsharp masking."""
+    for name in ("nlmeans", "nlmeans-sharp"):
+        (outputs / name).mkdir(parents=True)
+    for id_, path in suite.lq.items():
+        clean = cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(decode(path.read_bytes())[..., ::-1]), None, 7, 7)
+        size = (clean.shape[1] * (suite.scale or 4), clean.shape[0] * (suite.scale or 4))
+        large = cv2.resize(clean, size, interpolation=cv2.INTER_LANCZOS4)
+        sharp = cv2.addWeighted(large, 1.8, cv2.GaussianBlur(large, (0, 0), 2), -0.8, 0)
+        cv2.imwrite(str(outputs / "nlmeans" / f"{id_}.png"), large)
+        cv2.imwrite(str(outputs / "nlmeans-sharp" / f"{id_}.png"), sharp)

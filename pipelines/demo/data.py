@@ -1,0 +1,140 @@
+"""`lucidflux demo`: filter and pairs on real photos, and on damaged versions of them, from what is installed alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from lucidflux_data.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.execution.executor import Executor
+    from pipelines.execution.progress import Progress
+
+PAIR_SIZE = 256  # most of the bundled photos are 512 pixels wide
+
+
+def bundled_photos() -> list[Path]:
+    """The pictures that scikit-image ships inside its package; nothing is downloaded. ConfigError without it."""
+    try:
+        import skimage
+    except ImportError:
+        raise ConfigError("the demo takes scikit-image's photos: pip install 'lucidflux[demo]'") from None
+    folder = Path(skimage.__file__).parent / "data"
+    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
+
+
+def make_candidates(folder: Path) -> Path:
+    """Copies the photos into `folder` and plants one image for each reason that the installed rules can give."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    photos = bundled_photos()
+    for photo in photos:
+        shutil.copyfile(photo, folder / photo.name)
+    by_name = {photo.stem: photo for photo in photos}
+    astronaut = cv2.imread(str(by_name["astronaut"]))
+    assert astronaut is not None, "scikit-image ships this photo"
+    encoded = cv2.imencode(".jpg", astronaut)[1].tobytes()
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    flat = np.full((720, 720, 3), 128, np.uint8)
+    flat[:, :240] = noise[:1, :1] // 4 + np.resize(noise, (720, 240, 3)) // 4  # three patches of nine have detail
+    _write(folder / "planted-too_blurry.png", cv2.GaussianBlur(astronaut, (0, 0), 6))
+    _write(folder / "planted-too_sharp.png", noise)
+    _write(folder / "planted-too_flat.png", flat)
+    _write(folder / "planted-too_small.png", cv2.resize(astronaut, (60, 60), interpolation=cv2.INTER_AREA))
+    _write(folder / "planted-iqa_not_finite.png", cv2.resize(astronaut, (80, 80), interpolation=cv2.INTER_AREA))
+    shutil.copyfile(by_name["astronaut"], folder / "planted-duplicate.png")
+    damaged = bytearray(by_name["coffee"].read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    (folder / "planted-unreadable.png").write_bytes(damaged)
+    (folder / "planted-truncated.jpg").write_bytes(encoded[: len(encoded) // 2])
+    (folder / "planted-not_an_image.jpg").write_text("A text file that calls itself a photo.\n")
+    Image.fromarray(astronaut[..., 0].astype(np.float32)).save(folder / "planted-unsupported_mode.tif")
+    (folder / "planted-too_many_pixels.png").write_bytes(png_of_zeros(60000, 60000))
+    (folder / "planted-missing.jpg").symlink_to(folder / "is-not-there.jpg")
+    (folder / "notes.txt").write_text("Counted as ignored.\n")
+    return folder
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A valid 1-bit grey PNG of any size, compressed row by row: 60000x60000 takes some 440 kB."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    compressor = zlib.compressobj(9)
+    row = bytes(1 + -(-width // 8))
+    body = b"".join(compressor.compress(row * 1000) for _ in range(height // 1000))
+    body += compressor.compress(row * (height % 1000)) + compressor.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
+    """Filters the planted candidates into `out`/run, makes pairs of what is kept in `out`/pairs, verifies both deeply.
+
+    Then ranks four methods on the suite offline-photos, and trains the tiny model on the pairs, whose result restores
+    one image: a plumbing check. Returns the summary of the run, the pairs, the ranking and the training.
+    """
+    from lucidflux_data.config import make_config
+    from lucidflux_data.storage.folder import Folder, absolute_url
+    from pipelines.demo.bench import run_bench_demo
+    from pipelines.demo.train import run_train_demo
+    from pipelines.execution.executor import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter import job
+
+    candidates = make_candidates(out / "photos")
+    config = make_config("demo", settings=["rules.min_side=64", "decode.max_pixels=100000000"])
+    folder, progress = Folder(out / "run"), Progress()
+    url = [absolute_url(str(candidates))]
+    job.list_into(folder, url, config, "demo", None, ("score", "select", "pack"), progress)
+    with open_executor(executor, num_cpus, 0, None) as started:
+        progress.say(started.description)
+        job.score(folder, config, started, progress)
+        job.select(folder, config, started, progress)
+        job.pack(folder, config, started, progress)
+        verified = job.verify_run(folder, True, False, started, progress)
+        pairs = make_pairs(folder, out / "pairs", started, progress)
+        ranked = run_bench_demo(out / "bench", started, progress)
+    kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
+    learned = run_train_demo(Folder(out / "pairs"), out / "model", progress)
+    return kept | {f"pairs_{name}": value for name, value in pairs.items()} | ranked | learned
+
+
+def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Four variants of every kept photo at the size that these photos have, checked deeply, with a page to look at."""
+    from lucidflux_data.degradation.config import make_pairs_config, pairs_label
+    from lucidflux_data.pairs import job as pairs_run
+    from lucidflux_data.pairs.view import make_view
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.synthesis.job import synthesize
+    from pipelines.synthesis.verify import verify_pairs
+
+    config = make_pairs_config("realesrgan-x4", settings=[f"degrade.size={PAIR_SIZE}"])
+    about = pairs_run.make_run(config, pairs_label("realesrgan-x4", config), "cv2", [run.url], None)
+    folder = Folder(out)
+    pairs_run.start(folder, about)
+    summary = synthesize(folder, about, executor, progress)
+    verified = verify_pairs(folder, True, False, executor, progress)
+    folder.publish("view.html", make_view(folder, 24))
+    return {
+        "folder": str(folder),
+        "rejected": summary["rejected"],
+        "samples": summary["samples"],
+        "verified": verified["samples"],
+        "view": folder.path("view.html"),
+    }

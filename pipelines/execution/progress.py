@@ -1,0 +1,80 @@
+"""Progress of long jobs on standard error: a bar on a terminal, a plain line now and then elsewhere.
+
+What was tried again, and which unit keeps the others waiting, stands beside the rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from pipelines.execution.in_flight import flights
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """`phase` gives a function to call with the number of images that are done."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int, done_before: int) -> Iterator[Callable[[int], None]]:
+        if done_before:
+            self.say(f"{name}: {done_before:,} done before, {total:,} to do")
+        if total == 0 or self.quiet:
+            yield lambda _: None
+        elif sys.stderr.isatty():
+            with _bar(name, total) as advance:
+                yield advance
+        else:
+            yield _lines(name, total, self.say)
+
+
+@contextlib.contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total, rate="")
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            rate = f"{done / max(time.monotonic() - start, 1e-9):.1f} images/s{flights.note()}"
+            bar.update(task, completed=done, rate=rate)
+
+        yield advance
+
+
+def _lines(name: str, total: int, say: Callable[[str], None]) -> Callable[[int], None]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if done >= total or now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{name}: {done:,}/{total:,} ({done / max(now - start, 1e-9):.1f} images/s{flights.note()})")
+
+    return advance

@@ -1,0 +1,255 @@
+"""What a job will take: a sample is measured here, the rest is arithmetic; afterwards the run says how far off it was.
+
+probe      some candidates, measured: seconds, bytes, megapixels, kept by each rule
+predict    a pure function of the probe and of the machines: hours, bytes, memory, shards, money, what saturates
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.config import FilterConfig
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.measures.basic import measure
+from lucidflux_data.selection import more_rules, records
+from lucidflux_data.selection import rules as selection
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.ledger import concat_rows, load_candidates, load_pool
+from lucidflux_data.selection.rules import KEPT
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.sources.listing import list_sources, read_bytes, sample
+from lucidflux_data.storage.folder import Folder
+from pipelines.filter.measures import HistoryUnit
+
+EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
+DRIVER_SECONDS_A_UNIT = 0.002  # 1.1 ms of CPU an empty unit on Ray (1000 units, one machine), doubled
+BYTES_A_PIXEL = 8  # held while an image is decoded and measured: RGB, luma, one copy of each
+SAMPLE_BYTES = 2304  # of a shard beside the image: two headers, a json of two blocks, half a block of padding
+WORKER_BYTES = 350e6  # a worker with its libraries, before any image
+PLAN_FILE = "events/plan.json"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Means over a sample. Seconds are of one core; `metric_s` of one GPU, or of one core where `gpu` is false."""
+
+    images: int
+    bytes: float
+    largest_pixels: float
+    read_s: float
+    measure_s: float
+    history_s: float
+    metric_s: float
+    survivors: float  # share after the cheap rules
+    gpu: bool = False
+    survivors_between: tuple[float, float] = (0.0, 1.0)  # 95% interval of the share
+    survivor_bytes: float | None = None  # sharp pictures have larger files; None: as all
+
+
+@dataclass(frozen=True)
+class Machines:
+    """`storage_gbps`: what the source gives all nodes together, in gigabytes a second; None for no limit."""
+
+    num_cpus: int
+    num_gpus: int = 0
+    nodes: int = 1
+    storage_gbps: float | None = None
+    price_cpu_hour: float = 0.0
+    price_gpu_hour: float = 0.0
+
+
+def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, dict[str, Any], int]:
+    """(costs, share of each reason with a 95% interval, candidates) from a seeded sample. InputError for no image."""
+    table = list_sources(sources).table
+    rows, seconds, sizes = [], {"read": 0.0, "measure": 0.0, "history": 0.0}, []
+    further: list[float] = []
+    for row in sample(table, size, seed=0).to_pylist():
+        record = {"uri": row["uri"], "source_key": row["source_key"]}
+        start = time.perf_counter()
+        try:
+            data = read_bytes(row["uri"], row["offset"], row["size"])
+        except ImageError as error:
+            rows.append(record | {"status": "failed", "reason": error.reason})
+            continue
+        middle = time.perf_counter()
+        rows.append(record | measure(data, config))
+        end = time.perf_counter()
+        seconds["read"] += middle - start
+        seconds["measure"] += end - middle
+        sizes.append(len(data))
+        if rows[-1]["status"] == "ok" and more_rules.needs_history(config):
+            HistoryUnit(config).row(data, decode(data, config.decode.max_pixels))
+            further.append(time.perf_counter() - end)
+    if not sizes:
+        raise InputError("no candidate of the sample could be read: nothing can be predicted")
+    basic = pa.Table.from_pylist(rows, records.BASIC)
+    codes = selection.apply_rules(load_candidates(basic, np.zeros(len(rows), bool)), config.rules)
+    alive = np.flatnonzero(codes == KEPT)
+    pixels = [row["width"] * row["height"] for row in rows if row.get("width")]
+    n = len(sizes)
+    shares = _shares(codes)
+    costs = Costs(
+        images=len(rows),
+        bytes=float(np.mean(sizes)),
+        largest_pixels=float(max(pixels, default=0)),
+        read_s=seconds["read"] / n,
+        measure_s=seconds["measure"] / n,
+        history_s=float(np.mean(further)) if further else 0.0,
+        metric_s=_metric_seconds([rows[i] for i in alive[:8]], table, config),
+        survivors=len(alive) / len(rows),
+        survivors_between=wilson(len(alive), len(rows)),
+        survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
+    )
+    return costs, shares, table.num_rows
+
+
+def _metric_seconds(rows: list[dict[str, Any]], table: pa.Table, config: FilterConfig) -> float:
+    """Seconds an image of the quality metric on this machine's CPU; 0 for none."""
+    if config.iqa.metric == "none" or not rows:
+        return 0.0
+    from lucidflux_data.iqa.metrics import load_metric
+
+    score = load_metric(config.iqa.metric)
+    where = {row["uri"]: row for row in table.select(["uri", "offset", "size"]).to_pylist()}
+    images = []
+    for row in rows:
+        place = where[row["uri"]]
+        images.append(decode(read_bytes(row["uri"], place["offset"], place["size"]), config.decode.max_pixels))
+    list(score([images[0]]))  # loading and compiling are not the images' time
+    start = time.perf_counter()
+    for image in images:
+        try:
+            list(score([image]))
+        except ImageError:
+            continue
+    return (time.perf_counter() - start) / len(images)
+
+
+def _shares(codes: np.ndarray) -> dict[str, Any]:
+    """{reason: [share, low, high]}, with 95% intervals."""
+    shares = {}
+    for code in np.unique(codes):
+        count = int((codes == code).sum())
+        name = "survives the cheap rules" if code == KEPT else records.REASONS[code]
+        shares[name] = [round(value, 4) for value in (count / len(codes), *wilson(count, len(codes)))]
+    return shares
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """95% interval of a share, from `count` of `n` (Wilson, JASA 1927)."""
+    share, z = count / n, 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machines) -> dict[str, Any]:
+    """Hours, bytes, memory, shards and money of `filter` on these machines, and what is busiest.
+
+    Each resource's time is computed alone: cores (over EFFICIENCY), GPUs, storage, driver. A phase lasts as long as its
+    busiest resource; scoring, metric and packing follow each other.
+    """
+    survivors = candidates * costs.survivors
+    low, high = costs.survivors_between
+    metric = config.iqa.metric != "none"
+    kept = selection.number_kept(round(survivors), config.cut) if metric else round(survivors)
+    units = -(-candidates // runs.unit_size(candidates))
+    cores = machines.num_cpus * EFFICIENCY
+    on_gpu = costs.gpu and machines.num_gpus > 0
+    each = costs.survivor_bytes or costs.bytes
+    bytes_of = {"score": candidates * costs.bytes, "metric": survivors * each * metric, "pack": kept * each}
+    core_s = {
+        "score": candidates * (costs.read_s + costs.measure_s) + survivors * costs.history_s,
+        "metric": survivors * (0 if on_gpu else costs.metric_s) * metric,
+        "pack": kept * (costs.read_s + each / 200e6),
+    }
+    gpu_s = survivors * costs.metric_s * metric if on_gpu else 0.0
+    wall, busiest = {}, {}
+    for phase in core_s:
+        times = {"cpu": core_s[phase] / cores, "driver": units * DRIVER_SECONDS_A_UNIT}
+        if phase == "metric" and on_gpu:
+            times["gpu"] = gpu_s / machines.num_gpus
+        if machines.storage_gbps:
+            times["storage"] = bytes_of[phase] * (2 if phase == "pack" else 1) / (machines.storage_gbps * 1e9)
+        busiest[phase] = max(times, key=lambda name: times[name])
+        wall[phase] = times[busiest[phase]]
+    hours = sum(wall.values()) / 3600
+    worker_bytes = WORKER_BYTES + BYTES_A_PIXEL * costs.largest_pixels
+    tars = max(math.ceil(kept / config.shards.max_samples), math.ceil(bytes_of["pack"] / config.shards.max_bytes))
+    return {
+        "candidates": candidates,
+        "survivors": round(survivors),
+        "survivors_between": [math.floor(low * candidates), math.ceil(high * candidates)],
+        "kept": kept,
+        "units": units,
+        "wall_hours": round(hours, 3),
+        "wall_seconds": {phase: round(value, 1) for phase, value in wall.items()},
+        "saturates_first": busiest,
+        "core_hours": round(sum(core_s.values()) / 3600, 2),
+        "gpu_hours": round(gpu_s / 3600, 2),
+        "bytes_in": round(sum(bytes_of.values())),
+        "bytes_out": round(bytes_of["pack"] + kept * SAMPLE_BYTES),
+        "worker_bytes": round(worker_bytes),
+        "node_bytes": round(worker_bytes * math.ceil(machines.num_cpus / machines.nodes)),
+        "shards": tars,
+        "money": round(
+            hours * (machines.num_cpus * machines.price_cpu_hour + machines.num_gpus * machines.price_gpu_hour), 2
+        ),
+    }
+
+
+def actual(folder: Folder) -> dict[str, Any]:
+    """What the events of a run say: wall seconds from the first start to the last end, core hours of all attempts."""
+    lines = []
+    for name in folder.names("events"):
+        if name.endswith(".jsonl"):
+            lines += [json.loads(line) for line in folder.read(f"events/{name}").decode().splitlines()]
+    lines = [line for line in lines if "attempt" in line]
+    done = [line for line in lines if "seconds" in line]
+    if not done:
+        return {}
+    start, end = min(line["start"] for line in done), max(line["start"] + line["seconds"] for line in done)
+    return {
+        "wall_hours": round((end - start) / 3600, 3),
+        "core_hours": round(sum(line["seconds"] for line in done) / 3600, 2),
+        "attempts": len(lines),
+        "lost_attempts": sum(line["outcome"] == "lost" for line in lines),
+        "slowest_unit_s": round(max(line["seconds"] for line in done), 1),
+    }
+
+
+def actual_set(folder: Folder) -> dict[str, Any]:
+    """What the tables of a packed run say, by the names of a prediction."""
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    pool = load_pool(runs.parts(folder))
+    alive = selection.is_kept(more_rules.cheap_codes(pool, config))
+    sizes = pc.fill_null(concat_rows(pool, [table["bytes"] for table in pool.tables]), 0).to_numpy()
+    kept = folder.read_table(runs.LEDGER, ["keep"])["keep"].to_numpy()
+    manifest = shards.read_manifest(folder)
+    bytes_in = int(sizes.sum()) + int(sizes[kept].sum())
+    return {
+        "candidates": len(alive),
+        "survivors": int(alive.sum()),
+        "kept": int(kept.sum()),
+        "bytes_in": bytes_in + (int(sizes[alive].sum()) if config.iqa.metric != "none" else 0),
+        "bytes_out": manifest["bytes"],
+        "shards": len(manifest["shards"]),
+    }
+
+
+def compared(folder: Folder) -> dict[str, Any]:
+    """Predicted against actual, where `plan --out RUN` was called before the run; {} otherwise."""
+    if not folder.exists(PLAN_FILE):
+        return {}
+    planned, found = json.loads(folder.read(PLAN_FILE)), actual_set(folder) | actual(folder)
+    both = [name for name in planned if name in found or name == "survivors_between"]
+    return {"predicted": {name: planned[name] for name in both}, "actual": found}

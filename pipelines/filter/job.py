@@ -1,0 +1,214 @@
+"""The filter job: list, score, select, pack, report; every step resumes by what is already there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lucidflux_data.audit import doubts as earlier
+from lucidflux_data.audit import report
+from lucidflux_data.audit.forget import finish_forgetting
+from lucidflux_data.config import FilterConfig, digest, make_config
+from lucidflux_data.errors import ConfigError, TooManyFailed, VerificationError
+from lucidflux_data.selection import columns, ledger
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.rules import KEPT, number_kept
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards import verify
+from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.sources import listing as sources
+from lucidflux_data.storage.folder import Folder, absolute_url
+from pipelines.execution.executor import Executor
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import Unit
+from pipelines.filter import estimate as plan
+from pipelines.filter import measures
+from pipelines.filter import pack as packing
+from pipelines.filter import score as scoring
+
+
+def list_into(
+    folder: Folder,
+    asked: list[str],
+    config: FilterConfig,
+    preset: str,
+    limit: int | None,
+    steps: tuple[str, ...],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Lists the sources and starts the run, or finds it started: the first listing stays in force."""
+    listed: dict[str, Any] = {"sources": asked, "limit": limit, "seed": 0 if limit else None}
+    if folder.exists(runs.RUN_FILE):
+        before = runs.read_run(folder)
+        if before["listed"]["sources"] == asked and before["listed"]["limit"] == limit:
+            inputs = columns.join_digests(config)
+            run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"], inputs)
+            runs.start_run(folder, run, steps)
+            if folder.exists(runs.INVENTORY):
+                progress.say(
+                    f"resuming {folder}: {before['listed']['candidates']:,} candidates, as listed at the start"
+                )
+                return before
+    listing = sources.list_sources(asked)
+    table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
+    listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "damaged_tars": listing.damaged_tars}
+    run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
+    runs.start_run(folder, run, steps)
+    runs.write_inventory(folder, table)
+    progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
+    for tar in listing.damaged_tars:
+        progress.say(f"warning: {tar} breaks off; what stands before the break is used")
+    return run
+
+
+def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
+    folder.sweep()
+    if not runs.read_run(folder)["runs"]:
+        scoring.score_basic(folder, config, executor, progress)
+    measures.prepare(folder, config, executor, progress)
+    scoring.score_metric(folder, config, executor, progress)
+
+
+def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
+    measures.prepare(folder, config, executor, progress)
+    scoring.score_metric(folder, config, executor, progress)
+    counts = ledger.write_ledger(folder, config)
+    _update_run(folder, runs.read_run(folder), config)
+    return counts
+
+
+def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, preset: str) -> None:
+    """Starts `folder` as a run that selects from the scores of other runs, or finds it started."""
+    parts = [runs.read_run(part) for part in drawn_from]
+    for part, run in zip(drawn_from, parts, strict=True):
+        if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
+            raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
+    total = {name: sum(run["listed"][name] for run in parts) for name in ("candidates", "ignored")}
+    listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], **total}
+    runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
+
+
+def preview(parts: list[runs.Part], config: FilterConfig) -> dict[str, Any]:
+    """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps."""
+    codes = ledger.survivors(ledger.load_pool(parts), config)
+    left = int((codes == KEPT).sum())
+    kept = number_kept(left, config.cut) if config.iqa.metric != "none" else left
+    missing = scoring.missing_scores(parts, config)
+    return {"candidates": len(codes), "survivors": left, "scores_to_compute": missing, "kept_by_the_rules": kept}
+
+
+def include(
+    folder: Folder, asked: list[str], config: FilterConfig, executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Takes runs, and anything that can be a source (scored first, without a cut), into a run beside its rules."""
+    run = runs.read_run(folder)
+    urls = []
+    for item in asked:
+        place = Folder(item)
+        if not place.exists(runs.RUN_FILE):
+            place = Folder(f"{folder.url}/included/{digest(absolute_url(item))[:12]}")
+            own = make_config(settings=["iqa.metric=none"], base=config)
+            list_into(place, [absolute_url(item)], own, run["preset"], None, ("score",), progress)
+            score(place, own, executor, progress)
+        urls.append(place.url)
+    updated = run | {"included": urls}
+    folder.publish(runs.RUN_FILE, canonical_json(updated))
+    return updated
+
+
+def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
+    run = _update_run(folder, runs.read_run(folder), config)
+    card = {"firewall": measures.firewall_card(folder, config)} if config.select.forbid else {}
+    manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
+    folder.publish("report.html", report.make_report(folder))
+    folder.sweep()
+    return manifest
+
+
+def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
+    inputs = columns.join_digests(config)
+    updated = runs.renew_run(run, config, inputs)
+    if updated["digests"]["score"] != run["digests"]["score"]:
+        raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
+    if updated != run:
+        folder.publish(runs.RUN_FILE, canonical_json(updated))
+    return updated
+
+
+def summary(folder: Folder) -> dict[str, Any]:
+    """Counts of the ledger and of what was listed and packed."""
+    run = runs.read_run(folder)
+    counts = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
+    result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"], **counts}
+    if folder.exists(shards.MANIFEST):
+        manifest = json.loads(folder.read(shards.MANIFEST))
+        result |= {
+            "shards": len(manifest["shards"]),
+            "shard_bytes": manifest["bytes"],
+            "urls": manifest["urls"],
+        }
+        if "stripped" in manifest:
+            tags, images = manifest["stripped"]["tags"], manifest["stripped"]["images"]
+            result["stripped"] = f"{', '.join(tags)} of {images} images, which have other bytes and keys now"
+    return result | plan.compared(folder)
+
+
+def check_failed(folder: Folder, limit: float | None) -> None:
+    share = scoring.failed_share(folder)
+    if limit is not None and share > limit:
+        raise TooManyFailed(f"{share:.1%} of the candidates failed, more than the {limit:.1%} of --max-failed")
+
+
+class _CheckShard:
+    def __init__(self, folder: Folder, deep: bool, max_pixels: int) -> None:
+        self.folder, self.deep, self.max_pixels = folder, deep, max_pixels
+
+    def __call__(self, unit: Unit) -> list[str]:
+        return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels)
+
+
+def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Raises VerificationError with every problem; with `repair`, broken shards are rebuilt first.
+
+    What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
+    """
+    problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems and repair and finish_forgetting(folder):
+        problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems and repair:
+        config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+        for name in broken:
+            folder.remove(f"shards/{name}")
+        _repair(folder, config, executor, progress)
+        problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems:
+        raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
+    doubts = earlier.find_doubts(folder)
+    for doubt in doubts:
+        progress.say(f"warning: {doubt}")
+    return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": doubts}
+
+
+def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
+    problems = verify.check_set(folder)
+    if not folder.exists(shards.MANIFEST):
+        return problems, [], 0
+    entries = shards.read_manifest(folder, halfway=True)["shards"]
+    max_pixels = runs.read_run(folder)["config"]["decode"]["max_pixels"]
+    units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
+    broken = []
+    with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
+        for unit, found in executor.map(units, _CheckShard(folder, deep, max_pixels)):
+            problems += sorted(found)
+            broken += [unit.name] if found else []
+            advance(unit.size)
+    return sorted(problems), sorted(broken), sum(unit.size for unit in units)
+
+
+def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
+    """What is whole moves to the stage of the next pack, so that only what is broken is written again."""
+    packing.restage(folder, config)
+    score(folder, config, executor, progress)
+    select(folder, config, executor, progress)
+    pack(folder, config, executor, progress)

@@ -1,0 +1,170 @@
+"""Packing: the kept images of a ledger into HQ shards; one task writes one shard and its index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.compute as pc
+
+from lucidflux_data.config import FilterConfig, digest
+from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, decode
+from lucidflux_data.selection import run as runs
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards import stripped
+from lucidflux_data.shards.shard import Shard, TarWriter
+from lucidflux_data.shards.stripping import FORMATS, strip
+from lucidflux_data.storage.folder import Folder
+from pipelines.execution.executor import Executor, run
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import File, Unit
+from pipelines.filter.stripping import find_stripped, read_source
+
+PREFIX = "hq"
+STAGE = ".next"
+NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256", "source"}
+SOURCE = ("uri", "key", "offset", "bytes", "sha256")  # what reading the scored bytes takes
+
+
+@dataclass(frozen=True)
+class PackShard:
+    """Writes one shard into `place`: the tar, then its index."""
+
+    config: FilterConfig
+    place: str
+    plan_digest: str
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        writer = TarWriter()
+        yield f"{self.place}/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer))
+        yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
+
+    def _samples(self, rows: list[dict[str, Any]], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
+        for row in rows:
+            data = read_source(row["source"])
+            name = EXTENSION_OF[row["format"]]
+            record = sample_json(row)
+            if "stripped" in row:
+                data = strip(data, row["stripped"])
+                assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
+            if self.config.shards.normalize and needs_normalizing(row):
+                data, name = _as_png(data, self.config.decode.max_pixels), "png"
+                record = shards.canonical_json(json.loads(record) | {"normalized": True})
+            members = {name: data, "json": record}
+            writer.sha256s.append(shards.sample_sha256(members))
+            yield row["key"], members
+
+
+def _as_png(data: bytes, max_pixels: int) -> bytes:
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(decode(data, max_pixels)[..., ::-1]))
+    assert done, "PNG takes any 8-bit RGB image"
+    return encoded.tobytes()
+
+
+def needs_normalizing(row: dict[str, Any]) -> bool:
+    return not FLAGS_OTHER_PIXELS.isdisjoint(row["flags"].split(","))
+
+
+def sample_json(row: dict[str, Any]) -> bytes:
+    """The json member: what is known of the image, and the json that stood beside it in its source."""
+    record = {name: value for name, value in row.items() if name not in NOT_IN_JSON and value is not None}
+    record["flags"] = [flag for flag in row["flags"].split(",") if flag]
+    if row["side"]:
+        record["side"] = json.loads(row["side"])
+    return shards.canonical_json(record)
+
+
+def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
+    """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
+    changes = stripped.read_stripped(folder) if config.shards.strip else {}
+    by_key: dict[str, dict[str, Any]] = {}
+    for row in kept_rows(folder):
+        row["source"] = {name: row[name] for name in SOURCE}
+        change = changes.get(row["key"])
+        if change is not None:
+            told = {"key": change["packed_key"], "bytes": change["packed_bytes"]}
+            row |= told | {"stripped": list(config.shards.strip)}
+        by_key.setdefault(row["key"], row)  # two that differed in their tags alone are one image now
+    rows = [by_key[key] for key in sorted(by_key)]
+    sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
+    return shards.plan_shards(rows, sizes, PREFIX, config.shards.max_samples, config.shards.max_bytes)
+
+
+def kept_rows(folder: Folder) -> list[dict[str, Any]]:
+    """The kept rows of the ledger in the order of their keys."""
+    return runs.read_ledger(folder, where=pc.field("keep")).sort_by("key").to_pylist()
+
+
+def pack(
+    folder: Folder,
+    config: FilterConfig,
+    digests: dict[str, str],
+    executor: Executor,
+    progress: Progress,
+    card: dict[str, Any],
+) -> dict[str, Any]:
+    """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
+    ledger_sha256 = runs.ledger_sha256(folder)
+    plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
+    what = config.shards.strip
+    kept = kept_rows(folder) if what else []
+    find_stripped(folder, kept, what, plan_digest, executor, progress)
+    planned = plan(folder, config)
+    stage = f"{STAGE}/{plan_digest[:16]}"
+    if _is_packed(folder, planned, plan_digest):
+        place = "shards"
+    else:
+        folder.remove(shards.MANIFEST)
+        place = stage
+        names = set(folder.names(stage))
+        for name in names - _files(planned):  # of shards that were restaged and are planned no more
+            folder.remove(f"{stage}/{name}")
+        todo = [s for s in planned if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
+        units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
+        with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
+            for unit in run(executor, "pack", units, PackShard(config, stage, plan_digest), folder):
+                advance(unit.size)
+        if planned:
+            folder.replace(stage, "shards")
+            place = "shards"
+        else:
+            folder.remove("shards")
+        folder.remove(STAGE)
+    manifest = shards.make_manifest(
+        folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
+    )
+    if what:
+        unknown = sum(row["format"] not in FORMATS for row in kept)
+        if unknown:
+            progress.say(f"warning: --strip does not look into {unknown} images that are no {', '.join(FORMATS)}")
+        told = {"tags": list(what), "images": len(stripped.read_stripped(folder)), "not_looked_into": unknown}
+        card = card | {"stripped": told}
+    content = json.loads(manifest) | card
+    folder.publish(shards.MANIFEST, shards.canonical_json(content))
+    return content
+
+
+def restage(folder: Folder, config: FilterConfig) -> None:
+    """Takes published shards back to the stage, where `pack` completes and publishes them again."""
+    folder.remove(shards.MANIFEST)
+    if folder.exists(runs.LEDGER) and folder.exists("shards"):
+        ledger_sha256 = runs.ledger_sha256(folder)
+        plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
+        folder.remove(STAGE)
+        folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
+
+
+def _files(planned: list[Shard]) -> set[str]:
+    return {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
+
+
+def _is_packed(folder: Folder, planned: list[Shard], plan_digest: str) -> bool:
+    names = set(folder.names("shards"))
+    return names == _files(planned) and all(
+        shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
+    )

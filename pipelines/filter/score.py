@@ -1,0 +1,222 @@
+"""Scoring: CPU tasks measure every candidate; a quality metric then scores the survivors of the cheap rules."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.config import FilterConfig
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.iqa.batches import BatchRules, BatchScorer, score_all
+from lucidflux_data.measures.basic import Isolated, hard_limit, measure, warm_up
+from lucidflux_data.selection import records
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.ledger import load_pool, survivors
+from lucidflux_data.selection.rules import KEPT
+from lucidflux_data.selection.run import Part
+from lucidflux_data.sources.listing import read_bytes, read_known
+from lucidflux_data.storage.folder import Folder, table_bytes
+from pipelines.execution.executor import Executor, run
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import File, Unit
+
+DECODE_THREADS = 4  # in front of a GPU, which takes images faster than one core decodes them
+
+
+@dataclass(frozen=True)
+class MeasureUnit:
+    """Reads, decodes and measures the candidates of a unit; yields its scores/basic file."""
+
+    config: FilterConfig
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        isolated = Isolated(self.config) if unit.attempt > 1 else None
+        warm_up()
+        try:
+            rows = [row["known"] if row.get("known") else self._measure(row, isolated) for row in unit.payload]
+        finally:
+            if isolated is not None:
+                isolated.close()
+        yield f"{runs.BASIC}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, records.BASIC))
+
+    def _measure(self, row: dict[str, Any], isolated: Isolated | None) -> dict[str, Any]:
+        record = {"uri": row["uri"], "source_key": row["source_key"]}
+        try:
+            data = read_bytes(row["uri"], row["offset"], row["size"])
+        except ImageError as error:
+            return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
+        if isolated is not None:
+            return record | isolated.measure(data)
+        with hard_limit(self.config.decode.timeout_s):
+            return record | measure(data, self.config)
+
+
+class MetricUnit:
+    """Scores the rows of a unit with one metric; the model is loaded once a process."""
+
+    def __init__(self, config: FilterConfig, device: str) -> None:
+        self.config = config
+        self.device = device
+        self._scorer: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "device": self.device, "_scorer": None}
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        from lucidflux_data.iqa.metrics import load_metric
+
+        if self._scorer is None:
+            self._scorer = load_metric(self.config.iqa.metric, self.device)
+        metric = self.config.iqa.metric
+        scores = self._scores([row for row in unit.payload if row["known"] is None])
+        rows = [row["known"] or _metric_record(row, metric, next(scores)) for row in unit.payload]
+        table = pa.Table.from_pylist(rows, records.measure_schema(metric))
+        yield f"scores/{metric}/{unit.name}.parquet", table_bytes(table)
+
+    def _scores(self, rows: list[dict[str, Any]]) -> Iterator[float | ImageError]:
+        """In windows of some batches' pixels, from the rows alone: what is decoded at a time is bounded."""
+        from lucidflux_data.iqa.metrics import metric
+
+        settings = self.config.iqa
+        rules = BatchRules(settings.batch_megapixels, 32, settings.max_megapixels, settings.oversize)
+        batched = metric(settings.metric).batched
+        images: list[np.ndarray | ImageError] = []
+        pixels = 0
+        for image in decoded(rows, self.config, self.device != "cpu"):
+            images.append(image)
+            pixels += 0 if isinstance(image, ImageError) else image.size // 3
+            if pixels >= 4e6 * settings.batch_megapixels:
+                yield from _in_place(self._scorer, images, rules, batched)
+                images, pixels = [], 0
+        yield from _in_place(self._scorer, images, rules, batched)
+
+
+def decoded(rows: list[dict[str, Any]], config: FilterConfig, on_gpu: bool) -> Iterator[np.ndarray | ImageError]:
+    """The pixels of rows, in order, or why there are none. Threads read and decode some ahead: as many as the config
+    says, else where a GPU waits."""
+
+    def one(row: dict[str, Any]) -> np.ndarray | ImageError:
+        try:
+            return decode(read_known(row["uri"], row["offset"], row["size"], row["key"]), config.decode.max_pixels)
+        except ImageError as error:
+            return error
+
+    threads = config.workers.decode_threads
+    if threads is None:
+        threads = DECODE_THREADS if on_gpu else 0
+    if threads == 0:
+        yield from map(one, rows)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(one, row) for row in rows[: 2 * threads])
+        for position in range(len(rows)):
+            image = ahead.popleft().result()
+            if position + 2 * threads < len(rows):
+                ahead.append(pool.submit(one, rows[position + 2 * threads]))
+            yield image
+
+
+def _in_place(
+    score: BatchScorer, images: list[np.ndarray | ImageError], rules: BatchRules, batched: bool
+) -> Iterator[float | ImageError]:
+    scores = iter(score_all(score, [image for image in images if isinstance(image, np.ndarray)], rules, batched))
+    for image in images:
+        yield image if isinstance(image, ImageError) else next(scores)
+
+
+def _metric_record(row: dict[str, Any], metric: str, score: float | ImageError) -> dict[str, Any]:
+    record = {"uri": row["uri"], "key": row["key"], metric: None, "reason": None}
+    return record | ({"reason": score.reason} if isinstance(score, ImageError) else {metric: score})
+
+
+def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
+    """Publishes the units of scores/basic that are not there yet."""
+    inventory = runs.read_inventory(folder)
+    size = runs.unit_size(inventory.num_rows)
+    there = set(folder.names(runs.BASIC))
+    numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{runs.unit_name(n)}.parquet" not in there]
+    units = (
+        Unit(
+            runs.unit_name(n),
+            min(size, inventory.num_rows - n * size),
+            inventory.slice(n * size, size).to_pylist(),
+        )
+        for n in numbers
+    )
+    total = sum(min(size, inventory.num_rows - n * size) for n in numbers)
+    with progress.phase("score", total, inventory.num_rows - total) as advance:
+        for unit in run(executor, "score", units, MeasureUnit(config), folder):
+            advance(unit.size)
+
+
+def score_metric(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
+    """Scores the survivors of the rules in force that have no score yet; a score that is there is kept."""
+    metric = config.iqa.metric
+    device = "cuda" if executor.num_gpus else "cpu"
+    each = config.workers.gpus_per_actor
+    for scores in _metric_tables(runs.parts(folder), config):
+        with progress.phase(metric, scores.missing, 0) as advance:
+            place = scores.part.folder
+            for unit in run(executor, metric, scores.units(), MetricUnit(config, device), place, True, each):
+                advance(unit.size)
+
+
+def missing_scores(parts: list[Part], config: FilterConfig) -> int:
+    """How many survivors of the rules have no score of the metric yet, nor a reason why there is none."""
+    return sum(scores.missing for scores in _metric_tables(parts, config))
+
+
+def _metric_tables(parts: list[Part], config: FilterConfig) -> Iterator[MetricTable]:
+    if config.iqa.metric == "none":
+        return
+    pool = load_pool(parts)
+    codes = survivors(pool, config, scored=False)
+    for number, part in enumerate(pool.parts):
+        wanted = np.zeros(part.candidates, bool)
+        wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True
+        yield MetricTable(part, pool.tables[number], config.iqa.metric, wanted)
+
+
+class MetricTable:
+    """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
+
+    def __init__(self, part: Part, uris: pa.Table, metric: str, wanted: np.ndarray) -> None:
+        self.part = part
+        self.uris = uris.select(["uri", "key"])
+        self.known = runs.read_measure(part.folder, metric)
+        self.size = runs.unit_size(part.candidates)
+        self.wanted = wanted
+        self.position = np.full(part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
+        for number, table in self.known.items():
+            mine = slice(number * self.size, (number + 1) * self.size)
+            own = table["uri"].combine_chunks()
+            self.position[mine] = pc.fill_null(pc.index_in(uris["uri"].slice(mine.start, self.size), own), -1)
+        self.missing = int(np.sum(wanted & (self.position < 0)))
+
+    def units(self) -> Iterator[Unit]:
+        """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
+        place = runs.read_inventory(self.part.folder, ["offset", "size"])
+        lacking = np.flatnonzero(self.wanted & (self.position < 0)) // self.size
+        for number, missing in zip(*np.unique(lacking, return_counts=True), strict=True):
+            start = int(number) * self.size
+            rows = start + np.flatnonzero((self.wanted | (self.position >= 0))[start : start + self.size])
+            payload = self.uris.take(rows).to_pylist()
+            known = self.known[int(number)].to_pylist() if int(number) in self.known else []
+            for row, at, where in zip(payload, self.position[rows], place.take(rows).to_pylist(), strict=True):
+                row |= where | {"known": known[at] if at >= 0 else None}
+            yield Unit(runs.unit_name(int(number)), int(missing), payload)
+
+
+def failed_share(folder: Folder) -> float:
+    """Failed candidates as a share of all: by the ledger or, where nothing was selected yet, by the measures."""
+    selected = folder.exists(runs.LEDGER)
+    table = folder.read_table(runs.LEDGER, ["reason"]) if selected else runs.read_basic(folder, ["reason"])
+    failed = pc.sum(pc.is_in(table["reason"], pa.array(records.FAILURES))).as_py() or 0
+    return failed / max(1, table.num_rows)

@@ -1,0 +1,301 @@
+"""`lucidflux restore`: folders, globs and tars of images through the pipeline, here or on the GPUs of a cluster.
+
+    sources -> plan (one name for each image) -> batches -> worker: decode, restore, encode -> OUT/<name>.png
+                                                                                            -> OUT/records/<id>.json
+    OUT/run.json: settings and weights of this folder, checked when a command is repeated; OUT/manifest.json, last
+
+An image is done when its record is there: repeating the command does the rest, and tries failed ones again. Every image
+has the same seed, so that its result depends neither on the others nor on their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from lucidflux_data.config import Section, digest
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.images import DEFAULT_MAX_PIXELS, EXTENSION_OF, ImageError, decode
+from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.sources.listing import list_sources, read_bytes, sample
+from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_model.inference.config import ModelConfig, weights_digest
+from pipelines.execution.worker import File, Publish, Unit
+
+RUN_FILE = "run.json"
+MANIFEST = "manifest.json"
+RECORDS = "records"
+EXTENSION = {"png": "png", "png16": "png", "jpeg": "jpg"}
+
+
+class RestoreConfig(Section):
+    """Everything that decides what a restored image is."""
+
+    model: ModelConfig = ModelConfig()
+    steps: int = Field(28, ge=1)
+    guidance: float = Field(4.0, ge=0)
+    upscale: float = Field(4.0, gt=0)
+    height: int | None = Field(None, ge=16)  # instead of upscale, for all images
+    width: int | None = Field(None, ge=16)
+    seed: int = 123456789  # of the published inference
+    proxy_strength: float = 1.0
+    schedule: Literal["published", "flux"] = "published"
+    numerics: Literal["fast", "parity"] = "fast"
+    color_fix: Literal["proxy", "lq", "none"] = "proxy"
+    tile: int = Field(1024, ge=0)
+    overlap: int = Field(128, ge=0)
+    batch: int = Field(1, ge=1)
+    format: Literal["png", "png16", "jpeg"] = "png"
+    jpeg_quality: int = Field(95, ge=1, le=100)
+    max_input_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1)
+    max_output_pixels: int = Field(4096 * 4096, ge=256)
+
+
+class RestoreUnit:
+    """Restores the images of a batch and yields file and record of each; the model is loaded once a process."""
+
+    def __init__(self, config: RestoreConfig) -> None:
+        self.config = config
+        self._pipeline: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pipeline": None}
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        from lucidflux_model.inference.loading import load_pipeline, quiet_libraries
+
+        if self._pipeline is None:
+            quiet_libraries()
+            self._pipeline = load_pipeline(self.config.model, self.config.numerics)
+        pixels: dict[int, np.ndarray] = {}
+        for index, row in enumerate(unit.payload):
+            try:
+                pixels[index] = self._read(row)
+            except ImageError as error:
+                yield failed(row, error)
+        while pixels:
+            shape = next(iter(pixels.values())).shape
+            same = [index for index, image in pixels.items() if image.shape == shape]
+            images = [pixels.pop(index) for index in same]
+            yield from self._restore([unit.payload[index] for index in same], images)
+
+    def _read(self, row: dict[str, Any]) -> np.ndarray:
+        data = read_bytes(row["uri"], row["offset"], row["size"])
+        pixels = decode(data, self.config.max_input_pixels)
+        height, width = self._output_size(pixels)
+        if height * width > self.config.max_output_pixels:
+            raise ImageError(
+                "too_many_pixels",
+                f"the result, {width}x{height}, is over max_output_pixels: lower --upscale, or raise it",
+            )
+        return pixels
+
+    def _output_size(self, pixels: np.ndarray) -> tuple[int, int]:
+        config = self.config
+        height, width = (round(side * config.upscale) for side in pixels.shape[:2])
+        return config.height or max(1, height), config.width or max(1, width)
+
+    def _restore(self, rows: list[dict[str, Any]], images: list[np.ndarray]) -> Iterator[File]:
+        """One call of the pipeline. What goes wrong with it is a failure of these images, not of the run."""
+        import torch
+
+        config, pipeline = self.config, self._pipeline
+        start, device = time.perf_counter(), pipeline._execution_device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        height, width = self._output_size(images[0])
+        place = device if config.numerics == "parity" else "cpu"  # where the published code draws its noise
+        try:
+            restored = pipeline(
+                images,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+                height=height,
+                width=width,
+                generator=[torch.Generator(place).manual_seed(config.seed) for _ in images],
+                proxy_strength=config.proxy_strength,
+                schedule=config.schedule,
+                numerics=config.numerics,
+                color_fix=config.color_fix,
+                tile=config.tile,
+                overlap=config.overlap,
+                output_type="np",
+            ).images
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            if len(rows) > 1:  # each may fit alone
+                for row, image in zip(rows, images, strict=True):
+                    yield from self._restore([row], [image])
+                return
+            detail = f"{width}x{height} does not fit: a smaller --tile, --quantize, or --offload group"
+            yield failed(rows[0], ImageError("out_of_memory", detail))
+            return
+        about = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "seconds": round((time.perf_counter() - start) / len(rows), 3),
+            "peak_memory_bytes": peak_memory(device),
+        }
+        for row, image, result in zip(rows, images, restored, strict=True):
+            if not np.isfinite(result).all():
+                yield failed(row, ImageError("not_finite", "the model gave numbers that are not finite"))
+                continue
+            data = encode(result, config.format, config.jpeg_quality)
+            size = {"input": [image.shape[1], image.shape[0]], "output": [width, height]}
+            yield row["name"], data
+            yield record(row, {"status": "ok", "sha256": hashlib.sha256(data).hexdigest(), **size, **about})
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch has a type for it; on a CPU it is a plain RuntimeError with the allocator's sentence."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def record(row: dict[str, Any], content: dict[str, Any]) -> File:
+    return f"{RECORDS}/{row['id']}.json", canonical_json(
+        {"source_key": row["source_key"], "name": row["name"], **content}
+    )
+
+
+def failed(row: dict[str, Any], error: ImageError) -> File:
+    return record(row, {"status": "failed", "reason": error.reason, "detail": error.detail})
+
+
+def peak_memory(device: Any) -> int:
+    """Bytes: of the allocator on a GPU since the call began, of this process since it began elsewhere."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def encode(image: np.ndarray, kind: str, jpeg_quality: int) -> bytes:
+    """float32 HxWx3 RGB in [0, 1] as PNG of 8 or 16 bits, or as a JPEG without chroma subsampling."""
+    import io
+
+    import cv2
+    from PIL import Image
+
+    if kind == "jpeg":
+        buffer = io.BytesIO()
+        eight = Image.fromarray((image * 255).round().astype(np.uint8))
+        eight.save(buffer, "JPEG", quality=jpeg_quality, subsampling=0)
+        return buffer.getvalue()
+    top, dtype = (65535, np.uint16) if kind == "png16" else (255, np.uint8)
+    levels = (image.astype(np.float64) * top).round().astype(dtype)
+    return cv2.imencode(".png", np.ascontiguousarray(levels[..., ::-1]))[1].tobytes()
+
+
+def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """A row for each image, with the name that its result gets: its own with another extension. With `limit`, a
+    seeded sample of that many; an image has the same name and the same result in any sample.
+
+    Where two would share a name, both keep their extension before the new one (`a.jpg.png`). ConfigError where that
+    is not enough: the same relative name in two sources.
+    """
+    rows = table.to_pylist()
+    for row in rows:
+        path = PurePosixPath(row["source_key"].replace("#", "/"))
+        row["path"] = str(path)
+        row["stem"] = str(path.with_suffix("")) if path.suffix[1:].lower() in _EXTENSIONS else str(path)
+        row["id"] = hashlib.sha256(row["uri"].encode()).hexdigest()[:20]
+    shared = Counter(row["stem"].lower() for row in rows)  # case too: some disks take A and a for one
+    taken: dict[str, str] = {}
+    for row in rows:
+        stem = row["path"] if shared[row["stem"].lower()] > 1 else row["stem"]
+        row["name"] = f"{stem}.{EXTENSION[kind]}"
+        before = taken.setdefault(row["name"].lower(), row["uri"])
+        if before != row["uri"]:
+            raise ConfigError(f"{before} and {row['uri']} would both become {row['name']}: restore them in two runs")
+    chosen = set((table if limit is None else sample(table, limit, seed=0))["uri"].to_pylist())
+    return [row for row in rows if row["uri"] in chosen]
+
+
+_EXTENSIONS = {*EXTENSION_OF.values(), *EXTENSION_OF, "jpe", "jfif", "dib"}
+
+
+def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int | None = None) -> list[dict[str, Any]]:
+    """Checks that OUT is new or was made by the same settings and weights. Gives the plan."""
+    for source in sources:
+        if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
+            raise ConfigError(f"{folder} lies inside {source}, whose images would then be restored again: move --out")
+    rows = plan(list_sources(sources).table, config.format, limit)
+    settings = {**config.model_dump(), "weights_sha256": weights_digest(config.model)}
+    settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
+    run = {"schema_version": 1, "settings": settings, "digest": digest(settings)}
+    if not folder.exists(RUN_FILE):
+        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
+            raise ConfigError(f"{folder} is not empty and holds no restored images: choose another --out")
+        folder.publish(RUN_FILE, canonical_json(run))
+        return rows
+    before = json.loads(folder.read(RUN_FILE))
+    if before.get("digest") == run["digest"]:
+        return rows
+    if folder.names(RECORDS):
+        changed = [name for name, value in settings.items() if before.get("settings", {}).get(name) != value]
+        raise ConfigError(f"{folder} was restored with another {', '.join(changed) or 'version'}: choose another --out")
+    folder.publish(RUN_FILE, canonical_json(run))  # nothing was restored with the other ones
+    return rows
+
+
+_PATHS = ("weights", "trained")  # where the weights lie says nothing about them; their hash does
+
+
+def read_records(folder: Folder) -> dict[str, dict[str, Any]]:
+    return {name.removesuffix(".json"): json.loads(folder.read(f"{RECORDS}/{name}")) for name in folder.names(RECORDS)}
+
+
+def todo(folder: Folder, rows: list[dict[str, Any]], batch: int) -> list[Unit]:
+    """Batches, in order, of the images that have no result yet."""
+    done = {key for key, content in read_records(folder).items() if content["status"] == "ok"}
+    left = [row for row in rows if row["id"] not in done]
+    return [
+        Unit(f"batch-{index:06d}", len(left[index : index + batch]), left[index : index + batch])
+        for index in range(0, len(left), batch)
+    ]
+
+
+def here(folder: Folder, units: list[Unit], work: RestoreUnit) -> Iterator[Unit]:
+    """In this process, with all its cores: what one model on one device needs."""
+    publish = Publish(work, folder)
+    for unit in units:
+        publish(unit)
+        yield unit
+
+
+def finish(folder: Folder, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Publishes the manifest; gives the counts."""
+    records = read_records(folder)
+    images = [records[row["id"]] for row in rows if row["id"] in records]
+    counts = Counter(image["status"] for image in images)
+    reasons = Counter(image["reason"] for image in images if image["status"] == "failed")
+    seconds = sorted(image["seconds"] for image in images if image["status"] == "ok")
+    summary = {
+        "images": len(rows),
+        "restored": counts["ok"],
+        "failed": dict(reasons),
+        "seconds_an_image": seconds[len(seconds) // 2] if seconds else None,
+        "peak_memory_bytes": max(
+            (image["peak_memory_bytes"] for image in images if image["status"] == "ok"), default=0
+        ),
+    }
+    run = json.loads(folder.read(RUN_FILE))
+    versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
+    folder.publish(MANIFEST, canonical_json({**run, "versions": versions, **summary, "records": images}))
+    return summary

@@ -1,0 +1,178 @@
+"""Synthesis: clean images into shards of HQ/LQ pairs; one task writes one shard with all variants of its images.
+
+    sources -> inputs/ (keys, sizes, what is too small) -> shards are planned -> shards/ -> manifest.json
+
+A filter run tells keys and sizes itself; of other sources every image is read once and its header is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lucidflux_data.audit.forgotten import forgotten_keys, holds_any
+from lucidflux_data.degradation.config import PairsConfig
+from lucidflux_data.errors import ConfigError, InputError, TooManyFailed
+from lucidflux_data.images import ImageError, decode_full
+from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs.job import INPUTS, PLACE
+from lucidflux_data.selection import run as runs
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards.shard import Shard, TarWriter
+from lucidflux_data.sources import listing as sources
+from lucidflux_data.storage.folder import Folder, table_bytes
+from pipelines.execution.executor import Executor, run
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import File, Unit
+
+
+@dataclass(frozen=True)
+class ProbeUnit:
+    """Reads the candidates of a unit: key, size in pixels, or why one cannot be used."""
+
+    max_pixels: int
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        rows = [pairs_run.probe_row(row, self.max_pixels) for row in unit.payload]
+        yield f"{PLACE}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, INPUTS))
+
+
+@dataclass(frozen=True)
+class SynthesizeShard:
+    """Writes one shard of pairs: the tar, then its index."""
+
+    config: PairsConfig
+    sources: tuple[str, ...]
+    backend: str
+    device: str
+    plan_digest: str
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        writer = TarWriter()
+        failed: list[dict[str, str]] = []
+        yield f"shards/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer, failed))
+        more = {pairs_run.FAILED: json.dumps(failed)}
+        yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
+
+    def _samples(
+        self, rows: list[dict[str, Any]], writer: TarWriter, failed: list[dict[str, str]]
+    ) -> Iterator[tuple[str, dict[str, bytes]]]:
+        degrade = pairs.load_backend(self.backend, self.device)
+        versions = pairs.versions(self.backend, self.device)
+        for row in rows:
+            data = pairs_run.read_clean(row)
+            try:
+                image = decode_full(data, self.config.decode.max_pixels)
+            except ImageError as error:
+                if row["crc32"] is not None:
+                    raise InputError(f"{row['uri']} does not decode: {error.detail}") from None
+                failed.append({"key": row["key"], "reason": error.reason, "detail": error.detail})
+                continue
+            told = row | {"versions": versions, "ref": pointer(row, self.sources) | {"crc32": zlib.crc32(data)}}
+            for variant in range(self.config.variants):
+                pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
+                writer.sha256s.append(shards.sample_sha256(pair.members))
+                yield pair.key, pair.members
+
+
+def pointer(row: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any]:
+    """Where a clean image lies, relative to the source it was found in (so that the source may move as a whole)."""
+    file, tar, _ = row["uri"].partition(".tar#")
+    place = file + ".tar" if tar and row["offset"] >= 0 else row["uri"]
+    for number, source in enumerate(asked):
+        if place == source or place.startswith(f"{source}/"):
+            path = place.removeprefix(source).lstrip("/")
+            return {"source": number, "path": path, "offset": row["offset"], "size": row["size"]}
+    return {"source": -1, "path": place, "offset": row["offset"], "size": row["size"]}
+
+
+def check_sources(asked: list[str]) -> None:
+    """Wrong sources are told before anything is written. Raises ConfigError or InputError."""
+    found = [source for source in asked if Folder(source).exists(shards.MANIFEST)]
+    if found and len(asked) > 1:
+        raise ConfigError("give either one run of the filter, or other sources")
+    for source in found:
+        if pairs_run.is_pairs(Folder(source)):
+            raise ConfigError(f"{source} holds pairs already: give clean images")
+    if not found and not any(mark in source for source in asked for mark in "*?["):
+        for source in asked:
+            if source.startswith("file://") and not Folder(source).exists():
+                raise InputError(f"{source.removeprefix('file://')} is not there")
+
+
+def list_inputs(
+    folder: Folder, asked: list[str], config: PairsConfig, limit: int | None, executor: Executor, progress: Progress
+) -> None:
+    """Publishes what is missing of inputs/. The first listing stays in force."""
+    found = [Folder(source) for source in asked if Folder(source).exists(shards.MANIFEST)]
+    if found:
+        if not folder.names(PLACE):
+            table = pairs_run.inputs_of_run(found[0])
+            table = table if limit is None else sources.sample(table, limit, seed=0)
+            folder.publish(f"{PLACE}/{runs.unit_name(0)}.parquet", table_bytes(table))
+        return
+    if not folder.exists(runs.INVENTORY):
+        listing = sources.list_sources(asked)
+        table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
+        runs.write_inventory(folder, table)
+        progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
+    inventory = runs.read_inventory(folder)
+    size = runs.unit_size(inventory.num_rows)
+    there = set(folder.names(PLACE))
+    numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{runs.unit_name(n)}.parquet" not in there]
+    slices = {n: inventory.slice(n * size, size) for n in numbers}
+    units = [Unit(runs.unit_name(n), rows.num_rows, rows.to_pylist()) for n, rows in slices.items()]
+    total = sum(unit.size for unit in units)
+    with progress.phase("read headers", total, inventory.num_rows - total) as advance:
+        for unit in run(executor, "headers", units, ProbeUnit(config.decode.max_pixels), folder):
+            advance(unit.size)
+
+
+def synthesize(folder: Folder, about: dict[str, Any], executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Publishes the shards that are not there yet, then the manifest. `about`: pairs_run.make_run. Gives a summary."""
+    config = PairsConfig.model_validate(about["config"])
+    folder.sweep()
+    list_inputs(folder, about["sources"], config, about["limit"], executor, progress)
+    planned = pairs_run.plan_shards(pairs_run.read_inputs(folder, config), config)
+    if not planned:
+        raise InputError(f"no image can be used: {_why(folder, config)}")
+    plan_digest = pairs_run.plan_digest(planned, config, about["backend"])
+    todo = _lacking(folder, planned, plan_digest)
+    device = "cuda" if executor.num_gpus and about["backend"] == "torch" else "cpu"
+    job = SynthesizeShard(config, tuple(about["sources"]), about["backend"], device, plan_digest)
+    units = [Unit(s.name, len(rows) * config.variants, rows) for s in todo for rows in [pairs_run.used(s)]]
+    total = sum(unit.size for unit in units)
+    done_before = sum(len(pairs_run.used(shard)) for shard in planned) * config.variants - total
+    with progress.phase("synthesize", total, done_before) as advance:
+        for unit in run(executor, "synthesize", units, job, folder, stateful=device == "cuda"):
+            advance(unit.size)
+    digests = {**about["digests"], "plan": plan_digest}
+    folder.publish(shards.MANIFEST, shards.make_manifest(folder, "shards", [s.name for s in planned], digests))
+    folder.sweep()
+    return pairs_run.summary(folder)
+
+
+def _lacking(folder: Folder, planned: list[Shard], plan_digest: str) -> list[Shard]:
+    """The shards that are not there or, where a `forget` was interrupted, hold what it was to take out."""
+    names, gone = set(folder.names("shards")), forgotten_keys(folder)
+    done = {s.name for s in planned if shards.is_complete(folder, "shards", s.name, names, plan_digest)}
+    return [s for s in planned if s.name not in done or (gone and holds_any(folder, s.name, gone))]
+
+
+def _why(folder: Folder, config: PairsConfig) -> str:
+    reasons = pairs_run.read_inputs(folder, config)["reason"].value_counts().to_pylist()
+    told = ", ".join(f"{row['counts']} {row['values']}" for row in reasons) or "the source is empty"
+    hint = f" (--size {config.degrade.size} is the least side that is taken)" if "too_small" in told else ""
+    return told + hint
+
+
+def check_failed(summary: dict[str, Any], limit: float | None) -> None:
+    share = sum(summary["failed"].values()) / max(1, summary["candidates"])
+    if limit is not None and share > limit:
+        raise TooManyFailed(f"{share:.1%} of the images failed, more than the {limit:.1%} of --max-failed")

@@ -1,0 +1,78 @@
+"""`lucidflux cache`: one task encodes one shard of pairs with the frozen parts; shards that are there stay.
+
+The loader reads what comes out with `--set data.cached=latent,proxy,semantic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from lucidflux_data.config import digest
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards.shard import TarWriter
+from lucidflux_data.storage.folder import Folder
+from lucidflux_model.samples.cached import cache_folder, samples
+from lucidflux_model.samples.sources import ShardPairs, open_shards
+from lucidflux_model.training.config import TrainConfig
+from lucidflux_model.training.distributed import pick_device
+from lucidflux_model.training.setup import base_digest, computes_in_bf16, frozen_parts
+from pipelines.execution.executor import Executor, run
+from pipelines.execution.progress import Progress
+from pipelines.execution.worker import File, Unit
+
+ENCODERS = ("vae", "proxy", "image_encoder")
+
+
+@dataclass
+class CacheShard:
+    """Encodes the pairs of a shard; model and index are loaded once a process."""
+
+    pairs: str
+    config: TrainConfig
+    kinds: tuple[str, ...]
+    plan_digest: str
+    device: str
+    _loaded: Any = field(default=None, repr=False)
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        if self._loaded is None:
+            self._loaded = (self._parts(), open_shards([self.pairs], Folder(self.pairs)))
+        parts, source = self._loaded
+        indices = np.flatnonzero(source.shard_of == unit.payload).tolist()
+        writer = TarWriter()
+        yield f"shards/{unit.name}.tar", writer.chunks(samples(parts, source, indices, self.kinds))
+        yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
+
+    def _parts(self) -> SimpleNamespace:
+        place = pick_device(self.device)
+        dtype = torch.bfloat16 if computes_in_bf16(self.config, place) else torch.float32
+        parts = frozen_parts(self.config, dtype, ENCODERS)
+        return SimpleNamespace(**{name: part.requires_grad_(False).to(place) for name, part in parts.items()})
+
+
+def cache(
+    pairs: str, config: TrainConfig, kinds: tuple[str, ...], device: str, executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Publishes the shards that are not there yet; a summary."""
+    source: ShardPairs = open_shards([pairs], Folder(pairs))
+    base = base_digest(config)
+    folder = cache_folder(Folder(pairs), base)
+    plan = digest({"pairs": source.digest(), "base": base, "kinds": sorted(kinds), "precision": config.precision})
+    names = set(folder.names("shards"))
+    titles = [url.rpartition("/")[2].removesuffix(".tar") for url in source.shards]
+    counts = np.bincount(source.shard_of, minlength=len(titles)).tolist()
+    todo = [i for i, name in enumerate(titles) if not shards.is_complete(folder, "shards", name, names, plan)]
+    units = [Unit(titles[i], counts[i], i) for i in todo]
+    work = CacheShard(pairs, config, kinds, plan, device)
+    left = sum(unit.size for unit in units)
+    with progress.phase("cache", left, len(source) - left) as advance:
+        for unit in run(executor, "cache", units, work, folder, stateful=True):
+            advance(unit.size)
+    folder.sweep()
+    return {"cache": str(folder), "pairs": len(source), "shards": len(titles), "kinds": ",".join(kinds)}

@@ -1,0 +1,150 @@
+"""Starting `lucidflux train`: in this process, under torchrun, or as the workers of a Ray Train job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
+from lucidflux_model.training.config import TrainConfig
+from lucidflux_model.training.distributed import launch, launch_line, open_runtime
+from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress
+
+# An error that all processes have is said by the first, whose end ends the others before they say it too; after a
+# signal they end quietly by themselves.
+SECONDS_FOR_THE_FIRST = 10.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a process needs to know to take part."""
+
+    config: TrainConfig
+    sources: tuple[str, ...]
+    out: str
+    init: str | None
+    resume: bool
+    device: str
+
+
+def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
+    """In this process, alone or as one of torchrun's. The summary, from process 0."""
+    try:
+        with catching_signals() as stop:
+            return _train_here(request, progress, stop)
+    except LucidFluxError as error:
+        if int(os.environ.get("RANK", 0)) > 0:
+            if isinstance(error, Interrupted) and stop():
+                sys.exit(error.exit_code)
+            time.sleep(SECONDS_FOR_THE_FIRST)
+        raise
+
+
+def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any] | None:
+    from lucidflux_model.inference.loading import quiet_libraries
+    from lucidflux_model.training.setup import train
+
+    quiet_libraries()
+    with open_runtime(request.device) as runtime:
+        quiet = Progress(quiet=not runtime.main or progress.quiet)
+        with showing(quiet, request.config.steps) as on_step:
+            result = train(
+                request.config,
+                request.sources,
+                Path(request.out),
+                runtime,
+                request.init,
+                request.resume,
+                quiet.say,
+                on_step,
+                stop,
+            )
+        return result if runtime.main else None
+
+
+def launch_processes(request: Request, processes: int, on_gpus: bool, progress: Progress) -> dict[str, Any] | None:
+    """This command again, as `processes` processes, one a GPU or all without; what is to be said is said by the first
+    of them. One process is this one. ConfigError where there are fewer GPUs."""
+    import torch
+
+    found = torch.cuda.device_count()
+    if on_gpus and processes > found:
+        raise ConfigError(f"{processes} GPUs are asked for, and this machine has {found}")
+    if processes == 1:
+        return train_here(request, progress)
+    progress.say(" ".join(launch_line(sys.argv[1:], processes)))
+    # Not by the path of the program, which need not be ours; -P: nor from the folder that it was called in.
+    launch([sys.executable, "-P", "-c", "import cli; cli.lucidflux_main()", *sys.argv[1:]], processes)
+    return None
+
+
+@contextlib.contextmanager
+def catching_signals() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and Ctrl-C ask for a stop at the end of the step; a second Ctrl-C does not wait."""
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def showing(progress: Progress, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A line on the terminal that moves, a plain one every ten seconds elsewhere."""
+    if progress.quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(steps) as show:
+            yield show
+    else:
+        yield lines(progress, steps)
+
+
+def told(line: dict[str, Any]) -> str:
+    loss = "not finite" if line["loss"] != line["loss"] else f"{line['loss']:.4f}"
+    parts = [f"loss {loss}", f"gradient {line['grad_norm']:.2f}", f"rate {line['lr']:.1e}"]
+    parts += [f"{line['images_per_s']:.2f} images/s", f"waiting {line['data_wait']:.0%}"]
+    if "mfu" in line:
+        parts.append(f"MFU {line['mfu']:.0%}")
+    return ", ".join(parts)
+
+
+def lines(progress: Progress, steps: int) -> Callable[[dict[str, Any]], None]:
+    """A line of text every ten seconds, and where something was validated."""
+    last = 0.0
+
+    def show(line: dict[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or line["step"] == steps or "validation" in line:
+            last = now
+            progress.say(f"step {line['step']:,}/{steps:,}: {told(line)}")
+
+    return show
+
+
+@contextlib.contextmanager
+def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("train", total=steps, told="")
+        yield lambda line: bar.update(task, completed=line["step"], told=told(line))
