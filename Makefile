@@ -41,7 +41,7 @@ fmt: $(VENV)/lint.stamp  ## Format
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/dev.stamp  ## Measure throughput (see docs/performance.md)
-	$(BIN)/python benchmarks/throughput.py filter --images $(IMAGES)
+	$(BIN)/python -m benchmarks.throughput.main filter --images $(IMAGES)
 
 clean:
 	rm -rf $(VENV) demo

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 PACKAGES = ("lucidflux_data", "lucidflux_model", "pipelines", "benchmarks")
 SOURCES = [ROOT / "cli.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
 LAYER = {"lucidflux_data": 0, "lucidflux_model": 1, "benchmarks": 1, "pipelines": 2, "cli": 3}

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
+from tests.support.paths import LUCIDFLUX
+
 PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins")
 SIDE = 192
 

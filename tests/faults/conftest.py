@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from scenarios import UNITS, WIDE, Fault, run_job, speaking_to, tree
 
 from lucidflux_data.config import FilterConfig, make_config
 from pipelines.execution.executor import LocalExecutor
 from pipelines.execution.progress import Progress
+from tests.support.scenarios import UNITS, WIDE, Fault, run_job, speaking_to, tree
 
 
 @pytest.fixture(scope="module", autouse=True)

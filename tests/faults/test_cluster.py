@@ -23,7 +23,6 @@ import numpy as np
 import psutil
 import pytest
 from ray._private.utils import get_system_memory, get_used_memory
-from scenarios import WIDE, Fault, check, failing, kill_worker, remote_tree, run_job
 
 from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import ConfigError, Interrupted
@@ -32,6 +31,8 @@ from pipelines.execution.executor import LocalExecutor, RayExecutor
 from pipelines.execution.preflight import preflight
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Events, Unit
+from tests.support.paths import ROOT
+from tests.support.scenarios import WIDE, Fault, check, failing, kill_worker, remote_tree, run_job
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]  # `ray`, of this environment
 COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
@@ -140,7 +141,7 @@ def tight(patch: pytest.MonkeyPatch) -> Iterator[RayExecutor]:
     patch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
     patch.setenv("RAY_memory_monitor_refresh_ms", "50")
     patch.setenv("RAY_AUTH_MODE", "disabled")  # else a private cluster turns it on for this whole process
-    patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers find this file
+    patch.setenv("PYTHONPATH", str(ROOT))  # workers find this file
     executor = RayExecutor(2, 0, "local")
     try:
         yield executor
@@ -338,7 +339,7 @@ def test_the_file_for_ray_up_is_one() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     yaml = pytest.importorskip("yaml")
-    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    text = (ROOT / "docs" / "cluster.md").read_text()
     files = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     (ray_up,) = [file for file in files if "cluster_name" in file]
     validate_config(prepare_config(ray_up))

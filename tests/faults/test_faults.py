@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
-from scenarios import UNITS, WIDE, Fault, check, failing, kill_worker, remote_tree, run_job, tree
 
 from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.errors import Interrupted
@@ -20,6 +19,8 @@ from lucidflux_data.storage.folder import SETTINGS
 from pipelines.demo.data import png_of_zeros
 from pipelines.execution.executor import LocalExecutor
 from pipelines.execution.progress import Progress
+from tests.support.paths import ROOT
+from tests.support.scenarios import UNITS, WIDE, Fault, check, failing, kill_worker, remote_tree, run_job, tree
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -50,7 +51,7 @@ def test_driver_interrupted(
 DRIVER = """
 import os, signal, sys
 sys.path.insert(0, {folder!r})
-from scenarios import WIDE, Fault, run_job
+from tests.support.scenarios import WIDE, Fault, run_job
 from lucidflux_data.config import make_config
 from pipelines.executor import LocalExecutor
 if __name__ == "__main__":
@@ -65,7 +66,7 @@ def test_driver_killed(
 ) -> None:
     run = tmp_path / "run"
     at = random.Random(100 + seed).randrange(2, UNITS)
-    code = DRIVER.format(folder=str(Path(__file__).parent), at=at, source=f"file://{photos}", run=str(run))
+    code = DRIVER.format(folder=str(ROOT), at=at, source=f"file://{photos}", run=str(run))
     (tmp_path / "driver.py").write_text(code)
     killed = subprocess.run([sys.executable, str(tmp_path / "driver.py")], capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

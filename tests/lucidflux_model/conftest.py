@@ -1,14 +1,11 @@
 """One thread: several processes whose threads wait for each other by spinning take 50 times as long on two cores."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the module that tests of the trainer share
-
-import training
+from tests.support import training
 
 torch.set_num_threads(1)
 

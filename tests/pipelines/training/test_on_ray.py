@@ -15,15 +15,12 @@ import psutil
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "lucidflux_model"))
-
-import training
-
 import cli
 from lucidflux_model.training.checkpoints import PLACE, latest
 from pipelines.execution.progress import Progress
 from pipelines.training.launch import Request
 from pipelines.training.on_ray import train_on_ray
+from tests.support import training
 
 STEPS = 24
 torch.set_num_threads(1)

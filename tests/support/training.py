@@ -29,6 +29,7 @@ from lucidflux_model.training.setup import train
 from pipelines.demo.data import bundled_photos
 from pipelines.execution.progress import Progress
 from pipelines.synthesis.job import synthesize
+from tests.support.paths import ROOT
 
 SIZE = 96
 PHOTOS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket", "ihc")
@@ -93,9 +94,9 @@ def in_two(pairs: Path, *jobs: tuple[Any, ...], kill_in_step: int | None = None)
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(ROOT))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["training"])
+        context.set_forkserver_preload(["tests.support.training"])
         given = [(rank, port, pairs, jobs, kill_in_step) for rank in (0, 1)]
         processes = [context.Process(target=_one_of_two, args=arguments) for arguments in given]
         for process in processes:

@@ -20,8 +20,8 @@ from lucidflux_model.network.build import MODELS, TRAINED, build, build_random
 from lucidflux_model.network.conditioner import Control, LucidFluxConditioner, pack, position_ids, unpack
 from lucidflux_model.weights import layouts
 from lucidflux_model.weights.published import layouts_of
+from tests.support.paths import DATA
 
-DATA = Path(__file__).parent.parent / "data"
 GOLDEN = DATA / "lucidflux_reduced"
 ERRORS = parity(GOLDEN)
 

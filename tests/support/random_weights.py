@@ -1,7 +1,7 @@
 """Random weights in the place of the published ones, in the files and folders where the libraries look for those.
 
-    python tests/benchmarks/random_weights.py FOLDER [METRIC...]     writes them
-    python tests/benchmarks/random_weights.py --run FOLDER bench ...  runs `lucidflux` with them
+    python tests/support/random_weights.py FOLDER [METRIC...]     writes them
+    python tests/support/random_weights.py --run FOLDER bench ...  runs `lucidflux` with them
 
 A check of the plumbing, nothing else: scores of random weights say nothing about an image. Every network has its real
 width, but for Q-Align, whose 8 billion parameters are made a few hundred thousand by its config.json. `--run` takes the

@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from here import QUIET, Here, run_filter, run_synthesize, verified
 
 from lucidflux_data.audit import forget as governance
 from lucidflux_data.config import FilterConfig
@@ -28,6 +27,7 @@ from lucidflux_data.storage.folder import SETTINGS, Folder, configure
 from pipelines.filter import job
 from pipelines.filter.job import verify_run
 from pipelines.synthesis.verify import verify_pairs
+from tests.support.here import QUIET, Here, run_filter, run_synthesize, verified
 
 ALL = ["iqa.metric=none", "rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
 ALL += ["rules.max_flat_fraction=1", "shards.max_samples=4"]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from here import QUIET, Here
 
 from lucidflux_data.config import make_config
 from lucidflux_data.errors import InputError
@@ -16,6 +15,7 @@ from lucidflux_data.sources import parquet as parquet_source
 from lucidflux_data.storage.folder import Folder, absolute_url
 from pipelines.filter import job
 from pipelines.filter.score import score_basic
+from tests.support.here import QUIET, Here
 
 
 @pytest.mark.parametrize("threads", [0, 4])

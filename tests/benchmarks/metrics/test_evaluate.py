@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import LUCIDFLUX
 from PIL import Image
 
 from benchmarks.methods import submission
@@ -25,6 +24,7 @@ from lucidflux_data.images import decode
 from lucidflux_data.iqa.batches import OutOfMemory
 from lucidflux_data.iqa.niqe import niqe
 from lucidflux_data.storage.folder import Folder
+from tests.support.paths import LUCIDFLUX
 
 
 def test_the_table_holds_the_scores_of_the_files(scored: Path, photos: Path) -> None:

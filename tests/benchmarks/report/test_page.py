@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import chromium
 import numpy as np
 import pytest
 
 from benchmarks.report import tables
+from tests.support import chromium
 
 pytest.importorskip("aiohttp")
 

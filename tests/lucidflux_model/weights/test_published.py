@@ -20,8 +20,9 @@ from lucidflux_model.weights.published import (
     save_lucidflux,
     split_prefix,
 )
+from tests.support.paths import DATA
 
-GOLDEN = Path(__file__).parent.parent / "data" / "lucidflux_reduced"
+GOLDEN = DATA / "lucidflux_reduced"
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "lucidflux_model"))
-
-import training
 from typer.testing import CliRunner
 
 import cli
@@ -24,6 +20,7 @@ from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import make_train_config
 from lucidflux_model.training.distributed import launch
+from tests.support import training
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux"))
 torch.set_num_threads(1)

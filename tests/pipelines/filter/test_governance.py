@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from here import QUIET, Here, run_filter, run_synthesize, verified
 from PIL import Image
 
 from lucidflux_data.audit.forget import forget_pairs
@@ -23,6 +22,7 @@ from lucidflux_data.selection.run import read_run
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
 from pipelines.synthesis.verify import verify_pairs
+from tests.support.here import QUIET, Here, run_filter, run_synthesize, verified
 
 LOCAL = ["--executor", "local", "--num-cpus", "1"]
 WIDE = ["iqa.metric=none", "rules.min_laplacian_variance=1", "rules.max_flat_fraction=1"]

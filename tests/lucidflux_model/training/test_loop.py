@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import chromium
 import cv2
 import numpy as np
 import pytest
 import torch
-import training
 from safetensors.torch import load_file
 from test_train_data import damage
 
@@ -33,6 +28,7 @@ from lucidflux_model.training.setup import export, prepare_model
 from lucidflux_model.weights.published import lucidflux_state
 from pipelines.execution.progress import Progress
 from pipelines.training.encode import cache
+from tests.support import chromium, training
 
 CPU = Runtime(0, 1, torch.device("cpu"))
 

@@ -16,7 +16,6 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from here import QUIET, Here, run_filter, verified
 
 from lucidflux_data.config import make_config
 from lucidflux_data.errors import ConfigError, InputError, StorageError
@@ -26,6 +25,7 @@ from lucidflux_data.storage import folder as storage
 from lucidflux_data.storage.folder import SETTINGS, Folder, configure, table_bytes
 from pipelines.filter import job
 from pipelines.filter.repair import retry
+from tests.support.here import QUIET, Here, run_filter, verified
 
 LOCAL = ["--executor", "local", "--num-cpus", "1"]
 WIDE = ["iqa.metric=none", "rules.min_laplacian_variance=1", "rules.max_flat_fraction=1"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,10 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "lucidflux_model"))
-
-import training
 from typer.testing import CliRunner
 
 import cli
@@ -30,6 +25,7 @@ from lucidflux_model.training.contamination import read_mark, suites_shown
 from lucidflux_model.weights.published import load_lucidflux
 from pipelines.bench.infer import Place, contaminated_suites
 from pipelines.demo.data import bundled_photos
+from tests.support import training
 
 SUITE = "offline-photos"
 SMALL = ("validation.samples=2", "validation.images=1", "validation.steps=1", "validation.every=1", "batch_size=1")

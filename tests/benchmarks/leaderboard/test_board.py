@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.metrics.score import PER_IMAGE
 from benchmarks.report import tables
 from benchmarks.suites import suite as suites
+from tests.support.paths import DATA
 
 IDS = [f"{k:03d}" for k in range(40)]
 
@@ -130,7 +130,7 @@ def test_equal_scores_give_an_equal_board(base: np.ndarray) -> None:
 
 def test_published_numbers_equal_an_independent_transcription() -> None:
     """published_scores.json beside this test was read from the papers separately, as arrays in column order."""
-    other = json.loads(Path(__file__).with_name("published_scores.json").read_text())
+    other = json.loads((DATA / "published_scores.json").read_text())
     ours = {paper["source"]: paper["benchmarks"] for paper in published.read_published()}
     checked = 0
     for source, name in (
@@ -158,7 +158,7 @@ def test_published_numbers_equal_an_independent_transcription() -> None:
 
 def test_published_numbers_equal_the_papers_tables_number_by_number() -> None:
     """paper_results.json beside this test: Tables 1 and 2 as read from the paper, every cell of them."""
-    paper = json.loads(Path(__file__).with_name("paper_results.json").read_text())
+    paper = json.loads((DATA / "paper_results.json").read_text())
     (ours,) = [p["benchmarks"] for p in published.read_published() if p["source"] == "LucidFlux"]
     plain = {"CLIP-IQA+": "clipiqa+", "Q-Align": "qalign", "CLIP-IQA": "clipiqa"}
     cells = {}

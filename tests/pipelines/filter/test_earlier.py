@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from here import QUIET, Here, run_filter
 
 from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.images import luma
@@ -24,6 +23,7 @@ from lucidflux_data.selection.run import read_run
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
 from pipelines.filter.job import verify_run
+from tests.support.here import QUIET, Here, run_filter
 
 ROOT = Path(__file__).parents[2]
 ALL = ["rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import training
 from PIL import Image
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.samples.sources import OnlinePairs, Unreadable, image_of, open_pairs, open_shards
 from lucidflux_model.samples.stream import Order, PairDataset, Pieces, Share, load, split
+from tests.support import training
 
 
 def make_order(shards: int = 7, size: int = 10, seed: int = 0, window: int = 2) -> Order:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from random_weights import SHARDS, environment
 from scipy import linalg
 
 from benchmarks.metrics import doctor, weights
@@ -22,17 +21,19 @@ from benchmarks.metrics.profiles import load_profile, profile_of_metrics
 from benchmarks.suites import suite as suites
 from lucidflux_data.images import decode
 from lucidflux_data.iqa import metrics as iqa
+from tests.support.paths import ROOT
+from tests.support.random_weights import SHARDS, environment
 
 pytest.importorskip("pyiqa")
 
-HERE = Path(__file__).parent
+
 LEARNED = ("clipiqa+", "qalign")  # a second an image; maniqa takes a minute and more on a CPU
 # In a process of its own: writes the weights, and scores the images as pyiqa alone does.
 ORACLE = """
 import hashlib, json, sys, warnings
 warnings.filterwarnings("ignore")
 from pathlib import Path
-import random_weights
+from tests.support import random_weights
 from lucidflux_data.iqa.metrics import _mend_qalign
 folder, images = Path(sys.argv[1]), sys.argv[2:]
 random_weights.write(folder, ("clipiqa+", "qalign", "fid"))
@@ -65,14 +66,14 @@ def home(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The folder of the weights, and pyiqa's scores of the images in alphabetical order."""
     folder = tmp_path_factory.mktemp("weights")
     command = [sys.executable, "-c", ORACLE, folder, *sorted(outputs.glob("*/*.png"))]
-    env = os.environ | environment(folder) | {"PYTHONPATH": str(HERE)}
+    env = os.environ | environment(folder) | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
 def run(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, HERE / "random_weights.py", "--run", home, "bench", *arguments]
+    command = [sys.executable, ROOT / "tests/support/random_weights.py", "--run", home, "bench", *arguments]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
 
 

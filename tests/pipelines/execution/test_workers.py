@@ -20,6 +20,7 @@ from pipelines.execution.progress import Progress
 from pipelines.execution.ray_pools import number_of_actors
 from pipelines.execution.worker import Events, Unit
 from pipelines.filter.score import MetricUnit
+from tests.support.paths import ROOT
 
 
 def where_am_i(unit: Unit) -> tuple[int, str]:
@@ -44,7 +45,7 @@ def test_an_actor_has_the_share_of_a_gpu_that_was_asked_for(each: float, actors:
 @pytest.fixture(scope="module")
 def ray_with_gpus():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers find this file
+        patch.setenv("PYTHONPATH", str(ROOT))  # workers find this file
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else a private cluster turns it on for this whole process
         executor = RayExecutor(4, 2, "local")
     assert executor.description.endswith("4 CPUs, 2 GPUs")

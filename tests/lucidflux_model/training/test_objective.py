@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import training
 
 from lucidflux_model.network.build import TRAINED
 from lucidflux_model.network.conditioner import pack, position_ids
@@ -18,6 +17,7 @@ from lucidflux_model.training.model import UNREACHED, initialise
 from lucidflux_model.training.objective import Draws, draw, model_time, sigma_bins, sigmas, velocity_losses
 from lucidflux_model.training.optimizer import MovingAverage, learning_rate
 from lucidflux_model.training.setup import prepare_model
+from tests.support import training
 
 CPU = Runtime(0, 1, torch.device("cpu"))
 # lucidflux: offset in the logit -> mean, 5/25/50/75/95 %, P(s < .5), computed by others from 10^7 draws
