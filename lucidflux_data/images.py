@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-DEFAULT_MAX_PIXELS = 178_000_000  # Pillow's own error limit is 2 x 89,478,485; the same order, said in round figures
+from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
 
 # Formats that are read, by Pillow's name: the name in our tables and the file extension by content.
 FORMATS = {

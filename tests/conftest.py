@@ -24,7 +24,7 @@ COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
 
 @pytest.fixture(scope="session")
 def photo_paths() -> list[Path]:
-    from pipelines.demo.data import bundled_photos
+    from lucidflux_data.sources.bundled import bundled_photos
 
     return bundled_photos()
 

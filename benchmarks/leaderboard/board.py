@@ -7,6 +7,7 @@ named group of metrics, all of which are there.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ import pyarrow as pa
 from benchmarks.leaderboard import statistics
 from benchmarks.leaderboard.statistics import Bootstrap
 from benchmarks.metrics.profiles import MetricSpec
+from lucidflux_data.errors import InputError
+from lucidflux_data.storage.folder import Folder
+
+TABLE = "per_image.parquet"
+BOARD = "leaderboard.json"
+
 
 TESTS = ("permutation", "wilcoxon")
 
@@ -279,3 +286,11 @@ def _correlation(columns: dict[str, Column]) -> dict[str, Any]:
         return {"metrics": names, "rho": []}
     rho = statistics.correlation(complete.T)
     return {"metrics": names, "rho": [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in rho]}
+
+
+def read_board(folder: Folder) -> dict[str, Any]:
+    """leaderboard.json. InputError where a folder has none."""
+    try:
+        return json.loads(folder.read(BOARD))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is not a results folder: it has no {BOARD}") from None

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.leaderboard import board as leaderboard_board
 from benchmarks.leaderboard import statistics
 from benchmarks.leaderboard.statistics import Bootstrap
-from benchmarks.report import results
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import Folder
 
@@ -24,7 +24,7 @@ def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> d
     InputError where there is nothing to compare.
     """
     (folder_a, method_a), (folder_b, method_b) = _operand(first), _operand(second)
-    board_a, board_b = results.read_board(folder_a), results.read_board(folder_b)
+    board_a, board_b = leaderboard_board.read_board(folder_a), leaderboard_board.read_board(folder_b)
     scores_a, scores_b = read_scores(folder_a), read_scores(folder_b)
     for method, scores, place in ((method_a, scores_a, folder_a), (method_b, scores_b, folder_b)):
         if method is not None and method not in scores:
@@ -52,7 +52,7 @@ def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> d
 
 def _operand(text: str) -> tuple[Folder, str | None]:
     folder = Folder(text)
-    if folder.exists(results.BOARD) or ":" not in text:
+    if folder.exists(leaderboard_board.BOARD) or ":" not in text:
         return folder, None
     place, _, method = text.rpartition(":")
     return Folder(place), method
@@ -67,7 +67,7 @@ def _making(board: dict[str, Any]) -> dict[str, str]:
 def read_scores(folder: Folder) -> Scores:
     """What per_image.parquet says of single images."""
     seeds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for row in folder.read_table(results.TABLE).to_pylist():
+    for row in folder.read_table(leaderboard_board.TABLE).to_pylist():
         if row["id"]:
             value = row["value"]
             seeds[row["method"], row["metric"], row["id"]].append(np.nan if value is None else value)

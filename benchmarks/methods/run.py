@@ -14,9 +14,7 @@ import secrets
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,12 @@ import numpy as np
 
 from benchmarks.environment import commit
 from benchmarks.methods.adapters import Adapter
+from benchmarks.methods.memory import memory_of
 from benchmarks.methods.submission import METHOD_FILE
 from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
 
-POLL_SECONDS = 0.25
 LOG_FILE = "log.txt"
 READ_BY_ALL = (".png", ".jpg", ".jpeg")
 
@@ -188,54 +186,6 @@ def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None)
         "peak_rss_mb": peak.get("rss"),
         "last_line": lines[-1][-300:] if lines else "it printed nothing",
     }
-
-
-@contextlib.contextmanager
-def memory_of(leader: int) -> Iterator[dict[str, int]]:
-    """Peak memory in MB of all processes of a session while the block runs: `rss` in all, `gpu` with nvidia-smi."""
-    peak: dict[str, int] = {}
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(POLL_SECONDS):
-            sizes = session_memory(leader)
-            if sizes:
-                peak["rss"] = max(peak.get("rss", 0), sum(sizes.values()) // 2**20)
-            used = gpu_memory(set(sizes))
-            if used is not None:
-                peak["gpu"] = max(peak.get("gpu", 0), used)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
-
-
-def session_memory(leader: int) -> dict[int, int]:
-    """pid -> resident bytes of the processes whose session `leader` leads (Linux's /proc)."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    found = {}
-    for entry in os.listdir("/proc"):
-        with contextlib.suppress(OSError, ValueError, ProcessLookupError):
-            if entry.isdigit() and os.getsid(int(entry)) == leader:
-                found[int(entry)] = int(Path("/proc", entry, "statm").read_text().split()[1]) * page
-    return found
-
-
-def gpu_memory(pids: set[int]) -> int | None:
-    """MB that these processes hold on all GPUs, None without nvidia-smi."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    asked = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        listed = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    rows = [line.split(",") for line in listed.splitlines() if line.count(",") == 1]
-    return sum(int(used) for pid, used in rows if pid.strip().isdigit() and int(pid) in pids and used.strip().isdigit())
 
 
 def describe(

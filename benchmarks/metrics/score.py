@@ -27,9 +27,11 @@ from benchmarks.suites.suite import Suite
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import ImageError, decode
+from lucidflux_data.iqa import fidelity, pyiqa_models
 from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa.batches import OutOfMemory
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
 
 UNIT_IMAGES = 8  # a crash costs at most this many scores
 SLOW = frozenset({"maniqa", "maniqa-pipal", "qalign"})  # a minute an image on a CPU: one image a unit
@@ -203,9 +205,9 @@ def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarr
             raise ImageError("wrong_size", "output and reference have different sizes")
         pair = _cropped(image, spec.crop), _cropped(reference, spec.crop)
         if spec.name == "psnr":
-            return iqa.psnr(*pair, parameters["channel"])
+            return fidelity.psnr(*pair, parameters["channel"])
         if spec.name == "ssim":
-            return iqa.ssim(*pair, parameters["channel"])
+            return fidelity.ssim(*pair, parameters["channel"])
         return compare(*pair)
 
     return with_reference
@@ -222,7 +224,7 @@ def _lr_consistency(image: np.ndarray, lq: np.ndarray | None) -> float:
     input: low where a method invents what the input excludes."""
     assert lq is not None, "this metric's items have the input as reference"
     small = Image.fromarray(image).resize(lq.shape[1::-1], Image.Resampling.BICUBIC)
-    return iqa.psnr(np.asarray(small), lq)
+    return fidelity.psnr(np.asarray(small), lq)
 
 
 def per_image_table(
@@ -263,5 +265,5 @@ def score_set(method: Method, seed: str, suite: Suite, device: str) -> dict[str,
             folder.mkdir()
             for id_, path in paths.items():
                 (folder / f"{id_}{path.suffix}").symlink_to(path.absolute())
-        value = iqa.frechet_distance(f"{place}/out", f"{place}/gt", device)
+        value = pyiqa_models.frechet_distance(f"{place}/out", f"{place}/gt", device)
     return {"value": value, "reason": None, "seconds": round(time.perf_counter() - start, 4)}

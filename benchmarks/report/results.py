@@ -14,18 +14,17 @@ import pyarrow as pa
 
 from benchmarks import environment
 from benchmarks.leaderboard import published
-from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.leaderboard.board import BOARD, TABLE, make_leaderboard
 from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
 from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.suites.suite import Suite
-from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
 
 RUN_FILE = "run.json"
-TABLE = "per_image.parquet"
-BOARD = "leaderboard.json"
 CLIP_NOTE = (
     "LucidFlux's training images were the best fifth by CLIP-IQA: clipiqa and clipiqa+ are not neutral for it, nor for "
     "models trained on data that was cut so"
@@ -145,11 +144,3 @@ def signature(suite: Suite, specs: list[MetricSpec], scored: int, total: int, de
     n = str(scored) if scored == total else f"{scored}/{total}"
     scale = [f"x{suite.scale}"] if suite.scale else []
     return "|".join([suite.label(), f"n:{n}", *scale, pin, *(spec.signature(device) for spec in specs), f"env:{env}"])
-
-
-def read_board(folder: Folder) -> dict[str, Any]:
-    """leaderboard.json. InputError where a folder has none."""
-    try:
-        return json.loads(folder.read(BOARD))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is not a results folder: it has no {BOARD}") from None

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.suites.suite import Suite
+from lucidflux_data.degradation.backends import load_backend
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode
-from lucidflux_data.pairs.pair import cut, encode_hq, encode_lq, load_backend, too_small
+from lucidflux_data.pairs.pair import cut, encode_hq, encode_lq, too_small
 
 
 def make_pairs(suite: Suite, archive: Path | None) -> dict[str, dict[str, bytes]]:
@@ -69,7 +70,7 @@ def _bundled(suite: Suite) -> Iterator[tuple[str, bytes]]:
 
 def _archived(suite: Suite, path: Path) -> Iterator[tuple[str, bytes]]:
     """Every image of the archive, at any depth, by its stem."""
-    from benchmarks.suites.prepare import opened
+    from benchmarks.suites.archives import opened
 
     with opened(path) as archive:
         names = sorted(name for name in archive.names() if Path(name).suffix.lower() in IMAGE_EXTENSIONS)

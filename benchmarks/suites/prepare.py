@@ -13,18 +13,15 @@ import json
 import os
 import secrets
 import shutil
-import tarfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from benchmarks.suites.archives import Archive, opened
 from benchmarks.suites.suite import Suite, id_of
+from lucidflux_data.degradation.backends import versions
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
 from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
-from lucidflux_data.pairs.pair import versions
 
 FINGERPRINTS = "fingerprints.parquet"
 Images = dict[str, dict[str, bytes]]  # role (lq, gt) -> id -> encoded bytes
@@ -82,55 +79,6 @@ def firewall_prints(suite: Suite, images: Images) -> bytes:
         (f"{role}/{id_}", data, luma(decode(data))) for role, by_id in images.items() for id_, data in by_id.items()
     )
     return fingerprint_file(pictures, suite.name)
-
-
-class Archive:
-    """The files of a folder, zip or tar, by their names inside it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip = zipfile.ZipFile(path) if path.is_file() and zipfile.is_zipfile(path) else None
-        is_tar = path.is_file() and self._zip is None
-        self._tar = tarfile.open(path) if is_tar else None  # noqa: SIM115 - closed by `close`
-
-    def names(self) -> Iterator[str]:
-        if self._zip is not None:
-            yield from (entry.filename for entry in self._zip.infolist() if not entry.is_dir())
-        elif self._tar is not None:
-            yield from (member.name.removeprefix("./") for member in self._tar if member.isfile())
-        else:
-            for folder, _, files in os.walk(self.path, followlinks=True):
-                yield from (Path(folder, file).relative_to(self.path).as_posix() for file in files)
-
-    def read(self, name: str) -> bytes:
-        if self._zip is not None:
-            return self._zip.read(name)
-        if self._tar is not None:
-            member = next(member for member in self._tar.getmembers() if member.name.removeprefix("./") == name)
-            file = self._tar.extractfile(member)
-            assert file is not None, "only files are listed"
-            return file.read()
-        return (self.path / name).read_bytes()
-
-    def close(self) -> None:
-        for file in (self._zip, self._tar):
-            if file is not None:
-                file.close()
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Archive]:
-    """InputError for a path that is not there, or is neither a folder, a zip nor a tar."""
-    if not path.exists():
-        raise InputError(f"{path} is not there")
-    try:
-        archive = Archive(path)
-    except (tarfile.TarError, zipfile.BadZipFile):
-        raise InputError(f"{path} is neither a folder, a zip nor a tar") from None
-    try:
-        yield archive
-    finally:
-        archive.close()
 
 
 def _read(suite: Suite, path: Path, archive: Archive) -> Images:

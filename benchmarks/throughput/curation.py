@@ -30,7 +30,7 @@ def curation_command(
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
     """ROC of the strict rules, precision and recall of firewall and near-duplicates, time and memory at scale."""
-    photos = _photos(images)
+    photos = read_photos(images)
     result: dict[str, Any] = {"photos": len(photos), "rules": _rules(photos), "near_duplicates": _near(photos)}
     result["firewall"] = _firewall(photos)
     if hashes:
@@ -41,7 +41,7 @@ def curation_command(
         out.write_text(text + "\n")
 
 
-def _photos(folder: Path) -> dict[str, np.ndarray]:
+def read_photos(folder: Path) -> dict[str, np.ndarray]:
     """Luma at half size (so that there is detail up to the Nyquist frequency) of every JPEG of 800 px and more;
     of one picture in several sizes the first."""
     photos = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import resource
@@ -19,66 +18,21 @@ import numpy as np
 import pyarrow as pa
 import typer
 
+from benchmarks.throughput.timing import Images, OutFile, core_seconds, paired_ratio, pin, real_photos, seconds, tell
 from lucidflux_data.audit import report
-from lucidflux_data.config import make_config
+from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.images import ImageError, decode, luma, probe
 from lucidflux_data.iqa.niqe import niqe, parameters
 from lucidflux_data.measures.blur_and_flat import measure_bytes, measure_luma
 from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.shards import verify
-from lucidflux_data.shards.shard import canonical_json
-from lucidflux_data.sources.listing import list_sources
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.selection.config import make_config
+from lucidflux_data.sources import listing
+from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import canonical_json, table_bytes
 
 app = typer.Typer()
-Images = Annotated[Path, typer.Option(help="A folder of real photos.")]
-OutFile = Annotated[Path | None, typer.Option(help="Write the JSON here too.")]
-
-
-def pin() -> None:
-    """One core and one thread, as a worker has."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    cv2.setNumThreads(1)
-
-
-def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    start = clock()
-    call()
-    return clock() - start
-
-
-def core_seconds(call: Callable[[], Any]) -> float:
-    """Processor time: what one thread on one core needs, whatever else the machine does."""
-    return seconds(call, time.process_time)
-
-
-def paired_ratio(above: list[float], below: list[float]) -> float:
-    if not above:
-        return float("nan")
-    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
-
-
-def tell(result: dict[str, Any], out: Path | None) -> None:
-    """A table on standard error, the JSON on standard output and, where asked for, in a file."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False)
-    for name, value in result.items():
-        for inner, number in value.items() if isinstance(value, dict) else [("", value)]:
-            table.add_row(name, inner, str(number))
-    Console(stderr=True).print(table)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if out is not None:
-        out.write_text(text + "\n")
-
-
-def real_photos(images: Path) -> list[Path]:
-    """Every file once, links followed."""
-    uris = list_sources([str(images)]).table["uri"].to_pylist()
-    return sorted({Path(os.path.realpath(uri.removeprefix("file://"))) for uri in uris})
 
 
 def plain_measures(pixels: np.ndarray) -> tuple[float, float]:
@@ -209,7 +163,7 @@ def _select(folder: Folder, queue: Any) -> None:
     shards = measured("plan", lambda: plan(folder, config))
     result["kept"] = sum(len(shard.rows) for shard in shards)
     del shards
-    measured("check", lambda: verify.check_set(folder))
+    measured("check", lambda: audit_verify.check_set(folder))
     measured("report", lambda: report.make_report(folder))
     queue.put(result)
 
@@ -220,16 +174,16 @@ def generate_run(folder: Folder, rows: int) -> None:
     rng = np.random.default_rng(0)
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
     listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
-    folder.publish(runs.RUN_FILE, canonical_json(runs.make_run(config, listed, "lucidflux")))
-    size = runs.unit_size(rows)
+    folder.publish(run_folder.RUN_FILE, canonical_json(runs.make_run(config, listed, "lucidflux")))
+    size = run_folder.unit_size(rows)
     inventory = []
     for number, start in enumerate(range(0, rows, size)):
         n = min(size, rows - start)
         basic, scores, place = _generated_unit(rng, start, n)
         inventory.append(place)
-        folder.publish(f"{runs.BASIC}/{runs.unit_name(number)}.parquet", table_bytes(basic))
-        folder.publish(f"scores/niqe/{runs.unit_name(number)}.parquet", table_bytes(scores))
-    runs.write_inventory(folder, pa.concat_tables(inventory))
+        folder.publish(f"{runs.BASIC}/{run_folder.unit_name(number)}.parquet", table_bytes(basic))
+        folder.publish(f"scores/niqe/{run_folder.unit_name(number)}.parquet", table_bytes(scores))
+    run_folder.write_inventory(folder, pa.concat_tables(inventory))
 
 
 def _generated_unit(rng: np.random.Generator, start: int, n: int) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -270,7 +224,7 @@ def _generated_unit(rng: np.random.Generator, start: int, n: int) -> tuple[pa.Ta
     place = pa.table(
         {"uri": uris, "source_key": names, "source": [0] * n, "size": columns["bytes"], "offset": [-1] * n}
     )
-    return basic, scores, place.append_column("side", pa.nulls(n, pa.string())).cast(records.INVENTORY)
+    return basic, scores, place.append_column("side", pa.nulls(n, pa.string())).cast(listing.INVENTORY)
 
 
 @app.command("ray")
@@ -336,7 +290,7 @@ def _bare_loop(photos: list[Path], cpus: int) -> None:
 
 
 def _through_ray(photos: list[Path], run: Path, cpus: int) -> float:
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
 

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.throughput.curation import COPIES, DAMAGES, _photos
-from lucidflux_data.config import PRESETS
+from benchmarks.throughput.curation import COPIES, DAMAGES, read_photos
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.fingerprints import fingerprint, fingerprint_file, make_firewall
+from lucidflux_data.selection.config import PRESETS
 
 app = typer.Typer()
 LOST = 5  # per cent of the clean photos that a limit may cost on the half that it is chosen on
@@ -36,7 +36,7 @@ def held_out_command(
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
     """What rules and firewall find on photos that their limits were not chosen on."""
-    photos = _photos(images)
+    photos = read_photos(images)
     halves = _halves(photos)
     ways = [(halves[0], halves[1]), (halves[1], halves[0])]
     result = {"photos": [len(half) for half in halves], "rules": _rules(ways), "firewall": _firewall(ways)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from benchmarks.throughput.filter import OutFile, seconds, tell
+from benchmarks.throughput.timing import OutFile, seconds, tell
 from lucidflux_data.sources.listing import list_sources
 
 app = typer.Typer()

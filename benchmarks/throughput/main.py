@@ -1,7 +1,9 @@
-"""Measures what docs/performance.md states, as ratios inside one run: `python -m benchmarks.throughput.main TOPIC --help`.
+"""Measures what docs/performance.md states, as ratios inside one run.
 
-Contenders take turns on each image and the median of the paired ratios is given. This folder is
-exempt from the import rules: it measures every layer.
+    python -m benchmarks.throughput.main TOPIC --help
+
+Contenders take turns on each image, and the median of the paired ratios is given. This folder is exempt from the import
+rules: it measures every layer.
 """
 
 from __future__ import annotations

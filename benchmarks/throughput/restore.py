@@ -126,8 +126,8 @@ def straight(pipeline: Any, images: list[np.ndarray], steps: int, vae: Any) -> A
 
     from lucidflux_model.inference.pipeline import _Request
     from lucidflux_model.network.conditioner import Conditions, Control, position_ids
+    from lucidflux_model.network.encode import semantic_tokens
     from lucidflux_model.network.schedule import schedule_length, set_sigmas
-    from lucidflux_model.network.semantic import semantic_tokens
 
     with torch.no_grad():
         count, side = len(images), 4 * images[0].shape[0]

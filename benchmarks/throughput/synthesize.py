@@ -18,15 +18,17 @@ import cv2
 import numpy as np
 import typer
 
-from benchmarks.throughput.filter import Images, OutFile, paired_ratio, pin, real_photos, tell
+from benchmarks.throughput.timing import Images, OutFile, paired_ratio, pin, real_photos, tell
+from lucidflux_data.degradation import backends as degradation_backends
 from lucidflux_data.degradation import convolution as filters
 from lucidflux_data.degradation import opencv as degrade_cv2
-from lucidflux_data.degradation.config import make_degrade_config, make_pairs_config, pairs_label
+from lucidflux_data.degradation.config import make_degrade_config
 from lucidflux_data.degradation.noise import poisson_cells
 from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.images import ImageError, decode, decode_full, probe
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs.config import make_pairs_config, pairs_label
 from lucidflux_data.storage.folder import Folder, absolute_url
 from pipelines.execution.worker import limit_threads
 
@@ -132,7 +134,7 @@ def synthesize_command(
     result: dict[str, Any] = {
         "plans": count,
         "preset": "realesrgan-x4, align=reference, jpeg=reference",
-        **pairs.versions("reference"),
+        **degradation_backends.versions("reference"),
     }
     for size in map(int, sizes.split(",")):
         result[str(size)] = _compare(images, size, count)
@@ -196,7 +198,7 @@ def synthesize_job_command(
     out: OutFile = None,
 ) -> None:
     """The whole job beside a bare loop, through local processes and Ray; one core by HQ format; RealESRGANPairs."""
-    result: dict[str, Any] = {"photos": limit, "pairs": 4 * limit, "size": size, **pairs.versions("cv2")}
+    result: dict[str, Any] = {"photos": limit, "pairs": 4 * limit, "size": size, **degradation_backends.versions("cv2")}
     rates: dict[str, list[float]] = {"bare_loop": [], "local": [], "ray": []}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds):
@@ -239,13 +241,13 @@ def _pairs_of(work: tuple[dict[str, Any], int]) -> int:
     config = make_degrade_config("realesrgan-x4", [f"size={size}"])
     clean = _opened(row)
     for variant in range(4):
-        pairs.make_pair(*clean, variant, config, "png", pairs.load_backend("cv2"))
+        pairs.make_pair(*clean, variant, config, "png", degradation_backends.load_backend("cv2"))
     return 4
 
 
 def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: str) -> float:
     """Pairs a second of `synthesize`, from listing to manifest; its workers have started and compiled before."""
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.synthesis.job import synthesize
 
@@ -266,7 +268,7 @@ def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: st
 
 def _one_core(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
     """Processor time and bytes of a pair by HQ format: decode (shared by four variants), cut, degrade, encode."""
-    config, degrade = make_degrade_config("realesrgan-x4", [f"size={size}"]), pairs.load_backend("cv2")
+    config, degrade = make_degrade_config("realesrgan-x4", [f"size={size}"]), degradation_backends.load_backend("cv2")
     pairs.make_pair(*_opened(rows[0]), 0, config, "png", degrade)
     report: dict[str, Any] = {}
     for name in HQ_FORMATS:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
 PARQUET_ROW = r"\.parquet#[0-9]+$"
@@ -34,7 +35,7 @@ def _mixed_rows(folder: Folder) -> list[str]:
     How many threads there were is in no file of the run."""
     named = [name for name in folder.folders("scores") if name not in ("basic", "history")]
     measures = [name for name in named if not name.startswith("firewall-")]
-    uris = runs.read_inventory(folder, ["uri"])["uri"]
+    uris = run_folder.read_inventory(folder, ["uri"])["uri"]
     rows = pc.sum(pc.match_substring_regex(uris, PARQUET_ROW)).as_py() or 0
     if not rows or not measures:
         return []

@@ -7,86 +7,31 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.audit import report
-from lucidflux_data.audit.forgotten import IMAGE_NAME, find_left, forgotten_keys, holds_any
-from lucidflux_data.config import FilterConfig
+from lucidflux_data.audit.forgotten import find_left, holds_any
 from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.ledger import REPEATING
-from lucidflux_data.selection.run import FORGOTTEN
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.shards import stripped
+from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import TarWriter
-from lucidflux_data.storage.folder import ROWS_IN_GROUP, Folder, table_chunks
+from lucidflux_data.storage import formats, run_folder
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
+from lucidflux_data.storage.run_folder import FORGOTTEN, IMAGE_NAME, forgotten_keys
 
 PLACE = "shards"
 REPORT = "report.html"
 PAGES = ("view.html", REPORT)  # made from the images, with their pixels
-
-
-def compare(first: Folder, second: Folder) -> dict[str, Any]:
-    """What the second run's set has more, less and other than the first's, by reason, and how the scores moved.
-
-    added: kept in the second only, by why the first does not have it; removed: the other way round; changed: the same
-    uri with other bytes. Scores are compared over the kept images: means, and the Kolmogorov-Smirnov distance.
-    """
-    before, after = (runs.read_ledger(folder) for folder in (first, second))
-    kept_before, kept_after = (_kept_keys(table) for table in (before, after))
-    shas = {row["uri"]: row["sha256"] for row in before.select(["uri", "sha256"]).to_pylist()}
-    changed = sum(
-        shas.get(row["uri"]) not in (None, row["sha256"])
-        for row in after.select(["uri", "sha256"]).to_pylist()
-        if row["sha256"]
-    )
-    shift = {}
-    for name in sorted(set(before.column_names) & set(after.column_names)):
-        if pa.types.is_floating(before.schema.field(name).type):
-            shift[name] = _shift(before, after, name)
-    return {
-        "kept": {"first": len(kept_before), "second": len(kept_after), "both": len(kept_before & kept_after)},
-        "added": _by_reason(kept_after - kept_before, before),
-        "removed": _by_reason(kept_before - kept_after, after),
-        "changed": changed,
-        "scores": {name: moved for name, moved in shift.items() if moved},
-    }
-
-
-def _kept_keys(ledger: pa.Table) -> set[str]:
-    return set(ledger.filter(pc.field("keep"))["key"].to_pylist())
-
-
-def _by_reason(keys: set[str], other: pa.Table) -> dict[str, int]:
-    """Why the other ledger does not keep these keys."""
-    reasons = {
-        row["key"]: row["reason"]
-        for row in other.select(["key", "reason"]).to_pylist()
-        if row["key"] in keys and row["reason"] != "duplicate"
-    }
-    return dict(sorted(Counter(reasons.get(key) or "not_a_candidate" for key in keys).items()))
-
-
-def _shift(before: pa.Table, after: pa.Table, name: str) -> dict[str, float] | None:
-    first, second = (
-        np.sort(pc.drop_null(table.filter(pc.field("keep"))[name]).to_numpy()) for table in (before, after)
-    )
-    if len(first) == 0 or len(second) == 0:
-        return None
-    points = np.concatenate([first, second])
-    below = [np.searchsorted(values, points, "right") / len(values) for values in (first, second)]
-    return {
-        "mean_first": float(first.mean()),
-        "mean_second": float(second.mean()),
-        "ks": float(np.abs(below[0] - below[1]).max()),
-    }
 
 
 def forget(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
@@ -99,7 +44,7 @@ def forget(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
     there is no manifest, or a shard holds other bytes than its index says.
     """
     ledger = runs.read_ledger(folder)
-    packed = stripped.packed_keys(folder)
+    packed = stripping.packed_keys(folder)
     sources = {new: old for old, new in packed.items()}
     wanted = [sources.get(item[:20], item) for item in wanted]
     named = _named(ledger, wanted)
@@ -191,15 +136,15 @@ def _start(folder: Folder, manifest: Mapping[str, Any], images: Iterable[str]) -
     folder.sweep()
     for page in PAGES:
         folder.remove(page)
-    entries = sorted({*runs.read_forgotten(folder), *images})
+    entries = sorted({*run_folder.read_forgotten(folder), *images})
     folder.publish(FORGOTTEN, ("\n".join(entries) + "\n").encode())
-    folder.publish(shards.MANIFEST, shards.canonical_json({**manifest, shards.FORGETTING: True}))
+    folder.publish(shards.MANIFEST, formats.canonical_json({**manifest, shards.FORGETTING: True}))
 
 
 def _publish_manifest(folder: Folder, manifest: Mapping[str, Any], digests: dict[str, str]) -> None:
     renewed = {**manifest, **json.loads(shards.make_manifest(folder, PLACE, _names(manifest), digests))}
     renewed.pop(shards.FORGETTING, None)
-    folder.publish(shards.MANIFEST, shards.canonical_json(renewed))
+    folder.publish(shards.MANIFEST, formats.canonical_json(renewed))
 
 
 def _put_list_in_force(folder: Folder) -> None:
@@ -211,13 +156,13 @@ def _put_list_in_force(folder: Folder) -> None:
         run["config"]["select"]["opt_out"] = [*lists, place]
     run["inputs"][place] = hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()
     config = FilterConfig.model_validate(run["config"])
-    folder.publish(runs.RUN_FILE, shards.canonical_json(runs.renew_run(run, config, run["inputs"])))
+    folder.publish(run_folder.RUN_FILE, formats.canonical_json(runs.renew_run(run, config, run["inputs"])))
 
 
 def _publish_ledger(folder: Folder, ledger: pa.Table) -> None:
     """The ledger with all that is on the list opted out. Its groups depend on its rows alone, not on how it was read:
     a repeat gives the same bytes."""
-    named = _named(ledger, runs.read_forgotten(folder))
+    named = _named(ledger, run_folder.read_forgotten(folder))
     reason = pc.if_else(named, pa.scalar("opted_out"), ledger["reason"])
     keep = pc.and_(ledger["keep"], pc.invert(named))
     for name, column in (("keep", keep), ("reason", reason)):
@@ -241,9 +186,9 @@ def _rewrite_shard(folder: Folder, name: str) -> bool:
     for members in samples.values():
         writer.sha256s.append(shards.sample_sha256(members))
     more = {}
-    if pairs_run.FAILED in metadata:
-        failed = json.loads(metadata[pairs_run.FAILED])
-        more[pairs_run.FAILED] = json.dumps([entry for entry in failed if entry["key"] not in gone])
+    if pair_samples.FAILED in metadata:
+        failed = json.loads(metadata[pair_samples.FAILED])
+        more[pair_samples.FAILED] = json.dumps([entry for entry in failed if entry["key"] not in gone])
     folder.publish(f"{PLACE}/{name}.tar", b"".join(writer.chunks(samples.items())))
     folder.publish(index, writer.index_bytes(metadata["plan"], more))
     return True

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import pyarrow.compute as pc
 
 from lucidflux_data.errors import InputError
-from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import samples
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-
-IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")  # key, sha256
-
-
-def forgotten_keys(folder: Folder) -> frozenset[str]:
-    """Keys of the images that `forget` was given here: of the sources and, after `pack --strip`, of the shards."""
-    return frozenset(item[:20] for item in runs.read_forgotten(folder) if IMAGE_NAME.fullmatch(item))
+from lucidflux_data.storage.run_folder import forgotten_keys
 
 
 def holds_any(folder: Folder, shard: str, keys: frozenset[str]) -> bool:
@@ -29,7 +23,7 @@ def holds_any(folder: Folder, shard: str, keys: frozenset[str]) -> bool:
     index = folder.read_table(f"shards/{shards.index_name(shard)}", ["key"])
     if any(key[:20] in keys for key in index["key"].to_pylist()):
         return True
-    return any(row["key"] in keys for row in pairs_run.failed_images(folder, f"{shard}.tar"))
+    return any(row["key"] in keys for row in samples.failed_images(folder, f"{shard}.tar"))
 
 
 def find_left(folder: Folder, names: Iterable[str]) -> list[str]:
@@ -52,5 +46,5 @@ def find_left(folder: Folder, names: Iterable[str]) -> list[str]:
         kept = runs.read_ledger(folder, ["key", "keep"], pc.field("keep"))["key"].to_pylist()
         count = sum(key in keys for key in kept)
         if count:
-            problems.append(f"{runs.LEDGER} keeps {count} images of {runs.FORGOTTEN}: {advice}")
+            problems.append(f"{runs.LEDGER} keeps {count} images of {run_folder.FORGOTTEN}: {advice}")
     return problems

@@ -15,24 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.images import ImageError, decode
+from lucidflux_data.page import render_page
 from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.sources.listing import read_bytes
+from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import Folder
 
 THUMBNAIL_PX = 160
 PER_SHEET = 12
 BINS = 48
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1080px;padding:0 1rem;color:#1c2430;background:#fff}
-h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.1rem;margin-top:2.2rem;border-bottom:1px solid #d8dee6}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left}td.n{text-align:right}
-.bar{background:#3b6ea8;height:.8rem;display:inline-block;vertical-align:middle}.bar.out{background:#c9d2dc}
-.sheet{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;width:160px;font-size:12px;word-break:break-all}
-figure img{max-width:160px;max-height:160px;display:block}.note{color:#5b6775}svg text{font-size:11px;fill:#5b6775}
-"""
 
 
 def make_report(folder: Folder) -> bytes:
@@ -68,12 +60,7 @@ def make_report(folder: Folder) -> bytes:
     kept = table.filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET)
     parts.append(sheets.add("Kept (the first by key)", kept, None))
     del table
-    return _page(html.escape(run["label"]), sheets.filled(parts))
-
-
-def _page(title: str, body: str) -> bytes:
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
-    return f"{head}{body}</html>\n".encode()
+    return render_page(html.escape(run["label"]), sheets.filled(parts))
 
 
 def _note(metric: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig, make_config
-from lucidflux_data.selection import ledger
+from lucidflux_data.errors import InputError
+from lucidflux_data.selection import pool, records
 from lucidflux_data.selection import rules as selection
 from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.shards import stripping
 from lucidflux_data.storage.folder import Folder
 
 GRID = {
@@ -25,14 +28,27 @@ def what_if(folder: Folder, config: FilterConfig) -> list[dict[str, Any]]:
 
     `kept` counts by the size of the cut alone; which images they are needs the scores that `select` would compute.
     """
-    arrays = ledger.load_pool(runs.parts(folder)).arrays
+    arrays = pool.load_pool(runs.parts(folder)).arrays
     rows = []
     for name, values in GRID.items():
         for value in values:
             changed = make_config(settings=[f"{name}={value}"], base=config)
-            survivors = int(np.sum(selection.apply_rules(arrays, changed.rules) == selection.KEPT))
+            survivors = int(np.sum(selection.apply_rules(arrays, changed.rules) == records.KEPT))
             cut = changed.iqa.metric != "none"
             kept = selection.number_kept(survivors, changed.cut) if cut else survivors
             now = changed == config
             rows.append({"setting": name, "value": value, "survivors": survivors, "kept": kept, "now": now})
     return rows
+
+
+def explain(folder: Folder, wanted: str) -> dict[str, Any]:
+    """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
+    sources = {new: old for old, new in stripping.packed_keys(folder).items()}
+    wanted = sources.get(wanted, wanted)
+    for column in ("uri", "key", "source_key"):
+        rows = runs.read_ledger(folder, where=pc.field(column) == wanted)
+        if rows.num_rows:
+            break
+    else:
+        raise InputError(f"{wanted} is no uri, key or file name of a candidate of {folder}")
+    return {"rows": rows.to_pylist(), "config": runs.read_run(folder)["config"]}

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lucidflux_data.config import DecodeConfig, Section, ShardConfig, StorageConfig, described, resolve
+from lucidflux_data.config import Section, resolve
 from lucidflux_data.errors import ConfigError
 
 FAMILIES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
@@ -162,26 +162,6 @@ class DegradeConfig(Section):
         return self
 
 
-class PairsConfig(Section):
-    """A synthesis job: the degradation, how many variants of each HQ, and how pairs are stored."""
-
-    degrade: DegradeConfig = DegradeConfig()
-    variants: int = Field(4, ge=1, le=100)
-    hq: str = "png"  # png, webp (lossless), jpeg:Q (4:4:4), ref (a pointer into the HQ shards)
-    decode: DecodeConfig = DecodeConfig()
-    shards: ShardConfig = ShardConfig()
-    storage: StorageConfig = StorageConfig()  # how remote stores are spoken to; in no digest
-
-    @field_validator("hq")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        kind, _, quality = value.partition(":")
-        known = value in ("png", "webp", "ref") or (kind == "jpeg" and quality.isdigit() and 1 <= int(quality) <= 100)
-        if not known:
-            raise ValueError(f"an HQ is stored as png, webp, jpeg:Q (Q 1..100) or ref, not {value!r}")
-        return value
-
-
 _LIGHT_NOISE = {"gaussian_sigma": (1, 15), "poisson_scale": (0.05, 2), "jpeg_quality": (60, 95)}
 _LIGHT_KERNELS = {"beta_generalized": (0.5, 2), "beta_plateau": (1, 1.5)}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -224,27 +204,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def make_degrade_config(preset: str = "realesrgan-x4", settings: Iterable[str] = ()) -> DegradeConfig:
     """A preset with settings (`"size=512"`, `"first.sigma=0.2,1.5"`) over it. ConfigError where one is wrong."""
-    return resolve(DegradeConfig, _preset(preset), settings=settings)
+    return resolve(DegradeConfig, read_preset(preset), settings=settings)
 
 
-def make_pairs_config(preset: str, file: str | None = None, settings: Iterable[str] = ()) -> PairsConfig:
-    """A whole job: the preset is its `degrade` part. ConfigError where a setting is wrong."""
-    return resolve(PairsConfig, {"degrade": _preset(preset)}, file, settings)
-
-
-def deciding(config: PairsConfig) -> dict[str, Any]:
-    """The part of the config that decides the bytes of the pairs."""
-    return config.model_dump(exclude={"storage"})
-
-
-def pairs_label(preset: str, config: PairsConfig) -> str:
-    """The preset and every change of the degradation that can be seen in a pixel."""
-    plain = make_degrade_config(preset, [f"size={config.degrade.size}", f"seed={config.degrade.seed}"])
-    inferred = " (values inferred: no data code of LucidFlux is published)" if preset == "lucidflux" else ""
-    return described(preset, plain, config.degrade) + inferred
-
-
-def _preset(name: str) -> dict[str, Any]:
+def read_preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name!r} of pairs: choose one of {', '.join(PRESETS)}")
     values: dict[str, Any] = DegradeConfig().model_dump()

@@ -20,18 +20,18 @@ from typing import IO, Any
 
 import numpy as np
 
-from lucidflux_data.config import FilterConfig
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode_full, luma
 from lucidflux_data.measures.blur_and_flat import measure_luma
+from lucidflux_data.measures.config import MeasureConfig
 
 
-def measure(data: bytes, config: FilterConfig) -> dict[str, Any]:
+def measure(data: bytes, decode: DecodeConfig, settings: MeasureConfig) -> dict[str, Any]:
     """The columns of scores/basic that the bytes decide. A failure is in them as reason and detail."""
     sha256 = hashlib.sha256(data).hexdigest()
     record: dict[str, Any] = {"key": sha256[:20], "sha256": sha256, "bytes": len(data)}
     try:
-        image = decode_full(data, config.decode.max_pixels)
-        settings = config.measures
+        image = decode_full(data, decode.max_pixels)
         measures = measure_luma(luma(image.pixels), settings.patch_px, settings.flat_gradient_variance)
     except ImageError as error:
         return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
@@ -67,8 +67,8 @@ def hard_limit(seconds: float) -> Iterator[None]:
 class Isolated:
     """Measures in a child process, which is replaced when it hangs or dies."""
 
-    def __init__(self, config: FilterConfig) -> None:
-        self.config = config
+    def __init__(self, decode: DecodeConfig, settings: MeasureConfig) -> None:
+        self.decode, self.settings = decode, settings
         self._child: subprocess.Popen[bytes] | None = None
 
     def measure(self, data: bytes) -> dict[str, Any]:
@@ -77,12 +77,12 @@ class Isolated:
         assert child.stdin is not None, "opened as a pipe"
         assert child.stdout is not None, "opened as a pipe"
         try:
-            pickle.dump((data, self.config), child.stdin)
+            pickle.dump((data, self.decode, self.settings), child.stdin)
             child.stdin.flush()
-            ready, _, _ = select.select([child.stdout], [], [], self.config.decode.timeout_s)
+            ready, _, _ = select.select([child.stdout], [], [], self.decode.timeout_s)
             if ready:
                 return pickle.load(child.stdout)
-            reason = ("decode_timeout", f"decoding took longer than {self.config.decode.timeout_s:g} s")
+            reason = ("decode_timeout", f"decoding took longer than {self.decode.timeout_s:g} s")
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             reason = ("unreadable", "the decoder crashed or ran out of memory on it")
         self.close()
@@ -115,7 +115,7 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def serve() -> None:
-    """The child: (bytes, config) in, a record out, until its parent closes the pipe."""
+    """The child: (bytes, settings) in, a record out, until its parent closes the pipe."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the records
     warm_up()
@@ -123,8 +123,8 @@ def serve() -> None:
     out.flush()
     while True:
         try:
-            data, config = pickle.load(sys.stdin.buffer)
+            data, decode, settings = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        pickle.dump(measure(data, config), out)
+        pickle.dump(measure(data, decode, settings), out)
         out.flush()

@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lucidflux_data.images import DEFAULT_MAX_PIXELS, decode, luma
+from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+from lucidflux_data.images import decode, luma
 from lucidflux_data.jit import compiled
+from lucidflux_data.measures.config import FLAT_GRADIENT_VARIANCE, MAX_PATCH_PX, PATCH_PX
 
-PATCH_PX = 240
-FLAT_GRADIENT_VARIANCE = 800.0
-MAX_PATCH_PX = 360  # the sum of one patch row's magnitudes in 1/4096 then stays below 2^31
 _FIXED = 4096.0  # gradient magnitudes are summed as integers in units of 1/4096
 # A float32 root is off by at most 6e-8 of itself (1443 at most), its fixed-point value by 1/8192.
 _MAGNITUDE_ERROR = 1.3e-4 + 1e-4

@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 from lucidflux_data.degradation.config import DegradeConfig, FinalConfig, StageConfig
 from lucidflux_data.degradation.plan import ROTATION, SMALL_KERNEL
 from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import samples
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
 BINS = 10
@@ -193,10 +195,10 @@ def make_card(folder: Folder, limit: int | None) -> dict[str, Any]:
     failed: set[str] = set()
     seen = failed_crops = 0
     for entry in shards.read_manifest(folder)["shards"]:
-        failed |= {row["key"] for row in pairs_run.failed_images(folder, entry["name"])}
+        failed |= {row["key"] for row in samples.failed_images(folder, entry["name"])}
         for member, size in _member_sizes(folder, entry["name"]):
             member_bytes[member] += size
-        for record in pairs_run.read_records(folder, entry["name"], None if limit is None else limit - seen):
+        for record in samples.read_records(folder, entry["name"], None if limit is None else limit - seen):
             seen += 1
             distributions.add(record["plan"])
             versions[json.dumps(record["versions"], sort_keys=True)] += 1
@@ -224,7 +226,7 @@ def make_card(folder: Folder, limit: int | None) -> dict[str, Any]:
 
 
 def _member_sizes(folder: Folder, tar_name: str) -> Iterator[tuple[str, int]]:
-    for rows in pairs_run.samples_of_index(folder, tar_name).values():
+    for rows in samples.samples_of_index(folder, tar_name).values():
         for row in rows:
             yield row["member"].partition(".")[2], row["size"]
 
@@ -234,7 +236,7 @@ def _checked_against(run: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for source in run["sources"]:
         folder = Folder(source)
-        if folder.exists(shards.MANIFEST) and folder.exists(runs.RUN_FILE):
+        if folder.exists(shards.MANIFEST) and folder.exists(run_folder.RUN_FILE):
             found += runs.read_run(folder)["config"]["select"]["forbid"]
     return found
 

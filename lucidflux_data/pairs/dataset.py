@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.degradation import backends
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.errors import InputError
@@ -82,7 +83,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
             raise InputError(f"{row['uri']} cannot be read: {error.detail}") from None
         plan = draw_plan(row["key"], variant, self.config)
         hq, _ = pairs.cut(pixels, plan, self.config.crop)
-        return hq, pairs.load_backend("cv2")(hq, plan)
+        return hq, backends.load_backend("cv2")(hq, plan)
 
     def _list(self, asked: list[str]) -> list[dict[str, Any]]:
         """Rows of the usable images in key order; equal images once."""

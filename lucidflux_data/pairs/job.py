@@ -7,12 +7,11 @@ PAIRS/shards/pairs-*.tar, .index.parquet, then manifest.json
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -20,22 +19,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lucidflux_data.config import digest
-from lucidflux_data.degradation.config import DegradeConfig, PairsConfig, deciding
+from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+from lucidflux_data.degradation.config import DegradeConfig
 from lucidflux_data.errors import ConfigError, InputError, StorageError
-from lucidflux_data.images import DEFAULT_MAX_PIXELS, ImageError, probe
+from lucidflux_data.images import ImageError, probe
+from lucidflux_data.pairs.config import PairsConfig, deciding
 from lucidflux_data.pairs.pair import too_small
+from lucidflux_data.pairs.samples import failed_images
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.shards import stripped
-from lucidflux_data.shards.shard import Shard, canonical_json
-from lucidflux_data.sources.listing import PASSING, read_bytes
+from lucidflux_data.shards import stripping
+from lucidflux_data.shards.shard import Shard
+from lucidflux_data.sources.reading import PASSING, read_bytes
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.formats import canonical_json
 
 KIND = "pairs"
 PREFIX = "pairs"
 PLACE = "inputs"
-FAILED = "failed"  # in an index's metadata: images that turned out not to decode
 
 INPUTS = pa.schema(
     [
@@ -64,7 +67,7 @@ def make_run(config: PairsConfig, label: str, backend: str, sources: list[str], 
     """The content of run.json."""
     asked = {"sources": sources, "limit": limit, "backend": backend}
     return {
-        "schema_version": records.SCHEMA_VERSION,
+        "schema_version": shards.SCHEMA_VERSION,
         "kind": KIND,
         "label": label,
         **asked,
@@ -78,28 +81,28 @@ def start(folder: Folder, run: dict[str, Any]) -> None:
 
     Until there are shards, settings may still change: a first try that found no usable image is no reason to move.
     """
-    if not folder.exists(runs.RUN_FILE):
+    if not folder.exists(run_folder.RUN_FILE):
         if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
             raise ConfigError(f"{folder} is not empty and holds no pairs: choose another --out")
-        folder.publish(runs.RUN_FILE, canonical_json(run))
+        folder.publish(run_folder.RUN_FILE, canonical_json(run))
         return
     before = read(folder)
     if before["digests"] == run["digests"]:
         return
     same_inputs = all(before[name] == run[name] for name in ("sources", "limit"))
-    listed = folder.exists(runs.INVENTORY) or folder.names(PLACE)
+    listed = folder.exists(run_folder.INVENTORY) or folder.names(PLACE)
     if folder.names("shards") or (listed and not same_inputs):
         raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
-    folder.publish(runs.RUN_FILE, canonical_json(run))
+    folder.publish(run_folder.RUN_FILE, canonical_json(run))
 
 
 def is_pairs(folder: Folder) -> bool:
-    return folder.exists(runs.RUN_FILE) and runs.read_about(folder).get("kind") == KIND
+    return folder.exists(run_folder.RUN_FILE) and run_folder.read_about(folder).get("kind") == KIND
 
 
 def read(folder: Folder) -> dict[str, Any]:
     """run.json. InputError where the folder holds no pairs."""
-    run = runs.read_about(folder)
+    run = run_folder.read_about(folder)
     if run.get("kind") != KIND:
         raise InputError(f"{folder} is a run of the filter, not a folder of pairs")
     return run
@@ -116,7 +119,7 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     carry = runs.read_run(folder)["config"]["select"]["carry"]
     wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", *carry])
     ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
-    packed = stripped.packed_keys(folder)
+    packed = stripping.packed_keys(folder)
     about: dict[str, dict[str, Any]] = {}
     for row in ledger.filter(pc.field("keep")).sort_by("key").to_pylist():
         key = packed.get(row["key"], row["key"])
@@ -175,7 +178,7 @@ def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
     if not names:
         raise InputError(f"{folder} lists no inputs: repeat the command")
     tables = [folder.read_table(f"{PLACE}/{name}") for name in names]
-    return with_reasons(pa.concat_tables(tables), config.degrade, runs.read_forgotten(folder))
+    return with_reasons(pa.concat_tables(tables), config.degrade, run_folder.read_forgotten(folder))
 
 
 def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:
@@ -208,7 +211,7 @@ def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
     hq = int(BYTES_A_PIXEL[config.hq.partition(":")[0]] * degrade.size**2)
     lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
     sizes = [hq, lq, JSON_BYTES] * config.variants
-    images = min(max(1, config.shards.max_samples // config.variants), runs.unit_size(len(rows)))
+    images = min(max(1, config.shards.max_samples // config.variants), run_folder.unit_size(len(rows)))
     return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
 
 
@@ -246,72 +249,3 @@ def summary(folder: Folder) -> dict[str, Any]:
         "shards": len(manifest["shards"]),
         "urls": manifest["urls"],
     }
-
-
-def failed_images(folder: Folder, tar_name: str) -> list[dict[str, str]]:
-    """key, reason and detail of the images of a shard that turned out not to decode."""
-    name = shards.index_name(tar_name.removesuffix(".tar"))
-    metadata = shards.read_index_metadata(folder, f"shards/{name}")
-    return json.loads(metadata.get(FAILED, "[]"))
-
-
-def read_sample(folder: Folder, tar_name: str, rows: list[dict[str, Any]]) -> dict[str, bytes]:
-    """The members of one sample by extension (`hq.png`, `lq.png`, `json`). `rows`: its rows of the index."""
-    shard = f"shards/{tar_name.removesuffix('.tar')}"
-    found = {}
-    for row in rows:
-        found[row["member"].partition(".")[2]] = shards.read_member(folder, shard, row["offset"], row["size"])
-    return found
-
-
-def samples_of_index(folder: Folder, tar_name: str) -> dict[str, list[dict[str, Any]]]:
-    """The index of a shard by sample key, in key order."""
-    name = f"shards/{shards.index_name(tar_name.removesuffix('.tar'))}"
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for row in folder.read_table(name).to_pylist():
-        samples.setdefault(row["key"], []).append(row)
-    return samples
-
-
-def find_sample(folder: Folder, key: str) -> dict[str, bytes]:
-    """The members of the sample `key`. InputError where there is none. Reads log2(shards) indices."""
-    entries = [entry for entry in shards.read_manifest(folder)["shards"] if entry["samples"]]
-    place = bisect.bisect_right(entries, key, key=lambda entry: next(iter(samples_of_index(folder, entry["name"]))))
-    if place:
-        name = entries[place - 1]["name"]
-        rows = samples_of_index(folder, name).get(key)
-        if rows is not None:
-            return read_sample(folder, name, rows)
-    raise InputError(f"{key} is no pair of {folder}: a pair is KEY_VV, like {_example(folder, entries)}")
-
-
-def _example(folder: Folder, entries: list[dict[str, Any]]) -> str:
-    return next(iter(samples_of_index(folder, entries[0]["name"]))) if entries else "0123456789abcdef0123_00"
-
-
-def stored_hq(members: dict[str, bytes], record: dict[str, Any], sources: list[str]) -> bytes:
-    """The bytes that the HQ is made of: the member, or with hq=ref the clean image itself. InputError where it is
-    gone or is another one."""
-    for extension, data in members.items():
-        if extension.startswith("hq."):
-            return data
-    ref = record["hq"]["ref"]
-    place = ref["path"] if ref["source"] < 0 else f"{sources[ref['source']]}/{ref['path']}".rstrip("/")
-    gone = f"the HQ of {record['key']} is gone: it was stored as a pointer into {place}"
-    try:
-        data = read_bytes(place if ref["offset"] < 0 else f"{place}#", ref["offset"], ref["size"])
-    except ImageError:
-        raise InputError(gone) from None
-    if zlib.crc32(data) != ref["crc32"]:
-        raise InputError(f"{gone}, which now holds something else")
-    return data
-
-
-def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The json members of a shard in key order, `limit` of them at most."""
-    samples = samples_of_index(folder, tar_name)
-    with folder.open(f"shards/{tar_name}") as file:
-        for rows in list(samples.values())[:limit]:
-            (row,) = [row for row in rows if row["member"].endswith(".json")]
-            file.seek(row["offset"])
-            yield json.loads(file.read(row["size"]))

@@ -8,29 +8,23 @@ json says where. LQ = degrade(decode(stored HQ), plan), so a pair replays from i
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
+from lucidflux_data.degradation.backends import Degrade
 from lucidflux_data.degradation.config import CropConfig, DegradeConfig
 from lucidflux_data.degradation.convolution import usm
 from lucidflux_data.degradation.plan import Plan, check_plan, draw_plan
-from lucidflux_data.errors import ConfigError, InputError, needs_extra
+from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, Decoded, decode, luma
 from lucidflux_data.measures.blur_and_flat import measure_luma
-from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.storage.formats import canonical_json
 
-Degrade = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
-BACKENDS = {
-    "cv2": ("lucidflux_data.degradation.opencv", ""),
-    "torch": ("lucidflux_data.degradation.on_torch", "model"),
-    "reference": ("lucidflux_data.degradation.basicsr", "reference"),
-}
 # Huffman coding alone: of a noisy 256x256 image both smaller and faster than with string matching.
 LQ_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
 HQ_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2]
@@ -46,31 +40,6 @@ class Pair:
     members: dict[str, bytes]
     hq: np.ndarray
     lq: np.ndarray
-
-
-def load_backend(name: str, device: str = "cpu") -> Degrade:
-    """The executor of plans `name`. ConfigError for one that is not known, or whose extra is not installed."""
-    if name not in BACKENDS:
-        raise ConfigError(f"there is no backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    module, extra = BACKENDS[name]
-    with needs_extra(extra):
-        loaded = importlib.import_module(module)
-    return loaded.on_device(device) if name == "torch" else loaded.degrade
-
-
-def versions(backend: str, device: str = "cpu") -> dict[str, str]:
-    """What decides the bytes of a pair, beside its plan: libraries and, for torch, the kind of device."""
-    import numba
-    import scipy
-
-    found = {"backend": backend, "numba": numba.__version__, "numpy": np.__version__, "opencv": cv2.__version__}
-    found["scipy"] = scipy.__version__
-    if backend != "cv2":
-        import torch
-
-        found["torch"] = torch.__version__
-        found["device"] = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
-    return found
 
 
 def too_small(width: int, height: int, config: DegradeConfig) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lucidflux_data.degradation import backends
 from lucidflux_data.images import decode
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs import samples
 from lucidflux_data.storage.folder import Folder
 
 
@@ -19,17 +21,17 @@ def replay_pair(folder: Folder, key: str) -> tuple[dict[str, Any], bytes]:
     InputError: no such pair, a plan of a newer version, or an HQ that is gone. ConfigError: a missing backend.
     """
     run, config = pairs_run.read(folder), pairs_run.read_config(folder)
-    members = pairs_run.find_sample(folder, key)
+    members = samples.find_sample(folder, key)
     record = json.loads(members["json"])
     backend = record["versions"]["backend"]
     device = _device(record["versions"])
-    degrade = pairs.load_backend(backend, device)
-    hq = pairs.hq_pixels(record, pairs_run.stored_hq(members, record, run["sources"]), config.degrade.crop)
+    degrade = backends.load_backend(backend, device)
+    hq = pairs.hq_pixels(record, samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
     data = pairs.replay(record, hq, degrade)
     result: dict[str, Any] = {"key": key, "equal": data == members["lq.png"], "made_by": _told(record["versions"])}
     if not result["equal"]:
         result["difference"] = _difference(
-            key, record["versions"], pairs.versions(backend, device), decode(members["lq.png"]), decode(data)
+            key, record["versions"], backends.versions(backend, device), decode(members["lq.png"]), decode(data)
         )
     return result, data
 

@@ -14,6 +14,7 @@ import numpy as np
 from lucidflux_data.images import decode, upsample_lq
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
 
@@ -35,9 +36,9 @@ def make_view(folder: Folder, limit: int) -> bytes:
     manifest = shards.read_manifest(folder)
     figures = []
     for name, key, rows in _spread(folder, manifest, limit, config.variants):
-        members = pairs_run.read_sample(folder, name, rows)
+        members = pair_samples.read_sample(folder, name, rows)
         record = json.loads(members["json"])
-        hq = pairs.hq_pixels(record, pairs_run.stored_hq(members, record, run["sources"]), config.degrade.crop)
+        hq = pairs.hq_pixels(record, pair_samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
         figures.append(_figure(key, record, hq, decode(members["lq.png"])))
     label = html.escape(run["label"])
     head = (
@@ -61,7 +62,7 @@ def _spread(
     for entry in manifest["shards"]:
         here = [number - first for number in wanted if first <= number < first + entry["samples"]]
         if here:
-            samples = list(pairs_run.samples_of_index(folder, entry["name"]).items())
+            samples = list(pair_samples.samples_of_index(folder, entry["name"]).items())
             found += [(entry["name"], *samples[number]) for number in here]
         first += entry["samples"]
     return found

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.selection import run as runs
+from lucidflux_data.measures.fingerprints import measure_name
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
-from lucidflux_data.selection.ledger import Pool, concat_rows, whole_measure
+from lucidflux_data.selection.pool import Pool, column_of, concat_rows, whole_measure
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
 OWN = (
@@ -134,7 +135,7 @@ def _joinable(config: FilterConfig) -> list[str]:
 
 def _from_sides(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
     """Values of the json beside an image; text where their kinds differ from row to row."""
-    sides = concat_rows(pool, [runs.read_inventory(part.folder, ["side"])["side"] for part in pool.parts])
+    sides = concat_rows(pool, [run_folder.read_inventory(part.folder, ["side"])["side"] for part in pool.parts])
     values: dict[str, list[Any]] = {name: [None] * len(sides) for name in names}
     for row in np.flatnonzero(pc.is_valid(sides).to_numpy(zero_copy_only=False)):
         content = json.loads(sides[int(row)].as_py())
@@ -156,3 +157,35 @@ def _column(values: list[Any]) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         pass
     return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
+
+
+def opted_out(pool: Pool, config: FilterConfig) -> np.ndarray | None:
+    """bool: on a list by sha256, key or uri, or a copy of something that is. None without a list."""
+    if not config.select.opt_out:
+        return None
+    listed = pa.array(sorted({entry for place in config.select.opt_out for entry in read_list(place)}), pa.string())
+    own = {name: concat_rows(pool, [table[name] for table in pool.tables]) for name in ("sha256", "key", "uri")}
+    named = np.zeros(len(pool.arrays), bool)
+    for column in own.values():
+        named |= pc.is_in(column, listed).to_numpy(zero_copy_only=False)
+    keys = pc.drop_null(own["key"].filter(pa.array(named)))
+    return named | pc.is_in(own["key"], keys).to_numpy(zero_copy_only=False)
+
+
+def read_list(place: str) -> list[str]:
+    """One sha256, key or uri a line; `#` starts a comment. InputError where the list is not there."""
+    folder, _, name = place.rpartition("/")
+    try:
+        text = Folder(folder or ".").read(name).decode("utf-8", "replace")
+    except FileNotFoundError:
+        raise InputError(f"the opt-out list {place} is not there") from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def carried(pool: Pool, config: FilterConfig) -> pa.Table:
+    """The columns that the ledger gets beside its own: those of --where and --carry, and the image a leak shows."""
+    table = gather(pool, wanted_columns(config), config)
+    if not config.select.forbid:
+        return table
+    leaks = column_of(pool, measure_name(config.select.forbid), "leak", pa.string())
+    return pa.table({name: table[name] for name in table.column_names} | {"leak": leaks})

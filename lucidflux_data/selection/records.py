@@ -6,9 +6,9 @@ all runs once. No table holds a time, a worker, a library's error text or a path
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
 VERSION = "0.1.1"  # of this code; run.json keeps that of the code which listed the candidates
 
 # Reasons for which an image could not be scored at all, by what happened.
@@ -42,6 +42,8 @@ REJECTIONS = (
 )
 INCLUDED = "included"  # kept by hand, beside the rules
 REASONS = (*FAILURES, *REJECTIONS, INCLUDED)
+KEPT = -1  # the code of an image that no rule rejects
+CODE = {reason: code for code, reason in enumerate(REASONS)}
 
 WHAT_IT_MEANS = {
     "unreadable": "the bytes could not be read, or the picture data in them are damaged",
@@ -70,16 +72,6 @@ WHAT_IT_MEANS = {
     "included": "kept by hand",
 }
 
-INVENTORY = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("source_key", pa.string(), nullable=False),  # path relative to its source, or member name
-        pa.field("source", pa.int32(), nullable=False),  # position among the SOURCE arguments
-        pa.field("size", pa.int64(), nullable=False),  # encoded bytes; -1 where the listing does not tell
-        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside tars
-        pa.field("side", pa.string()),  # the json beside a tar member, as it stands there
-    ]
-)
 
 BASIC = pa.schema(
     [
@@ -110,16 +102,6 @@ LEDGER_HEAD = (
     pa.field("group", pa.string()),  # near-duplicate group; null where none was sought
 )
 
-INDEX = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("member", pa.string(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),  # of the member's first data byte in the tar
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("crc32", pa.uint32(), nullable=False),
-    ]
-)
-
 
 def measure_schema(measure: str) -> pa.Schema:
     """`scores/<measure>`: the rows asked for so far; `reason` is a failure of this measure on this image."""
@@ -131,3 +113,7 @@ def measure_schema(measure: str) -> pa.Schema:
             pa.field("reason", pa.string()),
         ]
     )
+
+
+def is_kept(codes: np.ndarray) -> np.ndarray:
+    return (codes == KEPT) | (codes == CODE["included"])

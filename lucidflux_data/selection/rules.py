@@ -7,36 +7,21 @@ Everything is positional: row i of every array is candidate i, in the order of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from lucidflux_data.config import CutConfig, RulesConfig
-from lucidflux_data.selection.records import REASONS
+from lucidflux_data.measures import near_duplicates as neardup
+from lucidflux_data.selection.columns import gather, opted_out
+from lucidflux_data.selection.config import CutConfig, FilterConfig, RulesConfig
+from lucidflux_data.selection.expression import columns_of, matches
+from lucidflux_data.selection.pool import Candidates, Pool, column_of, numbers
+from lucidflux_data.selection.records import CODE, KEPT
 
-KEPT = -1
-CODE = {reason: code for code, reason in enumerate(REASONS)}
-
-
-@dataclass
-class Candidates:
-    """n rows. `keys`: uint64 and uint16 of the 80-bit key. `failed`: int16 code of the failure, -1 where readable.
-
-    `min_side` int32 pixels; the measures float64; `included`: bool, kept by hand.
-    """
-
-    keys_high: np.ndarray
-    keys_low: np.ndarray
-    failed: np.ndarray
-    min_side: np.ndarray
-    laplacian_variance: np.ndarray
-    flat_fraction: np.ndarray
-    included: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.failed)
+HISTORY = "history"
 
 
 def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarray | None = None) -> np.ndarray:
@@ -150,13 +135,61 @@ def drop_near(
     return codes
 
 
-def split_keys(hex_keys: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """n concatenated 20-digit hexadecimal keys as (uint64, uint16) arrays that sort as the text does."""
-    raw = np.frombuffer(bytes.fromhex(hex_keys.decode("ascii")), np.uint8).reshape(-1, 10)
-    high = np.ascontiguousarray(raw[:, :8]).view(">u8").ravel().astype(np.uint64)
-    low = np.ascontiguousarray(raw[:, 8:]).view(">u2").ravel().astype(np.uint16)
-    return high, low
+def needs_history(config: FilterConfig) -> bool:
+    """Whether a rule in force uses scores/history."""
+    rules = config.rules
+    asked = (rules.min_jpeg_quality, rules.max_blockiness, rules.min_spectral_cutoff, rules.min_fixed_sharpness)
+    return config.select.near_duplicates is not None or any(rule is not None for rule in asked)
 
 
-def is_kept(codes: np.ndarray) -> np.ndarray:
-    return (codes == KEPT) | (codes == CODE["included"])
+def cheap_codes(pool: Pool, config: FilterConfig) -> np.ndarray:
+    """int16 codes after failures, opt-outs, duplicates and the rules on the basic measures."""
+    return apply_rules(pool.arrays, config.rules, opted_out(pool, config))
+
+
+def apply_history(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
+    """Rules on scores/history; a row without it (not measured yet) is not rejected. Changes `codes`."""
+    rules = config.rules
+    limits = (
+        ("jpeg_artifacts", "jpeg_quality", rules.min_jpeg_quality, np.less),
+        ("jpeg_artifacts", "blockiness", rules.max_blockiness, np.greater),
+        ("upscaled", "spectral_cutoff", rules.min_spectral_cutoff, np.less),
+        ("soft", "fixed_sharpness", rules.min_fixed_sharpness, np.less),
+    )
+    for reason, column, limit, outside in limits:
+        if limit is not None:
+            values = numbers(pool, HISTORY, column)
+            with np.errstate(invalid="ignore"):
+                codes[(codes == KEPT) & outside(values, limit)] = CODE[reason]
+
+
+def apply_leaks(codes: np.ndarray, pool: Pool, measure: str) -> None:
+    """Images of a benchmark, by hand or not. Changes `codes`."""
+    leaks = column_of(pool, measure, "leak", pa.string())
+    found = pc.is_valid(leaks).to_numpy(zero_copy_only=False)
+    codes[found & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["benchmark_leak"]
+
+
+def apply_where(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
+    """Rows of which the expression is not true. Changes `codes`."""
+    if config.select.where:
+        table = gather(pool, columns_of(config.select.where), config)
+        codes[(codes == KEPT) & ~matches(config.select.where, table).to_numpy(zero_copy_only=False)] = CODE[
+            "where_not_met"
+        ]
+
+
+def near_groups(pool: Pool, rows: np.ndarray, radius: int) -> np.ndarray:
+    """int64 over the pool: the row with the smallest key of a candidate's near-duplicate group, -1 outside a group.
+
+    Only `rows` take part.
+    """
+    groups = np.full(len(pool.arrays), -1)
+    hashes = column_of(pool, HISTORY, "phash", pa.uint64()).combine_chunks()
+    rows = rows[pc.is_valid(hashes).to_numpy(zero_copy_only=False)[rows]]
+    order = np.lexsort((pool.arrays.keys_low[rows], pool.arrays.keys_high[rows]))
+    rows = rows[order]
+    roots = neardup.group_near(pc.fill_null(hashes, 0).to_numpy()[rows], radius)
+    members = np.bincount(roots, minlength=len(rows))[roots]
+    groups[rows] = np.where(members > 1, rows[roots], -1) if len(rows) else -1
+    return groups

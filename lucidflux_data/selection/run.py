@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,26 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig, digest, label
+from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.selection import records
-from lucidflux_data.shards.shard import canonical_json
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.selection.config import FilterConfig, label
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.run_folder import RUN_FILE, read_about, unit_name, unit_size
 
-RUN_FILE = "run.json"
-INVENTORY = "inventory.parquet"
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
-FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
-
-
-def unit_size(candidates: int) -> int:
-    """Images in a unit: clamp(ceil(n/256), 8, 1000), from the number of candidates alone."""
-    return min(1000, max(8, -(-candidates // 256)))
-
-
-def unit_name(number: int) -> str:
-    return f"unit-{number:06d}"
 
 
 @dataclass(frozen=True)
@@ -111,21 +100,6 @@ def read_run(folder: Folder) -> dict[str, Any]:
     return about
 
 
-def read_about(folder: Folder) -> dict[str, Any]:
-    """run.json, of whatever job. InputError where there is none."""
-    try:
-        return json.loads(folder.read(RUN_FILE))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}") from None
-    except ValueError:
-        raise InputError(f"{folder}/{RUN_FILE} is damaged") from None
-
-
-def read_forgotten(folder: Folder) -> list[str]:
-    """The sha256s and keys that `forget` was given here."""
-    return folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
-
-
 def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("score", "select", "pack")) -> None:
     """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError."""
     if not folder.exists(RUN_FILE):
@@ -142,14 +116,6 @@ def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("sc
                 f"{folder} was made with other {'rules' if step == 'select' else 'shard limits'}: "
                 f"change them with `lucidflux-data {step} {folder} --set ...`"
             )
-
-
-def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
-    return folder.read_table(INVENTORY, None if columns is None else list(columns))
-
-
-def write_inventory(folder: Folder, table: pa.Table) -> None:
-    folder.publish(INVENTORY, table_bytes(table))
 
 
 def read_ledger(folder: Folder, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:

@@ -23,8 +23,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lucidflux_data.errors import VerificationError
-from lucidflux_data.selection import records
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import canonical_json, table_bytes
+
+SCHEMA_VERSION = 1
+INDEX = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),  # of the member's first data byte in the tar
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+    ]
+)
+
 
 BLOCK = tarfile.BLOCKSIZE  # 512
 END_OF_TAR = bytes(2 * BLOCK)
@@ -74,8 +86,8 @@ class TarWriter:
 
     def index_bytes(self, plan_digest: str, more: Mapping[str, str] | None = None) -> bytes:
         """The index as parquet, once every chunk has been taken. `more`: further facts for its metadata."""
-        columns: Sequence[Sequence[Any]] = list(zip(*self.index, strict=True)) or [()] * len(records.INDEX)
-        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, records.INDEX, strict=True)]
+        columns: Sequence[Sequence[Any]] = list(zip(*self.index, strict=True)) or [()] * len(INDEX)
+        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, INDEX, strict=True)]
         metadata = {
             "plan": plan_digest,
             "tar_sha256": self._hash.hexdigest(),
@@ -83,7 +95,7 @@ class TarWriter:
             "sha256s": "\n".join(self.sha256s),
             **(more or {}),
         }
-        table = pa.Table.from_arrays(arrays, schema=records.INDEX.with_metadata(metadata))
+        table = pa.Table.from_arrays(arrays, schema=INDEX.with_metadata(metadata))
         return table_bytes(table)
 
 
@@ -112,11 +124,6 @@ def sample_sha256(members: Mapping[str, bytes]) -> str:
 def tar_size(sizes: Iterable[int]) -> int:
     """Bytes that members of these sizes take in a tar: header, data, padding."""
     return sum(BLOCK + size + -size % BLOCK for size in sizes)
-
-
-def canonical_json(content: Any) -> bytes:
-    """Equal bytes for equal content: sorted names, UTF-8, one closing newline. Not-a-number is refused."""
-    return (json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def plan_shards(
@@ -193,7 +200,7 @@ def make_manifest(folder: Folder, place: str, shards: Sequence[str], digests: di
         )
     return canonical_json(
         {
-            "schema_version": records.SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION,
             "digests": digests,
             "samples": sum(entry["samples"] for entry in entries),
             "bytes": sum(entry["bytes"] for entry in entries),
@@ -222,7 +229,7 @@ def read_manifest(folder: Folder, halfway: bool = False) -> dict[str, Any]:
         raise VerificationError(f"{folder} has no {MANIFEST}: it was not packed to the end") from None
     except ValueError:
         raise VerificationError(f"{folder}/{MANIFEST} is damaged") from None
-    if manifest.get("schema_version", 0) > records.SCHEMA_VERSION:
+    if manifest.get("schema_version", 0) > SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
     if manifest.get(FORGETTING) and not halfway:
         raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")

@@ -9,8 +9,23 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Collection
+from typing import Any
 
+import pyarrow as pa
 from PIL import Image
+
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.storage.folder import Folder
+
+FILE = "stripped.parquet"
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # of the source
+        pa.field("packed_key", pa.string(), nullable=False),
+        pa.field("packed_bytes", pa.int64(), nullable=False),
+    ]
+)
+
 
 GPS_IFD, EXIF_IFD = 0x8825, 0x8769
 AUTHOR_TAGS = (0x013B, 0x9C9D)  # Artist, XPAuthor; the copyright notice stays: a licence may ask for it
@@ -119,3 +134,20 @@ def _strip_webp(data: bytes, what: Collection[str]) -> bytes:
         parts = [(kind, bytes([body[0] & ~4]) + body[1:] if kind == b"VP8X" else body) for kind, body in parts]
     chunks = b"".join(kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2) for kind, body in parts)
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+def read_stripped(folder: Folder) -> dict[str, dict[str, Any]]:
+    """The rows by the source's key; {} where packing changes nothing."""
+    if not folder.exists(FILE):
+        return {}
+    return {row["key"]: row for row in folder.read_table(FILE).to_pylist()}
+
+
+def packed_keys(folder: Folder) -> dict[str, str]:
+    """The new key of each image that has one, by its source's key."""
+    return {key: row["packed_key"] for key, row in read_stripped(folder).items()}
+
+
+def is_of(folder: Folder, made_of: str) -> bool:
+    """Whether the file is there and was made of this ledger and these tags."""
+    return folder.exists(FILE) and shards.read_index_metadata(folder, FILE).get("made_of") == made_of

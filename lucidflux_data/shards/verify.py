@@ -8,65 +8,14 @@ import zlib
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from lucidflux_data.audit.forgotten import find_left
-from lucidflux_data.errors import InputError, LucidFluxError
 from lucidflux_data.images import ImageError, decode
-from lucidflux_data.selection import ledger
-from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.shards import stripped
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
 PLACE = "shards"
 NAME_BYTES = 100  # of a tar header
 KEY_DIGITS = 20  # an image's name: of the sha256 of its bytes; a pair's name has its variant behind it
-
-
-def check_set(folder: Folder) -> list[str]:
-    """The run's tables against each other and against the manifest; no shard is opened."""
-    try:
-        pool = ledger.load_pool(runs.parts(folder))
-        table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason"])
-        manifest = shards.read_manifest(folder)
-    except FileNotFoundError:
-        return [f"{runs.LEDGER} is missing"]
-    except LucidFluxError as error:
-        return [str(error)]
-    problems = []
-    for part, scored in zip(pool.parts, pool.tables, strict=True):
-        problems += _check_part(part, scored.num_rows)
-    if not problems and not _uris(pool).equals(table["uri"]):
-        problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
-    kept = ledger.counts(table)["kept"]
-    keys = set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())
-    packed = stripped.packed_keys(folder)
-    distinct = len({packed.get(key, key) for key in keys})
-    if manifest["samples"] != distinct:
-        problems.append(f"the ledger keeps {distinct} images, the manifest has {manifest['samples']}")
-    if manifest["digests"]["ledger"] != runs.ledger_sha256(folder):
-        problems.append(f"{PLACE}/ was packed from another ledger: run `lucidflux-data pack` again")
-    if len(keys) != kept:
-        problems.append("a key is kept twice")
-    problems += find_left(folder, [entry["name"].removesuffix(".tar") for entry in manifest["shards"]])
-    expected = {name for entry in manifest["shards"] for name in (entry["name"], _index(entry["name"]))}
-    for name in sorted(set(folder.names(PLACE)) - expected):
-        problems.append(f"{PLACE}/{name} is not in the manifest")
-    return problems
-
-
-def _check_part(part: runs.Part, scored: int) -> list[str]:
-    rows = {runs.read_inventory(part.folder, ["uri"]).num_rows, scored, part.candidates}
-    if len(rows) > 1:
-        return [f"inventory, scores and run.json of {part.folder} do not have the same number of candidates"]
-    return []
-
-
-def _uris(pool: ledger.Pool) -> pa.ChunkedArray:
-    tables = [table.select(["uri"]).take(rows) for table, rows in zip(pool.tables, pool.rows, strict=True)]
-    return pa.concat_tables(tables)["uri"]
 
 
 def check_shard(
@@ -80,15 +29,15 @@ def check_shard(
     """
     name = f"{PLACE}/{entry['name']}"
     try:
-        tar, index = folder.read(name), folder.read(f"{PLACE}/{_index(entry['name'])}")
+        tar, index = folder.read(name), folder.read(f"{PLACE}/{index_of_tar(entry['name'])}")
     except FileNotFoundError as error:
         return [f"{error.filename or name} is missing"]
     if hashlib.sha256(tar).hexdigest() != entry["sha256"]:
         return [f"{name} does not have the sha256 of the manifest"]
     if hashlib.sha256(index).hexdigest() != entry["index_sha256"]:
-        return [f"{PLACE}/{_index(entry['name'])} does not have the sha256 of the manifest"]
+        return [f"{PLACE}/{index_of_tar(entry['name'])} does not have the sha256 of the manifest"]
     problems = []
-    rows = folder.read_table(f"{PLACE}/{_index(entry['name'])}").to_pylist()
+    rows = folder.read_table(f"{PLACE}/{index_of_tar(entry['name'])}").to_pylist()
     for row in rows:
         data = tar[row["offset"] : row["offset"] + row["size"]]
         start = max(0, row["offset"] - shards.BLOCK)
@@ -97,8 +46,8 @@ def check_shard(
             problems.append(f"{name}: the index does not point at {row['member']}")
         elif deep:
             problems += [f"{name}: {problem}" for problem in _check_member(row, data, max_pixels)]
-    if contents or deep or folder.exists(runs.FORGOTTEN):
-        noted = shards.read_index_metadata(folder, f"{PLACE}/{_index(entry['name'])}").get("sha256s", "").split()
+    if contents or deep or folder.exists(run_folder.FORGOTTEN):
+        noted = shards.read_index_metadata(folder, f"{PLACE}/{index_of_tar(entry['name'])}").get("sha256s", "").split()
         problems += [f"{name}: {problem}" for problem in _check_contents(tar, rows, noted)]
     if len({row["key"] for row in rows}) != entry["samples"]:
         problems.append(f"{name} has not {entry['samples']} samples")
@@ -147,23 +96,10 @@ def _check_member(row: dict[str, Any], data: bytes, max_pixels: int) -> list[str
     return []
 
 
-def _index(tar_name: str) -> str:
+def index_of_tar(tar_name: str) -> str:
     return shards.index_name(tar_name.removesuffix(".tar"))
 
 
 def broken_shards(folder: Folder, entries: list[dict[str, Any]], deep: bool, max_pixels: int) -> list[str]:
     """Names of the shards with a problem."""
     return [entry["name"] for entry in entries if check_shard(folder, entry, deep, max_pixels)]
-
-
-def explain(folder: Folder, wanted: str) -> dict[str, Any]:
-    """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
-    sources = {new: old for old, new in stripped.packed_keys(folder).items()}
-    wanted = sources.get(wanted, wanted)
-    for column in ("uri", "key", "source_key"):
-        rows = runs.read_ledger(folder, where=pc.field(column) == wanted)
-        if rows.num_rows:
-            break
-    else:
-        raise InputError(f"{wanted} is no uri, key or file name of a candidate of {folder}")
-    return {"rows": rows.to_pylist(), "config": runs.read_run(folder)["config"]}

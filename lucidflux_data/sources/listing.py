@@ -21,13 +21,23 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.errors import InputError, StorageError
-from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
-from lucidflux_data.selection import records
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried
 
+INVENTORY = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),  # path relative to its source, or member name
+        pa.field("source", pa.int32(), nullable=False),  # position among the SOURCE arguments
+        pa.field("size", pa.int64(), nullable=False),  # encoded bytes; -1 where the listing does not tell
+        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside tars
+        pa.field("side", pa.string()),  # the json beside a tar member, as it stands there
+    ]
+)
+
+
 MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
-PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
 
 Row = tuple[str, str, int, int, int, str | None]  # the columns of records.INVENTORY
 
@@ -79,75 +89,6 @@ def sample(table: pa.Table, limit: int, seed: int) -> pa.Table:
     return table.take(chosen)
 
 
-def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
-    """The encoded bytes of a candidate. Raises ImageError `missing`, `truncated` or `unreadable`; errors of a remote
-    store that can pass are tried again before they count, and then say so (`PASSING`)."""
-    try:
-        data = (
-            tried(lambda: _read_once(uri, offset, size), uri)
-            if not uri.startswith("file://")
-            else _local(uri, offset, size)
-        )
-    except FileNotFoundError:
-        raise ImageError("missing", "the file is listed but not there") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
-    except StorageError:
-        raise ImageError("unreadable", PASSING) from None
-    except (OSError, pa.ArrowInvalid):
-        raise ImageError("unreadable", "reading the bytes failed") from None
-    if offset >= 0 and len(data) < size:
-        raise ImageError("truncated", "the tar ends inside this member")
-    return data
-
-
-def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = None) -> bytes:
-    """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key); other
-    bytes are an ImageError `changed`. A store that does not answer now is a StorageError, which is tried again and
-    then stops the job, and no failure of the image."""
-    try:
-        data = read_bytes(uri, offset, size)
-    except ImageError as error:
-        if error.detail == PASSING:
-            raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
-        raise
-    if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256):
-        raise ImageError("changed", "the bytes are not those that were read before")
-    return data
-
-
-def _local(uri: str, offset: int, size: int) -> bytes:
-    if ".parquet#" in uri:
-        return _parquet_row(uri)
-    path = uri.removeprefix("file://")
-    with open(path.partition(".tar#")[0] + ".tar" if offset >= 0 else path, "rb") as file:
-        if offset < 0:
-            return file.read()
-        file.seek(offset)
-        return file.read(size)
-
-
-def _read_once(uri: str, offset: int, size: int) -> bytes:
-    if ".parquet#" in uri:
-        return _parquet_row(uri)
-    url = uri.partition(".tar#")[0] + ".tar" if offset >= 0 else uri
-    fs = file_system(url)
-    data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
-    if 0 <= len(data) < size:
-        raise OSError("the answer was shorter than the listing says")
-    return data
-
-
-def _parquet_row(uri: str) -> bytes:
-    from lucidflux_data.sources.parquet import read_row
-
-    url, _, row = uri.rpartition("#")
-    data = read_row(url, int(row))
-    if data is None:
-        raise ImageError("missing", "the row has no image")
-    return data
-
-
 def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
@@ -166,9 +107,9 @@ def _table(rows: Iterator[Row]) -> pa.Table:
 
 
 def _batch(rows: list[Row]) -> pa.RecordBatch:
-    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[]] * len(records.INVENTORY)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, records.INVENTORY, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=records.INVENTORY)
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[]] * len(INVENTORY)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, INVENTORY, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=INVENTORY)
 
 
 def _first_of_each_uri(table: pa.Table) -> pa.Table:

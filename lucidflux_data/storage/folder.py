@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import io
 import logging
 import os
 import secrets
@@ -26,10 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, StorageError
+from lucidflux_data.storage.formats import ROWS_IN_GROUP
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
-ROWS_IN_GROUP = 1 << 17  # rows of a large table that are written or filtered at a time
 READERS = 8  # threads that read unit files
 
 
@@ -328,53 +327,6 @@ def _as_storage_error(url: str, name: str) -> Iterator[None]:
         raise
     except Exception:
         raise StorageError(f"{url} did not take {name}: repeat the command to resume") from None
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """Parquet bytes, equal for equal tables on one pyarrow version."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
-
-
-def table_chunks(tables: Iterable[pa.Table], repeating: Iterable[str]) -> Iterator[bytes]:
-    """A parquet file of many rows, a row group for each table, of which one is held at a time.
-
-    `repeating`: the columns that are worth a dictionary.
-    """
-    sink, writer = _Chunks(), None
-    for table in tables:
-        if writer is None:
-            writer = pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=list(repeating))
-        writer.write_table(table)
-        yield from sink.taken()
-    if writer is not None:
-        writer.close()
-    yield from sink.taken()
-
-
-class _Chunks(io.RawIOBase):
-    """A file to write to, whose content is taken away as it grows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._position = 0
-        self._chunks: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._chunks.append(bytes(data))
-        self._position += len(self._chunks[-1])
-        return len(self._chunks[-1])
-
-    def tell(self) -> int:
-        return self._position
-
-    def taken(self) -> list[bytes]:
-        taken, self._chunks = self._chunks, []
-        return taken
 
 
 def _write(file: IO[bytes], content: Content) -> None:

@@ -21,8 +21,8 @@ from lucidflux_data.errors import InputError
 from lucidflux_model.inference.color import align_colors, wavelet_split
 from lucidflux_model.network.build import MODELS, ModelSizes, build
 from lucidflux_model.network.conditioner import Control, pack, position_ids, unpack
+from lucidflux_model.network.encode import siglip_input
 from lucidflux_model.network.schedule import make_scheduler, schedule_length, set_sigmas
-from lucidflux_model.network.semantic import siglip_input
 from lucidflux_model.weights.published import layouts_of, load_published, read_tensors, split_prefix
 
 TOLERANCE = 1e-4

@@ -28,10 +28,10 @@ from transformers import SiglipVisionModel
 from lucidflux_data.images import upsample_lq
 from lucidflux_model.inference.color import align_colors
 from lucidflux_model.network.conditioner import Control, LucidFluxConditioner, Prepared, pack, position_ids, unpack
+from lucidflux_model.network.encode import semantic_tokens
 from lucidflux_model.network.prompt import PromptEmbeddings
 from lucidflux_model.network.proxy import SwinIRProxy
 from lucidflux_model.network.schedule import schedule_length, set_sigmas
-from lucidflux_model.network.semantic import semantic_tokens
 from lucidflux_model.network.tiling import Box, blend, pad_reflect, tile_boxes
 
 NUMERICS = ("fast", "parity")
@@ -65,8 +65,8 @@ class _Request:
 
 
 class LucidFluxPipeline(DiffusionPipeline):
-    """Components as in `lucidflux_model.network.build`. `from_pretrained`, `save_pretrained`, offload and quantisation are
-    diffusers' own; keep `proxy` and `vae` in float32 for `numerics="parity"`
+    """Components as in `lucidflux_model.network.build`. `from_pretrained`, `save_pretrained`, offload and quantisation
+    are diffusers' own; keep `proxy` and `vae` in float32 for `numerics="parity"`
     (`dtype={"default": torch.bfloat16, "proxy": torch.float32, "vae": torch.float32}`)."""
 
     model_cpu_offload_seq = "proxy->image_encoder->connector->transformer->vae"

@@ -23,9 +23,11 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
+from lucidflux_model.network.encode import encode
 from lucidflux_model.samples.sources import ShardPairs, Unreadable, read_range
-from lucidflux_model.training.config import CACHED
-from lucidflux_model.training.model import encode
+
+CACHED = ("latent", "proxy", "semantic")
+
 
 EXTENSIONS = {"latent": "latent.npy", "proxy": "proxy.png", "semantic": "semantic.npy"}
 PLACE = "cache"

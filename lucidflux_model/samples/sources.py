@@ -24,9 +24,11 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, decode, upsample_lq
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
-from lucidflux_data.storage.folder import Folder, absolute_url, table_bytes
+from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.formats import table_bytes
 
 Pixels = tuple[np.ndarray, np.ndarray]  # HQ and the LQ at the same size, uint8 HxWx3 RGB
 MEMBERS = pa.schema(
@@ -136,7 +138,7 @@ class ShardPairs:
         start = row["json_offset"]
         record = json.loads(read_range(self.shards[self.shard_of[index]], start, start + row["json_size"]))
         config = pairs_run.PairsConfig.model_validate(self._run["config"])
-        data = pairs_run.stored_hq({}, record, self._run["sources"])
+        data = pair_samples.stored_hq({}, record, self._run["sources"])
         return pairs.hq_pixels(record, data, config.degrade.crop)
 
 

@@ -16,9 +16,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lucidflux_data.config import Section, resolve
 from lucidflux_data.degradation.config import PRESETS
+from lucidflux_model.samples.cached import CACHED
 
 BINS = 5  # equal ones of sigma, in which losses are told
-CACHED = ("latent", "proxy", "semantic")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

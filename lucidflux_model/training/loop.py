@@ -25,11 +25,10 @@ from lucidflux_model.samples.stream import PairDataset, Pieces, Share, load
 from lucidflux_model.training.checkpoints import Checkpoints, latest
 from lucidflux_model.training.config import BINS, TrainConfig
 from lucidflux_model.training.contamination import joined
-from lucidflux_model.training.distributed import Runtime
+from lucidflux_model.training.distributed import Parallel, Runtime, clip_gradient
 from lucidflux_model.training.model import VelocityModel
 from lucidflux_model.training.objective import draw, sigma_bins, velocity_losses
 from lucidflux_model.training.optimizer import MovingAverage, learning_rate, make_optimizer
-from lucidflux_model.training.parallel import Parallel, clip_gradient
 from lucidflux_model.training.progress.log import TrainLog
 from lucidflux_model.training.progress.validation import Validation
 

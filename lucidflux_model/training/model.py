@@ -17,11 +17,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.flop_counter import FlopCounterMode
 
-from lucidflux_model.network.build import TRAINED
+from lucidflux_model.network.build import TRAINED, build, sizes_of
 from lucidflux_model.network.conditioner import Conditions, Control, pack, position_ids
-from lucidflux_model.network.semantic import siglip_input
+from lucidflux_model.network.encode import encode
 from lucidflux_model.training.objective import Draws
+
+# Dense bfloat16 tensor throughput, FLOP/s, of the makers' data sheets (without sparsity); the first name that is part
+# of the device's name counts.
+PEAK = {
+    "B200": 2.25e15,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}
+
 
 FROZEN = ("transformer", "vae", "proxy", "image_encoder", "prompt")
 # Of a branch's last block nothing reads the text stream: these layers get no gradient, whatever the loss.
@@ -89,37 +105,6 @@ class VelocityModel(nn.Module):
             )[0]
         finally:
             hook.remove()
-
-
-@torch.no_grad()
-def encode(parts: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
-    """`parts` has vae, proxy and image_encoder. `batch`: hq, lq as uint8 B x 3 x H x W, and what is cached of latent,
-    proxy, semantic.
-
-    latent: B x C x H/8 x W/8, scaled as the backbone wants it; lq, proxy: B x 3 x H x W in [-1, 1]; features:
-    B x tokens x width; float32 but for the last.
-    """
-    lq = batch["lq"].to(parts.vae.device).float() / 127.5 - 1
-    if "proxy" in batch:
-        proxy = batch["proxy"].to(parts.vae.device).float() / 255
-    else:
-        unit = ((lq + 1) / 2).clamp(0, 1).to(parts.proxy.dtype)
-        proxy = torch.cat([parts.proxy.restore(image[None], tile=0) for image in unit]).float()
-    if "semantic" in batch:
-        features = batch["semantic"].to(parts.vae.device)
-    else:
-        pixels = siglip_input(proxy, parts.image_encoder.config.image_size).to(parts.image_encoder.dtype)
-        features = parts.image_encoder(pixel_values=pixels).last_hidden_state
-    latent = batch["latent"].to(parts.vae.device).float() if "latent" in batch else latents(parts, batch["hq"])
-    return {"latent": latent, "lq": lq, "proxy": 2 * proxy - 1, "features": features}
-
-
-@torch.no_grad()
-def latents(parts: Any, hq: Tensor) -> Tensor:
-    """The mean of the autoencoder's distribution, image by image."""
-    pixels = (hq.to(parts.vae.device).float() / 127.5 - 1).to(parts.vae.dtype)
-    means = [parts.vae.encode(image[None], return_dict=False)[0].mode() for image in pixels]
-    return (torch.cat(means).float() - parts.vae.config.shift_factor) * parts.vae.config.scaling_factor
 
 
 class CastControl(Sequence[Tensor]):
@@ -207,3 +192,29 @@ def _checkpointed(context: Callable[[], Any] | None) -> Callable[..., Any]:
 def _keep_attention(_: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
     keep = "scaled_dot_product" in str(operation)
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOP/s of a GPU in bfloat16; None for one that is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK.items() if part in name), None)
+
+
+def useful_flops(model: str, height: int, width: int) -> float:
+    """Of one sample of `height` x `width` pixels, counted on tensors without storage: 2 for each multiply-add."""
+    sizes = sizes_of(model)
+    velocity = VelocityModel(build(sizes, "meta"), autocast=False)
+    tokens = (sizes.image_encoder["image_size"] // sizes.image_encoder["patch_size"]) ** 2
+
+    def empty(*shape: int) -> Any:
+        return torch.empty(*shape, device="meta")
+
+    draws = Draws(empty(1, 16, height // 8, width // 8), *(empty(1) for _ in range(3)))
+    features = empty(1, tokens, sizes.connector["redux_dim"])
+    pixels = empty(1, 3, height, width)
+    with FlopCounterMode(display=False) as counter:
+        output = velocity(draws.noise, pixels, pixels, features, draws)
+        output.sum().backward()
+    return float(counter.get_total_flops())

@@ -19,8 +19,8 @@ from torch import nn
 from lucidflux_data.config import digest, dotted
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.fingerprints import known_suites
-from lucidflux_data.shards.shard import canonical_json
 from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.formats import canonical_json
 from lucidflux_model.network.build import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
 from lucidflux_model.samples.cached import Sidecars, cache_folder
 from lucidflux_model.samples.sources import PairSource, SuiteImages, Unreadable, open_pairs
@@ -28,11 +28,17 @@ from lucidflux_model.samples.stream import Order, PairDataset, Share, split
 from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.contamination import RUN_FILE, joined, mark_of_run, read_mark, suites_shown
-from lucidflux_model.training.distributed import Runtime
-from lucidflux_model.training.flops import peak_flops, useful_flops
+from lucidflux_model.training.distributed import Parallel, Runtime
 from lucidflux_model.training.loop import Progress, Trainer
-from lucidflux_model.training.model import FROZEN, VelocityModel, freeze, initialise, use_checkpointing
-from lucidflux_model.training.parallel import Parallel
+from lucidflux_model.training.model import (
+    FROZEN,
+    VelocityModel,
+    freeze,
+    initialise,
+    peak_flops,
+    use_checkpointing,
+    useful_flops,
+)
 from lucidflux_model.training.progress.report import REPORT, make_report
 from lucidflux_model.training.progress.validation import EPOCH, Validation, choose
 from lucidflux_model.weights import published as weights

@@ -168,9 +168,8 @@ def _proxy(place: Place) -> Upscale:
     with needs_extra("model"):
         import torch
 
-        from lucidflux_model.network.build import build_random
+        from lucidflux_model.network.build import build_random, pick_device
         from lucidflux_model.network.proxy import SwinIRProxy
-        from lucidflux_model.training.distributed import pick_device
 
     device = pick_device(place.device)
     if place.model == "tiny":
@@ -257,7 +256,7 @@ def _restore(
 
 
 def _on_gpu(place: Place) -> bool:
-    from lucidflux_model.training.distributed import pick_device
+    from lucidflux_model.network.build import pick_device
 
     return pick_device(place.device).type == "cuda"
 

@@ -89,7 +89,7 @@ def eval_command(
     from benchmarks.suites import suite as suites
     from lucidflux_data.storage.folder import Folder
     from pipelines.bench import evaluate
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
 
     chosen = _profile(profile, metrics, test)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lucidflux_data.audit import what_if as audit_what_if
 from pipelines.commands.options import (
     Address,
     Carry,
@@ -66,7 +67,7 @@ def filter_command(
     json_: Json = False,
 ) -> None:
     """Score, select and pack: HQ shards, a ledger of every decision, and a report."""
-    from lucidflux_data.config import make_config
+    from lucidflux_data.selection.config import make_config
 
     settings = _settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
@@ -98,8 +99,8 @@ def score_command(
     json_: Json = False,
 ) -> None:
     """Measure every candidate; decide later with `select`."""
-    from lucidflux_data.config import make_config
     from lucidflux_data.errors import ConfigError
+    from lucidflux_data.selection.config import make_config
 
     where = (executor, num_cpus, num_gpus, address)
     if out is not None:
@@ -115,7 +116,7 @@ def score_command(
 
 def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
     from lucidflux_data.storage.folder import Folder, absolute_url, configure
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.preflight import preflight
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
@@ -126,7 +127,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     _check_metric(config.iqa.metric)
     urls = [absolute_url(item) for item in source]
     if dry_run:
-        from lucidflux_data.config import label
+        from lucidflux_data.selection.config import label
         from lucidflux_data.sources.listing import list_sources
 
         listing = list_sources(urls)
@@ -201,11 +202,11 @@ def _run_select(
     dry_run: bool,
     json_: bool,
 ) -> None:
-    from lucidflux_data.config import FilterConfig, make_config
     from lucidflux_data.errors import ConfigError
+    from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
 
@@ -242,10 +243,10 @@ def pack_command(
     json_: Json = False,
 ) -> None:
     """Write the shards of the ledger, the manifest and the report."""
-    from lucidflux_data.config import FilterConfig, make_config
+    from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder, configure
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
     from pipelines.filter.pack import plan
@@ -273,10 +274,9 @@ def explain_command(
 ) -> None:
     """Why an image is, or is not, in the set."""
     from lucidflux_data.selection import records
-    from lucidflux_data.shards import verify
     from lucidflux_data.storage.folder import Folder
 
-    found = verify.explain(Folder(run), image)
+    found = audit_what_if.explain(Folder(run), image)
     if json_:
         typer.echo(json.dumps(found["rows"]))
         return
@@ -304,9 +304,9 @@ def verify_command(
     """Check counts, hashes and completeness; exit 6 names what is wrong."""
     from lucidflux_data.pairs.job import is_pairs
     from lucidflux_data.storage.folder import Folder
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
-    from pipelines.filter.job import verify_run
+    from pipelines.filter.repair import verify_run
     from pipelines.synthesis.verify import verify_pairs
 
     check = verify_pairs if is_pairs(Folder(run)) else verify_run
@@ -321,7 +321,7 @@ def verify_command(
 def what_if_command(run: RunFolder, json_: Json = False) -> None:
     """How many images other thresholds would keep, from the tables alone."""
     from lucidflux_data.audit.what_if import what_if
-    from lucidflux_data.config import FilterConfig
+    from lucidflux_data.selection.config import FilterConfig
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder
 

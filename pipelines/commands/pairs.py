@@ -49,11 +49,11 @@ def synthesize_command(
     json_: Json = False,
 ) -> None:
     """Make HQ/LQ pairs of clean images, reproducible sample by sample, in WebDataset shards."""
-    from lucidflux_data.degradation.config import make_pairs_config, pairs_label
+    from lucidflux_data.degradation.backends import load_backend
     from lucidflux_data.pairs import job as pairs_run
-    from lucidflux_data.pairs.pair import load_backend
+    from lucidflux_data.pairs.config import make_pairs_config, pairs_label
     from lucidflux_data.storage.folder import Folder, absolute_url, configure
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.synthesis import job
 

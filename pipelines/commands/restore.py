@@ -145,7 +145,7 @@ def _check_installed() -> None:
 
 def _run(folder: Any, units: list[Any], work: Any, where: tuple[Any, ...], progress: Any) -> Any:
     from lucidflux_data.errors import ConfigError
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.worker import Publish
     from pipelines.restoration import job as restore
 

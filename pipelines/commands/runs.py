@@ -49,7 +49,7 @@ def plan_command(
     """Predict wall time, core and GPU hours, bytes, memory, shards and money from a measured sample."""
     from dataclasses import replace
 
-    from lucidflux_data.config import make_config
+    from lucidflux_data.selection.config import make_config
     from lucidflux_data.storage.folder import Folder, absolute_url
     from pipelines.filter import estimate as plan
 
@@ -82,7 +82,7 @@ def retry_command(
 ) -> None:
     """Measure candidates again that failed for a reason that may be gone."""
     from lucidflux_data.storage.folder import Folder
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter.repair import retry
 
@@ -98,7 +98,7 @@ def diff_command(
     json_: Json = False,
 ) -> None:
     """What a second run's set has more, less and other, by reason, and how its scores moved."""
-    from lucidflux_data.audit.forget import compare
+    from lucidflux_data.audit.compare import compare
     from lucidflux_data.storage.folder import Folder
 
     tell(compare(Folder(first), Folder(second)), json_)
@@ -117,7 +117,7 @@ def forget_command(
     from lucidflux_data.audit.forget import forget, forget_pairs, found_here
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.pairs.job import is_pairs
-    from lucidflux_data.selection.more_rules import read_list
+    from lucidflux_data.selection.columns import read_list
     from lucidflux_data.storage.folder import Folder
 
     if not image and opt_out is None:
@@ -139,8 +139,8 @@ def fingerprint_command(
     json_: Json = False,
 ) -> None:
     """Make the small file that --forbid needs of a benchmark: hashes and positions, no pixels."""
-    from lucidflux_data.images import DEFAULT_MAX_PIXELS
-    from pipelines.filter.measures import make_fingerprints
+    from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+    from pipelines.filter.firewall import make_fingerprints
 
     data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -175,13 +175,14 @@ def add_scores(
     """`score RUN --scorer pkg.mod:function`. `changes`: config file and settings, of `workers` and `storage` alone."""
     import os
 
-    from lucidflux_data.config import FilterConfig, make_config
     from lucidflux_data.errors import ConfigError
+    from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder, configure
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
-    from pipelines.filter.measures import ScorerUnit, load_scorer, run_measure, scorer_name
+    from pipelines.filter.measures import run_measure
+    from pipelines.filter.scorers import ScorerUnit, load_scorer, scorer_name
 
     folder = Folder(run)
     base = FilterConfig.model_validate(read_run(folder)["config"])

@@ -105,7 +105,7 @@ def cache_command(
 ) -> None:
     """Encode pairs with the frozen parts once, for `train --set data.cached=...`; repeat to resume."""
     from lucidflux_data.errors import needs_extra
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
 
     resolved = _resolved(config, {"model.name": model, "model.weights": weights, "data.cached": kinds}, set_)

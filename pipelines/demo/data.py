@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.sources.bundled import bundled_photos
+from pipelines.filter import repair
 
 if TYPE_CHECKING:
     from lucidflux_data.storage.folder import Folder
@@ -18,16 +19,6 @@ if TYPE_CHECKING:
     from pipelines.execution.progress import Progress
 
 PAIR_SIZE = 256  # most of the bundled photos are 512 pixels wide
-
-
-def bundled_photos() -> list[Path]:
-    """The pictures that scikit-image ships inside its package; nothing is downloaded. ConfigError without it."""
-    try:
-        import skimage
-    except ImportError:
-        raise ConfigError("the demo takes scikit-image's photos: pip install 'lucidflux[demo]'") from None
-    folder = Path(skimage.__file__).parent / "data"
-    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
 
 
 def make_candidates(folder: Path) -> Path:
@@ -89,11 +80,11 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
     Then ranks four methods on the suite offline-photos, and trains the tiny model on the pairs, whose result restores
     one image: a plumbing check. Returns the summary of the run, the pairs, the ranking and the training.
     """
-    from lucidflux_data.config import make_config
+    from lucidflux_data.selection.config import make_config
     from lucidflux_data.storage.folder import Folder, absolute_url
     from pipelines.demo.bench import run_bench_demo
     from pipelines.demo.train import run_train_demo
-    from pipelines.execution.executor import open_executor
+    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
 
@@ -107,7 +98,7 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
         job.score(folder, config, started, progress)
         job.select(folder, config, started, progress)
         job.pack(folder, config, started, progress)
-        verified = job.verify_run(folder, True, False, started, progress)
+        verified = repair.verify_run(folder, True, False, started, progress)
         pairs = make_pairs(folder, out / "pairs", started, progress)
         ranked = run_bench_demo(out / "bench", started, progress)
     kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
@@ -117,8 +108,8 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
 
 def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Four variants of every kept photo at the size that these photos have, checked deeply, with a page to look at."""
-    from lucidflux_data.degradation.config import make_pairs_config, pairs_label
     from lucidflux_data.pairs import job as pairs_run
+    from lucidflux_data.pairs.config import make_pairs_config, pairs_label
     from lucidflux_data.pairs.view import make_view
     from lucidflux_data.storage.folder import Folder
     from pipelines.synthesis.job import synthesize

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lucidflux_data.config import resolve
-from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs import samples
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.inference.loading import quiet_libraries
@@ -61,8 +61,8 @@ def run_train_demo(pairs: Folder, out: Path, progress: Progress) -> dict[str, An
 def first_lq(pairs: Folder) -> bytes:
     """The bytes of lq.png of the first pair."""
     tar = shards.read_manifest(pairs)["shards"][0]["name"]
-    rows = next(iter(pairs_run.samples_of_index(pairs, tar).values()))
-    return pairs_run.read_sample(pairs, tar, rows)["lq.png"]
+    rows = next(iter(samples.samples_of_index(pairs, tar).values()))
+    return samples.read_sample(pairs, tar, rows)["lq.png"]
 
 
 def restore_one(image: Path, trained: Path, out: Path) -> Path:

@@ -16,17 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.measures.basic import measure
-from lucidflux_data.selection import more_rules, records
-from lucidflux_data.selection import rules as selection
+from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
-from lucidflux_data.selection.ledger import concat_rows, load_candidates, load_pool
-from lucidflux_data.selection.rules import KEPT
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.pool import concat_rows, load_candidates, load_pool
+from lucidflux_data.selection.records import KEPT
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.sources.listing import list_sources, read_bytes, sample
+from lucidflux_data.sources.listing import list_sources, sample
+from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter.measures import HistoryUnit
 
@@ -81,18 +82,18 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, d
             rows.append(record | {"status": "failed", "reason": error.reason})
             continue
         middle = time.perf_counter()
-        rows.append(record | measure(data, config))
+        rows.append(record | measure(data, config.decode, config.measures))
         end = time.perf_counter()
         seconds["read"] += middle - start
         seconds["measure"] += end - middle
         sizes.append(len(data))
-        if rows[-1]["status"] == "ok" and more_rules.needs_history(config):
+        if rows[-1]["status"] == "ok" and rules.needs_history(config):
             HistoryUnit(config).row(data, decode(data, config.decode.max_pixels))
             further.append(time.perf_counter() - end)
     if not sizes:
         raise InputError("no candidate of the sample could be read: nothing can be predicted")
     basic = pa.Table.from_pylist(rows, records.BASIC)
-    codes = selection.apply_rules(load_candidates(basic, np.zeros(len(rows), bool)), config.rules)
+    codes = rules.apply_rules(load_candidates(basic, np.zeros(len(rows), bool)), config.rules)
     alive = np.flatnonzero(codes == KEPT)
     pixels = [row["width"] * row["height"] for row in rows if row.get("width")]
     n = len(sizes)
@@ -161,8 +162,8 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
     survivors = candidates * costs.survivors
     low, high = costs.survivors_between
     metric = config.iqa.metric != "none"
-    kept = selection.number_kept(round(survivors), config.cut) if metric else round(survivors)
-    units = -(-candidates // runs.unit_size(candidates))
+    kept = rules.number_kept(round(survivors), config.cut) if metric else round(survivors)
+    units = -(-candidates // run_folder.unit_size(candidates))
     cores = machines.num_cpus * EFFICIENCY
     on_gpu = costs.gpu and machines.num_gpus > 0
     each = costs.survivor_bytes or costs.bytes
@@ -231,7 +232,7 @@ def actual_set(folder: Folder) -> dict[str, Any]:
     """What the tables of a packed run say, by the names of a prediction."""
     config = FilterConfig.model_validate(runs.read_run(folder)["config"])
     pool = load_pool(runs.parts(folder))
-    alive = selection.is_kept(more_rules.cheap_codes(pool, config))
+    alive = records.is_kept(rules.cheap_codes(pool, config))
     sizes = pc.fill_null(concat_rows(pool, [table["bytes"] for table in pool.tables]), 0).to_numpy()
     kept = folder.read_table(runs.LEDGER, ["keep"])["keep"].to_numpy()
     manifest = shards.read_manifest(folder)

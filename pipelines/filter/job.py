@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lucidflux_data.audit import doubts as earlier
 from lucidflux_data.audit import report
-from lucidflux_data.audit.forget import finish_forgetting
-from lucidflux_data.config import FilterConfig, digest, make_config
-from lucidflux_data.errors import ConfigError, TooManyFailed, VerificationError
-from lucidflux_data.selection import columns, ledger
+from lucidflux_data.config import digest
+from lucidflux_data.errors import ConfigError, TooManyFailed
+from lucidflux_data.selection import columns, ledger, pool
 from lucidflux_data.selection import run as runs
-from lucidflux_data.selection.rules import KEPT, number_kept
+from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.selection.records import KEPT
+from lucidflux_data.selection.rules import number_kept
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.shards import verify
-from lucidflux_data.shards.shard import canonical_json
 from lucidflux_data.sources import listing as sources
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.formats import canonical_json
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
-from pipelines.execution.worker import Unit
 from pipelines.filter import estimate as plan
-from pipelines.filter import measures
+from pipelines.filter import firewall, measures
 from pipelines.filter import pack as packing
 from pipelines.filter import score as scoring
 
@@ -38,13 +37,13 @@ def list_into(
 ) -> dict[str, Any]:
     """Lists the sources and starts the run, or finds it started: the first listing stays in force."""
     listed: dict[str, Any] = {"sources": asked, "limit": limit, "seed": 0 if limit else None}
-    if folder.exists(runs.RUN_FILE):
+    if folder.exists(run_folder.RUN_FILE):
         before = runs.read_run(folder)
         if before["listed"]["sources"] == asked and before["listed"]["limit"] == limit:
             inputs = columns.join_digests(config)
             run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"], inputs)
             runs.start_run(folder, run, steps)
-            if folder.exists(runs.INVENTORY):
+            if folder.exists(run_folder.INVENTORY):
                 progress.say(
                     f"resuming {folder}: {before['listed']['candidates']:,} candidates, as listed at the start"
                 )
@@ -54,7 +53,7 @@ def list_into(
     listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "damaged_tars": listing.damaged_tars}
     run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
     runs.start_run(folder, run, steps)
-    runs.write_inventory(folder, table)
+    run_folder.write_inventory(folder, table)
     progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
     for tar in listing.damaged_tars:
         progress.say(f"warning: {tar} breaks off; what stands before the break is used")
@@ -91,7 +90,7 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
 
 def preview(parts: list[runs.Part], config: FilterConfig) -> dict[str, Any]:
     """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps."""
-    codes = ledger.survivors(ledger.load_pool(parts), config)
+    codes = ledger.survivors(pool.load_pool(parts), config)
     left = int((codes == KEPT).sum())
     kept = number_kept(left, config.cut) if config.iqa.metric != "none" else left
     missing = scoring.missing_scores(parts, config)
@@ -106,20 +105,20 @@ def include(
     urls = []
     for item in asked:
         place = Folder(item)
-        if not place.exists(runs.RUN_FILE):
+        if not place.exists(run_folder.RUN_FILE):
             place = Folder(f"{folder.url}/included/{digest(absolute_url(item))[:12]}")
             own = make_config(settings=["iqa.metric=none"], base=config)
             list_into(place, [absolute_url(item)], own, run["preset"], None, ("score",), progress)
             score(place, own, executor, progress)
         urls.append(place.url)
     updated = run | {"included": urls}
-    folder.publish(runs.RUN_FILE, canonical_json(updated))
+    folder.publish(run_folder.RUN_FILE, canonical_json(updated))
     return updated
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     run = _update_run(folder, runs.read_run(folder), config)
-    card = {"firewall": measures.firewall_card(folder, config)} if config.select.forbid else {}
+    card = {"firewall": firewall.firewall_card(folder, config)} if config.select.forbid else {}
     manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
     folder.publish("report.html", report.make_report(folder))
     folder.sweep()
@@ -132,7 +131,7 @@ def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> di
     if updated["digests"]["score"] != run["digests"]["score"]:
         raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
     if updated != run:
-        folder.publish(runs.RUN_FILE, canonical_json(updated))
+        folder.publish(run_folder.RUN_FILE, canonical_json(updated))
     return updated
 
 
@@ -158,57 +157,3 @@ def check_failed(folder: Folder, limit: float | None) -> None:
     share = scoring.failed_share(folder)
     if limit is not None and share > limit:
         raise TooManyFailed(f"{share:.1%} of the candidates failed, more than the {limit:.1%} of --max-failed")
-
-
-class _CheckShard:
-    def __init__(self, folder: Folder, deep: bool, max_pixels: int) -> None:
-        self.folder, self.deep, self.max_pixels = folder, deep, max_pixels
-
-    def __call__(self, unit: Unit) -> list[str]:
-        return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels)
-
-
-def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
-    """Raises VerificationError with every problem; with `repair`, broken shards are rebuilt first.
-
-    What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
-    """
-    problems, broken, samples = _problems(folder, deep, executor, progress)
-    if problems and repair and finish_forgetting(folder):
-        problems, broken, samples = _problems(folder, deep, executor, progress)
-    if problems and repair:
-        config = FilterConfig.model_validate(runs.read_run(folder)["config"])
-        for name in broken:
-            folder.remove(f"shards/{name}")
-        _repair(folder, config, executor, progress)
-        problems, broken, samples = _problems(folder, deep, executor, progress)
-    if problems:
-        raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
-    doubts = earlier.find_doubts(folder)
-    for doubt in doubts:
-        progress.say(f"warning: {doubt}")
-    return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": doubts}
-
-
-def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
-    problems = verify.check_set(folder)
-    if not folder.exists(shards.MANIFEST):
-        return problems, [], 0
-    entries = shards.read_manifest(folder, halfway=True)["shards"]
-    max_pixels = runs.read_run(folder)["config"]["decode"]["max_pixels"]
-    units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
-    broken = []
-    with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
-        for unit, found in executor.map(units, _CheckShard(folder, deep, max_pixels)):
-            problems += sorted(found)
-            broken += [unit.name] if found else []
-            advance(unit.size)
-    return sorted(problems), sorted(broken), sum(unit.size for unit in units)
-
-
-def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
-    """What is whole moves to the stage of the next pack, so that only what is broken is written again."""
-    packing.restage(folder, config)
-    score(folder, config, executor, progress)
-    select(folder, config, executor, progress)
-    pack(folder, config, executor, progress)

@@ -10,20 +10,28 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig, digest
-from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, decode
+from lucidflux_data.config import digest
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
 from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.shards import stripped
+from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import Shard, TarWriter
 from lucidflux_data.shards.stripping import FORMATS, strip
+from lucidflux_data.sources.reading import read_known
+from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
-from pipelines.filter.stripping import find_stripped, read_source
+
+PLACE = ".next/stripped"
+
 
 PREFIX = "hq"
 STAGE = ".next"
@@ -54,7 +62,7 @@ class PackShard:
                 assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
             if self.config.shards.normalize and needs_normalizing(row):
                 data, name = _as_png(data, self.config.decode.max_pixels), "png"
-                record = shards.canonical_json(json.loads(record) | {"normalized": True})
+                record = formats.canonical_json(json.loads(record) | {"normalized": True})
             members = {name: data, "json": record}
             writer.sha256s.append(shards.sample_sha256(members))
             yield row["key"], members
@@ -76,12 +84,12 @@ def sample_json(row: dict[str, Any]) -> bytes:
     record["flags"] = [flag for flag in row["flags"].split(",") if flag]
     if row["side"]:
         record["side"] = json.loads(row["side"])
-    return shards.canonical_json(record)
+    return formats.canonical_json(record)
 
 
 def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
     """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
-    changes = stripped.read_stripped(folder) if config.shards.strip else {}
+    changes = stripping.read_stripped(folder) if config.shards.strip else {}
     by_key: dict[str, dict[str, Any]] = {}
     for row in kept_rows(folder):
         row["source"] = {name: row[name] for name in SOURCE}
@@ -142,10 +150,10 @@ def pack(
         unknown = sum(row["format"] not in FORMATS for row in kept)
         if unknown:
             progress.say(f"warning: --strip does not look into {unknown} images that are no {', '.join(FORMATS)}")
-        told = {"tags": list(what), "images": len(stripped.read_stripped(folder)), "not_looked_into": unknown}
+        told = {"tags": list(what), "images": len(stripping.read_stripped(folder)), "not_looked_into": unknown}
         card = card | {"stripped": told}
     content = json.loads(manifest) | card
-    folder.publish(shards.MANIFEST, shards.canonical_json(content))
+    folder.publish(shards.MANIFEST, formats.canonical_json(content))
     return content
 
 
@@ -168,3 +176,56 @@ def _is_packed(folder: Folder, planned: list[Shard], plan_digest: str) -> bool:
     return names == _files(planned) and all(
         shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
     )
+
+
+def read_source(row: dict[str, Any]) -> bytes:
+    """The bytes that were scored. InputError where they are gone, or are others now."""
+    try:
+        return read_known(row["uri"], row["offset"], row["bytes"] if row["offset"] >= 0 else -1, row["sha256"])
+    except ImageError as error:
+        if error.reason == "changed":
+            raise InputError(f"{row['uri']} has changed since it was scored: score into a new run") from None
+        raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
+
+
+@dataclass(frozen=True)
+class StripUnit:
+    """The rows of stripped.parquet for the kept images of a unit."""
+
+    what: tuple[str, ...]
+    place: str
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        rows = []
+        for row in unit.payload:
+            data = read_source(row)
+            left = strip(data, self.what)
+            if left != data:
+                key = hashlib.sha256(left).hexdigest()[:20]
+                rows.append({"key": row["key"], "packed_key": key, "packed_bytes": len(left)})
+        yield f"{self.place}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, stripping.SCHEMA))
+
+
+def find_stripped(
+    folder: Folder, kept: list[dict[str, Any]], what: tuple[str, ...], made_of: str, executor: Executor, bar: Progress
+) -> None:
+    """Publishes stripped.parquet, or removes one that is of no use any more. `kept`: ledger rows in key order;
+    `made_of`: a digest of the ledger and the tags."""
+    if stripping.is_of(folder, made_of) or not (what or folder.exists(stripping.FILE)):
+        return
+    folder.remove(shards.MANIFEST)  # what there is of shards has other keys
+    if not what:
+        folder.remove(stripping.FILE)
+        return
+    place, size = f"{PLACE}-{made_of[:16]}", run_folder.unit_size(len(kept))
+    there = set(folder.names(place))
+    slices = [kept[start : start + size] for start in range(0, len(kept), size)]
+    units = [Unit(run_folder.unit_name(number), len(rows), rows) for number, rows in enumerate(slices)]
+    todo = [unit for unit in units if f"{unit.name}.parquet" not in there]
+    with bar.phase("strip", sum(unit.size for unit in todo), 0) as advance:
+        for unit in run(executor, "strip", todo, StripUnit(what, place), folder):
+            advance(unit.size)
+    tables = [folder.read_table(f"{place}/{unit.name}.parquet") for unit in units]
+    table = pa.concat_tables([stripping.SCHEMA.empty_table(), *tables])
+    folder.publish(stripping.FILE, table_bytes(table.replace_schema_metadata({"made_of": made_of})))
+    folder.remove(place)

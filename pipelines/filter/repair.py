@@ -10,18 +10,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.audit import doubts as earlier
+from lucidflux_data.audit import verify as audit_verify
+from lucidflux_data.audit.forget import finish_forgetting
+from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.images import decode
 from lucidflux_data.iqa.checks import SIDE_PX, device_drift, examine
 from lucidflux_data.iqa.metrics import load_metric, lower_is_better
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.sources.listing import PASSING, list_sources, read_bytes
-from lucidflux_data.storage.folder import Folder, configure, table_bytes
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards import verify
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.sources.reading import PASSING, read_bytes
+from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.folder import Folder, configure
+from lucidflux_data.storage.formats import table_bytes
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Unit
+from pipelines.filter import pack as packing
+from pipelines.filter.job import pack, score, select
 from pipelines.filter.score import MeasureUnit
 
 PASSING_REASONS = ("decode_timeout", "iqa_out_of_memory")  # may be gone on another machine, whatever the detail says
@@ -37,9 +47,9 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
         if status not in records.FAILURES:
             raise ConfigError(f"--status {status} is no failure: choose among {', '.join(records.FAILURES)}")
     run_ = runs.read_run(folder)
-    config, size = FilterConfig.model_validate(run_["config"]), runs.unit_size(run_["listed"]["candidates"])
+    config, size = FilterConfig.model_validate(run_["config"]), run_folder.unit_size(run_["listed"]["candidates"])
     configure(config.storage.model_dump())
-    basic, inventory = runs.read_basic(folder), runs.read_inventory(folder)
+    basic, inventory = runs.read_basic(folder), run_folder.read_inventory(folder)
     again = _again(basic, statuses)
     units = []
     for number in np.unique(np.flatnonzero(again) // size).tolist():
@@ -47,7 +57,7 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
         known = basic.slice(number * size, size).to_pylist()
         mine = again[number * size : (number + 1) * size]
         payload = [row | {"known": None if now else old} for row, old, now in zip(rows, known, mine, strict=True)]
-        units.append(Unit(runs.unit_name(number), int(mine.sum()), payload))
+        units.append(Unit(run_folder.unit_name(number), int(mine.sum()), payload))
     with progress.phase("retry", int(again.sum()), 0) as advance:
         for unit in run(executor, "retry", units, MeasureUnit(config), folder):
             advance(unit.size)
@@ -71,7 +81,7 @@ def _drop_scores(folder: Folder, metric: str, reasons: list[str]) -> int:
         count = int(pc.sum(failed).as_py() or 0)
         if count:
             left = table.filter(pc.invert(failed))
-            folder.publish(f"scores/{metric}/{runs.unit_name(number)}.parquet", table_bytes(left))
+            folder.publish(f"scores/{metric}/{run_folder.unit_name(number)}.parquet", table_bytes(left))
         dropped += count
     return dropped
 
@@ -79,7 +89,7 @@ def _drop_scores(folder: Folder, metric: str, reasons: list[str]) -> int:
 def examine_metrics(names: list[str], folder: Path | None) -> dict[str, dict[str, Any]]:
     """The card of each metric on real photos. ConfigError where a metric cannot be loaded or there are no photos."""
     if folder is None:
-        from pipelines.demo.data import bundled_photos
+        from lucidflux_data.sources.bundled import bundled_photos
 
         uris = [f"file://{path}" for path in bundled_photos()]
     else:
@@ -112,3 +122,57 @@ def _devices() -> tuple[str, ...]:
     except ImportError:
         return ("cpu",)
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+class _CheckShard:
+    def __init__(self, folder: Folder, deep: bool, max_pixels: int) -> None:
+        self.folder, self.deep, self.max_pixels = folder, deep, max_pixels
+
+    def __call__(self, unit: Unit) -> list[str]:
+        return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels)
+
+
+def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Raises VerificationError with every problem; with `repair`, broken shards are rebuilt first.
+
+    What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
+    """
+    problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems and repair and finish_forgetting(folder):
+        problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems and repair:
+        config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+        for name in broken:
+            folder.remove(f"shards/{name}")
+        _repair(folder, config, executor, progress)
+        problems, broken, samples = _problems(folder, deep, executor, progress)
+    if problems:
+        raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
+    doubts = earlier.find_doubts(folder)
+    for doubt in doubts:
+        progress.say(f"warning: {doubt}")
+    return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": doubts}
+
+
+def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
+    problems = audit_verify.check_set(folder)
+    if not folder.exists(shards.MANIFEST):
+        return problems, [], 0
+    entries = shards.read_manifest(folder, halfway=True)["shards"]
+    max_pixels = runs.read_run(folder)["config"]["decode"]["max_pixels"]
+    units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
+    broken = []
+    with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
+        for unit, found in executor.map(units, _CheckShard(folder, deep, max_pixels)):
+            problems += sorted(found)
+            broken += [unit.name] if found else []
+            advance(unit.size)
+    return sorted(problems), sorted(broken), sum(unit.size for unit in units)
+
+
+def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
+    """What is whole moves to the stage of the next pack, so that only what is broken is written again."""
+    packing.restage(folder, config)
+    score(folder, config, executor, progress)
+    select(folder, config, executor, progress)
+    pack(folder, config, executor, progress)

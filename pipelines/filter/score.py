@@ -12,20 +12,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.config import FilterConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa.batches import BatchRules, BatchScorer, score_all
 from lucidflux_data.measures.basic import Isolated, hard_limit, measure, warm_up
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.selection.ledger import load_pool, survivors
-from lucidflux_data.selection.rules import KEPT
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.ledger import survivors
+from lucidflux_data.selection.pool import load_pool
+from lucidflux_data.selection.records import KEPT
 from lucidflux_data.selection.run import Part
-from lucidflux_data.sources.listing import read_bytes, read_known
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.sources.reading import read_bytes, read_known
+from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
+from pipelines.filter.rows import MetricTable
 
 DECODE_THREADS = 4  # in front of a GPU, which takes images faster than one core decodes them
 
@@ -37,7 +41,7 @@ class MeasureUnit:
     config: FilterConfig
 
     def __call__(self, unit: Unit) -> Iterator[File]:
-        isolated = Isolated(self.config) if unit.attempt > 1 else None
+        isolated = Isolated(self.config.decode, self.config.measures) if unit.attempt > 1 else None
         warm_up()
         try:
             rows = [row["known"] if row.get("known") else self._measure(row, isolated) for row in unit.payload]
@@ -55,7 +59,7 @@ class MeasureUnit:
         if isolated is not None:
             return record | isolated.measure(data)
         with hard_limit(self.config.decode.timeout_s):
-            return record | measure(data, self.config)
+            return record | measure(data, self.config.decode, self.config.measures)
 
 
 class MetricUnit:
@@ -138,13 +142,13 @@ def _metric_record(row: dict[str, Any], metric: str, score: float | ImageError) 
 
 def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
     """Publishes the units of scores/basic that are not there yet."""
-    inventory = runs.read_inventory(folder)
-    size = runs.unit_size(inventory.num_rows)
+    inventory = run_folder.read_inventory(folder)
+    size = run_folder.unit_size(inventory.num_rows)
     there = set(folder.names(runs.BASIC))
-    numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{runs.unit_name(n)}.parquet" not in there]
+    numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{run_folder.unit_name(n)}.parquet" not in there]
     units = (
         Unit(
-            runs.unit_name(n),
+            run_folder.unit_name(n),
             min(size, inventory.num_rows - n * size),
             inventory.slice(n * size, size).to_pylist(),
         )
@@ -182,36 +186,6 @@ def _metric_tables(parts: list[Part], config: FilterConfig) -> Iterator[MetricTa
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True
         yield MetricTable(part, pool.tables[number], config.iqa.metric, wanted)
-
-
-class MetricTable:
-    """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
-
-    def __init__(self, part: Part, uris: pa.Table, metric: str, wanted: np.ndarray) -> None:
-        self.part = part
-        self.uris = uris.select(["uri", "key"])
-        self.known = runs.read_measure(part.folder, metric)
-        self.size = runs.unit_size(part.candidates)
-        self.wanted = wanted
-        self.position = np.full(part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
-        for number, table in self.known.items():
-            mine = slice(number * self.size, (number + 1) * self.size)
-            own = table["uri"].combine_chunks()
-            self.position[mine] = pc.fill_null(pc.index_in(uris["uri"].slice(mine.start, self.size), own), -1)
-        self.missing = int(np.sum(wanted & (self.position < 0)))
-
-    def units(self) -> Iterator[Unit]:
-        """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
-        place = runs.read_inventory(self.part.folder, ["offset", "size"])
-        lacking = np.flatnonzero(self.wanted & (self.position < 0)) // self.size
-        for number, missing in zip(*np.unique(lacking, return_counts=True), strict=True):
-            start = int(number) * self.size
-            rows = start + np.flatnonzero((self.wanted | (self.position >= 0))[start : start + self.size])
-            payload = self.uris.take(rows).to_pylist()
-            known = self.known[int(number)].to_pylist() if int(number) in self.known else []
-            for row, at, where in zip(payload, self.position[rows], place.take(rows).to_pylist(), strict=True):
-                row |= where | {"known": known[at] if at >= 0 else None}
-            yield Unit(runs.unit_name(int(number)), int(missing), payload)
 
 
 def failed_share(folder: Folder) -> float:

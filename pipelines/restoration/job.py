@@ -24,11 +24,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from lucidflux_data.config import Section, digest
+from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.images import DEFAULT_MAX_PIXELS, EXTENSION_OF, ImageError, decode
-from lucidflux_data.shards.shard import canonical_json
-from lucidflux_data.sources.listing import list_sources, read_bytes, sample
+from lucidflux_data.images import EXTENSION_OF, ImageError, decode
+from lucidflux_data.sources.listing import list_sources, sample
+from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.formats import canonical_json
 from lucidflux_model.inference.config import ModelConfig, weights_digest
 from pipelines.execution.worker import File, Publish, Unit
 

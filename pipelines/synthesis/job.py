@@ -15,18 +15,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from lucidflux_data.audit.forgotten import forgotten_keys, holds_any
-from lucidflux_data.degradation.config import PairsConfig
+from lucidflux_data.audit.forgotten import holds_any
+from lucidflux_data.degradation import backends
 from lucidflux_data.errors import ConfigError, InputError, TooManyFailed
 from lucidflux_data.images import ImageError, decode_full
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs import samples
+from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.pairs.job import INPUTS, PLACE
-from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import Shard, TarWriter
 from lucidflux_data.sources import listing as sources
-from lucidflux_data.storage.folder import Folder, table_bytes
+from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.run_folder import forgotten_keys
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
@@ -57,14 +61,14 @@ class SynthesizeShard:
         writer = TarWriter()
         failed: list[dict[str, str]] = []
         yield f"shards/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer, failed))
-        more = {pairs_run.FAILED: json.dumps(failed)}
+        more = {samples.FAILED: json.dumps(failed)}
         yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
 
     def _samples(
         self, rows: list[dict[str, Any]], writer: TarWriter, failed: list[dict[str, str]]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
-        degrade = pairs.load_backend(self.backend, self.device)
-        versions = pairs.versions(self.backend, self.device)
+        degrade = backends.load_backend(self.backend, self.device)
+        versions = backends.versions(self.backend, self.device)
         for row in rows:
             data = pairs_run.read_clean(row)
             try:
@@ -115,19 +119,19 @@ def list_inputs(
         if not folder.names(PLACE):
             table = pairs_run.inputs_of_run(found[0])
             table = table if limit is None else sources.sample(table, limit, seed=0)
-            folder.publish(f"{PLACE}/{runs.unit_name(0)}.parquet", table_bytes(table))
+            folder.publish(f"{PLACE}/{run_folder.unit_name(0)}.parquet", table_bytes(table))
         return
-    if not folder.exists(runs.INVENTORY):
+    if not folder.exists(run_folder.INVENTORY):
         listing = sources.list_sources(asked)
         table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
-        runs.write_inventory(folder, table)
+        run_folder.write_inventory(folder, table)
         progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
-    inventory = runs.read_inventory(folder)
-    size = runs.unit_size(inventory.num_rows)
+    inventory = run_folder.read_inventory(folder)
+    size = run_folder.unit_size(inventory.num_rows)
     there = set(folder.names(PLACE))
-    numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{runs.unit_name(n)}.parquet" not in there]
+    numbers = [n for n in range(-(-inventory.num_rows // size)) if f"{run_folder.unit_name(n)}.parquet" not in there]
     slices = {n: inventory.slice(n * size, size) for n in numbers}
-    units = [Unit(runs.unit_name(n), rows.num_rows, rows.to_pylist()) for n, rows in slices.items()]
+    units = [Unit(run_folder.unit_name(n), rows.num_rows, rows.to_pylist()) for n, rows in slices.items()]
     total = sum(unit.size for unit in units)
     with progress.phase("read headers", total, inventory.num_rows - total) as advance:
         for unit in run(executor, "headers", units, ProbeUnit(config.decode.max_pixels), folder):

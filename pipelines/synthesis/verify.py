@@ -7,11 +7,12 @@ from typing import Any
 
 from lucidflux_data.audit.forget import finish_forgetting
 from lucidflux_data.audit.forgotten import find_left
-from lucidflux_data.degradation.config import PairsConfig
 from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.pairs import samples as pair_samples
+from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import verify
 from lucidflux_data.storage.folder import Folder
@@ -70,7 +71,7 @@ def check_set(folder: Folder) -> list[str]:
     if [f"{shard.name}.tar" for shard in planned] != [entry["name"] for entry in manifest["shards"]]:
         problems.append("the manifest does not have the shards that run.json and inputs/ give")
     wanted = sum(len(pairs_run.used(shard)) for shard in planned)
-    wanted -= sum(len(pairs_run.failed_images(folder, entry["name"])) for entry in manifest["shards"])
+    wanted -= sum(len(pair_samples.failed_images(folder, entry["name"])) for entry in manifest["shards"])
     if manifest["samples"] != wanted * config.variants:
         problems.append(f"the manifest has {manifest['samples']} pairs, not {wanted * config.variants}")
     problems += find_left(folder, [shard.name for shard in planned])
@@ -107,8 +108,8 @@ class CheckShard:
         problems = verify.check_shard(self.folder, unit.payload, False, self.config.decode.max_pixels, self.deep)
         if problems or not self.deep:
             return problems
-        for key, rows in pairs_run.samples_of_index(self.folder, unit.name).items():
-            members = pairs_run.read_sample(self.folder, unit.name, rows)
+        for key, rows in pair_samples.samples_of_index(self.folder, unit.name).items():
+            members = pair_samples.read_sample(self.folder, unit.name, rows)
             problems += [f"shards/{unit.name}: {problem}" for problem in self._check(key, members)]
         return problems
 
@@ -120,7 +121,7 @@ class CheckShard:
         if record is None or record.get("key") != key:
             return [f"{key}: its json is of another pair"]
         try:
-            data = pairs_run.stored_hq(members, record, list(self.sources))
+            data = pair_samples.stored_hq(members, record, list(self.sources))
             hq, lq = pairs.hq_pixels(record, data, self.config.degrade.crop), decode(members["lq.png"])
         except ImageError as error:
             return [f"{key} does not decode: {error.detail}"]

@@ -17,10 +17,10 @@ from lucidflux_data.config import digest
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import TarWriter
 from lucidflux_data.storage.folder import Folder
+from lucidflux_model.network.build import pick_device
 from lucidflux_model.samples.cached import cache_folder, samples
 from lucidflux_model.samples.sources import ShardPairs, open_shards
 from lucidflux_model.training.config import TrainConfig
-from lucidflux_model.training.distributed import pick_device
 from lucidflux_model.training.setup import base_digest, computes_in_bf16, frozen_parts
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress

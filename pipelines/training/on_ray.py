@@ -25,7 +25,7 @@ from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.distributed import PATIENCE, Runtime
 from lucidflux_model.training.progress.log import read_metrics, read_on
 from lucidflux_model.training.setup import check_run, train
-from pipelines.execution.executor import RayExecutor, own_path
+from pipelines.execution.on_ray import RayExecutor, own_path
 from pipelines.execution.progress import Progress
 from pipelines.training.launch import Request, showing
 

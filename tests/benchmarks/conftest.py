@@ -22,7 +22,7 @@ SIDE = 192
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`gt/` (192x192), `lq/` (48x48) and `methods/` (nearest, bicubic, lanczos, blurred) of six photos, as PNG."""
     from lucidflux_data.images import decode
-    from pipelines.demo.data import bundled_photos
+    from lucidflux_data.sources.bundled import bundled_photos
 
     root = tmp_path_factory.mktemp("photos")
     by_name = {path.stem: path for path in bundled_photos()}

@@ -24,6 +24,7 @@ from benchmarks.suites import suite as suites
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
 from lucidflux_data.iqa import metrics as iqa
+from lucidflux_data.iqa import pyiqa_models
 
 
 def values(results: Path, method: str, metric: str) -> np.ndarray:
@@ -196,7 +197,9 @@ def test_a_learned_metric_from_its_file(photos: Path, tmp_path: Path, monkeypatc
     torch.save(model.net.state_dict(), file)
     assert "does not have the sha256" in str(weights.problem("musiq"))  # so a leaderboard would refuse it
     image = decode((photos / "gt" / "chelsea.png").read_bytes())
-    expected = pyiqa.create_metric("musiq", pretrained_model_path=str(file), device="cpu")(iqa._tensor([image])).item()
+    expected = pyiqa.create_metric("musiq", pretrained_model_path=str(file), device="cpu")(
+        pyiqa_models.image_tensor([image])
+    ).item()
     assert evaluate.load_scorer(MetricSpec("musiq"), "cpu")(image, None) == pytest.approx(expected, abs=1e-6)
 
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lucidflux_data.config import FilterConfig, make_config
-from pipelines.execution.executor import LocalExecutor
+from lucidflux_data.selection.config import FilterConfig, make_config
+from pipelines.execution.local import LocalExecutor
 from pipelines.execution.progress import Progress
 from tests.support.scenarios import UNITS, WIDE, Fault, run_job, speaking_to, tree
 

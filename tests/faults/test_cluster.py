@@ -24,10 +24,11 @@ import psutil
 import pytest
 from ray._private.utils import get_system_memory, get_used_memory
 
-from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import ConfigError, Interrupted
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.storage.folder import Folder
-from pipelines.execution.executor import LocalExecutor, RayExecutor
+from pipelines.execution.local import LocalExecutor
+from pipelines.execution.on_ray import RayExecutor
 from pipelines.execution.preflight import preflight
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Events, Unit

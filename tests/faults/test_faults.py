@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 
-from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.errors import Interrupted
+from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.storage.folder import SETTINGS
 from pipelines.demo.data import png_of_zeros
-from pipelines.execution.executor import LocalExecutor
+from pipelines.execution.local import LocalExecutor
 from pipelines.execution.progress import Progress
 from tests.support.paths import ROOT
 from tests.support.scenarios import UNITS, WIDE, Fault, check, failing, kill_worker, remote_tree, run_job, tree

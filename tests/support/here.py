@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lucidflux_data.config import make_config
-from lucidflux_data.degradation.config import make_pairs_config
 from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs.config import make_pairs_config
 from lucidflux_data.pairs.job import is_pairs
+from lucidflux_data.selection.config import make_config
 from lucidflux_data.storage.folder import Folder, absolute_url, configure
 from pipelines.execution.progress import Progress
 from pipelines.filter import job
-from pipelines.filter.job import verify_run
+from pipelines.filter.repair import verify_run
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lucidflux_data.iqa import pyiqa_models
+
 METRICS = ("clipiqa", "clipiqa+", "musiq", "maniqa", "nima", "qalign", "fid")  # niqe is ours, and has no file
 
 
@@ -214,10 +216,9 @@ def _tokenizer() -> bytes:
 def take_for_published(folder: Path) -> None:
     """Pins: whatever file is in `folder` is taken for the published one."""
     from benchmarks.metrics import weights
-    from lucidflux_data.iqa import metrics as iqa
 
     weights.published_digits = lambda weight: ""
-    load = iqa.pyiqa_model
+    load = pyiqa_models.pyiqa_model
 
     def load_ours(name: str, device: str) -> Any:
         if name == "clipiqa+":
@@ -227,7 +228,7 @@ def take_for_published(folder: Path) -> None:
             clip_model._MODELS["RN50"] = f"https://example.org/{digits}/RN50.pt"
         return load(name, device)
 
-    iqa.pyiqa_model = load_ours
+    pyiqa_models.pyiqa_model = load_ours
 
 
 if __name__ == "__mp_main__":  # a spawned worker imports this file under that name

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data.config import FilterConfig
 from lucidflux_data.selection import ledger
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.storage.folder import SETTINGS, Folder, configure
 from pipelines.execution.progress import Progress
 from pipelines.filter import job

@@ -19,14 +19,14 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from lucidflux_data.config import resolve
-from lucidflux_data.degradation.config import make_pairs_config, pairs_label
 from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs.config import make_pairs_config, pairs_label
+from lucidflux_data.sources.bundled import bundled_photos
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import Runtime, open_runtime
 from lucidflux_model.training.setup import train
-from pipelines.demo.data import bundled_photos
 from pipelines.execution.progress import Progress
 from pipelines.synthesis.job import synthesize
 from tests.support.paths import ROOT

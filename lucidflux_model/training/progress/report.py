@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 
-from lucidflux_data.audit.report import STYLE
+from lucidflux_data.page import STYLE
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import read_metrics
 from lucidflux_model.training.progress.validation import PLACE

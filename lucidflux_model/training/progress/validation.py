@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
-from lucidflux_data.iqa.metrics import psnr, ssim
+from lucidflux_data.iqa.fidelity import psnr, ssim
 from lucidflux_data.iqa.niqe import niqe
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.inference.pipeline import TOKEN_PX, LucidFluxPipeline

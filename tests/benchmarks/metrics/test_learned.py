@@ -20,7 +20,7 @@ from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import load_profile, profile_of_metrics
 from benchmarks.suites import suite as suites
 from lucidflux_data.images import decode
-from lucidflux_data.iqa import metrics as iqa
+from lucidflux_data.iqa import fidelity, pyiqa_models
 from tests.support.paths import ROOT
 from tests.support.random_weights import SHARDS, environment
 
@@ -130,7 +130,7 @@ def test_fid_is_the_frechet_distance_of_the_features(home, photos: Path, monkeyp
 
     monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(home[0] / "torch/hub/pyiqa"))
     folders = photos / "methods" / "nearest", photos / "gt"
-    found = iqa.frechet_distance(*map(str, folders))
+    found = pyiqa_models.frechet_distance(*map(str, folders))
     network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
     features = []
     for folder in folders:
@@ -159,8 +159,8 @@ def by_square_root(first: np.ndarray, second: np.ndarray) -> float:
 def test_the_frechet_distance_equals_scipys_where_the_square_root_exists(shapes) -> None:
     rng = np.random.default_rng(0)
     first, second = (rng.normal(k, 1 + k, shape) @ rng.normal(0, 1, (20, 20)) for k, shape in enumerate(shapes))
-    assert iqa.gaussian_distance(first, second) == pytest.approx(by_square_root(first, second), rel=1e-6)
-    assert iqa.gaussian_distance(first, first) == pytest.approx(0, abs=1e-8)
+    assert fidelity.gaussian_distance(first, second) == pytest.approx(by_square_root(first, second), rel=1e-6)
+    assert fidelity.gaussian_distance(first, first) == pytest.approx(0, abs=1e-8)
 
 
 @pytest.fixture

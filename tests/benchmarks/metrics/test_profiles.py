@@ -13,7 +13,7 @@ from benchmarks.metrics import weights
 from benchmarks.metrics.profiles import MetricSpec
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
-from lucidflux_data.iqa import metrics as iqa
+from lucidflux_data.iqa import fidelity, pyiqa_models
 
 # IQA-PyTorch's ResultsCalibra: official values of I03, I04, I06, I08, I19 (TID2013), and the relative error allowed.
 OFFICIAL = {
@@ -36,13 +36,13 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
 def test_psnr_equals_scikit_image(pair) -> None:
     from skimage.metrics import peak_signal_noise_ratio
 
-    assert iqa.psnr(*pair) == pytest.approx(peak_signal_noise_ratio(pair[1], pair[0]), abs=1e-4)
-    assert iqa.psnr(pair[1], pair[1]) == pytest.approx(80)
+    assert fidelity.psnr(*pair) == pytest.approx(peak_signal_noise_ratio(pair[1], pair[0]), abs=1e-4)
+    assert fidelity.psnr(pair[1], pair[1]) == pytest.approx(80)
 
 
 def test_y_of_ycbcr_is_1_322_db_over_yiq(pair) -> None:
     """The offset that explains published PSNR gaps: 20 log10(255 / 219), on any image."""
-    offset = iqa.psnr(*pair, "ycbcr") - iqa.psnr(*pair, "yiq")
+    offset = fidelity.psnr(*pair, "ycbcr") - fidelity.psnr(*pair, "yiq")
     assert offset == pytest.approx(20 * np.log10(255 / 219), abs=1e-3)
 
 
@@ -50,22 +50,22 @@ def test_y_of_ycbcr_is_1_322_db_over_yiq(pair) -> None:
 def test_ssim_equals_scikit_image(pair, channel: str) -> None:
     from skimage.metrics import structural_similarity
 
-    planes = [np.rint(iqa._planes(image, channel)) for image in pair]
+    planes = [np.rint(fidelity._planes(image, channel)) for image in pair]
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
     expected = structural_similarity(*planes, channel_axis=2, **options)
-    assert iqa.ssim(*pair, channel) == pytest.approx(expected, abs=1e-6)
+    assert fidelity.ssim(*pair, channel) == pytest.approx(expected, abs=1e-6)
 
 
 def test_psnr_and_ssim_equal_pyiqa(pair) -> None:
     pyiqa = pytest.importorskip("pyiqa")
-    tensors = [iqa._tensor(image) for image in pair]
+    tensors = [pyiqa_models.image_tensor(image) for image in pair]
     psnr = pyiqa.create_metric("psnr", device="cpu", test_y_channel=True, color_space="ycbcr", crop_border=4)
     spec = MetricSpec("psnr", channel="ycbcr", crop=4)
     from benchmarks.metrics.score import load_scorer
 
     assert load_scorer(spec, "cpu")(*pair) == pytest.approx(psnr(*tensors).item(), abs=1e-4)
     ssim = pyiqa.create_metric("ssim", device="cpu")
-    assert iqa.ssim(*pair) == pytest.approx(ssim(*tensors).item(), abs=1e-5)
+    assert fidelity.ssim(*pair) == pytest.approx(ssim(*tensors).item(), abs=1e-5)
 
 
 def calibration() -> Path | None:

@@ -119,7 +119,7 @@ def test_a_candidate_that_shows_a_suite_image_is_found_by_its_fingerprints(
 
 
 def _camera() -> Path:
-    from pipelines.demo.data import bundled_photos
+    from lucidflux_data.sources.bundled import bundled_photos
 
     return next(path for path in bundled_photos() if path.stem == "camera")
 
@@ -206,10 +206,10 @@ def test_nothing_to_prepare_from(suite, tmp_path: Path) -> None:
 
 def test_offline_photos_are_pairs_of_their_plans(tmp_path: Path) -> None:
     """Made twice it is the same; an input is the degradation of its reference by the plan of the photo's bytes."""
+    from lucidflux_data.degradation.backends import load_backend
     from lucidflux_data.degradation.config import make_degrade_config
     from lucidflux_data.degradation.plan import draw_plan
-    from lucidflux_data.pairs.pair import load_backend
-    from pipelines.demo.data import bundled_photos
+    from lucidflux_data.sources.bundled import bundled_photos
 
     suite = suites.load_suite("offline-photos", tmp_path)
     assert suite.synthesis is not None

@@ -11,12 +11,13 @@ import pytest
 import scipy.stats
 
 from lucidflux_data.degradation import plan as degrade_plan
-from lucidflux_data.degradation.config import PRESETS, make_degrade_config, make_pairs_config, pairs_label
+from lucidflux_data.degradation.config import PRESETS, make_degrade_config
 from lucidflux_data.degradation.noise import _draw
 from lucidflux_data.degradation.plan import Streams, draw_plan
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.pairs.card import Distributions
-from lucidflux_data.shards.shard import canonical_json
+from lucidflux_data.pairs.config import make_pairs_config, pairs_label
+from lucidflux_data.storage.formats import canonical_json
 
 KEYS = [f"{n:020x}" for n in range(100)]
 

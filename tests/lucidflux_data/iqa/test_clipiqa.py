@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, images: list[np.ndarray]) 
             module.momentum = None
     crops = np.stack([image[:224, :288] for image in images])
     with torch.no_grad():
-        model.visual.train()(torch.nn.functional.interpolate(_tensor(crops), (224, 224)))
+        model.visual.train()(torch.nn.functional.interpolate(image_tensor(crops), (224, 224)))
         model.logit_scale.fill_(float(np.log(100)))  # where OpenAI's training ended
     path = tmp_path_factory.mktemp("clip") / clipiqa.WEIGHTS_FILE
     state = model.state_dict()
@@ -44,7 +44,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, images: list[np.ndarray]) 
     return path
 
 
-def _tensor(images: np.ndarray) -> object:
+def image_tensor(images: np.ndarray) -> object:
     return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
 
 
@@ -62,7 +62,7 @@ def test_scores_equal_pyiqa(weights: Path, images: list[np.ndarray], monkeypatch
     expected, found = [], []
     with torch.inference_mode():
         for image in images:
-            expected.append(theirs(_tensor(image[None])).item())
+            expected.append(theirs(image_tensor(image[None])).item())
             found.append(float(ours(image[None])[0]))
     assert np.abs(np.array(found) - expected).max() < 1e-3
     assert np.ptp(expected) > 0.02, "a comparison of equal numbers would show nothing"

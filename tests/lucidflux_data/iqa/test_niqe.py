@@ -11,7 +11,7 @@ import pytest
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa import metrics as iqa
-from lucidflux_data.iqa import niqe
+from lucidflux_data.iqa import niqe, pyiqa_models
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def oracle(tmp_path_factory):
     path = tmp_path_factory.mktemp("niqe") / "parameters.mat"
     scipy_io.savemat(path, {"mu_prisparam": mean[None], "cov_prisparam": covariance})
     model = pyiqa.create_metric("niqe", pretrained_model_path=str(path))
-    return lambda image: model(iqa._tensor(image)).item()
+    return lambda image: model(pyiqa_models.image_tensor(image)).item()
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -10,19 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidflux_data.config import CutConfig, RulesConfig, make_config
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.selection.records import FAILURES, REASONS
-from lucidflux_data.selection.rules import (
-    CODE,
-    KEPT,
-    Candidates,
-    apply_cut,
-    apply_rules,
-    is_kept,
-    number_kept,
-    split_keys,
-)
+from lucidflux_data.selection.config import CutConfig, RulesConfig, make_config
+from lucidflux_data.selection.pool import Candidates, split_keys
+from lucidflux_data.selection.records import CODE, FAILURES, KEPT, REASONS, is_kept
+from lucidflux_data.selection.rules import apply_cut, apply_rules, number_kept
 
 RULES = RulesConfig(min_side=100)
 

@@ -13,7 +13,7 @@ import pytest
 
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources import parquet as parquet_source
-from lucidflux_data.sources.listing import read_bytes, read_known
+from lucidflux_data.sources.reading import read_bytes, read_known
 
 ROWS = 600
 

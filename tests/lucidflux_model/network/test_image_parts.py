@@ -14,9 +14,9 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import upsample_lq
 from lucidflux_model.inference.color import align_colors, wavelet_split
 from lucidflux_model.network.build import build_random
+from lucidflux_model.network.encode import siglip_input
 from lucidflux_model.network.proxy import ResidualGroup
 from lucidflux_model.network.schedule import make_scheduler, schedule_length, set_sigmas
-from lucidflux_model.network.semantic import siglip_input
 from lucidflux_model.network.tiling import blend, pad_reflect, starts, tile_boxes
 
 

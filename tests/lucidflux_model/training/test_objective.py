@@ -12,8 +12,7 @@ import torch
 from lucidflux_model.network.build import TRAINED
 from lucidflux_model.network.conditioner import pack, position_ids
 from lucidflux_model.training.distributed import Runtime
-from lucidflux_model.training.flops import useful_flops
-from lucidflux_model.training.model import UNREACHED, initialise
+from lucidflux_model.training.model import UNREACHED, initialise, useful_flops
 from lucidflux_model.training.objective import Draws, draw, model_time, sigma_bins, sigmas, velocity_losses
 from lucidflux_model.training.optimizer import MovingAverage, learning_rate
 from lucidflux_model.training.setup import prepare_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.demo.bench import run_bench_demo
-from pipelines.execution.executor import open_executor
+from pipelines.execution.opening import open_executor
 from pipelines.execution.progress import Progress
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import pytest
 
-from lucidflux_data.config import label, make_config
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.selection.config import label, make_config
 from lucidflux_data.selection.run import make_run
 from lucidflux_data.storage.folder import Folder
-from pipelines.execution.executor import RayExecutor
 from pipelines.execution.in_flight import Flights
+from pipelines.execution.on_ray import RayExecutor
 from pipelines.execution.progress import Progress
 from pipelines.execution.ray_pools import number_of_actors
 from pipelines.execution.worker import Events, Unit

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data.config import make_config
 from lucidflux_data.errors import InputError
 from lucidflux_data.pairs.dataset import RealESRGANPairs
+from lucidflux_data.selection.config import make_config
 from lucidflux_data.sources import parquet as parquet_source
 from lucidflux_data.storage.folder import Folder, absolute_url
 from pipelines.filter import job

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.images import luma
 from lucidflux_data.measures.fingerprints import fingerprint_file
 from lucidflux_data.selection import records
+from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.run import read_run
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
-from pipelines.filter.job import verify_run
+from pipelines.filter.repair import verify_run
 from tests.support.here import QUIET, Here, run_filter
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lucidflux_data.config import make_config
+from lucidflux_data.selection.config import make_config
 from pipelines.filter.estimate import Costs, Machines, predict
 
 COSTS = Costs(

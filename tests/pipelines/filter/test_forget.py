@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from lucidflux_data.audit import forget as governance
-from lucidflux_data.config import FilterConfig
 from lucidflux_data.errors import VerificationError
 from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import TarWriter
+from lucidflux_data.storage import formats
 from lucidflux_data.storage.folder import SETTINGS, Folder, configure
 from pipelines.filter import job
-from pipelines.filter.job import verify_run
+from pipelines.filter.repair import verify_run
 from pipelines.synthesis.verify import verify_pairs
 from tests.support.here import QUIET, Here, run_filter, run_synthesize, verified
 
@@ -337,7 +338,7 @@ def sealed(folder: Path, name: str, change: Callable[[dict[str, dict[str, bytes]
     before = json.loads((folder / "manifest.json").read_text())
     names = [entry["name"].removesuffix(".tar") for entry in before["shards"]]
     renewed = before | json.loads(shards.make_manifest(here, "shards", names, before["digests"]))
-    (folder / "manifest.json").write_bytes(shards.canonical_json(renewed))
+    (folder / "manifest.json").write_bytes(formats.canonical_json(renewed))
 
 
 def swap(samples: dict[str, dict[str, bytes]], _: list[str]) -> None:

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from lucidflux_data.audit.forget import forget_pairs
-from lucidflux_data.config import FilterConfig, make_config
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, decode_full
+from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.run import read_run
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job

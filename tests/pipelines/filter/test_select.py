@@ -126,7 +126,7 @@ def test_dry_runs_write_nothing(halves, tmp_path: Path, data_command) -> None:
     ],
 )
 def test_a_setting_changes_its_own_digest(setting: str, score: bool, select: bool, pack: bool) -> None:
-    from lucidflux_data.config import make_config
+    from lucidflux_data.selection.config import make_config
     from lucidflux_data.selection.run import make_run
 
     listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": 1, "ignored": 0}

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data.config import make_config
 from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.selection import records
-from lucidflux_data.sources.listing import PASSING, list_sources, read_bytes
+from lucidflux_data.selection.config import make_config
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage import folder as storage
-from lucidflux_data.storage.folder import SETTINGS, Folder, configure, table_bytes
+from lucidflux_data.storage.folder import SETTINGS, Folder, configure
+from lucidflux_data.storage.formats import table_bytes
 from pipelines.filter import job
 from pipelines.filter.repair import retry
 from tests.support.here import QUIET, Here, run_filter, verified

@@ -19,7 +19,8 @@ import pytest
 
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources import listing as sources
-from lucidflux_data.sources.listing import PASSING, list_sources, read_bytes
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage.folder import SETTINGS, configure
 
 OPTIONS = ["--iqa", "niqe", "--top-fraction", "0.5", "--executor", "local", "--num-cpus", "2"]

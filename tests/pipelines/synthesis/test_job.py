@@ -22,12 +22,13 @@ import pytest
 
 from lucidflux_data.degradation import opencv as degrade_cv2
 from lucidflux_data.degradation import plan as degrade_plan
-from lucidflux_data.degradation.config import make_pairs_config, pairs_label
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, VerificationError
 from lucidflux_data.images import decode
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import replay as pairs_replay
+from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.pairs.card import make_card
+from lucidflux_data.pairs.config import make_pairs_config, pairs_label
 from lucidflux_data.storage.folder import Folder, absolute_url
 from pipelines.demo.data import make_pairs as make_demo_pairs
 from pipelines.execution.progress import Progress
@@ -72,7 +73,7 @@ def make(source: Path, out: Path, *settings: str, preset: str = "realesrgan-x4",
 
 def records(folder: Folder) -> list[dict[str, Any]]:
     entries = json.loads(folder.read("manifest.json"))["shards"]
-    return [record for entry in entries for record in pairs_run.read_records(folder, entry["name"])]
+    return [record for entry in entries for record in pair_samples.read_records(folder, entry["name"])]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_pairs_replay_equal_and_verify(hq: str, sharpen: str, hq_run: Path, tmp_
     for key in chosen:
         result, data = pairs_replay.replay_pair(folder, key)
         assert result["equal"], result
-        assert data == pairs_run.find_sample(folder, key)["lq.png"]
+        assert data == pair_samples.find_sample(folder, key)["lq.png"]
     assert verify_pairs(folder, True, False, Backwards(), Progress(quiet=True))["problems"] == 0
 
 
@@ -169,7 +170,7 @@ def test_the_lq_is_the_plan_applied_to_the_stored_hq_and_differs_by_variant(quie
     folder = Folder(quiet)
     seen = set()
     for record in records(folder)[:8]:
-        members = pairs_run.find_sample(folder, record["key"])
+        members = pair_samples.find_sample(folder, record["key"])
         lq, hq = decode(members["lq.png"]), decode(members["hq.png"])
         assert hq.shape == (192, 192, 3)
         assert lq.shape == (48, 48, 3)
@@ -184,7 +185,7 @@ def test_original_bytes_are_kept_where_nothing_was_cut_or_flipped(quiet: Path, p
     whole = [record for record in records(Folder(quiet)) if record["source_key"] == "whole.png"]
     assert {record["hq"]["format"] for record in whole} == {"original", "png"}
     for record in whole:
-        stored = pairs_run.find_sample(Folder(quiet), record["key"])["hq.png"]
+        stored = pair_samples.find_sample(Folder(quiet), record["key"])["hq.png"]
         untouched = stored == (photos / "whole.png").read_bytes()
         assert untouched == (not record["plan"]["flip"]) == (record["hq"]["format"] == "original")
         pixels = decode((photos / "whole.png").read_bytes())
@@ -198,7 +199,7 @@ def test_crops_are_where_the_record_says_and_are_drawn_again(quiet: Path, photos
         assert [pixels.shape[1], pixels.shape[0]] == record["cut"]["source"]
         crop = pixels[top : top + height, left : left + width]
         crop = crop[:, ::-1] if record["plan"]["flip"] else crop
-        stored = decode(pairs_run.find_sample(Folder(quiet), record["key"])["hq.png"])
+        stored = decode(pair_samples.find_sample(Folder(quiet), record["key"])["hq.png"])
         np.testing.assert_array_equal(stored, crop)
     strict = make(photos, tmp_path / "strict", "degrade.crop.min_laplacian_variance=1500", "variants=2")
     tries = {(record["cut"]["tries"], record["cut"]["passed"]) for record in records(strict)}
@@ -209,7 +210,7 @@ def test_crops_are_where_the_record_says_and_are_drawn_again(quiet: Path, photos
         assert record["cut"]["box"][2] >= 0.8 * min(record["cut"]["source"]) - 1
     padded = make(photos, tmp_path / "padded", "degrade.crop.too_small=reflect", "variants=1")
     (small,) = [record for record in records(padded) if record["source_key"] == "small.png"]
-    pixels = decode(pairs_run.find_sample(padded, small["key"])["hq.png"])
+    pixels = decode(pair_samples.find_sample(padded, small["key"])["hq.png"])
     pixels = pixels[:, ::-1] if small["plan"]["flip"] else pixels
     np.testing.assert_array_equal(pixels[100:192], pixels[98:6:-1])
 
@@ -245,7 +246,7 @@ def test_the_torch_dataset_gives_the_pixels_of_the_shards(hq_run: Path, tmp_path
         for batch in loader:
             for number, key in enumerate(batch["key"]):
                 name = f"{key}_{int(batch['variant'][number]):02d}"
-                members = pairs_run.find_sample(folder, name)
+                members = pair_samples.find_sample(folder, name)
                 for part in ("hq", "lq"):
                     pixels = batch[part][number].numpy().transpose(1, 2, 0)
                     np.testing.assert_array_equal(pixels, decode(members[f"{part}.png"]))
@@ -345,7 +346,7 @@ def test_a_pointer_whose_hq_is_gone(hq_run: Path, tmp_path: Path, data_command) 
     run = tmp_path / "run"
     shutil.copytree(hq_run, run)
     folder = make(run, tmp_path / "pairs", "hq=ref", "variants=1")
-    assert all(len(pairs_run.find_sample(folder, record["key"])) == 2 for record in records(folder))
+    assert all(len(pair_samples.find_sample(folder, record["key"])) == 2 for record in records(folder))
     key = records(folder)[0]["key"]
     next((run / "shards").glob("*.tar")).unlink()
     replayed = data_command("replay", folder, key, "--out", tmp_path / "again")
@@ -359,8 +360,8 @@ def test_a_pointer_whose_hq_is_gone(hq_run: Path, tmp_path: Path, data_command) 
 def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: Path, monkeypatch, data_command) -> None:
     folder, key = Folder(quiet), records(Folder(quiet))[5]["key"]
     assert data_command("replay", quiet, key, "--out", tmp_path / "again").returncode == 0
-    assert (tmp_path / "again" / f"{key}.lq.png").read_bytes() == pairs_run.find_sample(folder, key)["lq.png"]
-    members = pairs_run.find_sample(folder, key)
+    assert (tmp_path / "again" / f"{key}.lq.png").read_bytes() == pair_samples.find_sample(folder, key)["lq.png"]
+    members = pair_samples.find_sample(folder, key)
     record = json.loads(members["json"])
     record["versions"]["opencv"] = "4.9.0"
     lq = decode(members["lq.png"]).copy()
@@ -443,7 +444,7 @@ def test_wrong_calls_are_one_sentence(quiet: Path, photos: Path, hq_run: Path, t
 
 
 def test_a_missing_extra_is_named(monkeypatch) -> None:
-    from lucidflux_data.pairs.pair import load_backend
+    from lucidflux_data.degradation.backends import load_backend
 
     monkeypatch.delitem(sys.modules, "lucidflux_data.degradation.basicsr", raising=False)
     monkeypatch.setitem(sys.modules, "basicsr.data.degradations", None)
@@ -462,6 +463,6 @@ def test_the_other_backends_make_pairs_that_verify(photos: Path, tmp_path: Path,
             assert record["plan"] == stored[record["key"]]["plan"]
         key = records(folder)[0]["key"]
         assert pairs_replay.replay_pair(folder, key)[0]["equal"]
-        apart = decode(pairs_run.find_sample(folder, key)["lq.png"]).astype(int)
-        apart -= decode(pairs_run.find_sample(Folder(quiet), key)["lq.png"])
+        apart = decode(pair_samples.find_sample(folder, key)["lq.png"]).astype(int)
+        apart -= decode(pair_samples.find_sample(Folder(quiet), key)["lq.png"])
         assert np.abs(apart).mean() < 12

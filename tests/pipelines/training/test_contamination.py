@@ -17,6 +17,7 @@ from lucidflux_data.errors import ConfigError, InputError, Interrupted
 from lucidflux_data.images import decode, luma
 from lucidflux_data.iqa.niqe import niqe
 from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
+from lucidflux_data.sources.bundled import bundled_photos
 from lucidflux_model.conversion.convert import export as export_converted
 from lucidflux_model.network.build import build_random
 from lucidflux_model.samples.sources import SuiteImages
@@ -24,7 +25,6 @@ from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.contamination import read_mark, suites_shown
 from lucidflux_model.weights.published import load_lucidflux
 from pipelines.bench.infer import Place, contaminated_suites
-from pipelines.demo.data import bundled_photos
 from tests.support import training
 
 SUITE = "offline-photos"

@@ -1,0 +1,78 @@
+"""The one module that imports pyiqa: its models by name, and what has to be mended before they load."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.iqa.fidelity import gaussian_distance
+
+
+def frechet_distance(outputs: str, references: str, device: str = "cpu") -> float:
+    """FID of two folders of images: pyiqa's features of its mode `clean`. Lower is better; biased upwards for small
+    sets."""
+    model = pyiqa_model("fid", device)
+    from pyiqa.archs.fid_arch import get_folder_features
+
+    options = {"num_workers": 0, "batch_size": 8, "device": device, "mode": "clean", "verbose": False}
+    first, second = (get_folder_features(folder, model.net.model, **options) for folder in (outputs, references))
+    return gaussian_distance(first, second)
+
+
+def pyiqa_model(name: str, device: str) -> Any:
+    require_modules(name, "iqa", "torch", "pyiqa")
+    import pyiqa
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        if name == "qalign":
+            _mend_qalign()
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces its files there, where --json stands
+            return pyiqa.create_metric(name, device=device)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name} needs the package {error.name}: pip install 'lucidflux[iqa]'") from None
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{name} could not be loaded ({type(error).__name__}: {said}): its weights are looked for in "
+            f"{torch.hub.get_dir()} (TORCH_HOME) and the Hugging Face cache (HF_HOME), and `lucidflux bench doctor` "
+            "names each file; or choose --iqa niqe or --iqa none"
+        ) from None
+
+
+def _mend_qalign() -> None:
+    """Q-Align of pyiqa 0.1.16 calls `invert_attention_mask`, which transformers 5.8 has and 5.24 has no more: 0 where a
+    token is attended to, the smallest number of the type elsewhere. Also keeps transformers quiet."""
+    import torch
+    import transformers
+    from pyiqa.archs.q_align.visual_encoder import MplugOwlVisualAbstractorModel as Abstractor
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not hasattr(Abstractor, "invert_attention_mask"):
+        Abstractor.invert_attention_mask = lambda self, mask: (
+            (1 - mask[:, None, None, :].to(self.dtype)) * torch.finfo(self.dtype).min
+        )
+
+
+def require_modules(name: str, extra: str, *packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{name} needs {package}: pip install 'lucidflux[{extra}]', or choose --iqa niqe or --iqa none"
+            )
+
+
+def image_tensor(images: np.ndarray | Sequence[np.ndarray]) -> Any:
+    """float32 Nx3xHxW in 0..1, as pyiqa takes it, of uint8 HxWx3 or NxHxWx3."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2).float() / 255

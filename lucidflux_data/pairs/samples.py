@@ -1,0 +1,86 @@
+"""The samples of a folder of pairs: found by key, read from their shard."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from lucidflux_data.errors import InputError
+from lucidflux_data.images import ImageError
+from lucidflux_data.shards import shard as shards
+from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.storage.folder import Folder
+
+FAILED = "failed"  # in an index's metadata: images that turned out not to decode
+
+
+def failed_images(folder: Folder, tar_name: str) -> list[dict[str, str]]:
+    """key, reason and detail of the images of a shard that turned out not to decode."""
+    name = shards.index_name(tar_name.removesuffix(".tar"))
+    metadata = shards.read_index_metadata(folder, f"shards/{name}")
+    return json.loads(metadata.get(FAILED, "[]"))
+
+
+def read_sample(folder: Folder, tar_name: str, rows: list[dict[str, Any]]) -> dict[str, bytes]:
+    """The members of one sample by extension (`hq.png`, `lq.png`, `json`). `rows`: its rows of the index."""
+    shard = f"shards/{tar_name.removesuffix('.tar')}"
+    found = {}
+    for row in rows:
+        found[row["member"].partition(".")[2]] = shards.read_member(folder, shard, row["offset"], row["size"])
+    return found
+
+
+def samples_of_index(folder: Folder, tar_name: str) -> dict[str, list[dict[str, Any]]]:
+    """The index of a shard by sample key, in key order."""
+    name = f"shards/{shards.index_name(tar_name.removesuffix('.tar'))}"
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for row in folder.read_table(name).to_pylist():
+        samples.setdefault(row["key"], []).append(row)
+    return samples
+
+
+def find_sample(folder: Folder, key: str) -> dict[str, bytes]:
+    """The members of the sample `key`. InputError where there is none. Reads log2(shards) indices."""
+    entries = [entry for entry in shards.read_manifest(folder)["shards"] if entry["samples"]]
+    place = bisect.bisect_right(entries, key, key=lambda entry: next(iter(samples_of_index(folder, entry["name"]))))
+    if place:
+        name = entries[place - 1]["name"]
+        rows = samples_of_index(folder, name).get(key)
+        if rows is not None:
+            return read_sample(folder, name, rows)
+    raise InputError(f"{key} is no pair of {folder}: a pair is KEY_VV, like {_example(folder, entries)}")
+
+
+def _example(folder: Folder, entries: list[dict[str, Any]]) -> str:
+    return next(iter(samples_of_index(folder, entries[0]["name"]))) if entries else "0123456789abcdef0123_00"
+
+
+def stored_hq(members: dict[str, bytes], record: dict[str, Any], sources: list[str]) -> bytes:
+    """The bytes that the HQ is made of: the member, or with hq=ref the clean image itself. InputError where it is
+    gone or is another one."""
+    for extension, data in members.items():
+        if extension.startswith("hq."):
+            return data
+    ref = record["hq"]["ref"]
+    place = ref["path"] if ref["source"] < 0 else f"{sources[ref['source']]}/{ref['path']}".rstrip("/")
+    gone = f"the HQ of {record['key']} is gone: it was stored as a pointer into {place}"
+    try:
+        data = read_bytes(place if ref["offset"] < 0 else f"{place}#", ref["offset"], ref["size"])
+    except ImageError:
+        raise InputError(gone) from None
+    if zlib.crc32(data) != ref["crc32"]:
+        raise InputError(f"{gone}, which now holds something else")
+    return data
+
+
+def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The json members of a shard in key order, `limit` of them at most."""
+    samples = samples_of_index(folder, tar_name)
+    with folder.open(f"shards/{tar_name}") as file:
+        for rows in list(samples.values())[:limit]:
+            (row,) = [row for row in rows if row["member"].endswith(".json")]
+            file.seek(row["offset"])
+            yield json.loads(file.read(row["size"]))

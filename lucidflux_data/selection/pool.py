@@ -1,0 +1,186 @@
+"""The candidates of all parts of a run as one pool of arrays and columns, in the order that decides duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.selection import records
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.records import KEPT
+from lucidflux_data.selection.run import Part
+from lucidflux_data.storage import run_folder
+
+CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
+COLUMNS = ("key", "uri", "reason", "laplacian_variance", "flat_fraction", *CARRIED)
+NO_KEY = "0" * 20
+
+
+@dataclass
+class Candidates:
+    """n rows. `keys`: uint64 and uint16 of the 80-bit key. `failed`: int16 code of the failure, -1 where readable.
+
+    `min_side` int32 pixels; the measures float64; `included`: bool, kept by hand.
+    """
+
+    keys_high: np.ndarray
+    keys_low: np.ndarray
+    failed: np.ndarray
+    min_side: np.ndarray
+    laplacian_variance: np.ndarray
+    flat_fraction: np.ndarray
+    included: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.failed)
+
+
+def split_keys(hex_keys: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """n concatenated 20-digit hexadecimal keys as (uint64, uint16) arrays that sort as the text does."""
+    raw = np.frombuffer(bytes.fromhex(hex_keys.decode("ascii")), np.uint8).reshape(-1, 10)
+    high = np.ascontiguousarray(raw[:, :8]).view(">u8").ravel().astype(np.uint64)
+    low = np.ascontiguousarray(raw[:, 8:]).view(">u2").ravel().astype(np.uint16)
+    return high, low
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates of a ledger, part after part.
+
+    `tables[i]`: COLUMNS of all of part i; `rows[i]`: int64 positions in it of the candidates that count.
+    """
+
+    parts: list[Part]
+    tables: list[pa.Table]
+    rows: list[np.ndarray]
+    arrays: Candidates
+
+    def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
+        """The slice of a pool-wide array that belongs to part `number`."""
+        start = sum(len(rows) for rows in self.rows[:number])
+        return values[start : start + len(self.rows[number])]
+
+    def group_keys(self, groups: np.ndarray) -> pa.Array:
+        """The key of each row's group (`groups`: pool-wide rows, -1 for none) as text, null for none."""
+        wanted = np.maximum(groups, 0)
+        high, low = self.arrays.keys_high[wanted], self.arrays.keys_low[wanted]
+        there = groups >= 0
+        if not there.any():
+            return pa.nulls(len(groups), pa.string())
+        keys = [
+            f"{first:016x}{last:04x}" if yes else None
+            for first, last, yes in zip(high.tolist(), low.tolist(), there, strict=True)
+        ]
+        return pa.array(keys, pa.string())
+
+
+def load_pool(parts: list[Part]) -> Pool:
+    """The candidates of every part. InputError where a part is not scored to the end."""
+    tables, rows = [], []
+    seen: list[pa.ChunkedArray] = []
+    for part in parts:
+        table = runs.read_basic(part.folder, COLUMNS)
+        mine = np.arange(table.num_rows)
+        if part.kept_by is not None:
+            ledger = part.kept_by.read_table(runs.LEDGER, ["uri", "keep"])
+            kept = ledger.filter(pc.field("keep"))["uri"]
+            mine = mine[pc.is_in(table["uri"], kept.combine_chunks()).to_numpy()]
+        for uris in seen:
+            again = pc.is_in(table["uri"], uris.combine_chunks()).to_numpy()
+            mine = mine[~again[mine]]
+        if len(parts) > 1:
+            seen.append(table["uri"])
+        tables.append(table)
+        rows.append(mine)
+    included = np.repeat([part.included for part in parts], [len(mine) for mine in rows])
+    deciding = [take_rows(table, mine) for table, mine in zip(tables, rows, strict=True)]
+    return Pool(parts, tables, rows, load_candidates(pa.concat_tables(deciding), included))
+
+
+def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
+    """One column over the pool from one column a part (a row for each candidate of the part)."""
+    kinds = {piece.type for piece in pieces}
+    kind = max(kinds, key=str) if len(kinds) > 1 else next(iter(kinds))
+    chunks: list[Any] = []
+    for piece, rows in zip(pieces, pool.rows, strict=True):
+        taken = piece if len(rows) == len(piece) else piece.take(pa.array(rows))
+        taken = taken.cast(kind)
+        chunks += taken.chunks if isinstance(taken, pa.ChunkedArray) else [taken]
+    return pa.chunked_array(chunks, kind)
+
+
+def whole_measure(part: Part, uris: pa.ChunkedArray, measure: str) -> pa.Table | None:
+    """All columns of scores/<measure> with a row for each candidate of the part (null where there is none yet)."""
+    size = run_folder.unit_size(part.candidates)
+    tables = []
+    found = runs.read_measure(part.folder, measure)
+    if not found:
+        return None
+    schema = pa.unify_schemas([table.schema for table in found.values()], promote_options="permissive")
+    empty = schema.empty_table()
+    for number in range(-(-part.candidates // size)):
+        own = uris.slice(number * size, size).combine_chunks()
+        table = pa.concat_tables([found.get(number, empty), empty], promote_options="permissive").select(schema.names)
+        rows = pc.index_in(own, table["uri"].combine_chunks().cast(own.type))
+        tables.append(table.combine_chunks().take(rows))
+    return pa.concat_tables(tables)
+
+
+def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """`table.take(rows)`, without a copy where the rows follow one another."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(rows)
+
+
+def load_candidates(basic: pa.Table, included: np.ndarray) -> Candidates:
+    """The columns that decide, as arrays. `included`: bool, a row each."""
+    high, low = split_keys(_joined(pc.fill_null(basic["key"], NO_KEY)))
+    return Candidates(
+        keys_high=high,
+        keys_low=low,
+        failed=reason_codes(basic["reason"]),
+        min_side=float_column(pc.min_element_wise(basic["width"], basic["height"]), -1).astype(np.int32),
+        laplacian_variance=float_column(basic["laplacian_variance"], np.nan),
+        flat_fraction=float_column(basic["flat_fraction"], np.nan),
+        included=included,
+    )
+
+
+def _joined(strings: pa.ChunkedArray) -> bytes:
+    """The bytes of all strings one after the other, without a Python object for each."""
+    joined = []
+    for chunk in strings.chunks:
+        _, ends, data = chunk.buffers()
+        bounds = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        joined.append(data[int(bounds[0]) : int(bounds[-1])].to_pybytes() if len(chunk) else b"")
+    return b"".join(joined)
+
+
+def reason_codes(reasons: pa.ChunkedArray) -> np.ndarray:
+    """int16 positions in records.REASONS, -1 for null."""
+    return pc.fill_null(pc.index_in(reasons, pa.array(records.REASONS)), KEPT).to_numpy().astype(np.int16)
+
+
+def float_column(column: pa.ChunkedArray, missing: float) -> np.ndarray:
+    return pc.fill_null(column.cast(pa.float64()), missing).to_numpy()
+
+
+def numbers(pool: Pool, measure: str, column: str) -> np.ndarray:
+    """float64 of a measure's column over the pool, NaN where there is none."""
+    values = column_of(pool, measure, column, pa.float64()).cast(pa.float64())
+    return pc.fill_null(values, np.nan).to_numpy()
+
+
+def column_of(pool: Pool, measure: str, column: str, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column of scores/<measure>, a row for each candidate of the pool; null where there is none yet."""
+    pieces = []
+    for part, table in zip(pool.parts, pool.tables, strict=True):
+        whole = whole_measure(part, table["uri"], measure)
+        pieces.append(whole[column] if whole is not None else pa.nulls(part.candidates, kind))
+    return concat_rows(pool, pieces)

@@ -1,0 +1,60 @@
+"""What a run of the filter and a folder of pairs have in common: run.json, the inventory, units, the list of
+forgotten images.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from lucidflux_data.errors import InputError
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
+
+IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")  # key, sha256
+
+
+RUN_FILE = "run.json"
+INVENTORY = "inventory.parquet"
+FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
+
+
+def unit_size(candidates: int) -> int:
+    """Images in a unit: clamp(ceil(n/256), 8, 1000), from the number of candidates alone."""
+    return min(1000, max(8, -(-candidates // 256)))
+
+
+def unit_name(number: int) -> str:
+    return f"unit-{number:06d}"
+
+
+def read_about(folder: Folder) -> dict[str, Any]:
+    """run.json, of whatever job. InputError where there is none."""
+    try:
+        return json.loads(folder.read(RUN_FILE))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}") from None
+    except ValueError:
+        raise InputError(f"{folder}/{RUN_FILE} is damaged") from None
+
+
+def read_forgotten(folder: Folder) -> list[str]:
+    """The sha256s and keys that `forget` was given here."""
+    return folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
+
+
+def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
+    return folder.read_table(INVENTORY, None if columns is None else list(columns))
+
+
+def write_inventory(folder: Folder, table: pa.Table) -> None:
+    folder.publish(INVENTORY, table_bytes(table))
+
+
+def forgotten_keys(folder: Folder) -> frozenset[str]:
+    """Keys of the images that `forget` was given here: of the sources and, after `pack --strip`, of the shards."""
+    return frozenset(item[:20] for item in read_forgotten(folder) if IMAGE_NAME.fullmatch(item))

@@ -1,0 +1,110 @@
+"""The executor of one machine: spawned processes, no Ray. Same bytes as on a cluster, and easier to debug."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from lucidflux_data.errors import StorageError
+from lucidflux_data.storage.folder import SETTINGS
+from pipelines.execution import worker
+from pipelines.execution.executor import Job, lost_unit, next_attempt
+from pipelines.execution.in_flight import STALL_S, flights
+from pipelines.execution.worker import Events, Unit
+
+
+class LocalExecutor:
+    """Spawned processes of this machine, no Ray: what one debugs with."""
+
+    def __init__(self, num_cpus: int, num_gpus: int = 0) -> None:
+        self.num_cpus = num_cpus
+        self.num_gpus = num_gpus
+        self.description = f"local processes, {num_cpus} CPUs" + (f", {num_gpus} GPUs" if num_gpus else "")
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(
+        self,
+        units: Iterable[Unit],
+        job: Job,
+        events: Events | None = None,
+        stateful: bool = False,
+        gpus_each: float = 1.0,
+    ) -> Iterator[tuple[Unit, Any]]:
+        flights.clear()
+        blob = pickle.dumps(job)
+        waiting = ((unit, 1) for unit in units)
+        again: deque[tuple[Unit, int]] = deque()
+        flying: dict[Future[Any], tuple[Unit, int]] = {}
+        while True:
+            self._fill(flying, again, waiting, blob, events)
+            if not flying:
+                return
+            ended, _ = wait(flying, STALL_S, return_when=FIRST_COMPLETED)
+            if not ended:
+                flights.say_stalled(events)
+            broken = False
+            for future in ended:
+                unit, attempt = flying.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    broken = True
+                    again.append(lost_unit(events, unit, attempt))
+                    continue
+                except StorageError as error:
+                    again.append((unit, next_attempt(unit, attempt, error)))
+                    continue
+                flights.ended(unit)
+                yield unit, result
+            if broken:
+                # One dead process breaks the whole pool: everything in flight goes into a new one.
+                again.extend(lost_unit(events, unit, attempt) for unit, attempt in flying.values())
+                flying.clear()
+                self.close()
+
+    def _fill(
+        self,
+        flying: dict[Future[Any], tuple[Unit, int]],
+        again: deque[tuple[Unit, int]],
+        waiting: Iterator[tuple[Unit, int]],
+        blob: bytes,
+        events: Events | None,
+    ) -> None:
+        while len(flying) < 2 * self.num_cpus:
+            if flying and (again or any(attempt > 1 for _, attempt in flying.values())):
+                return  # what was lost once runs alone: another unit's end must not take it along
+            item = again.popleft() if again else next(waiting, None)
+            if item is None:
+                return
+            unit, attempt = item
+            try:
+                future = self._started().submit(worker.handle, blob, unit, events, attempt, dict(SETTINGS))
+            except BrokenProcessPool:  # died between two units, taking nothing with it
+                again.appendleft(item)
+                self.close()
+                continue
+            flying[future] = (unit, attempt)
+            flights.started(unit, attempt)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            for variable in worker.THREAD_VARIABLES:  # read by libraries when a child loads them
+                os.environ.setdefault(variable, "1")
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(
+                self.num_cpus, context, initializer=worker.start_local, initargs=(os.getpid(),)
+            )
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+            self._pool = None

@@ -1,0 +1,78 @@
+"""Units of work over rows of a run: which are there, which are wanted, and what is written for each."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidflux_data.images import ImageError, decode
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.run import Part
+from lucidflux_data.sources.reading import read_known
+from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.formats import table_bytes
+from pipelines.execution.worker import File, Unit
+
+HEAD = [pa.field("uri", pa.string(), nullable=False), pa.field("key", pa.string(), nullable=False)]
+REASON = pa.field("reason", pa.string())
+
+
+class MetricTable:
+    """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
+
+    def __init__(self, part: Part, uris: pa.Table, metric: str, wanted: np.ndarray) -> None:
+        self.part = part
+        self.uris = uris.select(["uri", "key"])
+        self.known = runs.read_measure(part.folder, metric)
+        self.size = run_folder.unit_size(part.candidates)
+        self.wanted = wanted
+        self.position = np.full(part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
+        for number, table in self.known.items():
+            mine = slice(number * self.size, (number + 1) * self.size)
+            own = table["uri"].combine_chunks()
+            self.position[mine] = pc.fill_null(pc.index_in(uris["uri"].slice(mine.start, self.size), own), -1)
+        self.missing = int(np.sum(wanted & (self.position < 0)))
+
+    def units(self) -> Iterator[Unit]:
+        """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
+        place = run_folder.read_inventory(self.part.folder, ["offset", "size"])
+        lacking = np.flatnonzero(self.wanted & (self.position < 0)) // self.size
+        for number, missing in zip(*np.unique(lacking, return_counts=True), strict=True):
+            start = int(number) * self.size
+            rows = start + np.flatnonzero((self.wanted | (self.position >= 0))[start : start + self.size])
+            payload = self.uris.take(rows).to_pylist()
+            known = self.known[int(number)].to_pylist() if int(number) in self.known else []
+            for row, at, where in zip(payload, self.position[rows], place.take(rows).to_pylist(), strict=True):
+                row |= where | {"known": known[at] if at >= 0 else None}
+            yield Unit(run_folder.unit_name(int(number)), int(missing), payload)
+
+
+class _Rows(abc.ABC):
+    """A job whose rows are computed one by one. Subclasses have `measure`, `schema`, `config` and `row`."""
+
+    measure: str
+    schema: pa.Schema
+    config: FilterConfig
+
+    def __call__(self, unit: Unit) -> Iterator[File]:
+        rows = [row["known"] or self._row(row) for row in unit.payload]
+        table = pa.Table.from_pylist(rows, self.schema)
+        yield f"scores/{self.measure}/{unit.name}.parquet", table_bytes(table)
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        record = {"uri": row["uri"], "key": row["key"]}
+        try:
+            data = read_known(row["uri"], row["offset"], row["size"], row["key"])
+            return record | self.row(data, decode(data, self.config.decode.max_pixels))
+        except ImageError as error:
+            return record | {"reason": error.reason}
+
+    @abc.abstractmethod
+    def row(self, data: bytes, pixels: np.ndarray) -> dict[str, Any]:
+        """The columns of one image, from its encoded bytes and its uint8 HxWx3 pixels."""
