@@ -23,6 +23,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs.config import make_pairs_config, pairs_label
 from lucidflux_data.sources.bundled import bundled_photos
 from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_model.samples.sources import open_shards
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import Runtime, open_runtime
@@ -151,3 +152,15 @@ def differing(first: Path, second: Path) -> list[str]:
     a, b = state(first), state(second)
     assert a.keys() == b.keys()
     return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def damage(pairs: Path, out: Path, kind: str, *keys: int) -> Path:
+    """A copy with a flipped byte in the named member of the n-th pairs."""
+    shutil.copytree(pairs, out)
+    source = open_shards([str(pairs)], Folder(out / "index"))
+    for index in keys:
+        tar = out / "shards" / Path(source.shards[source.shard_of[index]]).name
+        data = bytearray(tar.read_bytes())
+        data[int(source._columns[f"{kind}_offset"][index]) + 100] ^= 255
+        tar.write_bytes(bytes(data))
+    return out

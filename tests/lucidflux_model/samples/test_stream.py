@@ -20,6 +20,7 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_model.samples.sources import OnlinePairs, Unreadable, image_of, open_pairs, open_shards
 from lucidflux_model.samples.stream import Order, PairDataset, Pieces, Share, load, split
 from tests.support import training
+from tests.support.training import damage
 
 
 def make_order(shards: int = 7, size: int = 10, seed: int = 0, window: int = 2) -> Order:
@@ -144,18 +145,6 @@ def test_an_hq_by_pointer_is_read_from_its_source(train_photos: Path, train_pair
     a = read_all(open_shards([str(pointed)], Folder(tmp_path)))
     b = read_all(open_shards([str(train_pairs)], Folder(tmp_path)))
     assert all(np.array_equal(a[key][0], b[key][0]) for key in b)
-
-
-def damage(pairs: Path, out: Path, kind: str, *keys: int) -> Path:
-    """A copy with a flipped byte in the named member of the n-th pairs."""
-    shutil.copytree(pairs, out)
-    source = open_shards([str(pairs)], Folder(out / "index"))
-    for index in keys:
-        tar = out / "shards" / Path(source.shards[source.shard_of[index]]).name
-        data = bytearray(tar.read_bytes())
-        data[int(source._columns[f"{kind}_offset"][index]) + 100] ^= 255
-        tar.write_bytes(bytes(data))
-    return out
 
 
 def test_a_damaged_pair_is_counted_and_replaced_by_the_next(train_pairs: Path, tmp_path: Path) -> None:

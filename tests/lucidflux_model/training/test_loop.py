@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_train_data import damage
 
 from lucidflux_data.errors import ConfigError, InputError, Interrupted
 from lucidflux_data.storage.folder import Folder
@@ -29,6 +28,7 @@ from lucidflux_model.weights.published import lucidflux_state
 from pipelines.execution.progress import Progress
 from pipelines.training.encode import cache
 from tests.support import chromium, training
+from tests.support.training import damage
 
 CPU = Runtime(0, 1, torch.device("cpu"))
 
