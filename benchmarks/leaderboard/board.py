@@ -1,8 +1,8 @@
 """From the per-image table to the leaderboard: a plain dict, which is also leaderboard.json; every view is made of it.
 
-A mean over a hole is never ranked. Methods are ranked per metric over the ids that all of them have scores for: the
-whole suite, or with `allow_partial` the subset that most methods share exactly. Overall ranks are made only over a
-named group of metrics, all of which are there.
+A mean over a hole is never ranked, and takes no rank from another. Methods are ranked per metric among those that have
+every id of the suite; with `allow_partial`, where nobody has, over the ids that all methods have alike, or not at all.
+Overall ranks are made only over a named group of metrics, all of which are there, among methods ranked in each.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ BOARD = "leaderboard.json"
 
 
 TESTS = ("permutation", "wilcoxon")
+NO_REFERENCE = "no_reference"  # the suite's lack, not a method's
 
 
 @dataclass(frozen=True)
 class Column:
     """The scores of one metric. `values`: method -> (seeds, ids), NaN where there is a reason. `chosen`: methods that
-    are ranked, over the positions `subset` of the ids."""
+    are ranked, over the positions `subset` of the ids. `why_not`: where none is ranked that could be."""
 
     spec: MetricSpec
     values: dict[str, np.ndarray]
     reasons: dict[str, Counter[str]]
     chosen: tuple[str, ...]
     subset: np.ndarray
+    why_not: str | None = None
 
     def scores(self, method: str) -> np.ndarray:
         """(seeds, images) of the ranked subset."""
@@ -59,12 +61,17 @@ def make_leaderboard(
     allow_partial: bool = False,
     test: str = "permutation",
     resamples: int = statistics.RESAMPLES,
+    sampled: bool = False,
+    in_sets: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Everything that follows from the scores alone. `total`: images of the suite; `ids`: those that were scored.
 
-    Keys: methods, metrics (per metric: rows, pairs, win_rate), groups, correlation. Equal scores give an equal dict.
+    `sampled`: `ids` were drawn from the suite's, whatever the methods have; `in_sets`: method -> images that a metric
+    of a set is over, `total` for those that are not named.
+    Keys: methods, metrics (per metric: rows, pairs, win_rate, why_not), groups, correlation. Equal scores give an equal
+    dict.
     """
-    columns = read_columns(table, ids, total, specs, allow_partial)
+    columns = read_columns(table, ids, total, specs, allow_partial, sampled)
     draws = _Draws(resamples)
     methods = list(dict.fromkeys(table["method"].to_pylist()))
     return {
@@ -72,7 +79,7 @@ def make_leaderboard(
         "images": {"scored": len(ids), "of": total},
         "statistics": {"resamples": resamples, "level": statistics.LEVEL, "test": test, "adjusted": "holm"},
         "metrics": {
-            spec.name: _set_metric(table, spec, methods, total)
+            spec.name: _set_metric(table, spec, methods, total, in_sets or {})
             if spec.needs == "set"
             else _metric(columns[spec.name], methods, total, draws, test)
             for spec in specs
@@ -104,12 +111,18 @@ class _Draws:
 
 
 def read_columns(
-    table: pa.Table, ids: Sequence[str], total: int, specs: Sequence[MetricSpec], allow_partial: bool
+    table: pa.Table,
+    ids: Sequence[str],
+    total: int,
+    specs: Sequence[MetricSpec],
+    allow_partial: bool,
+    sampled: bool = False,
 ) -> dict[str, Column]:
-    """Per metric of single images, the scores as arrays and what is ranked."""
+    """Per metric of single images, the scores as arrays and what is ranked. Arguments as of `make_leaderboard`."""
     position = {id_: k for k, id_ in enumerate(ids)}
     found: dict[str, dict[str, dict[str, np.ndarray]]] = defaultdict(lambda: defaultdict(dict))
     reasons: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    without: dict[str, set[int]] = defaultdict(set)  # positions that the suite has no reference for
     for row in table.to_pylist():
         seeds = found[row["metric"]][row["method"]]
         scores = seeds.setdefault(row["seed"], np.full(max(1, len(ids)), np.nan))
@@ -117,27 +130,44 @@ def read_columns(
             scores[position.get(row["id"], 0)] = row["value"]
         elif row["reason"]:
             reasons[row["metric"]][row["method"]][row["reason"]] += 1
+        if row["reason"] == NO_REFERENCE:
+            without[row["metric"]].add(position[row["id"]])
     columns = {}
     for spec in specs:
         if spec.needs == "set":
             continue
         values = {method: np.stack(list(seeds.values())) for method, seeds in found[spec.name].items()}
-        chosen, subset = _ranked(values, total, allow_partial) if spec.ranked else ((), np.arange(0))
-        columns[spec.name] = Column(spec, values, reasons[spec.name], chosen, subset)
+        valid = {method: tuple(np.flatnonzero(np.isfinite(v).all(axis=0)).tolist()) for method, v in values.items()}
+        every = tuple(k for k in range(len(ids)) if k not in without[spec.name])
+        known = sampled or len(ids) == total
+        chosen, subset = _ranked(valid, every if known else None, total, allow_partial) if spec.ranked else ((), ())
+        wanted = len(every) if known and every and allow_partial else total
+        why_not = _why_none(valid, wanted, allow_partial) if spec.ranked and not chosen else None
+        columns[spec.name] = Column(spec, values, reasons[spec.name], chosen, np.array(subset, int), why_not)
     return columns
 
 
-def _ranked(values: dict[str, np.ndarray], total: int, allow_partial: bool) -> tuple[tuple[str, ...], np.ndarray]:
-    """The methods that are ranked, and over which positions: complete ones, or the largest group with equal subsets."""
-    valid = {method: tuple(np.flatnonzero(np.isfinite(scores).all(axis=0))) for method, scores in values.items()}
-    if not allow_partial:
-        complete = tuple(method for method, subset in valid.items() if len(subset) == total)
-        return complete, np.arange(total)
-    counts = Counter(subset for subset in valid.values() if subset)
-    if not counts:
-        return (), np.arange(0)
-    best = max(counts, key=lambda subset: (counts[subset], len(subset)))
-    return tuple(method for method, subset in valid.items() if subset == best), np.array(best)
+def _ranked(
+    valid: dict[str, tuple[int, ...]], every: tuple[int, ...] | None, total: int, allow_partial: bool
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The methods that are ranked, and over which positions. `valid`: method -> the positions that it has scores for;
+    `every`: those that a complete method has, None where they are not known. What one method lacks is no other's loss.
+    """
+    if every and (allow_partial or len(every) == total):
+        complete = tuple(method for method, positions in valid.items() if positions == every)
+        if complete:
+            return complete, every
+    alike = set(valid.values())
+    if allow_partial and len(alike) == 1 and alike != {()}:
+        return tuple(valid), alike.pop()
+    return (), ()
+
+
+def _why_none(valid: dict[str, tuple[int, ...]], wanted: int, allow_partial: bool) -> str:
+    """Why no method is ranked, with how many images each has."""
+    counts = ", ".join(f"{method} {len(positions)}" for method, positions in valid.items())
+    rest = ", nor have all the same images" if allow_partial else "; --allow-partial ranks methods with the same images"
+    return f"no method has all {wanted} images{rest if any(valid.values()) else ''} ({counts})"
 
 
 def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test: str) -> dict[str, Any]:
@@ -153,6 +183,7 @@ def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test:
         "rows": rows,
         "pairs": pairs,
         "win_rate": _win_rates(column, chosen),
+        "why_not": column.why_not,
     }
     if not chosen:
         return result
@@ -190,17 +221,20 @@ def _row(column: Column, method: str, total: int, draws: _Draws) -> dict[str, An
     return row
 
 
-def _set_metric(table: pa.Table, spec: MetricSpec, methods: list[str], total: int) -> dict[str, Any]:
+def _set_metric(
+    table: pa.Table, spec: MetricSpec, methods: list[str], total: int, images: dict[str, int]
+) -> dict[str, Any]:
     """A metric of a whole set: one number a seed, no interval, never ranked (it has no images to resample)."""
     rows: dict[str, Any] = {}
     for method in methods:
         mine = [row for row in table.to_pylist() if row["metric"] == spec.name and row["method"] == method]
         values = [row["value"] for row in mine if row["value"] is not None]
         reasons = Counter(row["reason"] for row in mine if row["reason"])
-        rows[method] = {"n": total if values else 0, "of": total, "seeds": len(mine), "low": None, "high": None}
+        n = images.get(method, total) if values else 0
+        rows[method] = {"n": n, "of": total, "seeds": len(mine), "low": None, "high": None}
         rows[method] |= {"mean": float(np.mean(values)) if values else None, "rank": None, "reasons": dict(reasons)}
     head = {"lower_is_better": spec.lower_is_better, "ranked": False, "n": 0, "of": total}
-    return head | {"rows": rows, "pairs": [], "win_rate": {}}
+    return head | {"rows": rows, "pairs": [], "win_rate": {}, "why_not": None}
 
 
 def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[dict[str, Any]]:
@@ -248,12 +282,10 @@ def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) ->
         return {"metrics": list(names), "rows": {}, "why_not": f"not computed: {', '.join(absent)}"}
     parts = [columns[name] for name in names]
     methods = [method for method in parts[0].chosen if all(method in part.chosen for part in parts)]
-    if len(methods) < 2 or any(not np.array_equal(part.subset, parts[0].subset) for part in parts):
-        return {
-            "metrics": list(names),
-            "rows": {},
-            "why_not": "fewer than two methods share their images in all metrics",
-        }
+    alone = len(parts[0].values) < 2
+    if not methods or alone or any(not np.array_equal(part.subset, parts[0].subset) for part in parts):
+        why_not = "there is one method" if alone else "no method is ranked in all metrics over the same images"
+        return {"metrics": list(names), "rows": {}, "why_not": why_not}
     means = np.array([[[part.by_image(method).mean()] for method in methods] for part in parts])
     signs = [part.spec.sign for part in parts]
     resampled = np.array([[draws.means(part, method) for method in methods] for part in parts])

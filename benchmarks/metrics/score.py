@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from benchmarks.leaderboard.board import NO_REFERENCE
 from benchmarks.methods.submission import Method, OutputFile
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.metrics.weights import file_sha256
@@ -248,7 +249,7 @@ def _outcome(
         return {"value": None, "reason": file.reason if file else "missing", "seconds": None}
     item = _item(spec, file, id_, suite)
     if item is None:
-        return {"value": None, "reason": "no_reference", "seconds": None}
+        return {"value": None, "reason": NO_REFERENCE, "seconds": None}
     row = known[item.key]
     return {name: row[name] for name in ("value", "reason", "seconds")}
 
@@ -256,7 +257,7 @@ def _outcome(
 def score_set(method: Method, seed: str, suite: Suite, device: str) -> dict[str, Any]:
     """FID of one seed of a method against the references of the same ids: value, reason, seconds."""
     start = time.perf_counter()
-    files = {id_: file for id_, file in method.files[seed].items() if not file.reason and id_ in suite.gt}
+    files = _set_files(method, seed, suite)
     if len(files) < 2:
         return {"value": None, "reason": "too_few_images", "seconds": None}
     with tempfile.TemporaryDirectory() as place:
@@ -267,3 +268,12 @@ def score_set(method: Method, seed: str, suite: Suite, device: str) -> dict[str,
                 (folder / f"{id_}{path.suffix}").symlink_to(path.absolute())
         value = pyiqa_models.frechet_distance(f"{place}/out", f"{place}/gt", device)
     return {"value": value, "reason": None, "seconds": round(time.perf_counter() - start, 4)}
+
+
+def images_in_sets(method: Method, suite: Suite) -> int:
+    """Images that a metric of a set is over, of the seed that has fewest."""
+    return min(len(_set_files(method, seed, suite)) for seed in method.files)
+
+
+def _set_files(method: Method, seed: str, suite: Suite) -> dict[str, OutputFile]:
+    return {id_: file for id_, file in method.files[seed].items() if not file.reason and id_ in suite.gt}

@@ -155,7 +155,8 @@ def _leaderboard(board: dict[str, Any]) -> str:
         for (text, _), metric in zip(line[1:], board["metrics"].values(), strict=False):
             row = metric["rows"][method]
             kind = "best" if row.get("tied_with_best") else "hole" if row["n"] < row["of"] else ""
-            value = "" if row["mean"] is None else f"{row['mean']:.6g}"
+            comparable = row["mean"] is not None and tables.is_comparable(metric, row)
+            value = f"{row['mean']:.6g}" if comparable else ""  # without one it stands last, whatever the order
             cells.append(f"<td class='{kind}' data-value='{value}'>{html.escape(text)}</td>")
         for text, bold in line[len(cells) : -1]:
             kind = "best" if bold else ""

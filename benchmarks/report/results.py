@@ -16,6 +16,7 @@ from benchmarks import environment
 from benchmarks.leaderboard import published
 from benchmarks.leaderboard.board import BOARD, TABLE, make_leaderboard
 from benchmarks.methods.submission import Method
+from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
 from benchmarks.report import page as report
 from benchmarks.report import tables
@@ -62,8 +63,19 @@ def write(
     total = suite.count if suite.ids is None or options["limit"] else len(suite.ids)
     groups = {name: names for name, names in (profile.groups | options["groups"]).items() if _is_asked(names, profile)}
     groups = {name: names for name, names in groups.items() if not _needs_absent(names, not_computed, suite)}
+    in_sets = {method.name: evaluate.images_in_sets(method, suite) for method in methods}
+    sampled = bool(options["limit"]) and suite.ids is not None
     board = make_leaderboard(
-        table, ids, total, specs, groups, options["allow_partial"], options["test"], options["resamples"]
+        table,
+        ids,
+        total,
+        specs,
+        groups,
+        options["allow_partial"],
+        options["test"],
+        options["resamples"],
+        sampled,
+        in_sets,
     )
     surroundings = environment.capture()
     board = {
@@ -91,8 +103,12 @@ def write(
 
 
 def _ranked_over(board: dict[str, Any], scored: int) -> int:
-    """The images that every ranked metric's ranks are over: all that were scored, or a part that methods share."""
-    return min([scored, *(metric["n"] for metric in board["metrics"].values() if metric["ranked"] and metric["n"])])
+    """The images that every ranked metric's ranks are over: all that were scored, or a part that methods share. Where
+    nobody is ranked, the most that a method has."""
+    ranked = [metric for metric in board["metrics"].values() if metric["ranked"]]
+    most = max((row["n"] for metric in ranked for row in metric["rows"].values()), default=0)
+    over = [metric["n"] for metric in ranked if metric["n"]] or ([most] if most else [])
+    return min([scored, *over])
 
 
 def _is_asked(names: tuple[str, ...], profile: Profile) -> bool:

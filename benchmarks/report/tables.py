@@ -90,10 +90,27 @@ def notes(board: dict[str, Any]) -> list[str]:
         f"± is half of a {board['statistics']['level']:.0%} bootstrap interval ({board['statistics']['resamples']:,} "
         f"resamples); bold: best, or tied with it ({board['statistics']['test']} test, Holm over a metric's pairs)."
     )
+    lines += _unranked(board["metrics"])
     lines += [f"Not computed: {reason}." for reason in board["not_computed"].values()]
     lines += [f"No rank over {name}: {g['why_not']}." for name, g in board["groups"].items() if g["why_not"]]
     lines += board["footnotes"]
     return [*lines, f"Signature: {board['signature']}"]
+
+
+def _unranked(metrics: dict[str, Any]) -> list[str]:
+    """A line for each reason why nobody is ranked, with the metrics that have it."""
+    reasons: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        if metric.get("why_not"):
+            reasons.setdefault(metric["why_not"], []).append(name)
+    return [f"No rank in {', '.join(names)}: {why}." for why, names in reasons.items()]
+
+
+def is_comparable(metric: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a mean may be put in order with the others of its column; one over a hole may not."""
+    if metric["ranked"]:
+        return row["rank"] is not None
+    return row["n"] == max(other["n"] for other in metric["rows"].values())
 
 
 def markdown(board: dict[str, Any]) -> str:

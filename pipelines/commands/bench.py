@@ -22,7 +22,9 @@ References = Annotated[Path | None, typer.Option(metavar="DIR", help="The refere
 Metrics = Annotated[str | None, typer.Option(metavar="A,B", help="Metrics by name, instead of a profile.")]
 Groups = Annotated[list[str] | None, typer.Option(metavar="NAME=A,B", help="An overall rank over these metrics.")]
 Results = Annotated[Path | None, typer.Option(metavar="RESULTS", help="bench-results/SUITE-PROFILE by default.")]
-AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Rank methods that share a subset.")]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Where no method has every image: rank if all have the same.")
+]
 Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
 Cache = Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")]

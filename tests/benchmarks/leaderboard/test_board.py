@@ -15,6 +15,7 @@ from benchmarks.leaderboard import published
 from benchmarks.leaderboard.board import make_leaderboard
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.metrics.score import PER_IMAGE
+from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.suites import suite as suites
 from tests.support.paths import DATA
@@ -85,18 +86,176 @@ def test_a_mean_over_a_hole_is_not_ranked(base: np.ndarray) -> None:
     assert "n=38/40" in tables.cell(rows["holed"])
 
 
-def test_partial_methods_are_ranked_only_when_they_share_the_subset(base: np.ndarray) -> None:
-    few, others = base.copy(), base.copy()
+def test_methods_with_the_same_part_are_ranked_over_it(base: np.ndarray) -> None:
+    few = base.copy()
     few[10:] = np.nan
-    others[:30] = np.nan
-    scores = {"musiq": {"a": few, "b": few - 1, "c": few + 1, "d": others}}
-    refused = board(scores)["metrics"]["musiq"]["rows"]
-    assert all(row["rank"] is None for row in refused.values())
+    scores = {"musiq": {"a": few, "b": few - 1, "c": few + 1}}
+    refused = board(scores)["metrics"]["musiq"]
+    assert all(row["rank"] is None for row in refused["rows"].values())
+    assert refused["why_not"] == (
+        "no method has all 40 images; --allow-partial ranks methods with the same images (a 10, b 10, c 10)"
+    )
     made = board(scores, allow_partial=True)["metrics"]["musiq"]
-    assert (made["n"], made["of"]) == (10, 40)
-    assert [made["rows"][m]["rank"] for m in "abcd"] == [2, 3, 1, None]
+    assert (made["n"], made["of"], made["why_not"]) == (10, 40, None)
+    assert [made["rows"][m]["rank"] for m in "abc"] == [2, 3, 1]
     limited = board({"musiq": {"a": base[:10], "b": base[:10] - 1}}, IDS[:10], 40)["metrics"]["musiq"]
     assert limited["rows"]["a"]["rank"] is None  # a sample of the suite is not the suite
+    scores["musiq"]["d"] = np.roll(few, 30)
+    other = board(scores, allow_partial=True)["metrics"]["musiq"]
+    assert all(row["rank"] is None for row in other["rows"].values())
+    assert other["why_not"] == ("no method has all 40 images, nor have all the same images (a 10, b 10, c 10, d 10)")
+
+
+def cut(values: np.ndarray, images: int) -> np.ndarray:
+    return np.where(np.arange(values.shape[-1]) < images, values, np.nan)
+
+
+def uneven(base: np.ndarray, full: int = 12) -> dict[str, np.ndarray]:
+    """Good, poor and full with 10, 11 and `full` of 12 images; three bad ones with the same 3."""
+    scores = {"good": cut(base + 3, 10), "poor": cut(base - 1, 11), "full": cut(base, full)}
+    return scores | {f"bad{k}": cut(base - 4 - k, 3) for k in range(3)}
+
+
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_bad_methods_with_few_images_are_not_ranked(allow_partial: bool, base: np.ndarray) -> None:
+    scores = {name: uneven(base[:12]) for name in ("musiq", "nima")}
+    made = board(scores, IDS[:12], 12, allow_partial=allow_partial, groups={"both": ("musiq", "nima")})
+    made |= {"suite": "s", "profile": "p", "about": "About.", "flags": {}, "runs": {}, "footnotes": [],
+             "not_computed": {}, "published": [], "signature": "s"}  # fmt: skip
+    for metric in made["metrics"].values():
+        assert {m: row["rank"] for m, row in metric["rows"].items() if row["rank"]} == {"full": 1}
+        assert [m for m, row in metric["rows"].items() if row.get("tied_with_best")] == ["full"]
+        assert (metric["n"], metric["why_not"]) == (12, None)
+    assert {m: row["rank"] for m, row in made["groups"]["both"]["rows"].items()} == {"full": 1}
+    assert tables.order(made)[0] == "full"
+    assert [line[0][0] for line in tables.body(made) if any(bold for _, bold in line)] == ["full"]
+    assert tables.markdown(made).count("**") == 6  # two metrics and the group
+    assert [line.split(" &")[0] for line in tables.latex(made).splitlines() if "textbf" in line] == ["full"]
+    page = report._leaderboard(made)
+    assert page.count("class='best'") == 3
+    sorted_by = [line.split("data-value='")[1:3] for line in page.split("<tr>") if "<td>" in line]
+    assert [bool(value) for line in sorted_by for value in [line[0].split("'")[0]]] == [True] + [False] * 5
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+    assert {row["method"] for row in rows if row["rank"] or row["tied_with_best"] == "True"} == {"full"}
+
+
+def test_where_nobody_has_every_image_the_line_says_so(base: np.ndarray) -> None:
+    made = full_board(base) | board({"musiq": uneven(base[:12], 9), "nima": uneven(base[:12], 9)}, IDS[:12], 12,
+                                    allow_partial=True, groups={"both": ("musiq", "nima")})  # fmt: skip
+    assert all(row["rank"] is None for row in made["metrics"]["musiq"]["rows"].values())
+    assert (made["metrics"]["musiq"]["n"], made["metrics"]["musiq"]["pairs"]) == (0, [])
+    line = "No rank in musiq, nima: no method has all 12 images, nor have all the same images "
+    line += "(good 10, poor 11, full 9, bad0 3, bad1 3, bad2 3)."
+    assert line in tables.notes(made)
+    for text in (tables.markdown(made), tables.latex(made)):
+        assert line in text
+        assert "textbf" not in text
+        assert "**" not in text
+    assert "No rank over both: no method is ranked in all metrics over the same images." in tables.notes(made)
+
+
+def test_a_hole_in_one_metric_or_one_seed_costs_that_rank(base: np.ndarray) -> None:
+    two = np.stack([base + 1, base + 1.2])
+    holed = two.copy()
+    holed[1, 7] = np.nan
+    scores = {"musiq": {"a": two, "b": two - 1, "c": two - 2}, "nima": {"a": holed, "b": two - 1, "c": two - 2}}
+    made = board(scores, allow_partial=True, groups={"both": ("musiq", "nima")})
+    assert [made["metrics"]["musiq"]["rows"][m]["rank"] for m in "abc"] == [1, 2, 3]
+    assert [made["metrics"]["nima"]["rows"][m]["rank"] for m in "abc"] == [None, 1, 2]
+    assert {m: row["rank"] for m, row in made["groups"]["both"]["rows"].items()} == {"b": 1, "c": 2}
+    assert made["metrics"]["nima"]["rows"]["a"]["n"] == 39
+
+
+def test_what_the_suite_has_no_reference_for_is_no_gap_of_a_method(base: np.ndarray) -> None:
+    """--gt of 10 of 40: the reference column is ranked over those, and a method that lacks one of them is not."""
+    made = table({"psnr": {"a": cut(base, 10), "b": cut(base + 1, 9), "c": cut(base - 1, 10)}}).to_pylist()
+    for row in made:
+        row["reason"] = None if row["value"] is not None else "missing" if row["id"] == IDS[9] else "no_reference"
+    rows = make_leaderboard(pa.Table.from_pylist(made, PER_IMAGE), IDS, 40, [MetricSpec("psnr")], {}, True,
+                            resamples=500)["metrics"]["psnr"]  # fmt: skip
+    assert ([rows["rows"][m]["rank"] for m in "abc"], rows["n"]) == ([1, None, 2], 10)
+
+
+def test_a_sample_is_ranked_over_what_was_drawn(base: np.ndarray) -> None:
+    scores = {"musiq": {"a": base[:10], "b": cut(base[:10] + 1, 9), "c": base[:10] + 1}}
+    rows = board(scores, IDS[:10], 40, allow_partial=True, sampled=True)["metrics"]["musiq"]
+    assert ([rows["rows"][m]["rank"] for m in "abc"], rows["n"]) == ([2, None, 1], 10)
+    unknown = board(scores, IDS[:10], 40, allow_partial=True)["metrics"]["musiq"]  # these are what outputs happen to be
+    assert [unknown["rows"][m]["rank"] for m in "abc"] == [None, None, None]
+
+
+def test_a_set_metric_says_over_how_many_images_it_is() -> None:
+    rows = [{"suite": "s", "method": m, "seed": "0", "id": "", "metric": "fid", "value": 3.5, "reason": None,
+             "seconds": 1.0} for m in "ab"]  # fmt: skip
+    made = make_leaderboard(pa.Table.from_pylist(rows, PER_IMAGE), IDS, 40, [MetricSpec("fid")], {}, in_sets={"a": 3})
+    assert [tables.cell(made["metrics"]["fid"]["rows"][m]) for m in "ab"] == ["3.500 n=3/40", "3.500"]
+
+
+SIGNS = {"niqe": -1, "musiq": 1}
+
+
+def by_hand(scores: dict[str, dict[str, np.ndarray]], total: int, allow_partial: bool) -> dict[str, dict[str, int]]:
+    """metric -> method -> rank, by counting who is better, of those that take part."""
+    ranks = {}
+    for metric, methods in scores.items():
+        part = [m for m, values in methods.items() if np.isfinite(values).sum() == total]
+        same = {tuple(np.isfinite(values)) for values in methods.values()}
+        if not part and allow_partial and len(same) == 1 and any(next(iter(same))):
+            part = list(methods)
+        means = {m: SIGNS[metric] * np.nanmean(methods[m]) for m in part}
+        ranks[metric] = {m: 1 + sum(other > means[m] for other in means.values()) for m in part}
+    return ranks
+
+
+def ranked(made: dict[str, Any]) -> dict[str, dict[str, int]]:
+    return {name: {m: row["rank"] for m, row in metric["rows"].items() if row["rank"]}
+            for name, metric in made["metrics"].items()}  # fmt: skip
+
+
+def bold(made: dict[str, Any]) -> dict[str, set[str]]:
+    return {name: {m for m, row in metric["rows"].items() if row.get("tied_with_best")}
+            for name, metric in made["metrics"].items()}  # fmt: skip
+
+
+def with_gaps(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
+    return np.where(rng.random(len(values)) < rng.choice([0.05, 0.3, 0.8]), np.nan, values)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_gaps_cost_no_other_its_rank_and_win_none(seed: int) -> None:
+    """Images are taken from some methods of a random board. While one of the others is complete, the board of the
+    complete ones alone is what is ranked; where none is, all are ranked over the very same images, or nobody is."""
+    rng = np.random.default_rng(seed)
+    images, names = int(rng.integers(3, 9)), [f"m{k}" for k in range(rng.integers(2, 6))]
+    before = {metric: {m: rng.normal(5, 1, images) for m in names} for metric in SIGNS}
+    for m in names:
+        if rng.random() < 0.3:
+            before = {k: v | {m: with_gaps(rng, v[m])} for k, v in before.items()}
+    taken = [m for m in names if rng.random() < 0.5]
+    after = {k: v | {m: with_gaps(rng, v[m]) for m in taken} for k, v in before.items()}
+    allow = bool(rng.integers(2))
+    groups = {"both": tuple(SIGNS)}
+    made = [board(scores, IDS[:images], images, groups=groups, allow_partial=allow) for scores in (before, after)]
+    for scores, each in zip((before, after), made, strict=True):
+        assert ranked(each) == by_hand(scores, images, allow)
+    for metric in SIGNS:
+        first, then = (ranked(each)[metric] for each in made)
+        others = [m for m in first if m not in taken and np.isfinite(before[metric][m]).all()]
+        if others:  # somebody complete is left
+            assert sorted(others, key=first.__getitem__) == sorted(others, key=then.__getitem__)
+            assert then.keys() <= first.keys()
+            assert not bold(made[1])[metric] - then.keys()
+    whole = [m for m in names if all(np.isfinite(after[metric][m]).all() for metric in SIGNS)]
+    everywhere = all(any(np.isfinite(v).all() for v in after[metric].values()) for metric in SIGNS)
+    if everywhere:
+        assert set(made[1]["groups"]["both"]["rows"]) == set(whole)
+    for metric in SIGNS:
+        complete = {m: v for m, v in after[metric].items() if np.isfinite(v).all()}
+        if complete:
+            alone = board({metric: complete}, IDS[:images], images, allow_partial=allow)["metrics"][metric]
+            mine = made[1]["metrics"][metric]
+            assert {m: mine["rows"][m] for m in complete} == alone["rows"]  # ranks, bold, intervals
+            assert (mine["pairs"], mine["win_rate"]) == (alone["pairs"], alone["win_rate"])
 
 
 def test_unranked_metrics_have_no_ranks(base: np.ndarray) -> None:
