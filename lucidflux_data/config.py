@@ -23,6 +23,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+SINCE = "since"
+
+
+def since(version: str) -> dict[str, Any]:
+    """For `Field(..., json_schema_extra=since("0.2.0"))` of every setting that 0.1.0 did not have: at its default it is
+    in no digest, so that a folder made before the setting existed is still the same job."""
+    return {SINCE: version}
+
+
+def deciding_values(section: BaseModel) -> dict[str, Any]:
+    """The settings of a section that go into a digest: all that the first version had, and later ones that are not at
+    their default."""
+    values = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value, extra = getattr(section, name), field.json_schema_extra
+        if isinstance(value, BaseModel):
+            values[name] = deciding_values(value)
+        if isinstance(extra, dict) and SINCE in extra and value == field.get_default(call_default_factory=True):
+            del values[name]
+    return values
+
+
 AnySection = TypeVar("AnySection", bound=Section)
 
 

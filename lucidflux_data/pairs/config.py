@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from lucidflux_data.config import Section, described, resolve
+from lucidflux_data.config import Section, deciding_values, described, resolve
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config, read_preset
 from lucidflux_data.shards.config import ShardConfig
@@ -41,7 +41,7 @@ def make_pairs_config(preset: str, file: str | None = None, settings: Iterable[s
 
 def deciding(config: PairsConfig) -> dict[str, Any]:
     """The part of the config that decides the bytes of the pairs."""
-    return config.model_dump(exclude={"storage"})
+    return {name: value for name, value in deciding_values(config).items() if name != "storage"}
 
 
 def pairs_label(preset: str, config: PairsConfig) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from lucidflux_data.config import Section, described, resolve, split_list
+from lucidflux_data.config import Section, deciding_values, described, resolve, split_list
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa.config import IQAConfig
@@ -143,19 +143,19 @@ class FilterConfig(Section):
 
     def score_part(self) -> dict[str, Any]:
         return {
-            "decode": self.decode.model_dump(),
-            "measures": self.measures.model_dump(),
-            "iqa": self.iqa.model_dump(exclude={"metric"}),
+            "decode": deciding_values(self.decode),
+            "measures": deciding_values(self.measures),
+            "iqa": {name: value for name, value in deciding_values(self.iqa).items() if name != "metric"},
             "unit_rule": UNIT_RULE,
         }
 
     def select_part(self) -> dict[str, Any]:
-        cut = self.cut.model_dump() if self.iqa.metric != "none" else None
-        chosen = self.select.model_dump(mode="json")
-        return {"rules": self.rules.model_dump(), "metric": self.iqa.metric, "cut": cut, "select": chosen}
+        cut = deciding_values(self.cut) if self.iqa.metric != "none" else None
+        chosen = deciding_values(self.select)
+        return {"rules": deciding_values(self.rules), "metric": self.iqa.metric, "cut": cut, "select": chosen}
 
     def pack_part(self) -> dict[str, Any]:
-        return {"shards": self.shards.model_dump()}
+        return {"shards": deciding_values(self.shards)}
 
 
 def make_config(
