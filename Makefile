@@ -34,6 +34,7 @@ test: $(VENV)/dev.stamp  ## Run the tests
 check: $(VENV)/lint.stamp  ## Lint, format check, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 fmt: $(VENV)/lint.stamp  ## Format

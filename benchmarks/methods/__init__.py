@@ -1,1 +1,1 @@
-""" """
+"""Methods: folders of outputs, adapters that run a published repository, checks of what they wrote."""

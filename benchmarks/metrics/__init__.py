@@ -1,1 +1,1 @@
-""" """
+"""Profiles of metrics, their weights, and the scoring of saved files."""

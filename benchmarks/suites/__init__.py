@@ -1,1 +1,1 @@
-""" """
+"""Suites of benchmark images: data files, archives, and suites that are made here."""

@@ -18,7 +18,6 @@ from lucidflux_data.images import ImageError
 BatchScorer = Callable[
     [np.ndarray | Sequence[np.ndarray]], Iterable[float]
 ]  # uint8 NxHxWx3 RGB -> N numbers; raises OutOfMemory
-OVERSIZE = ("fail", "downscale", "tile")
 
 
 class OutOfMemory(Exception):

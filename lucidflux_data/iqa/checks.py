@@ -1,4 +1,5 @@
-"""What a quality metric does, tested: does company change a score, which way do damages move it, do devices agree.
+"""Tests of a quality metric: does an image's score depend on the other images in its batch? Which way do damages move
+it? Do devices agree?
 
 Used by `lucidflux-data doctor`. A metric that fails `batch_invariant` is never given batches; one whose direction is
 not that of its declaration must not select.

@@ -227,7 +227,7 @@ def plan_digest(planned: list[Shard], config: PairsConfig, backend: str) -> str:
 
 
 def summary(folder: Folder) -> dict[str, Any]:
-    """Every candidate accounted for, and what there is of pairs."""
+    """Counts in which every candidate is accounted for, and the number of pairs."""
     run, config = read(folder), read_config(folder)
     inputs = read_inputs(folder, config)
     reasons = Counter(reason for reason in inputs["reason"].to_pylist() if reason is not None)

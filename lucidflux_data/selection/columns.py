@@ -38,7 +38,6 @@ OWN = (
     "flat_fraction",
 )
 JOIN_KEYS = ("uri", "key", "sha256", "source_key")
-SCORERS = "scorers"  # in run.json: {name: pkg.mod:function}
 
 
 def wanted_columns(config: FilterConfig) -> list[str]:

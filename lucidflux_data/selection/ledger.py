@@ -1,7 +1,7 @@
 """From the score tables of one or more runs to the decision ledger: reads tables, asks rules.py, writes one table.
 
-A ledger draws from *parts*: the run itself, or the runs and included runs that run.json names. What several parts list
-is a candidate once, of the first of them.
+A ledger draws from *parts*: the run itself, or the runs and included runs that run.json names. An image
+that several parts list counts once, as the first part's.
 """
 
 from __future__ import annotations

@@ -93,15 +93,6 @@ BASIC = pa.schema(
     ]
 )
 
-LEDGER_HEAD = (
-    pa.field("uri", pa.string(), nullable=False),
-    pa.field("key", pa.string()),
-    pa.field("keep", pa.bool_(), nullable=False),
-    pa.field("reason", pa.string()),  # null for a plain keep
-    pa.field("rank", pa.int64()),  # 1 = best, over everything that had a score; null without one
-    pa.field("group", pa.string()),  # near-duplicate group; null where none was sought
-)
-
 
 def measure_schema(measure: str) -> pa.Schema:
     """`scores/<measure>`: the rows asked for so far; `reason` is a failure of this measure on this image."""

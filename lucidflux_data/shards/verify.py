@@ -98,8 +98,3 @@ def _check_member(row: dict[str, Any], data: bytes, max_pixels: int) -> list[str
 
 def index_of_tar(tar_name: str) -> str:
     return shards.index_name(tar_name.removesuffix(".tar"))
-
-
-def broken_shards(folder: Folder, entries: list[dict[str, Any]], deep: bool, max_pixels: int) -> list[str]:
-    """Names of the shards with a problem."""
-    return [entry["name"] for entry in entries if check_shard(folder, entry, deep, max_pixels)]

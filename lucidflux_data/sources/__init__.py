@@ -1,1 +1,1 @@
-""" """
+"""Where candidates come from: folders, globs, tars, Parquet, web servers."""

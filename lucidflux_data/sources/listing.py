@@ -113,7 +113,7 @@ def _batch(rows: list[Row]) -> pa.RecordBatch:
 
 
 def _first_of_each_uri(table: pa.Table) -> pa.Table:
-    """A file reached twice (two sources, or listed in a Parquet file beside it) is one candidate, of the first."""
+    """A file reached twice (two sources, or listed in a Parquet file beside it) is one candidate: the first."""
     seen: set[str] = set()
     first = []
     for row, uri in enumerate(table["uri"].to_pylist()):
@@ -185,7 +185,7 @@ def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
 
 
 def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
-    """An image, or a folder as web servers show it: a page of links, of which those below it are followed."""
+    """An image, or an http folder: the files linked from its index page, and from the pages below it."""
     fs = file_system(url)
     with told_of(url):
         if is_image_name(url):

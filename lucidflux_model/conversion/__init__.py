@@ -1,1 +1,1 @@
-""" """
+"""Published weights: downloaded, converted both ways, compared with golden tensors."""

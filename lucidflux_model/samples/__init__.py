@@ -1,1 +1,1 @@
-""" """
+"""Training samples: from shards of pairs, stock tars, folders, or encoded once and cached."""

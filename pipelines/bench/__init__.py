@@ -1,1 +1,1 @@
-""" """
+"""Scoring and running methods on executors."""

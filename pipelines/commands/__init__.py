@@ -1,1 +1,1 @@
-""" """
+"""All typer code: options in, one call of a job, a summary out."""

@@ -154,7 +154,8 @@ def doctor_command(
     images: Annotated[Path | None, typer.Option(help="Photos of 256 px and more; scikit-image's otherwise.")] = None,
     json_: Json = False,
 ) -> None:
-    """Test metrics: does company change a score, which way do blur, noise and JPEG move it, do devices agree."""
+    """Test metrics: does an image's score depend on the other images in its batch? Which way do blur, noise and JPEG
+    move it? Do devices agree?"""
     from pipelines.filter.repair import examine_metrics
 
     cards = examine_metrics(metric, images)

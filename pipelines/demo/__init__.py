@@ -1,1 +1,1 @@
-""" """
+"""`lucidflux demo`: real photos through every job in two minutes."""

@@ -1,1 +1,1 @@
-""" """
+"""The filter: list, score, select, pack, verify, retry, estimate."""

@@ -213,7 +213,7 @@ def find_stripped(
     `made_of`: a digest of the ledger and the tags."""
     if stripping.is_of(folder, made_of) or not (what or folder.exists(stripping.FILE)):
         return
-    folder.remove(shards.MANIFEST)  # what there is of shards has other keys
+    folder.remove(shards.MANIFEST)  # the shards that are there have other keys
     if not what:
         folder.remove(stripping.FILE)
         return

@@ -1,1 +1,1 @@
-""" """
+"""`lucidflux restore` on folders, buckets and clusters."""

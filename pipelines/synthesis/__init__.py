@@ -1,1 +1,1 @@
-""" """
+"""The synthesis of pairs, and their verification."""

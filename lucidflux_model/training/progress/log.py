@@ -1,4 +1,4 @@
-"""metrics.jsonl, one object a step and no step twice, and the same figures for TensorBoard.
+"""metrics.jsonl: one JSON line a step; no step appears twice, even after a resume. TensorBoard gets the same figures.
 
 A line is written before the checkpoint of its step. A run that goes on drops the lines after its checkpoint, and half
 a line that a kill left: they are written again.
