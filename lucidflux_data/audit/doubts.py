@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lucidflux_data.measures import firewall
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage import run_folder
@@ -27,7 +28,7 @@ def find_doubts(folder: Folder) -> list[str]:
     for part in runs.parts(folder):
         if "version" not in runs.read_run(part.folder):
             found += [*_mixed_rows(part.folder), *_turned_tiffs(part.folder)]
-    return list(dict.fromkeys([*found, *_empty_firewalls(folder)]))
+    return list(dict.fromkeys([*found, *_old_firewalls(folder)]))
 
 
 def _mixed_rows(folder: Folder) -> list[str]:
@@ -55,14 +56,17 @@ def _turned_tiffs(folder: Folder) -> list[str]:
     return [f"{folder} has {count} TIFFs with an orientation, which versions before 0.1.1 turned wrongly: {AGAIN}"]
 
 
-def _empty_firewalls(folder: Folder) -> list[str]:
-    checked = shards.read_manifest(folder).get("firewall", {}).get("checked", {})
-    empty = [item for item, sha256 in checked.items() if _is_of_no_image(folder, item, sha256)]
-    return [
-        f"{folder} was checked against {item}, whose fingerprint file is empty: against no image at all. Put the "
-        "images there, remove firewall/ and scores/firewall-* of the run, then select and pack again"
-        for item in empty
-    ]
+def _old_firewalls(folder: Folder) -> list[str]:
+    """Suites that a version before 0.1.1 calls checked: its manifests do not name the measure."""
+    card = shards.read_manifest(folder).get(firewall.FIELD, {})
+    checked = {} if "measure" in card else card.get("checked", {})
+    found = []
+    for item, sha256 in checked.items():
+        why = "by a version before 0.1.1, which took a result by the names of the suites, whatever they held then"
+        if _is_of_no_image(folder, item, sha256):
+            why = "whose fingerprint file is empty: against no image at all"
+        found.append(f"{folder} was checked against {item}, {why}. Select and pack again, with its images there")
+    return found
 
 
 def _is_of_no_image(folder: Folder, item: str, sha256: str) -> bool:

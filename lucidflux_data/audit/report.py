@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.images import ImageError, decode
+from lucidflux_data.measures import firewall
 from lucidflux_data.page import render_page
 from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
@@ -76,10 +77,9 @@ def _firewall(folder: Folder, forbidden: list[str]) -> str:
     """Which benchmarks the set was checked against, as the manifest says."""
     if not forbidden or not folder.exists(shards.MANIFEST):
         return ""
-    card = shards.read_manifest(folder).get("firewall", {"checked": {}, "not_checked": forbidden})
-    lines = [f"checked against {html.escape(item)} ({sha256[:12]})" for item, sha256 in card["checked"].items()]
-    lines += [f"<b>NOT checked against {html.escape(item)}</b>" for item in card["not_checked"]]
-    return f"<p class=note>Benchmarks: {'; '.join(lines)}</p>"
+    lines = firewall.describe_card(firewall.read_card(shards.read_manifest(folder), forbidden))
+    told = [f"<b>{html.escape(line)}</b>" if line.startswith("NOT") else html.escape(line) for line in lines]
+    return f"<p class=note>Benchmarks: {'; '.join(told)}</p>"
 
 
 def _funnel(counts: dict[str, Any]) -> str:

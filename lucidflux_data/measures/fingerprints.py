@@ -107,10 +107,14 @@ def _tile(image: np.ndarray, point: cv2.KeyPoint) -> np.ndarray | None:
     return image[round(top) : round(top) + whole, round(left) : round(left) + whole]
 
 
-def fingerprint_file(images: Iterable[tuple[str, bytes, np.ndarray]], suite: str) -> bytes:
-    """The parquet bytes of a suite's fingerprints. `images`: (id, encoded bytes, uint8 HxW luma)."""
+def fingerprint_file(
+    images: Iterable[tuple[str, bytes, np.ndarray]], suite: str, listed: int | None = None, source: str = ""
+) -> bytes:
+    """The parquet bytes of a suite's fingerprints. `images`: (id, encoded bytes, uint8 HxW luma), one held at a time;
+    `listed`: how many images the suite has, where they are more than these; `source`: sha256 of what they were made of.
+    """
     rows = []
-    for identity, data, luma in sorted(images, key=lambda image: image[0]):
+    for identity, data, luma in images:
         print_ = fingerprint(luma)
         x, y, size = print_.places.T.tolist()
         rows.append(
@@ -124,8 +128,10 @@ def fingerprint_file(images: Iterable[tuple[str, bytes, np.ndarray]], suite: str
                 "hash": print_.hashes.tolist(),
             }
         )
+    rows.sort(key=lambda row: row["id"])
     sink = io.BytesIO()
-    metadata = {"suite": suite, "fingerprint_version": VERSION}
+    metadata = {"suite": suite, "fingerprint_version": VERSION, "source": source}
+    metadata["listed"] = str(len(rows) if listed is None else listed)
     pq.write_table(pa.Table.from_pylist(rows, FINGERPRINTS.with_metadata(metadata)), sink, compression="zstd")
     return sink.getvalue()
 
@@ -179,9 +185,24 @@ class Firewall:
         return counts
 
 
-def measure_name(forbid: Sequence[str]) -> str:
-    """The name under scores/ of what a firewall of these suites finds."""
-    return f"firewall-{hashlib.sha256(chr(10).join(sorted(forbid)).encode()).hexdigest()[:12]}"
+def read_file(data: bytes) -> pa.Table:
+    """The rows of a fingerprint file. InputError for a file of another version or of something else."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowInvalid, OSError):
+        raise InputError("a fingerprint file is damaged: make it again with `lucidflux-data fingerprint`") from None
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"fingerprint_version", b"").decode() != VERSION:
+        raise InputError("a fingerprint file is of another version: make it again with `lucidflux-data fingerprint`")
+    return table
+
+
+def count_images(data: bytes) -> tuple[int, int | None]:
+    """(images with a fingerprint, images of the suite) of a fingerprint file; None where it does not say, as those of
+    versions before 0.1.1. InputError as of `read_file`."""
+    table = read_file(data)
+    listed = table.schema.metadata.get(b"listed")
+    return table.num_rows, None if listed is None else int(listed)
 
 
 def make_firewall(files: Sequence[bytes]) -> Firewall:
@@ -190,19 +211,12 @@ def make_firewall(files: Sequence[bytes]) -> Firewall:
     sha256s: dict[str, int] = {}
     wholes, owners, places, hashes = [], [], [], []
     for data in files:
-        try:
-            table = pq.read_table(pa.BufferReader(data))
-        except (pa.ArrowInvalid, OSError):
-            raise InputError("a fingerprint file is damaged: make it again with `lucidflux-data fingerprint`") from None
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"fingerprint_version", b"").decode() != VERSION:
-            raise InputError(
-                "a fingerprint file is of another version: make it again with `lucidflux-data fingerprint`"
-            )
+        table = read_file(data)
+        suite = table.schema.metadata[b"suite"].decode()
         for row in table.to_pylist():
             sha256s.setdefault(row["sha256"], len(images))
             owners += [len(images)] * len(row["hash"])
-            images.append(f"{metadata[b'suite'].decode()}/{row['id']}")
+            images.append(f"{suite}/{row['id']}")
             wholes.append(row["whole"])
             places += list(zip(row["x"], row["y"], row["size"], strict=True))
             hashes += row["hash"]

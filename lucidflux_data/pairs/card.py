@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data.degradation.config import DegradeConfig, FinalConfig, StageConfig
 from lucidflux_data.degradation.plan import ROTATION, SMALL_KERNEL
+from lucidflux_data.measures import firewall
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import samples
 from lucidflux_data.selection import run as runs
@@ -219,7 +220,7 @@ def make_card(folder: Folder, limit: int | None) -> dict[str, Any]:
         "made_by": [{**json.loads(text), "pairs": count} for text, count in sorted(versions.items())],
         "crop_tries": {str(count): tries[count] for count in sorted(tries)},
         "crops_that_failed_the_rules": failed_crops,
-        "checked_against": _checked_against(run),
+        **_benchmarks(run),
         "licences": dict(sorted(licences.items())),
         "parameters": distributions.test(),
     }
@@ -231,14 +232,18 @@ def _member_sizes(folder: Folder, tar_name: str) -> Iterator[tuple[str, int]]:
             yield row["member"].partition(".")[2], row["size"]
 
 
-def _checked_against(run: Mapping[str, Any]) -> list[str]:
-    """The benchmarks whose images the source run kept out."""
-    found: list[str] = []
+def _benchmarks(run: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The suites that the source runs were compared with as a whole, and those that they forbid all the same."""
+    checked: list[str] = []
+    not_checked: list[str] = []
     for source in run["sources"]:
         folder = Folder(source)
         if folder.exists(shards.MANIFEST) and folder.exists(run_folder.RUN_FILE):
-            found += runs.read_run(folder)["config"]["select"]["forbid"]
-    return found
+            forbidden = runs.read_run(folder)["config"]["select"]["forbid"]
+            card = firewall.read_card(shards.read_manifest(folder, halfway=True), forbidden)
+            checked += card["checked"]
+            not_checked += card["not_checked"]
+    return {"checked_against": checked, "not_checked_against": not_checked}
 
 
 def card_text(card: Mapping[str, Any]) -> str:
@@ -255,7 +260,8 @@ def card_text(card: Mapping[str, Any]) -> str:
         f"- {card['bytes'] / 1e6:,.1f} MB in {card['shards']} shards ({sizes})",
         f"- crops: {', '.join(f'{count:,} at try {n}' for n, count in card['crop_tries'].items())}; "
         f"{card['crops_that_failed_the_rules']:,} fail the blur or flat rule at every try",
-        f"- checked against: {', '.join(card['checked_against']) or 'no benchmark (its source names none)'}",
+        f"- checked against: {', '.join(card['checked_against']) or 'no benchmark'}"
+        + (f"; NOT CHECKED: {', '.join(card['not_checked_against'])}" if card["not_checked_against"] else ""),
         f"- licences of the images: {', '.join(f'{name} {count:,}' for name, count in card['licences'].items())}",
     ]
     for made_by in card["made_by"]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.measures.fingerprints import measure_name
+from lucidflux_data.measures import firewall
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.selection.pool import Pool, column_of, concat_rows, whole_measure
@@ -70,9 +70,10 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
 
 
 def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
-    """Columns of users' scorers and of our own further measures."""
+    """Columns of users' scorers and of our own further measures; of those of benchmark images, the one in force."""
     found: dict[str, Any] = {}
     folders = {name for part in pool.parts for name in part.folder.folders("scores") if name != "basic"}
+    folders = {name for name in folders if name == pool.leaks or not name.startswith(firewall.PREFIX)}
     for measure in sorted(folders):
         tables = [
             whole_measure(part, table["uri"], measure) for part, table in zip(pool.parts, pool.tables, strict=True)
@@ -186,5 +187,6 @@ def carried(pool: Pool, config: FilterConfig) -> pa.Table:
     table = gather(pool, wanted_columns(config), config)
     if not config.select.forbid:
         return table
-    leaks = column_of(pool, measure_name(config.select.forbid), "leak", pa.string())
+    empty = pa.chunked_array([pa.nulls(len(pool.arrays), pa.string())])
+    leaks = empty if pool.leaks is None else column_of(pool, pool.leaks, "leak", pa.string())
     return pa.table({name: table[name] for name in table.column_names} | {"leak": leaks})

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.measures import fingerprints
 from lucidflux_data.selection import columns as selection_columns
 from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
@@ -35,8 +34,7 @@ def survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarr
     `scored`: whether the quality metric is there; before it is, a --where that names it waits.
     """
     codes = rules.cheap_codes(pool, config)
-    if config.select.forbid:
-        rules.apply_leaks(codes, pool, fingerprints.measure_name(config.select.forbid))
+    rules.apply_leaks(codes, pool)
     if rules.needs_history(config):
         rules.apply_history(codes, pool, config)
     if scored or config.iqa.metric not in columns_of(config.select.where or "true"):
@@ -44,10 +42,10 @@ def survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarr
     return codes
 
 
-def write_ledger(folder: Folder, config: FilterConfig) -> dict[str, Any]:
-    """Publishes selected.parquet and returns its counts per reason."""
+def write_ledger(folder: Folder, config: FilterConfig, leaks: str | None = None) -> dict[str, Any]:
+    """Publishes selected.parquet and returns its counts per reason. `leaks`: as of a Pool."""
 
-    pool = load_pool(runs.parts(folder))
+    pool = load_pool(runs.parts(folder), leaks)
     codes, ranks, scores, groups = decide(pool, config)
     further = selection_columns.carried(pool, config)
     tables = _ledger_tables(pool, (codes, ranks, scores, groups), further, config.iqa.metric)

@@ -52,13 +52,15 @@ def split_keys(hex_keys: bytes) -> tuple[np.ndarray, np.ndarray]:
 class Pool:
     """The candidates of a ledger, part after part.
 
-    `tables[i]`: COLUMNS of all of part i; `rows[i]`: int64 positions in it of the candidates that count.
+    `tables[i]`: COLUMNS of all of part i; `rows[i]`: int64 positions in it of the candidates that count; `leaks`: the
+    measure of benchmark images in force, None where candidates are compared with none.
     """
 
     parts: list[Part]
     tables: list[pa.Table]
     rows: list[np.ndarray]
     arrays: Candidates
+    leaks: str | None = None
 
     def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
         """The slice of a pool-wide array that belongs to part `number`."""
@@ -79,7 +81,7 @@ class Pool:
         return pa.array(keys, pa.string())
 
 
-def load_pool(parts: list[Part]) -> Pool:
+def load_pool(parts: list[Part], leaks: str | None = None) -> Pool:
     """The candidates of every part. InputError where a part is not scored to the end."""
     tables, rows = [], []
     seen: list[pa.ChunkedArray] = []
@@ -99,7 +101,7 @@ def load_pool(parts: list[Part]) -> Pool:
         rows.append(mine)
     included = np.repeat([part.included for part in parts], [len(mine) for mine in rows])
     deciding = [take_rows(table, mine) for table, mine in zip(tables, rows, strict=True)]
-    return Pool(parts, tables, rows, load_candidates(pa.concat_tables(deciding), included))
+    return Pool(parts, tables, rows, load_candidates(pa.concat_tables(deciding), included), leaks)
 
 
 def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:

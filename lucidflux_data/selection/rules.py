@@ -163,9 +163,11 @@ def apply_history(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
                 codes[(codes == KEPT) & outside(values, limit)] = CODE[reason]
 
 
-def apply_leaks(codes: np.ndarray, pool: Pool, measure: str) -> None:
-    """Images of a benchmark, by hand or not. Changes `codes`."""
-    leaks = column_of(pool, measure, "leak", pa.string())
+def apply_leaks(codes: np.ndarray, pool: Pool) -> None:
+    """Images of a benchmark, by hand or not, where candidates were compared with any. Changes `codes`."""
+    if pool.leaks is None:
+        return
+    leaks = column_of(pool, pool.leaks, "leak", pa.string())
     found = pc.is_valid(leaks).to_numpy(zero_copy_only=False)
     codes[found & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["benchmark_leak"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.measures.firewall import Compared
 from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.storage.folder import Folder
@@ -40,11 +41,14 @@ def make_run(
     drawn_from: Sequence[str] = (),
     included: Sequence[str] = (),
     inputs: dict[str, str] | None = None,
+    compared: Mapping[str, Compared] | None = None,
 ) -> dict[str, Any]:
     """The content of run.json. `listed`: sources, limit, seed, candidates, ignored.
 
     `drawn_from`: urls of the runs whose candidates a combined run selects from (its own scores where there are none);
-    `included`: urls of the runs whose images are kept beside the rules; `inputs`: sha256 of joined files and lists.
+    `included`: urls of the runs whose images are kept beside the rules; `inputs`: sha256 of joined files and lists;
+    `compared`: forbidden suites that the ledger was compared with. Their names are rules, their content is looked at by
+    `select`: it is in the digest once there is a ledger.
     """
     asked: dict[str, Any] = {name: listed[name] for name in ("sources", "limit", "seed")}
     if drawn_from:
@@ -52,6 +56,9 @@ def make_run(
     chosen = config.select_part() | ({"included": list(included)} if included else {})
     if inputs:
         chosen["inputs"] = inputs
+    suites = {item: compared[item] for item in config.select.forbid if item in compared} if compared else {}
+    if suites:
+        chosen["firewall"] = {item: entry["sha256"] for item, entry in suites.items()}
     return {
         "schema_version": 1,
         "version": records.VERSION,
@@ -61,6 +68,7 @@ def make_run(
         "runs": list(drawn_from),
         "included": list(included),
         "inputs": inputs or {},
+        **({"firewall": suites} if config.select.forbid else {}),
         "config": config.model_dump(exclude={"workers"}),
         "digests": {
             "score": digest({"asked": asked, **config.score_part()}),
@@ -70,10 +78,17 @@ def make_run(
     }
 
 
-def renew_run(run: dict[str, Any], config: FilterConfig, inputs: dict[str, str]) -> dict[str, Any]:
+def renew_run(
+    run: dict[str, Any],
+    config: FilterConfig,
+    inputs: dict[str, str],
+    compared: Mapping[str, Compared] | None = None,
+) -> dict[str, Any]:
     """The content of run.json of the same run under other rules. Its version stays: the scores are of that one, and
-    a run without one is of a version before 0.1.1."""
-    made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs)
+    a run without one is of a version before 0.1.1. Without `compared` the ledger stays, and what it was compared with.
+    """
+    suites = run.get("firewall", {}) if compared is None else compared
+    made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs, suites)
     del made["version"]
     return made | ({"version": run["version"]} if "version" in run else {})
 

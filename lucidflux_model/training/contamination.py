@@ -57,17 +57,23 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def suites_shown(pictures: Iterable[np.ndarray], files: Iterable[Path]) -> tuple[list[str], list[str]]:
-    """(suites that some picture shows an image of, fingerprint files that cannot be read). `pictures`: uint8 HxWx3 RGB;
-    `files`: of `lucidflux bench prepare`. Whole images, crops, flips and degraded ones are found."""
-    data, unreadable = [], []
+    """(suites that some picture shows an image of, fingerprint files of which not every image is looked for).
+
+    `pictures`: uint8 HxWx3 RGB; `files`: of `lucidflux bench prepare`. Whole images, crops, flips and degraded ones are
+    found. A file lacks images where it is damaged, of another version, or without a fingerprint for each.
+    """
+    data, lacking = [], []
     for path in files:
+        content = path.read_bytes()
         try:
-            fingerprints.make_firewall([path.read_bytes()])
-            data.append(path.read_bytes())
+            images, of = fingerprints.count_images(content)
         except InputError:
-            unreadable.append(path.name)
+            lacking.append(path.name)
+            continue
+        data += [content] if images else []
+        lacking += [path.name] if images == 0 or images != of else []
     if not data:
-        return [], unreadable
+        return [], lacking
     firewall = fingerprints.make_firewall(data)
     matches = [firewall.match("", fingerprints.fingerprint(luma(pixels))) for pixels in pictures]
-    return joined(match.image.split("/")[0] for match in matches if match), unreadable
+    return joined(match.image.split("/")[0] for match in matches if match), lacking

@@ -139,11 +139,14 @@ def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: 
     for index in chosen_pairs(config, source, held):
         with contextlib.suppress(Unreadable):  # told by the validation itself
             pictures.append(source.read(index, EPOCH)[0])
-    shown, unreadable = suites_shown(pictures, files)
+    shown, lacking = suites_shown(pictures, files)
     for name in shown:
         say(f"pairs that are held out for validation show images of the benchmark suite {name}")
-    for name in unreadable:
-        say(f"{known_suites() / name} is damaged or of another version: that suite is not looked for")
+    for name in lacking:
+        say(
+            f"{known_suites() / name} is damaged, of another version, or does not say that it has every image: "
+            "that suite is not looked for, or not as a whole; `lucidflux bench prepare` makes it again"
+        )
     return shown
 
 

@@ -203,6 +203,7 @@ def _run_select(
     json_: bool,
 ) -> None:
     from lucidflux_data.errors import ConfigError
+    from lucidflux_data.measures.firewall import measure_in_force
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
@@ -219,7 +220,8 @@ def _run_select(
     configure(resolved.storage.model_dump())
     _check_metric(resolved.iqa.metric)
     if dry_run:
-        tell(job.preview([part for one in drawn_from for part in parts(one)], resolved), json_)
+        leaks = measure_in_force(before, resolved.select.forbid)
+        tell(job.preview([part for one in drawn_from for part in parts(one)], resolved, leaks), json_)
         return
     if [folder.url] != [one.url for one in drawn_from]:
         job.combine(folder, drawn_from, resolved, before["preset"])

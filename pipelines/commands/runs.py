@@ -140,12 +140,20 @@ def fingerprint_command(
 ) -> None:
     """Make the small file that --forbid needs of a benchmark: hashes and positions, no pixels."""
     from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
-    from pipelines.filter.firewall import make_fingerprints
+    from lucidflux_data.errors import InputError
+    from lucidflux_data.measures.fingerprints import count_images
+    from pipelines.execution.progress import Progress
+    from pipelines.filter.forbidden import make_fingerprints
 
     data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
+    images, of = count_images(data)
+    if images == 0:
+        raise InputError(f"{source} has no image that can be read ({of} listed): there is nothing to compare with")
+    if images != of:
+        Progress(quiet=json_).say(f"warning: {source} has {of} images, {images} of them can be read: no whole suite")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(data)
-    tell({"suite": name, "file": str(out), "bytes": len(data)}, json_)
+    tell({"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}, json_)
 
 
 @app.command("doctor")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lucidflux_data.audit import report
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, TooManyFailed
+from lucidflux_data.measures import firewall
+from lucidflux_data.measures.firewall import Compared
 from lucidflux_data.selection import columns, ledger, pool
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
@@ -21,7 +24,7 @@ from lucidflux_data.storage.formats import canonical_json
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
 from pipelines.filter import estimate as plan
-from pipelines.filter import firewall, measures
+from pipelines.filter import measures
 from pipelines.filter import pack as packing
 from pipelines.filter import score as scoring
 
@@ -41,7 +44,8 @@ def list_into(
         before = runs.read_run(folder)
         if before["listed"]["sources"] == asked and before["listed"]["limit"] == limit:
             inputs = columns.join_digests(config)
-            run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"], inputs)
+            compared = before.get("firewall", {})
+            run = runs.make_run(config, before["listed"], preset, before["runs"], before["included"], inputs, compared)
             runs.start_run(folder, run, steps)
             if folder.exists(run_folder.INVENTORY):
                 progress.say(
@@ -64,17 +68,29 @@ def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Pr
     folder.sweep()
     if not runs.read_run(folder)["runs"]:
         scoring.score_basic(folder, config, executor, progress)
-    measures.prepare(folder, config, executor, progress)
-    scoring.score_metric(folder, config, executor, progress)
+    compared = measures.prepare(folder, config, executor, progress)
+    scoring.score_metric(folder, config, executor, progress, firewall.measure_name(compared))
 
 
 def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
-    measures.prepare(folder, config, executor, progress)
-    scoring.score_metric(folder, config, executor, progress)
-    counts = ledger.write_ledger(folder, config)
-    _update_run(folder, runs.read_run(folder), config)
+    compared = measures.prepare(folder, config, executor, progress)
+    leaks = firewall.measure_name(compared)
+    scoring.score_metric(folder, config, executor, progress, leaks)
+    _withdraw(folder, compared)
+    counts = ledger.write_ledger(folder, config, leaks)
+    _update_run(folder, runs.read_run(folder), config, compared)
+    if config.select.forbid:
+        counts["benchmarks"] = firewall.describe_card(firewall.make_card(config.select.forbid, compared))
     return counts
+
+
+def _withdraw(folder: Folder, compared: Mapping[str, Compared]) -> None:
+    """What run.json says of benchmarks goes before another ledger comes: killed between the two, nothing is checked."""
+    run = runs.read_run(folder)
+    if run.get("firewall") and run["firewall"] != compared:
+        config = FilterConfig.model_validate(run["config"])
+        folder.publish(run_folder.RUN_FILE, canonical_json(runs.renew_run(run, config, run["inputs"], {})))
 
 
 def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, preset: str) -> None:
@@ -88,12 +104,13 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
     runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
 
-def preview(parts: list[runs.Part], config: FilterConfig) -> dict[str, Any]:
-    """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps."""
-    codes = ledger.survivors(pool.load_pool(parts), config)
+def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = None) -> dict[str, Any]:
+    """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps.
+    `leaks`: as of a Pool."""
+    codes = ledger.survivors(pool.load_pool(parts, leaks), config)
     left = int((codes == KEPT).sum())
     kept = number_kept(left, config.cut) if config.iqa.metric != "none" else left
-    missing = scoring.missing_scores(parts, config)
+    missing = scoring.missing_scores(parts, config, leaks)
     return {"candidates": len(codes), "survivors": left, "scores_to_compute": missing, "kept_by_the_rules": kept}
 
 
@@ -118,16 +135,19 @@ def include(
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     run = _update_run(folder, runs.read_run(folder), config)
-    card = {"firewall": firewall.firewall_card(folder, config)} if config.select.forbid else {}
+    forbidden = config.select.forbid
+    card = {firewall.FIELD: firewall.make_card(forbidden, run.get(firewall.FIELD, {}))} if forbidden else {}
     manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
     folder.publish("report.html", report.make_report(folder))
     folder.sweep()
     return manifest
 
 
-def _update_run(folder: Folder, run: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
+def _update_run(
+    folder: Folder, run: dict[str, Any], config: FilterConfig, compared: Mapping[str, Compared] | None = None
+) -> dict[str, Any]:
     inputs = columns.join_digests(config)
-    updated = runs.renew_run(run, config, inputs)
+    updated = runs.renew_run(run, config, inputs, compared)
     if updated["digests"]["score"] != run["digests"]["score"]:
         raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
     if updated != run:
@@ -147,6 +167,9 @@ def summary(folder: Folder) -> dict[str, Any]:
             "shard_bytes": manifest["bytes"],
             "urls": manifest["urls"],
         }
+        if run["config"]["select"]["forbid"]:
+            card = firewall.read_card(manifest, run["config"]["select"]["forbid"])
+            result["benchmarks"] = firewall.describe_card(card)
         if "stripped" in manifest:
             tags, images = manifest["stripped"]["tags"], manifest["stripped"]["images"]
             result["stripped"] = f"{', '.join(tags)} of {images} images, which have other bytes and keys now"

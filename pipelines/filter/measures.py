@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from lucidflux_data.images import luma
 from lucidflux_data.measures import artifacts as history
-from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures import near_duplicates as neardup
+from lucidflux_data.measures.firewall import Compared, measure_name
 from lucidflux_data.selection import rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
@@ -22,7 +22,8 @@ from lucidflux_data.selection.records import is_kept
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
-from pipelines.filter.firewall import FirewallUnit, firewall_files
+from pipelines.filter.firewall import FirewallUnit
+from pipelines.filter.forbidden import take_suites
 from pipelines.filter.rows import HEAD, REASON, MetricTable, _Rows
 
 HISTORY_SCHEMA = pa.schema(
@@ -60,17 +61,20 @@ class HistoryUnit(_Rows):
         }
 
 
-def prepare(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
-    """Takes the measures that the rules in force need and the survivors of the cheap rules lack."""
+def prepare(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Compared]:
+    """Takes the measures that the rules in force need and the survivors of the cheap rules lack. Returns what they are
+    compared with, of the suites that are forbidden."""
     jobs: list[tuple[str, Any]] = []
-    if config.select.forbid:
-        files = firewall_files(folder, config, progress)
-        measure = fingerprints.measure_name(config.select.forbid)
-        jobs.append((measure, FirewallUnit(config, measure, files)))
+    suites = take_suites(folder, config, progress)
+    compared = {item: suite.compared for item, suite in suites.items()}
+    name = measure_name(compared)
+    if name is not None:
+        jobs.append((name, FirewallUnit(config, name, sorted({suite.data for suite in suites.values()}))))
     if rules.needs_history(config):
         jobs.append((rules.HISTORY, HistoryUnit(config)))
     for measure, job in jobs:
         run_measure(folder, config, measure, job, executor, progress)
+    return compared
 
 
 def run_measure(

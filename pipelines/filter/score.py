@@ -160,27 +160,30 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
             advance(unit.size)
 
 
-def score_metric(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
-    """Scores the survivors of the rules in force that have no score yet; a score that is there is kept."""
+def score_metric(
+    folder: Folder, config: FilterConfig, executor: Executor, progress: Progress, leaks: str | None = None
+) -> None:
+    """Scores the survivors of the rules in force that have no score yet; a score that is there is kept. `leaks`: as of
+    a Pool."""
     metric = config.iqa.metric
     device = "cuda" if executor.num_gpus else "cpu"
     each = config.workers.gpus_per_actor
-    for scores in _metric_tables(runs.parts(folder), config):
+    for scores in _metric_tables(runs.parts(folder), config, leaks):
         with progress.phase(metric, scores.missing, 0) as advance:
             place = scores.part.folder
             for unit in run(executor, metric, scores.units(), MetricUnit(config, device), place, True, each):
                 advance(unit.size)
 
 
-def missing_scores(parts: list[Part], config: FilterConfig) -> int:
+def missing_scores(parts: list[Part], config: FilterConfig, leaks: str | None = None) -> int:
     """How many survivors of the rules have no score of the metric yet, nor a reason why there is none."""
-    return sum(scores.missing for scores in _metric_tables(parts, config))
+    return sum(scores.missing for scores in _metric_tables(parts, config, leaks))
 
 
-def _metric_tables(parts: list[Part], config: FilterConfig) -> Iterator[MetricTable]:
+def _metric_tables(parts: list[Part], config: FilterConfig, leaks: str | None) -> Iterator[MetricTable]:
     if config.iqa.metric == "none":
         return
-    pool = load_pool(parts)
+    pool = load_pool(parts, leaks)
     codes = survivors(pool, config, scored=False)
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)

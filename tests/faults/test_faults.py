@@ -52,8 +52,8 @@ DRIVER = """
 import os, signal, sys
 sys.path.insert(0, {folder!r})
 from tests.support.scenarios import WIDE, Fault, run_job
-from lucidflux_data.config import make_config
-from pipelines.executor import LocalExecutor
+from lucidflux_data.selection.config import make_config
+from pipelines.execution.local import LocalExecutor
 if __name__ == "__main__":
     fault = Fault({at}, lambda: os.kill(os.getpid(), signal.SIGKILL))
     run_job({source!r}, {run!r}, LocalExecutor(2), fault, make_config("demo", settings=WIDE))

@@ -24,8 +24,8 @@ from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
 from pipelines.filter.repair import verify_run
 from tests.support.here import QUIET, Here, run_filter
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 ALL = ["rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
 ALL += ["rules.max_flat_fraction=1"]
 
@@ -136,7 +136,7 @@ def test_tiffs_with_an_orientation(kind: str, flags: str, turned: int, files: Pa
     assert [told.split(" has ")[1].split(",")[0] for told in doubts(run)] == ["1 TIFFs with an orientation"] * turned
 
 
-def test_a_firewall_without_an_image(files: Path, encoded: list[bytes], tmp_path: Path) -> None:
+def test_a_firewall_of_0_1_0(files: Path, encoded: list[bytes], tmp_path: Path) -> None:
     run, item = copied(files, tmp_path), "/benchmarks/RealLQ250/"
     image = cv2.imdecode(np.frombuffer(encoded[0], np.uint8), 1)
     full = fingerprint_file([("0", encoded[0], luma(image))], "RealLQ250")
@@ -153,10 +153,16 @@ def test_a_firewall_without_an_image(files: Path, encoded: list[bytes], tmp_path
         (run / "manifest.json").write_text(json.dumps(manifest))
         return doubts(run)
 
-    assert check(full, full) == check(None, full) == []
+    for kept in (full, None):
+        (told,) = check(kept, full)
+        assert f"was checked against {item}, by a version before 0.1.1" in told
     written_elsewhere = pa.BufferOutputStream()
     pq.write_table(pq.read_table(pa.BufferReader(empty)), written_elsewhere, compression="gzip")
     other = written_elsewhere.getvalue().to_pybytes()
     for kept, data in ((empty, empty), (None, empty), (full, empty), (other, other)):
         (told,) = check(kept, data)
         assert f"was checked against {item}, whose fingerprint file is empty" in told
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["firewall"] |= {"measure": "firewall-0123456789abcdef", "partly_checked": {}}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert doubts(run) == [], "of this version"

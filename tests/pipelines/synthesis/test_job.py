@@ -270,7 +270,8 @@ def test_info_and_view(quiet: Path, hq_run: Path, data_command, tmp_path: Path) 
     about["config"]["select"]["forbid"] = ["file:///suites/realsr"]
     (run / "run.json").write_text(json.dumps(about))
     of_run = make_card(make(run, tmp_path / "pairs", "variants=1", "hq=ref"), None)
-    assert of_run["checked_against"] == ["file:///suites/realsr"]
+    assert of_run["checked_against"] == [], "its manifest does not say so"
+    assert of_run["not_checked_against"] == ["file:///suites/realsr"]
     assert of_run["parameters"] != card["parameters"]
     shown = data_command("view", quiet, "--out", tmp_path / "page.html", "--limit", "6")
     assert shown.returncode == 0, shown.stderr

@@ -234,4 +234,7 @@ def test_held_out_pairs_that_show_a_known_suite_mark_the_run(tmp_path: Path, mon
     known.append(known_suites() / "damaged.parquet")
     known[-1].write_bytes(b"no")
     picture = decode((photos / "chelsea.png").read_bytes())[20:280, 60:400]
-    assert suites_shown([picture], known) == (["secret"], ["damaged.parquet"])
+    for name, images, listed in (("empty", 0, 0), ("partly", 1, 3)):
+        known.append(known_suites() / f"{name}.parquet")
+        known[-1].write_bytes(fingerprint_file([("a", b"", np.zeros((99, 99), np.uint8))][:images], name, listed))
+    assert suites_shown([picture], known) == (["secret"], ["damaged.parquet", "empty.parquet", "partly.parquet"])

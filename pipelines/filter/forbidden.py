@@ -1,0 +1,140 @@
+"""The fingerprints of forbidden suites: of a fingerprint file, a prepared suite by its name, or images.
+
+RUN/firewall has a copy of each by the item's name. It is compared with the item each time, by the sha256 of every image
+of a folder, and made anew where that differs; it stands in for an item that is gone, which is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lucidflux_data.errors import InputError, StorageError
+from lucidflux_data.images import ImageError, decode, luma
+from lucidflux_data.measures import fingerprints
+from lucidflux_data.measures.firewall import PLACE, Compared, describe_partly
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.sources.listing import Listing, list_sources
+from lucidflux_data.sources.reading import PASSING, read_bytes
+from lucidflux_data.storage.folder import Folder
+from pipelines.execution.progress import Progress
+
+
+@dataclass(frozen=True)
+class ForbiddenSuite:
+    """`data`: the bytes of its fingerprint file."""
+
+    compared: Compared
+    data: bytes
+
+
+def take_suites(folder: Folder, config: FilterConfig, progress: Progress) -> dict[str, ForbiddenSuite]:
+    """The forbidden items that have fingerprints. A warning names each that has none, and each of which some images
+    have none. InputError for a fingerprint file that is damaged or of another version; StorageError where a store does
+    not answer."""
+    there = set(folder.names(PLACE))
+    suites = {}
+    for item in dict.fromkeys(config.select.forbid):
+        name = f"{hashlib.sha256(item.encode()).hexdigest()[:12]}.parquet"
+        kept = folder.read(f"{PLACE}/{name}") if name in there else None
+        suite = _take_suite(item, config.decode.max_pixels, kept, progress)
+        if suite is not None:
+            suites[item] = suite
+            if suite.data != kept:
+                folder.publish(f"{PLACE}/{name}", suite.data)
+    return suites
+
+
+def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progress) -> ForbiddenSuite | None:
+    try:
+        data = _find_fingerprints(item, max_pixels, kept)
+    except InputError as error:
+        if kept is None:
+            progress.say(f"warning: {error}: NOT CHECKED")
+            return None
+        progress.say(f"warning: {error}: the fingerprints that this run took of it before are used")
+        data = kept
+    try:
+        images, of = fingerprints.count_images(data)
+    except InputError as error:
+        raise InputError(f"{item}: {error}") from None
+    if images == 0:
+        progress.say(f"warning: {item} has no image that can be read: NOT CHECKED")
+        return None
+    compared = Compared(sha256=hashlib.sha256(data).hexdigest(), images=images, of=of)
+    if images != of:
+        again = ": make it again with `lucidflux-data fingerprint` or `lucidflux bench prepare`" if of is None else ""
+        progress.say(f"warning: {item} is NOT CHECKED as a whole ({describe_partly(compared)}){again}")
+    return ForbiddenSuite(compared, data)
+
+
+def _find_fingerprints(item: str, max_pixels: int, kept: bytes | None) -> bytes:
+    """The fingerprint file of an item; `kept` is the run's, which serves where the images are the same. InputError
+    where there is no such item, or it holds no images."""
+    own = fingerprints.known_suites() / f"{item}.parquet"
+    for path in (Path(item), own):
+        if path.suffix == ".parquet" and path.is_file():
+            return path.read_bytes()
+    if "://" not in item and not Path(item).exists():
+        raise InputError(f"{item} is neither a folder nor a fingerprint file nor a suite with one")
+    listing = list_sources([item])
+    source = digest_images(listing)
+    if kept is not None and _source_of(kept) == source:
+        return kept
+    return _print_images(listing, source, item.rstrip("/").rsplit("/", 1)[-1], max_pixels)
+
+
+def _source_of(data: bytes) -> str:
+    """What a fingerprint file was made of; empty where it does not say, or is damaged."""
+    try:
+        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return ""
+    return metadata.get(b"source", b"").decode()
+
+
+def make_fingerprints(source: str, suite: str, max_pixels: int) -> bytes:
+    """The fingerprint file of all images of a source that can be read; it says how many there are. InputError for a
+    source without images, StorageError where a store does not answer."""
+    listing = list_sources([source])
+    return _print_images(listing, digest_images(listing), suite, max_pixels)
+
+
+def digest_images(listing: Listing) -> str:
+    """sha256 over names and bytes of the images of a suite: the same for the same fingerprints."""
+    whole = hashlib.sha256(f"fingerprints {fingerprints.VERSION}, {len(listing.damaged_tars)} broken".encode())
+    for name, data in _read_images(listing):
+        whole.update(f"\n{name}\0{data if isinstance(data, str) else hashlib.sha256(data).hexdigest()}".encode())
+    return whole.hexdigest()
+
+
+def _print_images(listing: Listing, source: str, suite: str, max_pixels: int) -> bytes:
+    """A tar that breaks off counts as one image that cannot be read."""
+
+    def readable() -> Iterator[tuple[str, bytes, np.ndarray]]:
+        for name, data in _read_images(listing):
+            if isinstance(data, bytes):
+                try:
+                    yield name, data, luma(decode(data, max_pixels))
+                except ImageError:
+                    continue
+
+    images = listing.table.num_rows + len(listing.damaged_tars)
+    return fingerprints.fingerprint_file(readable(), suite, images, source)
+
+
+def _read_images(listing: Listing) -> Iterator[tuple[str, bytes | str]]:
+    """(name in the source, bytes or the reason why there are none) of each image."""
+    for row in listing.table.to_pylist():
+        try:
+            yield row["source_key"], read_bytes(row["uri"], row["offset"], row["size"])
+        except ImageError as error:
+            if error.detail == PASSING:
+                raise StorageError(f"{row['uri']} did not answer: repeat the command to resume") from None
+            yield row["source_key"], error.reason
