@@ -27,6 +27,7 @@ from lucidflux_data.measures.blur_and_flat import measure_bytes, measure_luma
 from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import make_config
+from lucidflux_data.selection.pool import load_pool
 from lucidflux_data.sources import listing
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
@@ -159,7 +160,7 @@ def _select(folder: Folder, queue: Any) -> None:
         result[f"{name}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         return value
 
-    measured("select", lambda: ledger.write_ledger(folder, config))
+    measured("select", lambda: ledger.write_ledger(folder, load_pool(runs.parts(folder)), config))
     shards = measured("plan", lambda: plan(folder, config))
     result["kept"] = sum(len(shard.rows) for shard in shards)
     del shards

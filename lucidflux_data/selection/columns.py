@@ -20,7 +20,7 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures import firewall
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
-from lucidflux_data.selection.pool import Pool, column_of, concat_rows, whole_measure
+from lucidflux_data.selection.pool import Pool, concat_rows
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
@@ -75,17 +75,11 @@ def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
     folders = {name for part in pool.parts for name in part.folder.folders("scores") if name != "basic"}
     folders = {name for name in folders if name == pool.leaks or not name.startswith(firewall.PREFIX)}
     for measure in sorted(folders):
-        tables = [
-            whole_measure(part, table["uri"], measure) for part, table in zip(pool.parts, pool.tables, strict=True)
-        ]
+        tables = [pool.measure(number, measure) for number in range(len(pool.parts))]
         for name in names:
             if name not in found and any(table is not None and name in table.column_names for table in tables):
                 kind = next(t.schema.field(name).type for t in tables if t is not None and name in t.column_names)
-                pieces = [
-                    table[name] if table is not None and name in table.column_names else pa.nulls(part.candidates, kind)
-                    for part, table in zip(pool.parts, tables, strict=True)
-                ]
-                found[name] = concat_rows(pool, pieces)
+                found[name] = pool.column(measure, name, kind)
     return found
 
 
@@ -188,5 +182,5 @@ def carried(pool: Pool, config: FilterConfig) -> pa.Table:
     if not config.select.forbid:
         return table
     empty = pa.chunked_array([pa.nulls(len(pool.arrays), pa.string())])
-    leaks = empty if pool.leaks is None else column_of(pool, pool.leaks, "leak", pa.string())
+    leaks = empty if pool.leaks is None else pool.column(pool.leaks, "leak", pa.string())
     return pa.table({name: table[name] for name in table.column_names} | {"leak": leaks})

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lucidflux_data.selection import columns as selection_columns
 from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
-from lucidflux_data.selection.pool import CARRIED, Pool, float_column, load_pool, reason_codes, take_rows
+from lucidflux_data.selection.pool import CARRIED, Pool, float_column, reason_codes, take_rows
 from lucidflux_data.selection.records import KEPT
-from lucidflux_data.selection.run import Part
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
@@ -42,10 +40,8 @@ def survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarr
     return codes
 
 
-def write_ledger(folder: Folder, config: FilterConfig, leaks: str | None = None) -> dict[str, Any]:
-    """Publishes selected.parquet and returns its counts per reason. `leaks`: as of a Pool."""
-
-    pool = load_pool(runs.parts(folder), leaks)
+def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> dict[str, Any]:
+    """Publishes selected.parquet of the pool's candidates and returns its counts per reason."""
     codes, ranks, scores, groups = decide(pool, config)
     further = selection_columns.carried(pool, config)
     tables = _ledger_tables(pool, (codes, ranks, scores, groups), further, config.iqa.metric)
@@ -84,7 +80,7 @@ def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np
 
         failed = np.full(len(codes), KEPT, np.int16)
         for number in range(len(pool.parts)):
-            mine = _scores_of_part(pool.parts[number], pool.tables[number]["uri"], metric)
+            mine = _scores_of_part(pool, number, metric)
             pool.of_part(scores, number)[:], pool.of_part(failed, number)[:] = (
                 all_[pool.rows[number]] for all_ in mine
             )
@@ -114,17 +110,13 @@ def _ledger_columns(basic: pa.Table, inventory: pa.Table, decided: list[np.ndarr
     return columns | {"offset": inventory["offset"], "side": inventory["side"]}
 
 
-def _scores_of_part(part: Part, uris: pa.ChunkedArray, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _scores_of_part(pool: Pool, number: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores (NaN where none) and failure codes of a measure, a row for each candidate of the part."""
-    scores = np.full(part.candidates, np.nan)
-    failed = np.full(part.candidates, KEPT, np.int16)
-    size = run_folder.unit_size(part.candidates)
-    for number, table in runs.read_measure(part.folder, metric).items():
-        own = uris.slice(number * size, size).combine_chunks()
-        rows = number * size + pc.index_in(table["uri"], own).to_numpy()
-        scores[rows] = float_column(table[metric], np.nan)
-        failed[rows] = reason_codes(table["reason"])
-    return scores, failed
+    candidates = pool.parts[number].candidates
+    table = pool.measure(number, metric)
+    if table is None:
+        return np.full(candidates, np.nan), np.full(candidates, KEPT, np.int16)
+    return float_column(table[metric], np.nan), reason_codes(table["reason"])
 
 
 def counts(ledger: pa.Table) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,44 @@ class Pool:
     rows: list[np.ndarray]
     arrays: Candidates
     leaks: str | None = None
+    _units: dict[tuple[int, str], dict[int, pa.Table]] = field(default_factory=dict)
+    _measures: dict[tuple[int, str], pa.Table | None] = field(default_factory=dict)
+
+    def units(self, number: int, measure: str) -> dict[int, pa.Table]:
+        """scores/<measure> of part `number`, a table for each unit that has a file. Each file is read once, and again
+        only after `renew`."""
+        place = number, measure
+        if place not in self._units:
+            self._units[place] = runs.read_measure(self.parts[number].folder, measure)
+        return self._units[place]
+
+    def renew(self, number: int, measure: str, units: Iterable[int]) -> None:
+        """Reads the files of units of part `number` that were written since they were read."""
+        folder = self.parts[number].folder
+        for unit in units:
+            self.units(number, measure)[unit] = runs.read_unit(folder, measure, unit)
+        self._measures.pop((number, measure), None)
+
+    def measure(self, number: int, measure: str) -> pa.Table | None:
+        """All columns of scores/<measure> but uri and key, with a row for each candidate of part `number`: null where
+        there is none yet. None where the measure has no file."""
+        place = number, measure
+        if place not in self._measures:
+            self._measures[place] = _align(self.parts[number], self.tables[number]["uri"], self.units(number, measure))
+        return self._measures[place]
+
+    def column(self, measure: str, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+        """A column of scores/<measure>, a row for each candidate of the pool: null of `kind` where there is none."""
+        pieces = []
+        for number, part in enumerate(self.parts):
+            whole = self.measure(number, measure)
+            there = whole is not None and name in whole.column_names
+            pieces.append(whole[name] if whole is not None and there else pa.nulls(part.candidates, kind))
+        return concat_rows(self, pieces)
+
+    def numbers(self, measure: str, name: str) -> np.ndarray:
+        """float64 of a measure's column over the pool, NaN where there is none."""
+        return pc.fill_null(self.column(measure, name, pa.float64()).cast(pa.float64()), np.nan).to_numpy()
 
     def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
         """The slice of a pool-wide array that belongs to part `number`."""
@@ -116,20 +154,20 @@ def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, kind)
 
 
-def whole_measure(part: Part, uris: pa.ChunkedArray, measure: str) -> pa.Table | None:
-    """All columns of scores/<measure> with a row for each candidate of the part (null where there is none yet)."""
-    size = run_folder.unit_size(part.candidates)
-    tables = []
-    found = runs.read_measure(part.folder, measure)
+def _align(part: Part, uris: pa.ChunkedArray, found: dict[int, pa.Table]) -> pa.Table | None:
+    """The units of a measure as one table in the order of `uris`."""
     if not found:
         return None
+    size = run_folder.unit_size(part.candidates)
     schema = pa.unify_schemas([table.schema for table in found.values()], promote_options="permissive")
+    names = [name for name in schema.names if name not in ("uri", "key")]
     empty = schema.empty_table()
+    tables = []
     for number in range(-(-part.candidates // size)):
         own = uris.slice(number * size, size).combine_chunks()
-        table = pa.concat_tables([found.get(number, empty), empty], promote_options="permissive").select(schema.names)
+        table = pa.concat_tables([found.get(number, empty), empty], promote_options="permissive")
         rows = pc.index_in(own, table["uri"].combine_chunks().cast(own.type))
-        tables.append(table.combine_chunks().take(rows))
+        tables.append(table.select(names).combine_chunks().take(rows))
     return pa.concat_tables(tables)
 
 
@@ -171,18 +209,3 @@ def reason_codes(reasons: pa.ChunkedArray) -> np.ndarray:
 
 def float_column(column: pa.ChunkedArray, missing: float) -> np.ndarray:
     return pc.fill_null(column.cast(pa.float64()), missing).to_numpy()
-
-
-def numbers(pool: Pool, measure: str, column: str) -> np.ndarray:
-    """float64 of a measure's column over the pool, NaN where there is none."""
-    values = column_of(pool, measure, column, pa.float64()).cast(pa.float64())
-    return pc.fill_null(values, np.nan).to_numpy()
-
-
-def column_of(pool: Pool, measure: str, column: str, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column of scores/<measure>, a row for each candidate of the pool; null where there is none yet."""
-    pieces = []
-    for part, table in zip(pool.parts, pool.tables, strict=True):
-        whole = whole_measure(part, table["uri"], measure)
-        pieces.append(whole[column] if whole is not None else pa.nulls(part.candidates, kind))
-    return concat_rows(pool, pieces)

@@ -18,7 +18,7 @@ from lucidflux_data.measures import near_duplicates as neardup
 from lucidflux_data.selection.columns import gather, opted_out
 from lucidflux_data.selection.config import CutConfig, FilterConfig, RulesConfig
 from lucidflux_data.selection.expression import columns_of, matches
-from lucidflux_data.selection.pool import Candidates, Pool, column_of, numbers
+from lucidflux_data.selection.pool import Candidates, Pool
 from lucidflux_data.selection.records import CODE, KEPT
 
 HISTORY = "history"
@@ -158,7 +158,7 @@ def apply_history(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
     )
     for reason, column, limit, outside in limits:
         if limit is not None:
-            values = numbers(pool, HISTORY, column)
+            values = pool.numbers(HISTORY, column)
             with np.errstate(invalid="ignore"):
                 codes[(codes == KEPT) & outside(values, limit)] = CODE[reason]
 
@@ -167,7 +167,7 @@ def apply_leaks(codes: np.ndarray, pool: Pool) -> None:
     """Images of a benchmark, by hand or not, where candidates were compared with any. Changes `codes`."""
     if pool.leaks is None:
         return
-    leaks = column_of(pool, pool.leaks, "leak", pa.string())
+    leaks = pool.column(pool.leaks, "leak", pa.string())
     found = pc.is_valid(leaks).to_numpy(zero_copy_only=False)
     codes[found & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["benchmark_leak"]
 
@@ -187,7 +187,7 @@ def near_groups(pool: Pool, rows: np.ndarray, radius: int) -> np.ndarray:
     Only `rows` take part.
     """
     groups = np.full(len(pool.arrays), -1)
-    hashes = column_of(pool, HISTORY, "phash", pa.uint64()).combine_chunks()
+    hashes = pool.column(HISTORY, "phash", pa.uint64()).combine_chunks()
     rows = rows[pc.is_valid(hashes).to_numpy(zero_copy_only=False)[rows]]
     order = np.lexsort((pool.arrays.keys_low[rows], pool.arrays.keys_high[rows]))
     rows = rows[order]

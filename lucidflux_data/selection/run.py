@@ -164,6 +164,11 @@ def read_basic(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table
     return pa.concat_tables(folder.read_tables((f"{BASIC}/{name}" for name in wanted), names))
 
 
+def read_unit(folder: Folder, measure: str, number: int) -> pa.Table:
+    """The rows of one unit of scores/<measure>."""
+    return folder.read_table(f"scores/{measure}/{unit_name(number)}.parquet")
+
+
 def read_measure(folder: Folder, measure: str) -> dict[int, pa.Table]:
     """The rows of scores/<measure> so far, by the number of their unit."""
     place = f"scores/{measure}"

@@ -186,7 +186,8 @@ def add_scores(
 
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.selection.config import FilterConfig, make_config
-    from lucidflux_data.selection.run import read_run
+    from lucidflux_data.selection.pool import load_pool
+    from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
     from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
@@ -202,5 +203,7 @@ def add_scores(
     load_scorer(scorer, os.getcwd())
     with open_executor(*where) as started:
         job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)
-        run_measure(folder, config, scorer_name(scorer), job, started, Progress(quiet=json_), stateful=True)
+        run_measure(
+            load_pool(parts(folder)), config, scorer_name(scorer), job, started, Progress(quiet=json_), stateful=True
+        )
     tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_)

@@ -11,9 +11,10 @@ from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, TooManyFailed
 from lucidflux_data.measures import firewall
 from lucidflux_data.measures.firewall import Compared
-from lucidflux_data.selection import columns, ledger, pool
+from lucidflux_data.selection import columns, ledger
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.selection.pool import load_pool
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.selection.rules import number_kept
 from lucidflux_data.shards import shard as shards
@@ -68,17 +69,16 @@ def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Pr
     folder.sweep()
     if not runs.read_run(folder)["runs"]:
         scoring.score_basic(folder, config, executor, progress)
-    compared = measures.prepare(folder, config, executor, progress)
-    scoring.score_metric(folder, config, executor, progress, firewall.measure_name(compared))
+    pool, _ = measures.prepare(folder, config, executor, progress)
+    scoring.score_metric(pool, config, executor, progress)
 
 
 def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
-    compared = measures.prepare(folder, config, executor, progress)
-    leaks = firewall.measure_name(compared)
-    scoring.score_metric(folder, config, executor, progress, leaks)
+    pool, compared = measures.prepare(folder, config, executor, progress)
+    scoring.score_metric(pool, config, executor, progress)
     _withdraw(folder, compared)
-    counts = ledger.write_ledger(folder, config, leaks)
+    counts = ledger.write_ledger(folder, pool, config)
     _update_run(folder, runs.read_run(folder), config, compared)
     if config.select.forbid:
         counts["benchmarks"] = firewall.describe_card(firewall.make_card(config.select.forbid, compared))
@@ -107,10 +107,11 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
 def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = None) -> dict[str, Any]:
     """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps.
     `leaks`: as of a Pool."""
-    codes = ledger.survivors(pool.load_pool(parts, leaks), config)
+    pool = load_pool(parts, leaks)
+    codes = ledger.survivors(pool, config)
     left = int((codes == KEPT).sum())
     kept = number_kept(left, config.cut) if config.iqa.metric != "none" else left
-    missing = scoring.missing_scores(parts, config, leaks)
+    missing = scoring.missing_scores(pool, config)
     return {"candidates": len(codes), "survivors": left, "scores_to_compute": missing, "kept_by_the_rules": kept}
 
 

@@ -17,7 +17,7 @@ from lucidflux_data.measures.firewall import Compared, measure_name
 from lucidflux_data.selection import rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
-from lucidflux_data.selection.pool import load_pool
+from lucidflux_data.selection.pool import Pool, load_pool
 from lucidflux_data.selection.records import is_kept
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.executor import Executor, run
@@ -61,9 +61,11 @@ class HistoryUnit(_Rows):
         }
 
 
-def prepare(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Compared]:
-    """Takes the measures that the rules in force need and the survivors of the cheap rules lack. Returns what they are
-    compared with, of the suites that are forbidden."""
+def prepare(
+    folder: Folder, config: FilterConfig, executor: Executor, progress: Progress
+) -> tuple[Pool, dict[str, Compared]]:
+    """Takes the measures that the rules in force need and the survivors of the cheap rules lack. Returns the pool of
+    candidates, and what they are compared with of the suites that are forbidden."""
     jobs: list[tuple[str, Any]] = []
     suites = take_suites(folder, config, progress)
     compared = {item: suite.compared for item, suite in suites.items()}
@@ -72,13 +74,14 @@ def prepare(folder: Folder, config: FilterConfig, executor: Executor, progress: 
         jobs.append((name, FirewallUnit(config, name, sorted({suite.data for suite in suites.values()}))))
     if rules.needs_history(config):
         jobs.append((rules.HISTORY, HistoryUnit(config)))
+    pool = load_pool(runs.parts(folder), name)
     for measure, job in jobs:
-        run_measure(folder, config, measure, job, executor, progress)
-    return compared
+        run_measure(pool, config, measure, job, executor, progress)
+    return pool, compared
 
 
 def run_measure(
-    folder: Folder,
+    pool: Pool,
     config: FilterConfig,
     measure: str,
     job: Any,
@@ -87,13 +90,13 @@ def run_measure(
     stateful: bool = False,
 ) -> None:
     """A job over the survivors of the cheap rules of every part."""
-    pool = load_pool(runs.parts(folder))
     alive = is_kept(rules.cheap_codes(pool, config))
     each = config.workers.gpus_per_actor
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(alive, number)]] = True
-        scores = MetricTable(part, pool.tables[number], measure, wanted)
+        scores = MetricTable(pool, number, measure, wanted)
         with progress.phase(measure, scores.missing, 0) as advance:
             for unit in run(executor, measure, scores.units(), job, part.folder, stateful, each):
                 advance(unit.size)
+        pool.renew(number, measure, scores.numbers().tolist())

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.images import ImageError, decode
-from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
-from lucidflux_data.selection.run import Part
+from lucidflux_data.selection.pool import Pool
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.formats import table_bytes
@@ -26,21 +25,27 @@ REASON = pa.field("reason", pa.string())
 class MetricTable:
     """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
 
-    def __init__(self, part: Part, uris: pa.Table, metric: str, wanted: np.ndarray) -> None:
-        self.part = part
-        self.uris = uris.select(["uri", "key"])
-        self.known = runs.read_measure(part.folder, metric)
-        self.size = run_folder.unit_size(part.candidates)
+    def __init__(self, pool: Pool, number: int, metric: str, wanted: np.ndarray) -> None:
+        self.part = pool.parts[number]
+        self.uris = pool.tables[number].select(["uri", "key"])
+        self.known = pool.units(number, metric)
+        self.size = run_folder.unit_size(self.part.candidates)
         self.wanted = wanted
-        self.position = np.full(part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
-        for number, table in self.known.items():
-            mine = slice(number * self.size, (number + 1) * self.size)
+        self.position = np.full(self.part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
+        for unit, table in self.known.items():
+            mine = slice(unit * self.size, (unit + 1) * self.size)
             own = table["uri"].combine_chunks()
-            self.position[mine] = pc.fill_null(pc.index_in(uris["uri"].slice(mine.start, self.size), own), -1)
+            self.position[mine] = pc.fill_null(pc.index_in(self.uris["uri"].slice(mine.start, self.size), own), -1)
         self.missing = int(np.sum(wanted & (self.position < 0)))
+
+    def numbers(self) -> np.ndarray:
+        """The units whose file lacks a wanted row."""
+        return np.unique(np.flatnonzero(self.wanted & (self.position < 0)) // self.size)
 
     def units(self) -> Iterator[Unit]:
         """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
+        if not self.missing:
+            return
         place = run_folder.read_inventory(self.part.folder, ["offset", "size"])
         lacking = np.flatnonzero(self.wanted & (self.position < 0)) // self.size
         for number, missing in zip(*np.unique(lacking, return_counts=True), strict=True):

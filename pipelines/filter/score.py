@@ -19,9 +19,8 @@ from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.ledger import survivors
-from lucidflux_data.selection.pool import load_pool
+from lucidflux_data.selection.pool import Pool
 from lucidflux_data.selection.records import KEPT
-from lucidflux_data.selection.run import Part
 from lucidflux_data.sources.reading import read_bytes, read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
@@ -160,35 +159,32 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
             advance(unit.size)
 
 
-def score_metric(
-    folder: Folder, config: FilterConfig, executor: Executor, progress: Progress, leaks: str | None = None
-) -> None:
-    """Scores the survivors of the rules in force that have no score yet; a score that is there is kept. `leaks`: as of
-    a Pool."""
+def score_metric(pool: Pool, config: FilterConfig, executor: Executor, progress: Progress) -> None:
+    """Scores the survivors of the rules in force that have no score yet; a score that is there is kept."""
     metric = config.iqa.metric
     device = "cuda" if executor.num_gpus else "cpu"
     each = config.workers.gpus_per_actor
-    for scores in _metric_tables(runs.parts(folder), config, leaks):
+    for number, scores in enumerate(_metric_tables(pool, config)):
         with progress.phase(metric, scores.missing, 0) as advance:
             place = scores.part.folder
             for unit in run(executor, metric, scores.units(), MetricUnit(config, device), place, True, each):
                 advance(unit.size)
+        pool.renew(number, metric, scores.numbers().tolist())
 
 
-def missing_scores(parts: list[Part], config: FilterConfig, leaks: str | None = None) -> int:
+def missing_scores(pool: Pool, config: FilterConfig) -> int:
     """How many survivors of the rules have no score of the metric yet, nor a reason why there is none."""
-    return sum(scores.missing for scores in _metric_tables(parts, config, leaks))
+    return sum(scores.missing for scores in _metric_tables(pool, config))
 
 
-def _metric_tables(parts: list[Part], config: FilterConfig, leaks: str | None) -> Iterator[MetricTable]:
+def _metric_tables(pool: Pool, config: FilterConfig) -> Iterator[MetricTable]:
     if config.iqa.metric == "none":
         return
-    pool = load_pool(parts, leaks)
     codes = survivors(pool, config, scored=False)
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True
-        yield MetricTable(part, pool.tables[number], config.iqa.metric, wanted)
+        yield MetricTable(pool, number, config.iqa.metric, wanted)
 
 
 def failed_share(folder: Folder) -> float:
