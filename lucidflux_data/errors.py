@@ -42,6 +42,18 @@ class VerificationError(LucidFluxError):
     exit_code = 6
 
 
+class ImageError(Exception):
+    """One image cannot be used. `reason` is one of records.FAILURES, `detail` a sentence of ours."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
 @contextlib.contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
     """Around the imports of an optional part: a package that is not there is a ConfigError that says how to get it."""

@@ -9,19 +9,21 @@ A file that is cut short is a failure, not an image. `decode` raises nothing but
 
 from __future__ import annotations
 
-import functools
-import io
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
+import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image
 
+from lucidflux_data import alpha as lucidflux_data_alpha
+from lucidflux_data import icc, signatures, tiff
+from lucidflux_data.alpha import clear_grey, find_outside, put_on_white
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+from lucidflux_data.errors import ImageError
+from lucidflux_data.opening import opened
 
 # Formats that are read, by Pillow's name: the name in our tables and the file extension by content.
 FORMATS = {
@@ -40,27 +42,12 @@ IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"}
 )
 SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange width and height (EXIF 2.3, tag 274)
-TURNED_AT_LOAD = frozenset({"tiff"})  # Pillow and OpenCV both apply these files' orientation, whatever is asked
-FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "orientation", "palette", "sixteen_bit")
+FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "no_end", "orientation", "palette", "sixteen_bit")
 # With one of these, a stock reader that takes 8-bit RGB from the bytes sees other pixels than `decode` gives.
-FLAGS_OTHER_PIXELS = frozenset({"alpha", "cmyk", "icc", "orientation", "sixteen_bit"})
+FLAGS_OTHER_PIXELS = frozenset({"alpha", "cmyk", "icc", "no_end", "orientation", "sixteen_bit"})
 
 cv2.setNumThreads(1)  # parallelism is over images; OpenCV's own threads only fight for the same cores
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures are told in our own sentences
-
-_pillow_limit = threading.Lock()
-
-
-class ImageError(Exception):
-    """One image cannot be used. `reason` is one of records.FAILURES, `detail` a sentence of ours."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,13 @@ class Header:
     animated: bool
     transparency: bool
     icc: bytes | None
+    page: tiff.TiffPage | None = None  # of a TIFF that Pillow does not read as the file says
+    ended: bool = True  # whether a JPEG has its end marker
+
+    @property
+    def is_turned_at_load(self) -> bool:
+        """Pillow applies the orientation of a TIFF itself, whatever is asked."""
+        return self.format == "tiff" and self.page is None
 
 
 @dataclass(frozen=True)
@@ -96,13 +90,35 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
 
 def decode_full(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
     """As `decode`, with the header and the flags of every conversion that was applied."""
-    header = probe(data, max_pixels)
+    with _only_image_errors():
+        return _decode(data, _probe(data, max_pixels))
+
+
+@contextmanager
+def _only_image_errors() -> Iterator[None]:
+    """Whatever a library raises on damaged bytes costs this image alone."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("out_of_memory", "there is not enough memory to decode it") from None
+    except Exception:
+        raise ImageError("unreadable", "the picture data are damaged") from None
+
+
+def _decode(data: bytes, header: Header) -> Decoded:
     flags = set()
     if header.animated:
         flags.add("animated")
-    if header.mode.startswith(("L", "1", "I;16")):
+    if header.mode.split(";")[0] in ("L", "LA", "La", "1", "I"):
         flags.add("grey")
-    if _is_plain(header):
+    if not header.ended:
+        data = _ended(data, header)
+        flags.add("no_end")
+    if header.page is not None:
+        pixels = _decode_tiff(data, header, header.page, flags)
+    elif _is_plain(header):
         pixels = _decode_opencv(data, header)
     elif header.mode.endswith(";16"):
         pixels = _decode_16bit(data, header, flags)
@@ -134,20 +150,31 @@ def upsample_lq(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
     """Reads the header only; nothing the size of the image is allocated.
 
-    Raises ImageError: not_an_image (empty, or no format we read), too_many_pixels (width x height > max_pixels),
-    unsupported_mode (floating point or 32-bit samples).
+    Raises ImageError: not_an_image (empty, or no format that is known), unsupported_format (a known one that is not
+    read), too_many_pixels (width x height > max_pixels), unsupported_mode (a depth or coding that is not read),
+    truncated, unreadable.
     """
+    with _only_image_errors():
+        return _probe(data, max_pixels)
+
+
+def _probe(data: bytes, max_pixels: int) -> Header:
     if not data:
         raise ImageError("not_an_image", "the file is empty")
-    with _opened(data) as image:
+    if data[:4] in signatures.TIFF_SIGNATURES:
+        page = tiff.read_page(data)
+        _check_budget(page.width, page.height, max_pixels)
+        if not page.is_plain:
+            return _header_of_page(page)
+    with opened(data) as image:
         if image.format not in FORMATS:
-            raise ImageError("not_an_image", f"{str(image.format).lower()} is not a format that is read")
+            name = str(image.format)
+            raise ImageError("unsupported_format", f"{name} is a format that is not read")
         orientation = _orientation(image)
         width, height = image.size
-        if orientation in SIDEWAYS and FORMATS[image.format][0] not in TURNED_AT_LOAD:
+        if orientation in SIDEWAYS and image.format != "TIFF":
             width, height = height, width
-        if width * height > max_pixels:
-            raise ImageError("too_many_pixels", f"{width}x{height} is over the pixel budget of {max_pixels:,} pixels")
+        _check_budget(width, height, max_pixels)
         mode = _mode_with_depth(image, data)
         if mode in ("F", "I") or mode not in SUPPORTED_MODES:
             raise ImageError("unsupported_mode", f"samples of mode {mode} are not read")
@@ -160,7 +187,33 @@ def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
             animated=image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
             transparency="A" in mode.split(";")[0] or mode == "La" or "transparency" in image.info,
             icc=image.info.get("icc_profile") or None,
+            ended=image.format not in ("JPEG", "MPO") or signatures.has_jpeg_end(data),
         )
+
+
+def _check_budget(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError("too_many_pixels", f"{width}x{height} is over the pixel budget of {max_pixels:,} pixels")
+
+
+def _header_of_page(page: tiff.TiffPage) -> Header:
+    width, height = (page.height, page.width) if page.orientation in SIDEWAYS else (page.width, page.height)
+    return Header("tiff", width, height, page.mode, page.orientation, page.several, bool(page.alpha), page.icc, page)
+
+
+def _ended(data: bytes, header: Header) -> bytes:
+    """A JPEG without its end marker, with one; ImageError `truncated` where rows or refinements are missing.
+
+    What follows the last row is skipped by every decoder, and what stands in the place of a missing row is seen: so the
+    picture is whole where different tails give the same pixels.
+    """
+    frame = signatures.jpeg_frame(data)
+    whole = frame is not None and (frame.kind != 2 or frame.refined)  # 2: progressive
+    tails = [tail * 512 + b"\xff\xd9" for tail in (b"", b"\x5a\xa5", b"\xa5\x5a")]
+    seen = [imagecodecs.jpeg8_decode(data + tail) for tail in tails] if whole else []
+    if not seen or any(not np.array_equal(pixels, seen[0]) for pixels in seen):
+        raise ImageError("truncated", "the file ends before the picture does")
+    return data + tails[0]
 
 
 SUPPORTED_MODES = frozenset(
@@ -168,53 +221,13 @@ SUPPORTED_MODES = frozenset(
 )
 
 
-@contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Pillow's lazily opened image, with its errors turned into ours and its pixel limit set aside for ours."""
-    with _pillow_limit, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(io.BytesIO(data))
-        except UnidentifiedImageError:
-            if _ends_early(data):
-                raise ImageError("truncated", "the file ends before the picture does") from None
-            raise ImageError("not_an_image", "no image format recognises the first bytes") from None
-        except Exception:
-            if _ends_early(data):
-                raise ImageError("truncated", "the file ends before the picture does") from None
-            raise ImageError("unreadable", "the header is damaged") from None
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    with image:
-        yield image
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether a file whose header could not be parsed announces more bytes than there are."""
-    if data[:3] == b"\xff\xd8\xff":
-        return b"\xff\xd9" not in data[-64:]
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if data[4:8] == b"ftyp" and b"avif" in data[8:40]:
-        position = 0
-        while position + 8 <= len(data):  # ISO base media boxes: 32-bit size, then type
-            position += int.from_bytes(data[position : position + 4], "big") or len(data)
-        return position != len(data)
-    return False
-
-
 def _mode_with_depth(image: Image.Image, data: bytes) -> str:
-    """Pillow opens 16-bit RGB(A) PNG and TIFF as 8-bit modes and drops the low byte: the header tells."""
+    """Pillow opens 16-bit RGB(A) PNG as 8-bit modes and drops the low byte: the header tells."""
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
         return "I;16"
     if image.format == "PNG" and data[24] == 16:  # IHDR bit depth, PNG specification 11.2.2
         return f"{mode};16"
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2").get(258, (8,))  # noqa: B009 - BitsPerSample; only TIFF images have tags
-        if max(bits) == 16 and mode in ("RGB", "RGBA", "LA"):
-            return f"{mode};16"
     return mode
 
 
@@ -233,7 +246,7 @@ def _is_plain(header: Header) -> bool:
         and header.mode in ("RGB", "L")
         and not header.transparency
         and not header.animated
-        and (header.icc is None or _icc_is_srgb(header.icc))
+        and (header.icc is None or icc.is_srgb(header.icc))
     )
 
 
@@ -254,7 +267,7 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
 def _why_not(data: bytes) -> ImageError:
     """Tells a file that ends too early from one whose data are damaged, by asking Pillow's decoder."""
     try:
-        with _opened(data) as image:
+        with opened(data) as image:
             image.load()
     except ImageError as error:
         return error
@@ -266,8 +279,7 @@ def _why_not(data: bytes) -> ImageError:
 
 
 def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
-    """16-bit samples scaled by 255/65535 and rounded (never clipped or cut to the high byte)."""
-    flags.add("sixteen_bit")
+    """A PNG of 16 bits: samples scaled by 255/65535 and rounded (never clipped or cut to the high byte)."""
     read = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), read)
@@ -277,54 +289,92 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
         raise _why_not(data)
     if samples.ndim == 2:
         samples = samples[..., None]
-    channels = samples.shape[2]
-    if channels in (2, 4):
+    alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
+    colours = samples if alpha is None else samples[..., :-1]
+    if colours.shape[2] == 3:
+        colours = colours[..., ::-1]
+        if header.mode in ("I;16", "LA;16"):  # OpenCV repeats grey where there is alpha
+            colours = colours[..., :1]
+    clear = signatures.png_transparency(data)
+    if alpha is None and clear is not None and len(clear) == colours.shape[2]:
+        alpha = np.where((colours == np.array(clear, np.uint16)).all(axis=2), 0, 65535).astype(np.uint16)
+    return _finish(np.ascontiguousarray(colours), alpha, header, flags)
+
+
+def _decode_tiff(data: bytes, header: Header, page: tiff.TiffPage, flags: set[str]) -> np.ndarray:
+    colours, alpha = tiff.read_colours(data, page)
+    if page.photometric == tiff.PALETTE:
+        flags.add("palette")
+    return _finish(colours, alpha, header, flags, page.alpha == tiff.ASSOCIATED)
+
+
+def _finish(
+    colours: np.ndarray, alpha: np.ndarray | None, header: Header, flags: set[str], associated: bool = False
+) -> np.ndarray:
+    """uint8 HxWx3 of decoded samples (uint8 or uint16, HxW with 1, 3 or 4 colours), upright.
+
+    Without a profile alpha is blended at full depth; with one the colours are converted at 8 bits first.
+    """
+    if header.mode.endswith(";16"):
+        flags.add("sixteen_bit")
+    if alpha is not None:
         flags.add("alpha")
-        alpha = samples[..., -1:].astype(np.uint64)
-        colour = samples[..., :-1].astype(np.uint64)
-        blended = (colour * alpha + 65535 * (65535 - alpha) + 32767) // 65535
-        samples = blended.astype(np.uint16)
-    eight = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    rgb = np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else np.ascontiguousarray(eight[..., ::-1])
-    if header.icc is not None and eight.shape[2] == 3:
-        rgb = np.asarray(_to_srgb(Image.fromarray(rgb), header.icc, flags))
+    convert = header.icc is not None or colours.shape[2] == 4
+    if alpha is not None and not convert:
+        eight = lucidflux_data_alpha.blend_on_white(colours, alpha, associated)
+    else:
+        eight = lucidflux_data_alpha.scale_to_8(colours)
+    if colours.shape[2] == 4:
+        flags.add("cmyk")
+    if convert:
+        mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours.shape[2]]
+        image = Image.fromarray(eight[..., 0] if mode == "L" else eight, mode)
+        if header.icc is not None:
+            image = icc.convert_to_srgb(image, header.icc, flags)
+        eight = np.array(image.convert("RGB"))
+        if alpha is not None:
+            eight = put_on_white(eight, lucidflux_data_alpha.scale_to_8(alpha[..., None])[..., 0])
+    rgb = np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else np.ascontiguousarray(eight)
     return _upright(rgb, header)
 
 
 def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
-    with _opened(data) as image:
+    with opened(data) as image:
+        outside = find_outside(image)
         try:
             image.load()
         except Exception:
             raise _why_not(data) from None
+        clear = signatures.png_transparency(data) if header.format == "png" and header.mode in ("1", "L") else None
         if image.mode in ("P", "PA"):
             flags.add("palette")
             image = image.convert("RGBA" if header.transparency else "RGB")
+        elif clear is not None and len(clear) == 1:
+            image = clear_grey(image, clear[0], data[24])
         elif header.transparency and image.mode in ("RGB", "L", "1"):
             image = image.convert("RGBA")  # a single colour declared transparent (tRNS)
-        alpha = image.getchannel("A") if "A" in image.getbands() and image.mode != "LAB" else None
+        alpha = np.asarray(image.getchannel("A")) if "A" in image.getbands() and image.mode != "LAB" else None
+        if alpha is not None:
+            image = image.convert("RGB" if image.mode == "RGBA" else "L")
+        if outside is not None:
+            alpha = np.where(outside, 0, 255 if alpha is None else alpha).astype(np.uint8)
         if alpha is not None:
             flags.add("alpha")
-            image = image.convert("RGB" if image.mode == "RGBA" else "L")
         if image.mode == "CMYK":
             flags.add("cmyk")
-        if header.icc is not None:
-            image = _to_srgb(image, header.icc, flags)
+        if image.mode == "LAB":
+            image = icc.convert_lab(image)
+        elif header.icc is not None:
+            image = icc.convert_to_srgb(image, header.icc, flags)
         pixels = np.array(image.convert("RGB"))  # a copy: Pillow's own memory is read-only
         if alpha is not None:
-            pixels = _on_white(pixels, np.asarray(alpha))
+            pixels = put_on_white(pixels, alpha)
         return _upright(pixels, header)
-
-
-def _on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Straight alpha over white in 8-bit sRGB values, rounded to nearest (what browsers show)."""
-    weight = alpha[..., None].astype(np.uint32)
-    return ((colour * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
 def _upright(pixels: np.ndarray, header: Header) -> np.ndarray:
     """Applies EXIF orientation 1..8 (EXIF 2.3, tag 274) where the library that decoded did not."""
-    orientation = 1 if header.format in TURNED_AT_LOAD else header.orientation
+    orientation = 1 if header.is_turned_at_load else header.orientation
     if orientation in SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -332,40 +382,3 @@ def _upright(pixels: np.ndarray, header: Header) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-@functools.lru_cache(maxsize=64)
-def _icc_is_srgb(icc: bytes) -> bool:
-    """Whether the profile maps an 8-bit RGB cube to sRGB within 2 levels: the many builds of the sRGB profile do."""
-    steps = np.linspace(0, 255, 9).astype(np.uint8)
-    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(1, -1, 3)
-    try:
-        transform = _transform(icc, "RGB")
-        mapped = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return False
-    return bool(np.abs(mapped.astype(int) - cube.astype(int)).max() <= 2)
-
-
-@functools.lru_cache(maxsize=64)
-def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent, flags)
-
-
-def _to_srgb(image: Image.Image, icc: bytes, flags: set[str]) -> Image.Image:
-    """Relative colorimetric with black point compensation; a profile that does not fit the pixels is flagged."""
-    if image.mode == "RGB" and _icc_is_srgb(icc):
-        return image
-    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
-        image = image.convert("RGB")
-    try:
-        converted = ImageCms.applyTransform(image, _transform(icc, image.mode))
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        flags.add("icc_invalid")
-        return image
-    flags.add("icc")
-    assert converted is not None  # None only for in-place transforms
-    return converted

@@ -15,9 +15,11 @@ VERSION = "0.1.1"  # of this code; run.json keeps that of the code which listed 
 FAILURES = (
     "unreadable",
     "not_an_image",
+    "unsupported_format",
     "truncated",
     "too_many_pixels",
     "unsupported_mode",
+    "out_of_memory",
     "decode_timeout",
     "missing",
     "changed",
@@ -47,10 +49,12 @@ CODE = {reason: code for code, reason in enumerate(REASONS)}
 
 WHAT_IT_MEANS = {
     "unreadable": "the bytes could not be read, or the picture data in them are damaged",
-    "not_an_image": "no supported image format",
+    "not_an_image": "no image format recognises the bytes",
+    "unsupported_format": "an image format that is not read; the detail names it",
+    "out_of_memory": "decoding needs more memory than there is",
     "truncated": "the file ends before the picture does",
     "too_many_pixels": "more pixels than the pixel budget",
-    "unsupported_mode": "floating point or 32-bit samples",
+    "unsupported_mode": "a depth or coding that is not read, as floating point samples or 12-bit JPEG",
     "decode_timeout": "decoding did not end within the time limit",
     "missing": "the file is listed but not there (a dangling link)",
     "changed": "other bytes than those that were measured before",

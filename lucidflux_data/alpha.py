@@ -1,0 +1,57 @@
+"""Alpha: colours over white, and the places where a picture is transparent."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+BAND = 256  # rows that are blended at a time: 64-bit intermediate values of a whole picture would be large
+
+
+def blend_on_white(colours: np.ndarray, alpha: np.ndarray, associated: bool = False) -> np.ndarray:
+    """uint8 HxWxC of colours (uint8 or uint16) with an alpha of the same depth over white, rounded to nearest."""
+    most = np.iinfo(colours.dtype).max
+    out = np.empty(colours.shape, np.uint8)
+    for top in range(0, len(colours), BAND):
+        some = colours[top : top + BAND].astype(np.int64)
+        share = alpha[top : top + BAND, :, None].astype(np.int64)
+        blended = some + most - share if associated else (some * share + most * (most - share) + most // 2) // most
+        out[top : top + BAND] = (np.clip(blended, 0, most) * 255 + most // 2) // most
+    return out
+
+
+def scale_to_8(samples: np.ndarray) -> np.ndarray:
+    """uint8 of uint8 or uint16 samples, scaled by 255/65535 and rounded."""
+    if samples.dtype == np.uint8:
+        return samples
+    out = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), BAND):
+        out[top : top + BAND] = (samples[top : top + BAND].astype(np.uint32) * 255 + 32767) // 65535
+    return out
+
+
+def find_outside(image: Image.Image) -> np.ndarray | None:
+    """bool HxW: where the first frame of a GIF leaves its canvas empty, which is transparent. None for nowhere."""
+    if image.format != "GIF":
+        return None
+    left, top, right, bottom = getattr(image, "dispose_extent", (0, 0, *image.size))
+    if (left, top, right, bottom) == (0, 0, *image.size):
+        return None
+    outside = np.ones((image.height, image.width), bool)
+    outside[top:bottom, left:right] = False
+    return outside
+
+
+def clear_grey(image: Image.Image, clear: int, bits: int) -> Image.Image:
+    """`clear` is a sample at the depth of the file (1 to 8 bits); Pillow scales the samples and not this number."""
+    grey = image.convert("L")
+    value = clear * 255 // (2**bits - 1)
+    transparent = np.asarray(grey) == value
+    grey.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def put_on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Straight alpha over white in 8-bit sRGB values, rounded to nearest (what browsers show)."""
+    weight = alpha[..., None].astype(np.uint32)
+    return ((colour * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)

@@ -1,0 +1,198 @@
+"""PNG, GIF and JPEG that stock decoders refuse or show differently, and formats that are named and not read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from lucidflux_data.images import ImageError, decode, decode_full, probe
+
+RNG = np.random.default_rng(0)
+
+
+def chunk(kind: bytes, content: bytes, wrong: bool = False) -> bytes:
+    crc = zlib.crc32(kind + content) ^ (1 if wrong else 0)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png(rows: list[bytes], width: int, bits: int, colour: int, *between: bytes) -> bytes:
+    """A PNG of rows that are packed already (PNG specification, 11.2)."""
+    head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head), *between, chunk(b"IDAT", data), chunk(b"IEND", b"")]
+    return b"".join(parts)
+
+
+def packed(row: np.ndarray, bits: int) -> bytes:
+    if bits == 16:
+        return row.astype(">u2").tobytes()
+    digits = "".join(f"{value:0{bits}b}" for value in row.tolist())
+    digits += "0" * (-len(digits) % 8)
+    return int(digits, 2).to_bytes(len(digits) // 8, "big")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_grey_that_is_declared_transparent_is_white(bits: int) -> None:
+    samples = RNG.integers(0, 2**bits, (9, 23))
+    clear = int(samples[4, 5])
+    data = png([packed(row, bits) for row in samples], 23, bits, 0, chunk(b"tRNS", struct.pack(">H", clear)))
+    right = np.where(samples == clear, 255, np.floor(samples * 255 / (2**bits - 1) + 0.5)).astype(np.uint8)
+    image = decode_full(data)
+    assert np.array_equal(image.pixels, np.repeat(right[..., None], 3, 2))
+    assert "alpha" in image.flags
+    assert "grey" in image.flags
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_colour_that_is_declared_transparent_is_white(bits: int) -> None:
+    samples = RNG.integers(0, 2**bits, (9, 23, 3))
+    clear = samples[4, 5].tolist()
+    rows = [packed(row.ravel(), bits) for row in samples]
+    image = decode_full(png(rows, 23, bits, 2, chunk(b"tRNS", struct.pack(">3H", *clear))))
+    right = np.floor(samples * 255 / (2**bits - 1) + 0.5).astype(np.uint8)
+    right[(samples == clear).all(2)] = 255
+    assert np.array_equal(image.pixels, right)
+
+
+TEXT = b"Comment\0\0" + zlib.compress(bytes(3_000_000))
+
+
+@pytest.mark.parametrize("colour", [0, 2])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        chunk(b"tEXt", b"Comment\0hello", wrong=True),
+        chunk(b"zTXt", TEXT),
+        chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(3_000_000))),
+        chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(40_000_000))),
+        chunk(b"tIME", b"\0", wrong=True),
+        chunk(b"pHYs", b"\0" * 9, wrong=True),
+        chunk(b"abCd", b"private", wrong=True),
+    ],
+    ids=["crc", "ztxt", "itxt", "bomb", "time", "phys", "private"],
+)
+def test_what_is_beside_the_picture_costs_nothing(odd: bytes, bits: int, colour: int) -> None:
+    channels = 3 if colour == 2 else 1
+    samples = RNG.integers(0, 2**bits, (9, 23 * channels))
+    rows = [packed(row, bits) for row in samples]
+    assert np.array_equal(decode(png(rows, 23, bits, colour, odd)), decode(png(rows, 23, bits, colour)))
+
+
+def test_a_wrong_crc_of_the_picture_itself_is_a_failure() -> None:
+    rows = [packed(row, 8) for row in RNG.integers(0, 256, (9, 69))]
+    whole = png(rows, 23, 8, 2)
+    at = whole.index(b"IDAT") + 10
+    with pytest.raises(ImageError):
+        decode(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+
+
+def test_grey_of_16_bits_with_a_profile_is_as_its_8_bit_twin() -> None:
+    samples = RNG.integers(0, 256, (16, 24))
+    # The smallest grey profile: one curve of gamma 1, written from ICC.1:2010, 8.3.3.
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, 256)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    name = b"desc" + bytes(4) + struct.pack(">I", 2) + b"g\0" + bytes(78)
+    tags, body, at = [], b"", 128 + 4 + 12 * 3
+    for key, content in ((b"kTRC", curve), (b"wtpt", white), (b"desc", name)):
+        content += bytes(-len(content) % 4)
+        tags.append(key + struct.pack(">II", at + len(body), len(content)))
+        body += content
+    head = struct.pack(">I", at + len(body)) + b"lcms" + bytes.fromhex("02100000") + b"mntrGRAYXYZ " + bytes(12)
+    head += b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    profile = head.ljust(128, b"\0") + struct.pack(">I", 3) + b"".join(tags) + body
+    assert ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space == "GRAY"
+    icc = chunk(b"iCCP", b"g\0\0" + zlib.compress(profile))
+    low = decode_full(png([packed(row, 8) for row in samples], 24, 8, 0, icc))
+    high = decode_full(png([packed(row * 257, 16) for row in samples], 24, 16, 0, icc))
+    assert "icc" in low.flags
+    assert "icc" in high.flags
+    assert np.abs(low.pixels.astype(int) - high.pixels).max() <= 1
+    assert np.abs(low.pixels.astype(int)[..., 0] - samples).max() > 40
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_gif_frame_in_a_larger_canvas(transparent: bool) -> None:
+    indices = RNG.integers(0, 4, (6, 8)).astype(np.uint8)
+    frame = Image.fromarray(indices, "P")
+    frame.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 10, 20, 30])
+    file = io.BytesIO()
+    frame.save(file, "GIF", **({"transparency": 1} if transparent else {}))
+    data = bytearray(file.getvalue())
+    data[6:10] = struct.pack("<2H", 20, 15)  # the logical screen
+    at = data.index(b",")
+    data[at + 1 : at + 5] = struct.pack("<2H", 3, 2)  # where the frame stands in it
+    pixels = decode(bytes(data))
+    right = np.full((15, 20, 3), 255, np.uint8)
+    palette = np.array([[255, 0, 0], [255] * 3 if transparent else [0, 255, 0], [0, 0, 255], [10, 20, 30]], np.uint8)
+    right[2:8, 3:11] = palette[indices]
+    assert np.array_equal(pixels, right)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_without_its_end_marker(mode: str, options: dict) -> None:
+    rows, columns = np.mgrid[0:61, 0:83]
+    image = np.stack([rows * 4, columns * 3, RNG.integers(0, 256, rows.shape)], -1).astype(np.uint8)
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[270] = "a thumbnail has an end marker of its own: \u00ff\u00d9"
+    Image.fromarray(image).convert(mode).save(file, "JPEG", quality=90, exif=exif, **options)
+    whole = file.getvalue()
+    assert whole.endswith(b"\xff\xd9")
+    found = decode_full(whole[:-2])
+    assert "no_end" in found.flags
+    assert np.array_equal(found.pixels, decode(whole))
+    for size in (len(whole) // 2, len(whole) * 9 // 10):
+        with pytest.raises(ImageError) as caught:
+            decode(whole[:size])
+        assert caught.value.reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC"),
+        (b"\xff\x0a" + bytes(100), "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "JPEG 2000"),
+        (b"8BPS" + bytes(100), "Photoshop"),
+        (b"%PDF-1.7" + bytes(100), "PDF"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(data: bytes, name: str) -> None:
+    for read in (decode, probe):
+        with pytest.raises(ImageError) as caught:
+            read(data)
+        assert caught.value.reason == "unsupported_format"
+        assert name in caught.value.detail
+
+
+def test_formats_that_pillow_alone_knows_are_named() -> None:
+    for kind in ("ICO", "PPM", "TGA", "PCX"):
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32)).save(file, kind)
+        with pytest.raises(ImageError) as caught:
+            decode(file.getvalue())
+        assert caught.value.reason == "unsupported_format"
+
+
+def test_what_is_no_image_is_that() -> None:
+    for data in (b"hello", b"<html></html>", bytes(100), b"{}"):
+        with pytest.raises(ImageError) as caught:
+            decode(data)
+        assert caught.value.reason == "not_an_image"
+
+
+def test_text_of_a_png_may_be_long_and_is_read_by_nobody() -> None:
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Comment", "x" * 5_000_000, zip=True)
+    file = io.BytesIO()
+    Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(file, "PNG", pnginfo=about)
+    assert decode(file.getvalue())[0, 0].tolist() == [1, 2, 3]
