@@ -36,10 +36,26 @@ FORMATS = {
     "TIFF": ("tiff", "tif"),
     "GIF": ("gif", "gif"),
     "AVIF": ("avif", "avif"),
+    "HEIF": ("heic", "heic"),  # where the extra `formats` is installed
 }
 EXTENSION_OF = dict(FORMATS.values())
 IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+        ".heic",
+        ".heif",
+    }
 )
 SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange width and height (EXIF 2.3, tag 274)
 FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "no_end", "orientation", "palette", "sixteen_bit")

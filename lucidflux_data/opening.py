@@ -15,6 +15,13 @@ from lucidflux_data import signatures
 from lucidflux_data.errors import ImageError
 
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20  # an ICC profile or a text over Pillow's 1 MB is no reason to refuse a picture
+try:  # the extra `formats`; without it HEIC is named as not read
+    from pillow_heif import register_heif_opener
+except ImportError:
+    HEIC_IS_READ = False
+else:
+    register_heif_opener(thumbnails=False)
+    HEIC_IS_READ = True
 _pillow_limit = threading.Lock()
 
 
@@ -47,7 +54,9 @@ def _open(data: bytes) -> Image.Image:
 
 def _why_not_opened(data: bytes, unidentified: bool) -> ImageError:
     name = signatures.name_unread(data)
-    if name is not None:
+    if name == "HEIC" and not HEIC_IS_READ:
+        return ImageError("unsupported_format", "HEIC is read with the extra: pip install 'lucidflux[formats]'")
+    if name is not None and name != "HEIC":
         return ImageError("unsupported_format", f"{name} is a format that is not read")
     coding = signatures.name_unread_jpeg(data)
     if coding is not None:

@@ -159,7 +159,7 @@ def ends_early(data: bytes) -> bool:
         return b"IEND" not in data[-64:]
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if data[4:8] == b"ftyp" and b"avif" in data[8:40]:
+    if data[4:8] == b"ftyp" and (b"avif" in data[8:40] or data[8:12] in HEIF_BRANDS):
         position = 0
         while position + 8 <= len(data):  # ISO base media boxes: 32-bit size, then type
             position += int.from_bytes(data[position : position + 4], "big") or len(data)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from lucidflux_data import opening
 from lucidflux_data.images import ImageError, decode, decode_full, probe
 
 RNG = np.random.default_rng(0)
@@ -157,7 +158,6 @@ def test_a_jpeg_without_its_end_marker(mode: str, options: dict) -> None:
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC"),
         (b"\xff\x0a" + bytes(100), "JPEG XL"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "JPEG XL"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "JPEG 2000"),
@@ -196,3 +196,20 @@ def test_text_of_a_png_may_be_long_and_is_read_by_nobody() -> None:
     file = io.BytesIO()
     Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(file, "PNG", pnginfo=about)
     assert decode(file.getvalue())[0, 0].tolist() == [1, 2, 3]
+
+
+def test_heic_is_read_with_its_extra_and_named_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pillow_heif")
+    rows, columns = np.mgrid[0:64, 0:96]
+    picture = np.stack([rows * 3, columns * 2, 200 - rows], -1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "HEIF", quality=95)
+    image = decode_full(file.getvalue())
+    assert image.header.format == "heic"
+    assert np.abs(image.pixels.astype(int) - picture).mean() < 3
+    with pytest.raises(ImageError) as caught:
+        decode(file.getvalue()[:200])
+    assert caught.value.reason == "truncated"
+    monkeypatch.setattr(opening, "HEIC_IS_READ", False)
+    with pytest.raises(ImageError, match=r"lucidflux\[formats\]"):
+        decode(file.getvalue()[:200])
