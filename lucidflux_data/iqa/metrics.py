@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.iqa import pyiqa_models
 from lucidflux_data.iqa.batches import BatchScorer, OutOfMemory
 from lucidflux_data.iqa.fidelity import psnr, ssim
 from lucidflux_data.iqa.niqe import niqe
-from lucidflux_data.iqa.pyiqa_models import image_tensor, pyiqa_model, require_modules
+from lucidflux_data.iqa.pyiqa_models import image_tensor, require_modules
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def load_metric(name: str, device: str = "cpu") -> BatchScorer:
         from lucidflux_data.iqa.clipiqa import load_clipiqa
 
         return _guarded(load_clipiqa(device))
-    model = pyiqa_model(name, device)
+    model = pyiqa_models.pyiqa_model(name, device)
     return _guarded(lambda images: [float(value) for value in model(image_tensor(images)).flatten()])
 
 
@@ -101,5 +102,5 @@ def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.
         raise ConfigError(f"{name} scores a single image: it does not compare")
     if name in ("psnr", "ssim"):
         return psnr if name == "psnr" else ssim
-    model = pyiqa_model(name, device)
+    model = pyiqa_models.pyiqa_model(name, device)
     return lambda output, reference: float(model(image_tensor(output), image_tensor(reference)).item())

@@ -9,13 +9,11 @@ json of the same key travels with it. Symbolic links to files are followed, to f
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
-import tarfile
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -23,6 +21,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
+from lucidflux_data.sources.tars import escape_name, is_image_name, list_members, sample_key
 from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried
 
 INVENTORY = pa.schema(
@@ -37,14 +36,15 @@ INVENTORY = pa.schema(
 )
 
 
-MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")  # members of these have no byte ranges
 
 Row = tuple[str, str, int, int, int, str | None]  # the columns of records.INVENTORY
 
 
 @dataclass
 class Listing:
-    """`table`: records.INVENTORY. `ignored`: files that are no image. `damaged_tars`: uris of tars cut short."""
+    """`table`: records.INVENTORY. `ignored`: files that are no image. `damaged_tars`: uris of tars and Parquet files
+    of which a part or all cannot be read, compressed tars among them."""
 
     table: pa.Table
     ignored: int
@@ -68,6 +68,9 @@ def list_sources(sources: list[str]) -> Listing:
             raise InputError(f"{source} is given twice")
         seen.add(url)
         table = _table(_list_source(position, url, counts))
+        if table.num_rows == 0 and counts.damaged_tars:
+            broken = counts.damaged_tars[0].removeprefix("file://")
+            raise InputError(f"{source} holds no images: {broken} is damaged, or no Parquet file, or a compressed tar")
         if table.num_rows == 0:
             raise InputError(
                 f"{source} holds no images ({counts.ignored} other files): "
@@ -87,10 +90,6 @@ def sample(table: pa.Table, limit: int, seed: int) -> pa.Table:
     digests = [hashlib.sha256(f"{seed}\0{uri}".encode()).digest() for uri in table["uri"].to_pylist()]
     chosen = sorted(sorted(range(len(digests)), key=digests.__getitem__)[:limit])
     return table.take(chosen)
-
-
-def is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _table(rows: Iterator[Row]) -> pa.Table:
@@ -126,16 +125,23 @@ def _first_of_each_uri(table: pa.Table) -> pa.Table:
 def _list_source(position: int, url: str, counts: _Counts) -> Iterator[Row]:
     if any(mark in url for mark in "*?[") and not _exists(url):
         yield from _list_glob(position, url, counts)
-    elif url.endswith(".tar"):
+    elif url.lower().endswith(COMPRESSED_TARS):
+        raise InputError(f"{url.removeprefix('file://')} is a compressed tar: unpack it, or write it again as .tar")
+    elif url.lower().endswith(".tar"):
         yield from _list_tar(position, url, url.rsplit("/", 1)[-1], counts, asked_for=True)
-    elif url.endswith(".parquet"):
-        yield from _list_parquet(position, url, "", counts)
+    elif url.endswith(".parquet") and not _is_folder(url):
+        yield from _list_parquet(position, url, "", counts, asked_for=True)
     elif url.startswith("file://"):
         yield from _list_local(position, url.removeprefix("file://"), counts)
     elif url.startswith(("http://", "https://")):
         yield from _list_web(position, url, counts)
     else:
         yield from _list_remote(position, url, counts)
+
+
+def _is_folder(url: str) -> bool:
+    """Spark and Dask write a folder called x.parquet: its files are listed as those of any folder."""
+    return file_system(url).isdir(url)
 
 
 def _exists(url: str) -> bool:
@@ -153,19 +159,19 @@ def _list_local(position: int, root: str, counts: _Counts) -> Iterator[Row]:
         for name in names:
             path = os.path.join(folder, name)
             try:
-                size = os.stat(path).st_size
+                about = os.stat(path)
+                size = about.st_size
+                if not stat.S_ISREG(about.st_mode):  # a pipe, a socket, a device: opening one may never end
+                    counts.ignored += 1
+                    continue
             except OSError:
                 size = -1  # a dangling link: listed here, `missing` when it is read
-            yield from _entry(position, f"file://{_text(path)}", _text(os.path.relpath(path, root)), size, counts)
+            name = escape_name(os.path.relpath(path, root))
+            yield from _entry(position, f"file://{escape_name(path)}", name, size, counts)
 
 
 def _refuse(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be listed: {error.strerror}") from None
-
-
-def _text(path: str) -> str:
-    """Valid UTF-8; bytes of a name that are not are shown as \\xNN (such a file is then reported as missing)."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
@@ -223,8 +229,14 @@ def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
 
 
 def _entry(position: int, uri: str, name: str, size: int, counts: _Counts) -> Iterator[Row]:
-    if name.lower().endswith(".tar"):
+    base = name.rpartition("/")[2]
+    if base.startswith("._") or (size == 0 and base.lower().endswith((".tar", ".parquet"))):
+        counts.ignored += 1  # what macOS puts beside files, and files that were never written
+    elif name.lower().endswith(".tar"):
         yield from _list_tar(position, uri, name, counts)
+    elif name.lower().endswith(COMPRESSED_TARS):
+        counts.ignored += 1
+        counts.damaged_tars.append(uri)
     elif name.lower().endswith(".parquet"):
         yield from _list_parquet(position, uri, name, counts)
     elif is_image_name(name):
@@ -234,27 +246,30 @@ def _entry(position: int, uri: str, name: str, size: int, counts: _Counts) -> It
 
 
 def _list_tar(position: int, uri: str, name: str, counts: _Counts, asked_for: bool = False) -> Iterator[Row]:
-    """Image members with their byte ranges. A tar that breaks off gives what stands before the break."""
+    """Image members with their byte ranges. A damaged tar gives what can be read of it, and stands in damaged_tars."""
     try:
         with file_system(uri).open(uri, "rb") as file:
-            images, sides = _members(file, uri, counts)
+            found = list_members(file)
     except FileNotFoundError:
         raise InputError(f"{uri.removeprefix('file://')} is not there") from None
-    if asked_for and not images and uri in counts.damaged_tars:
+    counts.ignored += found.ignored
+    if found.damaged:
+        counts.damaged_tars.append(uri)
+    if asked_for and not found.images and found.damaged:
         raise InputError(f"{uri.removeprefix('file://')} is not a tar")
-    if images and len(sides) < len({_sample_key(member) for member, _, _ in images}):
-        sides = _twin_sides(uri) | sides
-    for member, offset, size in images:
+    twins = _twin_sides(uri) if any(side is None for *_, side in found.images) else {}
+    for member, offset, size, side in found.images:
         key = f"{name}#{member}" if not asked_for else member
-        yield f"{uri}#{member}", key, position, size, offset, sides.get(_sample_key(member))
+        beside = twins.get(sample_key(member)) if side is None else side
+        yield f"{uri}#{member}", key, position, size, offset, beside
 
 
-def _list_parquet(position: int, uri: str, name: str, counts: _Counts) -> Iterator[Row]:
+def _list_parquet(position: int, uri: str, name: str, counts: _Counts, asked_for: bool = False) -> Iterator[Row]:
     """Rows with bytes or uris. Beside a tar of the same name stands img2dataset's twin, which is no source itself."""
     from lucidflux_data.sources.parquet import rows
 
     tar = uri.removesuffix(".parquet") + ".tar"
-    if name and file_system(uri).exists(tar):
+    if not asked_for and file_system(uri).exists(tar):
         counts.ignored += 1
         return
     found = False
@@ -265,7 +280,9 @@ def _list_parquet(position: int, uri: str, name: str, counts: _Counts) -> Iterat
     except FileNotFoundError:
         raise InputError(f"{uri.removeprefix('file://')} is not there") from None
     except pa.ArrowInvalid:
-        raise InputError(f"{uri.removeprefix('file://')} is damaged, or no Parquet file") from None
+        if asked_for:
+            raise InputError(f"{uri.removeprefix('file://')} is damaged, or no Parquet file") from None
+        counts.damaged_tars.append(uri)
     counts.ignored += not found
 
 
@@ -277,37 +294,3 @@ def _twin_sides(uri: str) -> dict[str, str]:
         return sides_by_key(uri.removesuffix(".tar") + ".parquet")
     except (FileNotFoundError, pa.ArrowInvalid):
         return {}
-
-
-def _members(file: IO[bytes], uri: str, counts: _Counts) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
-    images: list[tuple[str, int, int]] = []
-    sides: dict[str, str] = {}
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                if is_image_name(member.name):
-                    images.append((member.name, member.offset_data, member.size))
-                elif member.name.endswith(".json") and member.size <= MAX_SIDE_BYTES:
-                    sides[_sample_key(member.name)] = _json_text(tar.extractfile(member))
-                else:
-                    counts.ignored += 1
-    except tarfile.TarError:
-        counts.damaged_tars.append(uri)
-    return images, {key: text for key, text in sides.items() if text}
-
-
-def _sample_key(member: str) -> str:
-    """WebDataset's rule: the path up to the first dot of the base name."""
-    folder, slash, base = member.rpartition("/")
-    return folder + slash + base.split(".", 1)[0]
-
-
-def _json_text(file: IO[bytes] | None) -> str:
-    try:
-        text = (file or io.BytesIO()).read().decode("utf-8")
-        json.loads(text)
-    except ValueError:
-        return ""
-    return text

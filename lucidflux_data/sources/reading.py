@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 
 import pyarrow as pa
 
-from lucidflux_data.errors import StorageError
+from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import ImageError
 from lucidflux_data.storage.folder import file_system, tried
 
+PARQUET_ROW = re.compile(r"\.parquet#[0-9]+$", re.IGNORECASE)
+TAR_END = re.compile(r"\.tar#", re.IGNORECASE)
 PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
 
 
@@ -29,6 +33,12 @@ def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
         raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
     except StorageError:
         raise ImageError("unreadable", PASSING) from None
+    except MemoryError:
+        raise ImageError("out_of_memory", "there is not enough memory for its bytes") from None
+    except InputError as error:
+        raise ImageError("unreadable", str(error)) from None
+    except (ValueError, ImportError):
+        raise ImageError("unreadable", "the uri names no place that can be read") from None
     except (OSError, pa.ArrowInvalid):
         raise ImageError("unreadable", "reading the bytes failed") from None
     if offset >= 0 and len(data) < size:
@@ -52,20 +62,35 @@ def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = 
 
 
 def _local(uri: str, offset: int, size: int) -> bytes:
-    if ".parquet#" in uri:
+    if PARQUET_ROW.search(uri):
         return _parquet_row(uri)
     path = uri.removeprefix("file://")
-    with open(path.partition(".tar#")[0] + ".tar" if offset >= 0 else path, "rb") as file:
+    path = tar_of(path) if offset >= 0 else path
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise ImageError("unreadable", "it is a pipe, a socket or a device, and no file")
+    if offset >= 0 and offset + size > about.st_size:
+        raise ImageError("truncated", "the tar ends inside this member")
+    with open(path, "rb") as file:
         if offset < 0:
             return file.read()
         file.seek(offset)
         return file.read(size)
 
 
+def tar_of(uri: str) -> str:
+    """The tar of a member's uri, which a `#` parts; where folders or members have `.tar#` in their own names, the first
+    part that is a file on this machine, else the first part."""
+    ends = [match.start() + 4 for match in TAR_END.finditer(uri)]
+    parts = [uri[:end] for end in ends]
+    there = [part for part in parts if os.path.isfile(part.removeprefix("file://"))] if len(parts) > 1 else []
+    return (there or parts or [uri])[0]
+
+
 def _read_once(uri: str, offset: int, size: int) -> bytes:
-    if ".parquet#" in uri:
+    if PARQUET_ROW.search(uri):
         return _parquet_row(uri)
-    url = uri.partition(".tar#")[0] + ".tar" if offset >= 0 else uri
+    url = tar_of(uri) if offset >= 0 else uri
     fs = file_system(url)
     data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
     if 0 <= len(data) < size:

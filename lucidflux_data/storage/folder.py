@@ -267,10 +267,11 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             if not self.is_local:
                 tried(lambda: self.fs.rm(self.path(name), recursive=True), self.url)
-            elif os.path.isdir(self.path(name)):
-                shutil.rmtree(self.path(name))
-            else:
+                return
+            try:  # not asked first what it is: it may become a folder between the question and the removal
                 os.remove(self.path(name))
+            except (IsADirectoryError, PermissionError):
+                shutil.rmtree(self.path(name))
 
     def replace(self, new: str, old: str) -> None:
         """Folder `new` takes the place of folder `old`: by rename locally, by copies in an object store."""

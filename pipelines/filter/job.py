@@ -61,7 +61,7 @@ def list_into(
     run_folder.write_inventory(folder, table)
     progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
     for tar in listing.damaged_tars:
-        progress.say(f"warning: {tar} breaks off; what stands before the break is used")
+        progress.say(f"warning: {tar} breaks off, is damaged or compressed: what can be read of it is used")
     return run
 
 

@@ -23,7 +23,6 @@ from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.suites import suite as suites
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
-from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa import pyiqa_models
 
 
@@ -214,7 +213,7 @@ def channel_distance(outputs: str, references: str, device: str) -> float:
 
 def test_fid_is_a_metric_of_the_set(photos: Path, tmp_path: Path, monkeypatch) -> None:
     """Which images are compared with which; pyiqa's 2048 features, minutes a set, give way to three."""
-    monkeypatch.setattr(iqa, "frechet_distance", channel_distance)
+    monkeypatch.setattr(pyiqa_models, "frechet_distance", channel_distance)
     partial = Path(shutil.copytree(photos / "methods" / "blurred", tmp_path / "partial"))
     (partial / "coins.png").unlink()
     (partial / "coffee.png").write_bytes(b"no image")

@@ -34,7 +34,7 @@ import hashlib, json, sys, warnings
 warnings.filterwarnings("ignore")
 from pathlib import Path
 from tests.support import random_weights
-from lucidflux_data.iqa.metrics import _mend_qalign
+from lucidflux_data.iqa.pyiqa_models import _mend_qalign
 folder, images = Path(sys.argv[1]), sys.argv[2:]
 random_weights.write(folder, ("clipiqa+", "qalign", "fid"))
 import pyiqa

@@ -12,13 +12,18 @@ from lucidflux_data.storage.folder import Folder
 def test_sweeping_beside_a_writer_raises_nothing_and_ends_clean(tmp_path: Path) -> None:
     folder, temporary = Folder(tmp_path), tmp_path / ".tmp"
     done = threading.Event()
+    died: list[Exception] = []
 
     def write() -> None:
         number = 0
         while not done.is_set():
-            with contextlib.suppress(FileNotFoundError):
-                temporary.mkdir(exist_ok=True)
-                (temporary / f"{(number := number + 1)}.part").touch()
+            try:
+                with contextlib.suppress(FileNotFoundError, FileExistsError):  # swept between the two lines
+                    temporary.mkdir(exist_ok=True)
+                    (temporary / f"{(number := number + 1)}.part").touch()
+            except Exception as error:
+                died.append(error)
+                return
 
     writers = [threading.Thread(target=write) for _ in range(2)]
     for writer in writers:
@@ -30,5 +35,6 @@ def test_sweeping_beside_a_writer_raises_nothing_and_ends_clean(tmp_path: Path) 
         done.set()
         for writer in writers:
             writer.join()
+    assert died == []
     folder.sweep()
     assert not temporary.exists()

@@ -179,7 +179,7 @@ def test_control_is_the_formula_written_out(tiny) -> None:
             e = e + mlp(modulation.layer_embedder, sinusoid(layer))
             both = (e * torch.sigmoid(e)) @ modulation.linear.weight.T + modulation.linear.bias
             expected += normalised * (1 + both[32:]) + both[:32]
-        assert torch.allclose(control[layer], expected, atol=2e-5)
+        assert torch.allclose(control[layer], expected, rtol=1e-4, atol=1e-4)  # float32; sums differ by processor
 
 
 @torch.no_grad()

@@ -371,7 +371,7 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
         "json": json.dumps(record).encode(),
         "lq.png": cv2.imencode(".png", lq[..., ::-1])[1].tobytes(),
     }
-    monkeypatch.setattr(pairs_run, "find_sample", lambda *_: changed)
+    monkeypatch.setattr(pair_samples, "find_sample", lambda *_: changed)
     result, _ = pairs_replay.replay_pair(folder, key)
     assert not result["equal"]
     assert "1 pixels differ, by 1 levels" in result["difference"]
