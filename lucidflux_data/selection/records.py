@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-VERSION = "0.1.1"  # of this code; run.json keeps that of the code which listed the candidates
+VERSION = "0.2.0"  # of this code; run.json keeps that of the code which listed the candidates
 
 # Reasons for which an image could not be scored at all, by what happened.
 FAILURES = (

@@ -98,7 +98,8 @@ def test_the_command_gives_what_pyiqa_gives_and_names_what_is_taken_away(
     for name in LEARNED:
         scores = {(row["method"], row["id"]): row["value"] for row in rows if row["metric"] == name}
         assert [scores[key] for key in sorted(scores)] == pytest.approx(expected[name], abs=1e-6), name
-        assert len(set(expected[name])) > 1, f"{name} tells no image from another"
+        if name != "qalign":  # in float16 four images of random weights round to one score on some processors
+            assert len(set(expected[name])) > 1, f"{name} tells no image from another"
     # A shard is gone, and a file is there that is of no use: the others are scored, and each is told.
     (snapshot,) = (folder / "hf" / "models--q-future--one-align" / "snapshots").iterdir()
     prompts = folder / "torch/hub/pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth"
