@@ -20,6 +20,7 @@ from lucidflux_data.page import render_page
 from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
+from lucidflux_data.sources.counts import describe_ignored
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import Folder
 
@@ -46,7 +47,7 @@ def make_report(folder: Folder) -> bytes:
     parts: list[str | int] = [
         f"<h1>{html.escape(run['label'])}</h1>",
         f"<p class=note>{counts['candidates']:,} candidates, {counts['kept']:,} kept, "
-        f"other files ignored: {run['listed']['ignored']:,}</p>",
+        f"other files ignored: {run['listed']['ignored']:,}{_kinds(run['listed'].get('ignored_by', {}))}</p>",
         _note(metric),
         _firewall(folder, run["config"]["select"]["forbid"]),
         _funnel(counts),
@@ -62,6 +63,11 @@ def make_report(folder: Folder) -> bytes:
     parts.append(sheets.add("Kept (the first by key)", kept, None))
     del table
     return render_page(html.escape(run["label"]), sheets.filled(parts))
+
+
+def _kinds(ignored: dict[str, int]) -> str:
+    """What was ignored, where it is more than files that are no image."""
+    return f" ({html.escape(describe_ignored(ignored))})" if set(ignored) - {"other_files"} else ""
 
 
 def _note(metric: str) -> str:

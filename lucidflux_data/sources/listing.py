@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,10 @@ import pyarrow.compute as pc
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
-from lucidflux_data.sources.tars import escape_name, is_image_name, list_members, sample_key
+from lucidflux_data.sources.beside import Beside
+from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
+from lucidflux_data.sources.tars import is_image_name, list_members, sample_key
+from lucidflux_data.sources.uris import check_regular, escape_url, is_special, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried
 
 INVENTORY = pa.schema(
@@ -36,30 +38,25 @@ INVENTORY = pa.schema(
 )
 
 
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")  # members of these have no byte ranges
-
+PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 Row = tuple[str, str, int, int, int, str | None]  # the columns of records.INVENTORY
 
 
 @dataclass
 class Listing:
-    """`table`: records.INVENTORY. `ignored`: files that are no image. `damaged_tars`: uris of tars and Parquet files
-    of which a part or all cannot be read, compressed tars among them."""
+    """`table`: records.INVENTORY. `ignored`: all that is no candidate; `ignored_by`: the same by kind, those that are
+    there (`counts.IGNORED`). `damaged_tars`: uris. `warnings`: a sentence each."""
 
     table: pa.Table
     ignored: int
     damaged_tars: list[str]
-
-
-@dataclass
-class _Counts:
-    ignored: int
-    damaged_tars: list[str]
+    ignored_by: dict[str, int]
+    warnings: list[str]
 
 
 def list_sources(sources: list[str]) -> Listing:
     """Every candidate of every source, once. Raises InputError for a source that is not there or holds no image."""
-    counts = _Counts(0, [])
+    counts = Counts()
     tables = []
     seen: set[str] = set()
     for position, source in enumerate(sources):
@@ -68,19 +65,22 @@ def list_sources(sources: list[str]) -> Listing:
             raise InputError(f"{source} is given twice")
         seen.add(url)
         table = _table(_list_source(position, url, counts))
-        if table.num_rows == 0 and counts.damaged_tars:
-            broken = counts.damaged_tars[0].removeprefix("file://")
-            raise InputError(f"{source} holds no images: {broken} is damaged, or no Parquet file, or a compressed tar")
         if table.num_rows == 0:
-            raise InputError(
-                f"{source} holds no images ({counts.ignored} other files): "
-                f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar, .parquet are looked for"
-            )
+            raise InputError(_describe_empty(source, counts))
         tables.append(table.sort_by([("uri", "ascending"), ("source_key", "ascending")]))
     table = pa.concat_tables(tables)
-    if pc.count_distinct(table["uri"]).as_py() < table.num_rows:
+    met = table.num_rows
+    if pc.count_distinct(table["uri"]).as_py() < met:
         table = _first_of_each_uri(table)
-    return Listing(table.combine_chunks(), counts.ignored, counts.damaged_tars)
+        counts.ignored["duplicate_rows"] += met - table.num_rows
+    by_kind = {kind: counts.ignored[kind] for kind in IGNORED if counts.ignored[kind]}
+    return Listing(table.combine_chunks(), sum(by_kind.values()), counts.damaged_tars, by_kind, counts.warnings)
+
+
+def _describe_empty(source: str, counts: Counts) -> str:
+    told = f"{source} holds no images ({describe_ignored(counts.ignored)}): "
+    kinds = f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar, .parquet are looked for"
+    return told + "; ".join([kinds, *counts.warnings[:3]])
 
 
 def sample(table: pa.Table, limit: int, seed: int) -> pa.Table:
@@ -122,15 +122,17 @@ def _first_of_each_uri(table: pa.Table) -> pa.Table:
     return table if len(first) == table.num_rows else table.take(first)
 
 
-def _list_source(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+def _list_source(position: int, url: str, counts: Counts) -> Iterator[Row]:
     if any(mark in url for mark in "*?[") and not _exists(url):
         yield from _list_glob(position, url, counts)
-    elif url.lower().endswith(COMPRESSED_TARS):
-        raise InputError(f"{url.removeprefix('file://')} is a compressed tar: unpack it, or write it again as .tar")
+    elif url.startswith("file://") and os.path.isdir(url.removeprefix("file://")):
+        yield from _list_local(position, url.removeprefix("file://"), counts)
     elif url.lower().endswith(".tar"):
+        check_regular(url)
         yield from _list_tar(position, url, url.rsplit("/", 1)[-1], counts, asked_for=True)
-    elif url.endswith(".parquet") and not _is_folder(url):
-        yield from _list_parquet(position, url, "", counts, asked_for=True)
+    elif url.lower().endswith(".parquet") and not _is_folder(url):
+        check_regular(url)
+        yield from _list_parquet(position, url, "", counts)
     elif url.startswith("file://"):
         yield from _list_local(position, url.removeprefix("file://"), counts)
     elif url.startswith(("http://", "https://")):
@@ -140,41 +142,53 @@ def _list_source(position: int, url: str, counts: _Counts) -> Iterator[Row]:
 
 
 def _is_folder(url: str) -> bool:
-    """Spark and Dask write a folder called x.parquet: its files are listed as those of any folder."""
-    return file_system(url).isdir(url)
+    """Whether a store has a folder called ....parquet, as Spark and dask write it."""
+    if url.startswith(("file://", "http://", "https://")):
+        return False
+    with told_of(url):
+        return bool(tried(lambda: file_system(url).isdir(url), url))
 
 
 def _exists(url: str) -> bool:
     return url.startswith("file://") and os.path.exists(url.removeprefix("file://"))
 
 
-def _list_local(position: int, root: str, counts: _Counts) -> Iterator[Row]:
+def _list_local(position: int, root: str, counts: Counts) -> Iterator[Row]:
+    check_regular(root)
     if os.path.isfile(root):
         yield from _entry(position, f"file://{root}", os.path.basename(root), os.path.getsize(root), counts)
         return
     if not os.path.isdir(root):
         raise InputError(f"{root} is not there")
-    for folder, folders, names in os.walk(root, onerror=_refuse):
+    beside = Beside(counts)
+    for folder, folders, files in os.walk(root, onerror=_refuse):
         folders.sort()
+        names, sides = beside.enter(folder, files, root)
         for name in names:
             path = os.path.join(folder, name)
+            if is_special(path):
+                counts.ignored["not_regular"] += 1
+                continue
             try:
-                about = os.stat(path)
-                size = about.st_size
-                if not stat.S_ISREG(about.st_mode):  # a pipe, a socket, a device: opening one may never end
-                    counts.ignored += 1
-                    continue
+                size = os.stat(path).st_size
             except OSError:
                 size = -1  # a dangling link: listed here, `missing` when it is read
-            name = escape_name(os.path.relpath(path, root))
-            yield from _entry(position, f"file://{escape_name(path)}", name, size, counts)
+            for row in _entry(position, f"file://{path}", os.path.relpath(path, root), size, counts):
+                yield row if row[5] is not None or row[4] >= 0 else _with_side(row, beside, name, sides)
+    for uri, key, side in beside.left():
+        yield uri, key, position, -1, -1, side
+
+
+def _with_side(row: Row, beside: Beside, name: str, sides: dict[str, str]) -> Row:
+    """An image of a folder with what stands beside it."""
+    return *row[:5], beside.side(row[0], os.path.splitext(name)[0], sides)
 
 
 def _refuse(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
 
-def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+def _list_remote(position: int, url: str, counts: Counts) -> Iterator[Row]:
     fs = file_system(url)
     root = fs._strip_protocol(url)
     protocol = url.split("://")[0]
@@ -190,7 +204,7 @@ def _list_remote(position: int, url: str, counts: _Counts) -> Iterator[Row]:
                 yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
 
 
-def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+def _list_web(position: int, url: str, counts: Counts) -> Iterator[Row]:
     """An image, or an http folder: the files linked from its index page, and from the pages below it."""
     fs = file_system(url)
     with told_of(url):
@@ -213,7 +227,7 @@ def _list_web(position: int, url: str, counts: _Counts) -> Iterator[Row]:
                     yield from _entry(position, link, unquote(link.removeprefix(root)), -1, counts)
 
 
-def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
+def _list_glob(position: int, url: str, counts: Counts) -> Iterator[Row]:
     fs = file_system(url)
     stem = url[: min(url.find(mark) for mark in "*?[" if mark in url)].rsplit("/", 1)[0]
     root = fs._strip_protocol(stem)
@@ -223,74 +237,91 @@ def _list_glob(position: int, url: str, counts: _Counts) -> Iterator[Row]:
     for path, info in found:
         if info["type"] == "directory":
             continue
+        if protocol == "file" and is_special(path):
+            counts.ignored["not_regular"] += 1
+            continue
         name = path.removeprefix(root).lstrip("/")
         uri = path if "://" in path else f"{protocol}://{path}"
         yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
 
 
-def _entry(position: int, uri: str, name: str, size: int, counts: _Counts) -> Iterator[Row]:
-    base = name.rpartition("/")[2]
-    if base.startswith("._") or (size == 0 and base.lower().endswith((".tar", ".parquet"))):
-        counts.ignored += 1  # what macOS puts beside files, and files that were never written
+def _entry(position: int, uri: str, name: str, size: int, counts: Counts) -> Iterator[Row]:
+    if name.lower().endswith(PACKED_TARS):
+        counts.ignored["packed_tars"] += 1
+        counts.warnings.append(f"{show_name(uri)} is a packed tar and is not read: unpack it to a .tar")
     elif name.lower().endswith(".tar"):
         yield from _list_tar(position, uri, name, counts)
-    elif name.lower().endswith(COMPRESSED_TARS):
-        counts.ignored += 1
-        counts.damaged_tars.append(uri)
     elif name.lower().endswith(".parquet"):
         yield from _list_parquet(position, uri, name, counts)
     elif is_image_name(name):
-        yield uri, name, position, size, -1, None
+        yield escape_url(uri), show_name(name), position, size, -1, None
     else:
-        counts.ignored += 1
+        counts.ignored["other_files"] += 1
 
 
-def _list_tar(position: int, uri: str, name: str, counts: _Counts, asked_for: bool = False) -> Iterator[Row]:
-    """Image members with their byte ranges. A damaged tar gives what can be read of it, and stands in damaged_tars."""
+def _list_tar(position: int, uri: str, name: str, counts: Counts, asked_for: bool = False) -> Iterator[Row]:
+    """Image members with their byte ranges. A damaged tar gives what can be read of it."""
+    shown = escape_url(uri)
     try:
         with file_system(uri).open(uri, "rb") as file:
-            found = list_members(file)
+            members = list_members(file, shown, counts)
     except FileNotFoundError:
-        raise InputError(f"{uri.removeprefix('file://')} is not there") from None
-    counts.ignored += found.ignored
-    if found.damaged:
-        counts.damaged_tars.append(uri)
-    if asked_for and not found.images and found.damaged:
-        raise InputError(f"{uri.removeprefix('file://')} is not a tar")
-    twins = _twin_sides(uri) if any(side is None for *_, side in found.images) else {}
-    for member, offset, size, side in found.images:
-        key = f"{name}#{member}" if not asked_for else member
-        beside = twins.get(sample_key(member)) if side is None else side
-        yield f"{uri}#{member}", key, position, size, offset, beside
+        raise InputError(f"{show_name(uri.removeprefix('file://'))} is not there") from None
+    except PermissionError:
+        told = f"{show_name(uri.removeprefix('file://'))} may not be read"
+        if asked_for:
+            raise InputError(told) from None
+        counts.ignored["damaged_files"] += 1
+        counts.warnings.append(told)
+        return
+    if asked_for and not members and shown in counts.damaged_tars:
+        raise InputError(f"{show_name(uri.removeprefix('file://'))} is not a tar")
+    sides = _twin_sides(uri) if any(member.side is None for member in members) else {}
+    for member in members:
+        key = f"{show_name(name)}#{member.name}" if not asked_for else member.name
+        side = member.side or sides.get(sample_key(member.name))
+        yield f"{shown}#{member.name}", key, position, member.size, member.offset, side
 
 
-def _list_parquet(position: int, uri: str, name: str, counts: _Counts, asked_for: bool = False) -> Iterator[Row]:
+def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterator[Row]:
     """Rows with bytes or uris. Beside a tar of the same name stands img2dataset's twin, which is no source itself."""
     from lucidflux_data.sources.parquet import rows
 
-    tar = uri.removesuffix(".parquet") + ".tar"
-    if not asked_for and file_system(uri).exists(tar):
-        counts.ignored += 1
+    tar = os.path.splitext(uri)[0] + ".tar"
+    if name and file_system(uri).isfile(tar):
+        counts.ignored["other_files"] += 1
         return
-    found = False
+    found = 0
     try:
-        for row_uri, row_name, side in rows(uri):
-            found = True
-            yield row_uri, f"{name}#{row_name}" if name else row_name, position, -1, -1, side
+        for row_uri, row_name, side in rows(uri, counts):
+            found += 1
+            yield row_uri, f"{show_name(name)}#{row_name}" if name else row_name, position, -1, -1, side
     except FileNotFoundError:
-        raise InputError(f"{uri.removeprefix('file://')} is not there") from None
-    except pa.ArrowInvalid:
-        if asked_for:
-            raise InputError(f"{uri.removeprefix('file://')} is damaged, or no Parquet file") from None
-        counts.damaged_tars.append(uri)
-    counts.ignored += not found
+        raise InputError(f"{show_name(uri.removeprefix('file://'))} is not there") from None
+    except (pa.ArrowException, OSError) as error:
+        if not isinstance(error, pa.ArrowException) and not uri.startswith("file://"):
+            raise  # the store, not the file
+        told = f"{show_name(uri.removeprefix('file://'))} {_describe_damage(error)}"
+        if not name and not found:
+            raise InputError(told) from None
+        counts.ignored["damaged_files"] += 1
+        counts.warnings.append(f"{told}; {found:,} rows of it are used")
+        return
+    counts.ignored["other_files"] += not found
+
+
+def _describe_damage(error: Exception) -> str:
+    return "may not be read" if isinstance(error, PermissionError) else "is damaged, or no Parquet file"
 
 
 def _twin_sides(uri: str) -> dict[str, str]:
     """What the Parquet file beside a tar of img2dataset says of each key."""
     from lucidflux_data.sources.parquet import sides_by_key
 
+    twin = os.path.splitext(uri)[0] + ".parquet"
+    if twin.startswith("file://") and is_special(twin.removeprefix("file://")):
+        return {}
     try:
-        return sides_by_key(uri.removesuffix(".tar") + ".parquet")
-    except (FileNotFoundError, pa.ArrowInvalid):
+        return sides_by_key(twin)
+    except (pa.ArrowException, OSError):
         return {}

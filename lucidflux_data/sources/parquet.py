@@ -1,6 +1,7 @@
 """Candidates in Parquet files: a column of encoded images, or a column of uris; the other columns travel beside them.
 
-    image bytes   a binary column (img2dataset's jpg, png, webp; image, bytes, ...), or a struct {bytes, path}
+    image bytes   a binary column (img2dataset's jpg, png, webp; image, bytes, ...), or a struct {bytes, path}, of which
+                  the path counts where the bytes are null
     uris          a text column named uri, url, image_url, path, image_path or file_name
 
 A row of bytes is the candidate `...parquet#row`. Rows of a unit follow each other, so a file is read forward once, some
@@ -23,6 +24,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lucidflux_data.images import ImageError
+from lucidflux_data.sources.counts import Counts
+from lucidflux_data.sources.uris import escape_text, escape_url, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system
 
 BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "content", "data")
@@ -41,29 +45,54 @@ class Layout:
 
 
 def layout(schema: pa.Schema) -> Layout | None:
-    """How a Parquet file holds images; None where it holds none."""
-    kinds = {field.name: field.type for field in schema}
-    others = tuple(name for name, kind in kinds.items() if _is_plain(kind))
-    for name in [*BYTES_COLUMNS, *kinds]:
-        kind = kinds.get(name)
-        if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return Layout(name, "struct", others)
-        if kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) and name in BYTES_COLUMNS:
-            return Layout(name, "bytes", others)
+    """How a Parquet file holds images; None where it holds none. Names count in any case, the exact one first."""
+    kinds = {field.name: _value_type(field.type) for field in schema}
+    plain = [name for name, kind in kinds.items() if _is_plain(kind)]
+    by_name = {name.lower(): name for name in reversed(kinds)} | {name: name for name in kinds}
+    named = {by_name[name]: None for name in BYTES_COLUMNS if name in by_name}
+    for name in [*named, *kinds]:
+        kind = kinds[name]
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _may_be_bytes(kind.field("bytes").type):
+            return Layout(name, "struct", tuple(plain))
+        if _is_bytes(kind) and name in named:
+            return Layout(name, "bytes", tuple(other for other in plain if other != name))
     for name in URI_COLUMNS:
-        if name in kinds and (pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])):
-            return Layout(name, "uri", tuple(other for other in others if other != name))
+        column = by_name.get(name)
+        if column is not None and _is_text(kinds[column]):
+            return Layout(column, "uri", tuple(other for other in plain if other != column))
     return None
 
 
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_long_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return _is_long_bytes(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _may_be_bytes(kind: pa.DataType) -> bool:
+    """A column in which every row is null has no type."""
+    return _is_bytes(_value_type(kind)) or pa.types.is_null(kind)
+
+
 def _is_plain(kind: pa.DataType) -> bool:
-    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return not (pa.types.is_nested(kind) or _is_long_bytes(kind))
 
 
-def rows(url: str) -> Iterator[tuple[str, str, str | None]]:
+def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None]]:
     """(uri, name, side json) of every row that has an image; nothing at all where the file holds none.
 
-    A relative uri is relative to the folder of the Parquet file. pa.ArrowInvalid for a damaged file.
+    A relative uri is relative to the folder of the Parquet file. Rows without a uri are counted. pa.ArrowException or
+    OSError for a damaged file.
     """
     with file_system(url).open(url, "rb") as file:
         table = pq.ParquetFile(file)
@@ -77,20 +106,29 @@ def rows(url: str) -> Iterator[tuple[str, str, str | None]]:
             if not wanted:
                 break
             for row in batch.to_pylist():
-                uri = row.pop(found.column) if found.kind == "uri" else f"{url}#{number}"
-                side = _side(row)
+                uri = row.pop(found.column) if found.kind == "uri" else f"{escape_url(url)}#{number}"
+                side = side_json(row)
                 if found.kind != "uri":
                     yield uri, f"{number:09d}", side
                 elif uri:
-                    local = uri if uri.startswith("/") else f"{folder}/{uri}"
-                    absolute = uri if "://" in uri else absolute_url(local)
-                    yield absolute, uri, side
+                    yield absolute_uri(uri, folder), show_name(uri), side
+                else:
+                    counts.ignored["null_rows"] += 1
                 number += 1
         if not wanted:
-            yield from ((f"{url}#{row}", f"{row:09d}", None) for row in range(table.metadata.num_rows))
+            yield from ((f"{escape_url(url)}#{row}", f"{row:09d}", None) for row in range(table.metadata.num_rows))
 
 
-def _side(row: dict[str, Any]) -> str | None:
+def absolute_uri(uri: str, folder: str) -> str:
+    """A uri as it stands, a path as the uri it has seen from the folder of the Parquet file."""
+    if "://" in uri:
+        return uri
+    local = escape_text(uri)
+    return absolute_url(local if local.startswith("/") else f"{escape_url(folder)}/{local}")
+
+
+def side_json(row: dict[str, Any]) -> str | None:
+    """The columns of a row that hold something, as json; None where none does."""
     kept = {name: _plain(value) for name, value in row.items() if value is not None}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
 
@@ -110,13 +148,13 @@ def sides_by_key(url: str) -> dict[str, str]:
     """img2dataset's Parquet twin of a tar: the side json of each `key`. {} for a file without that column."""
     with file_system(url).open(url, "rb") as file:
         table = pq.ParquetFile(file)
-        names = [field.name for field in table.schema_arrow if _is_plain(field.type)]
+        names = [field.name for field in table.schema_arrow if _is_plain(_value_type(field.type))]
         if "key" not in names:
             return {}
         sides = {}
         for batch in table.iter_batches(batch_size=4096, columns=names):
             for row in batch.to_pylist():
-                sides[str(row["key"])] = _side(row) or "{}"
+                sides[str(row["key"])] = side_json(row) or "{}"
         return sides
 
 
@@ -129,14 +167,17 @@ class _Cursor:
         self.file = file_system(url).open(url, "rb")
         self.table = pq.ParquetFile(self.file)
         found = layout(self.table.schema_arrow)
-        assert found is not None, "only files that hold images are listed"
+        if found is None or found.kind == "uri":  # a file of another time, or a uri that somebody wrote down
+            raise ImageError("unreadable", "the Parquet file has no column of images")
         self.layout = found
         self._lock = threading.Lock()
         self._kept: deque[tuple[int, pa.RecordBatch]] = deque(maxlen=BATCHES_KEPT)  # number of its first row, batch
         self._end = 0  # the row after the last one read
         self._batches: Iterator[pa.RecordBatch] = iter(())
 
-    def read(self, row: int) -> bytes | None:
+    def read(self, row: int) -> bytes | str | None:
+        if row >= self.table.metadata.num_rows:
+            raise ImageError("missing", "the Parquet file has no such row")
         with self._lock:
             first = self._kept[0][0] if self._kept else self._end
             if row < first or row >= self._end + 64 * ROWS_AT_A_TIME or not self._kept:
@@ -147,7 +188,9 @@ class _Cursor:
                 self._end += len(batch)
             start, batch = next(kept for kept in reversed(self._kept) if kept[0] <= row)
             value = batch.column(0)[row - start].as_py()
-        return value["bytes"] if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return value["bytes"] if value["bytes"] is not None else value.get("path")
+        return value
 
     def _seek(self, row: int) -> None:
         """To the start of the row group that holds `row`."""
@@ -167,8 +210,9 @@ def _cursor(url: str) -> _Cursor:
     return _Cursor(url)
 
 
-def read_row(url: str, row: int) -> bytes | None:
-    """The encoded bytes in a row; None where the row has no image. An error lets go of the open file."""
+def read_row(url: str, row: int) -> bytes | str | None:
+    """The encoded bytes in a row; where a struct has only a path, that; None where the row has no image. An error lets
+    go of the open file."""
     try:
         return _cursor(url).read(row)
     except Exception:

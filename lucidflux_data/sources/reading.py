@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import stat
 
 import pyarrow as pa
 
 from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import ImageError
+from lucidflux_data.sources.uris import is_special, local_path, restore_url, split_member, split_row
 from lucidflux_data.storage.folder import file_system, tried
 
-PARQUET_ROW = re.compile(r"\.parquet#[0-9]+$", re.IGNORECASE)
-TAR_END = re.compile(r"\.tar#", re.IGNORECASE)
 PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
 
 
 def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
     """The encoded bytes of a candidate. Raises ImageError `missing`, `truncated` or `unreadable`; errors of a remote
-    store that can pass are tried again before they count, and then say so (`PASSING`)."""
+    store that can pass are tried again before they count, and then say so (`PASSING`). A uri that cannot be read at all
+    here (an unknown protocol, no credentials) is `unreadable`, too: one odd row costs one row."""
     try:
-        data = (
-            tried(lambda: _read_once(uri, offset, size), uri)
-            if not uri.startswith("file://")
-            else _local(uri, offset, size)
-        )
+        return _read(uri, offset, size)
+    except InputError as error:
+        raise ImageError("unreadable", f"the uri cannot be read: {error}") from None
+
+
+def _read(uri: str, offset: int, size: int) -> bytes:
+    """As `read_bytes`; InputError where the store cannot be spoken to."""
+    try:
+        path = local_path(split_member(uri) if offset >= 0 else uri)
+        row = split_row(uri) if offset < 0 else None
+        if row is not None:
+            data = _parquet_row(*row) if path is not None else tried(lambda: _parquet_row(*row), uri)
+        elif path is not None:
+            data = _local(path, offset, size)
+        else:
+            data = tried(lambda: _read_once(uri, offset, size), uri)
     except FileNotFoundError:
+        if offset < 0 and ".parquet#" in uri:
+            raise ImageError("unreadable", "what stands after .parquet# is no number of a row") from None
         raise ImageError("missing", "the file is listed but not there") from None
     except (PermissionError, IsADirectoryError) as error:
         raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
     except StorageError:
         raise ImageError("unreadable", PASSING) from None
-    except MemoryError:
-        raise ImageError("out_of_memory", "there is not enough memory for its bytes") from None
-    except InputError as error:
-        raise ImageError("unreadable", str(error)) from None
-    except (ValueError, ImportError):
-        raise ImageError("unreadable", "the uri names no place that can be read") from None
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: a path with a NUL; pa.ArrowInvalid is one
         raise ImageError("unreadable", "reading the bytes failed") from None
     if offset >= 0 and len(data) < size:
         raise ImageError("truncated", "the tar ends inside this member")
@@ -49,9 +54,9 @@ def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
 def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = None) -> bytes:
     """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key); other
     bytes are an ImageError `changed`. A store that does not answer now is a StorageError, which is tried again and
-    then stops the job, and no failure of the image."""
+    then stops the job, and no failure of the image; so is an InputError, one that cannot be spoken to any more."""
     try:
-        data = read_bytes(uri, offset, size)
+        data = _read(uri, offset, size)
     except ImageError as error:
         if error.detail == PASSING:
             raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
@@ -61,36 +66,19 @@ def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = 
     return data
 
 
-def _local(uri: str, offset: int, size: int) -> bytes:
-    if PARQUET_ROW.search(uri):
-        return _parquet_row(uri)
-    path = uri.removeprefix("file://")
-    path = tar_of(path) if offset >= 0 else path
-    about = os.stat(path)
-    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
-        raise ImageError("unreadable", "it is a pipe, a socket or a device, and no file")
-    if offset >= 0 and offset + size > about.st_size:
-        raise ImageError("truncated", "the tar ends inside this member")
+def _local(path: str, offset: int, size: int) -> bytes:
+    if is_special(path):
+        raise ImageError("unreadable", "it is no regular file: a pipe, a socket or a device is not opened")
     with open(path, "rb") as file:
         if offset < 0:
             return file.read()
+        left = os.fstat(file.fileno()).st_size - offset
         file.seek(offset)
-        return file.read(size)
-
-
-def tar_of(uri: str) -> str:
-    """The tar of a member's uri, which a `#` parts; where folders or members have `.tar#` in their own names, the first
-    part that is a file on this machine, else the first part."""
-    ends = [match.start() + 4 for match in TAR_END.finditer(uri)]
-    parts = [uri[:end] for end in ends]
-    there = [part for part in parts if os.path.isfile(part.removeprefix("file://"))] if len(parts) > 1 else []
-    return (there or parts or [uri])[0]
+        return file.read(max(0, min(size, left)))  # a damaged header may claim any size
 
 
 def _read_once(uri: str, offset: int, size: int) -> bytes:
-    if PARQUET_ROW.search(uri):
-        return _parquet_row(uri)
-    url = tar_of(uri) if offset >= 0 else uri
+    url = restore_url(split_member(uri) if offset >= 0 else uri)
     fs = file_system(url)
     data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
     if 0 <= len(data) < size:
@@ -98,11 +86,18 @@ def _read_once(uri: str, offset: int, size: int) -> bytes:
     return data
 
 
-def _parquet_row(uri: str) -> bytes:
-    from lucidflux_data.sources.parquet import read_row
+def _parquet_row(url: str, row: int) -> bytes:
+    from lucidflux_data.sources.parquet import absolute_uri, read_row
 
-    url, _, row = uri.rpartition("#")
-    data = read_row(url, int(row))
-    if data is None:
+    path = local_path(url)
+    if path is not None and is_special(path):
+        raise ImageError("unreadable", "it is no regular file: a pipe, a socket or a device is not opened")
+    data = read_row(restore_url(url), row)
+    if not data:
         raise ImageError("missing", "the row has no image")
-    return data
+    if isinstance(data, bytes):
+        return data
+    named = absolute_uri(data, restore_url(url).rsplit("/", 1)[0])
+    if split_row(named) is not None:  # rows that name each other would never end
+        raise ImageError("unreadable", "the row names a row of a Parquet file")
+    return _read(named, -1, -1)

@@ -1,97 +1,176 @@
-"""The image members of a tar, read as far as it can be read.
-
-Of a name that comes twice the last one counts, as for `tar -x`. A damaged header is stepped over, block by block, to
-the next good one. Tars that stand one after the other are read as one. A json goes with the image that it stands
-beside.
-"""
+"""The image members of a tar with their byte ranges, and the json beside each; past damage, the next whole header."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import tarfile
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+import numpy as np
+
 from lucidflux_data.images import IMAGE_EXTENSIONS
+from lucidflux_data.sources.counts import Counts
+from lucidflux_data.sources.uris import escape_name
 
+BLOCK = tarfile.BLOCKSIZE
 MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
-
-
-@dataclass
-class TarListing:
-    """`images`: (name, offset, size, json beside it or None) in the order of the tar. `ignored`: members that are no
-    image, links, and members that a later one of the same name replaces. `damaged`: whether a header or the end is."""
-
-    images: list[tuple[str, int, int, str | None]] = field(default_factory=list)
-    ignored: int = 0
-    damaged: bool = False
+MAX_HEADER_BYTES = 1 << 24  # of a pax header or a long name: a damaged one may claim any size
+SEARCH_BYTES = 1 << 22  # read at a time in the search for the next header
+EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
 @dataclass(frozen=True)
-class _Side:
-    text: str
-    run: int  # number of the run of neighbours of one key
+class Member:
+    """An image in a tar. `name` as in the uri; `offset` and `size` in bytes; `side`: the json that stands beside it."""
+
+    name: str
+    offset: int
+    size: int
+    side: str | None
 
 
-def list_members(file: IO[bytes]) -> TarListing:
-    """The members of an open tar, from its headers."""
-    found = TarListing()
+@dataclass
+class _Sample:
+    """The members of one key, up to the next that repeats a name: what stands beside each other."""
 
-    class Watched(tarfile.TarInfo):
-        """tarfile steps over damaged headers without a word when it is told to go on."""
+    names: set[str] = field(default_factory=set)
+    images: int = 0
+    side: str = ""
 
-        @classmethod
-        def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+
+class _Header(tarfile.TarInfo):
+    """As the standard library reads headers, but what is no header is noted, and the search goes on behind it."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> Any:
+        file, start = tarfile_.fileobj, tarfile_.fileobj.tell()
+        try:
+            member = super().fromtarfile(tarfile_)
+            if tarfile_.offset <= start:  # a negative size would read the same headers for ever
+                raise tarfile.HeaderError("a size that leads backwards")
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tarfile_.ended = True
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise
+        except (tarfile.HeaderError, ValueError, OverflowError, MemoryError):
+            tarfile_.damaged = True
+            tarfile_.offset = _find_header(file, start + BLOCK) - BLOCK
+            file.seek(tarfile_.offset + BLOCK)
+            raise tarfile.InvalidHeaderError("no header") from None  # type: ignore[attr-defined]
+        tarfile_.ended = False  # the end stands behind the last member
+        if (
+            tarfile_.offset > tarfile_.total
+        ):  # cut inside this member, or a size that lies: what stands in it is looked at
+            tarfile_.damaged = True
+            tarfile_.offset = _find_header(file, start + BLOCK)
+            member.size = min(member.size, tarfile_.total)
+        return member
+
+    def _proc_member(self, tarfile_: Any) -> Any:
+        if self.type in EXTENDED and not 0 <= self.size <= MAX_HEADER_BYTES:
+            raise tarfile.HeaderError("a header that is too long")
+        return super()._proc_member(tarfile_)  # type: ignore[misc]
+
+
+class _Tar(tarfile.TarFile):
+    tarinfo = _Header
+    damaged = False
+    ended = False
+    total = 0  # bytes of the file
+
+
+def _find_header(file: IO[bytes], at: int) -> int:
+    """Offset of the next block from `at` on whose checksum is right; of the end of the file where there is none."""
+    while True:
+        file.seek(at)
+        data = file.read(SEARCH_BYTES)
+        if len(data) < BLOCK:
+            return at + len(data)
+        blocks = np.frombuffer(data, np.uint8, len(data) // BLOCK * BLOCK).reshape(-1, BLOCK)
+        digits = blocks[:, 148:154]
+        octal = ((digits >= 48) & (digits <= 55)) | (digits == 32) | (digits == 0)
+        for number in np.flatnonzero(octal.all(axis=1) & blocks[:, 0].astype(bool)):
             try:
-                return super().frombuf(buf, encoding, errors)
-            except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
-                found.damaged = True
-                raise
+                tarfile.TarInfo.frombuf(blocks[number].tobytes(), "utf-8", "surrogateescape")
+            except (tarfile.HeaderError, ValueError):
+                continue
+            return at + int(number) * BLOCK
+        at += len(data)
+        if len(data) < SEARCH_BYTES:
+            return at
 
-    places: dict[str, tuple[int, int, int]] = {}  # offset, size, run
-    twice: Counter[str] = Counter()
-    sides: dict[str, list[_Side]] = {}
-    run, before = 0, None
-    try:
-        with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True, tarinfo=Watched) as tar:
-            for member in tar:
-                name = escape_name(member.name)
-                key = sample_key(name)
-                run, before = (run if key == before else run + 1), key
-                if member.isdir():
-                    continue
-                if not member.isreg():
-                    found.ignored += 1
-                elif is_image_name(name):
-                    twice[key] += name in places
-                    found.ignored += places.pop(name, None) is not None
-                    places[name] = (member.offset_data, member.size, run)
-                elif name.endswith(".json") and member.size <= MAX_SIDE_BYTES:
-                    text = _json_text(tar.extractfile(member))
-                    sides.setdefault(key, []).extend([_Side(text, run)] if text else [])
-                else:
-                    found.ignored += 1
-    except (tarfile.TarError, OSError, ValueError, OverflowError):
-        found.damaged = True
-    for name, (offset, size, mine) in places.items():
-        side = _side_of(sides.get(sample_key(name), []), mine, twice[sample_key(name)] > 0)
-        found.images.append((name, offset, size, side))
+
+def list_members(file: IO[bytes], uri: str, counts: Counts) -> list[Member]:
+    """Every image of the tar, of two with one name the last. What is left out, and damage, goes to `counts`."""
+    images: dict[str, tuple[int, int, _Sample]] = {}
+    samples: dict[str, _Sample] = {}
+    whole = False
+    start = file.read(6)
+    reader = type("_TarOfThis", (_Tar,), {"total": file.seek(0, os.SEEK_END)})
+    file.seek(0)
+    if not start.startswith(PACKED):
+        try:
+            with reader(fileobj=file, mode="r", ignore_zeros=True, encoding="utf-8", errors="surrogateescape") as tar:
+                for member in tar:
+                    _take_member(tar, member, images, samples, counts)
+                whole = tar.ended and not tar.damaged
+        except (tarfile.TarError, ValueError, OverflowError):
+            whole = False  # what stands before the break is there
+    if not whole:
+        counts.damaged_tars.append(uri)
+        counts.ignored["damaged_tails"] += 1
+    last = {key: sample.side for key, sample in samples.items() if not sample.images}
+    found = []
+    for name, (offset, size, sample) in images.items():
+        side = last.get(sample_key(name)) or sample.side
+        found.append(Member(name, offset, size, side or None))
     return found
 
 
-def _side_of(sides: list[_Side], run: int, is_repeated: bool) -> str | None:
-    """The json of the same run of neighbours; for a name that comes once, the last of its key wherever it stands."""
-    beside = [side.text for side in sides if side.run == run]
-    if beside:
-        return beside[-1]
-    return None if is_repeated or not sides else sides[-1].text
+def _take_member(
+    tar: _Tar,
+    member: tarfile.TarInfo,
+    images: dict[str, tuple[int, int, _Sample]],
+    samples: dict[str, _Sample],
+    counts: Counts,
+) -> None:
+    tar.members = []  # type: ignore[attr-defined]  # millions of them are not kept
+    if not member.isfile() or member.issparse():
+        kind = "links" if member.islnk() or member.issym() else "not_regular"
+        counts.ignored["other_files" if member.isfile() else kind] += not member.isdir()
+        return
+    name = escape_name(member.name)
+    is_side = name.endswith(".json") and member.size <= MAX_SIDE_BYTES
+    if not is_side and not is_image_name(name):
+        counts.ignored["other_files"] += 1
+        return
+    sample = samples.get(sample_key(name))
+    if sample is None or name in sample.names:
+        sample = samples[sample_key(name)] = _Sample()
+    sample.names.add(name)
+    if is_side:
+        sample.side = _json_text(tar.extractfile(member))
+        return
+    sample.images += 1
+    counts.ignored["duplicate_members"] += name in images
+    images[name] = (member.offset_data, member.size, sample)
 
 
 def is_image_name(name: str) -> bool:
+    """Whether a name has the extension of an image; `._x.jpg` is what macOS writes beside x.jpg, and is none."""
     base = name.rpartition("/")[2]
-    dot = base.rfind(".")
-    return dot > 0 and base[dot:].lower() in IMAGE_EXTENSIONS and not base.startswith("._")
+    return os.path.splitext(base)[1].lower() in IMAGE_EXTENSIONS and not base.startswith("._")
 
 
 def sample_key(member: str) -> str:
@@ -100,16 +179,10 @@ def sample_key(member: str) -> str:
     return folder + slash + base.split(".", 1)[0]
 
 
-def escape_name(name: str) -> str:
-    """Valid UTF-8; bytes of a name that are not are shown as \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _json_text(file: IO[bytes] | None) -> str:
-    """The text of a json member; empty for what is no JSON, however deep it is."""
     try:
-        text = file.read().decode("utf-8") if file is not None else ""
+        text = (file or io.BytesIO()).read().decode("utf-8")
         json.loads(text)
-    except (ValueError, RecursionError, tarfile.TarError, OSError):
+    except (ValueError, RecursionError):  # however deep it is
         return ""
     return text

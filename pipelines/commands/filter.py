@@ -132,6 +132,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
 
         listing = list_sources(urls)
         plan = {"label": label(preset, config), "candidates": listing.table.num_rows, "ignored": listing.ignored}
+        plan |= {"ignored_by": listing.ignored_by, "damaged_tars": listing.damaged_tars, "warnings": listing.warnings}
         typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
         return
     job.list_into(folder, urls, config, preset, limit, steps, progress)

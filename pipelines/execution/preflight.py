@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lucidflux_data.errors import ConfigError, LucidFluxError
-from lucidflux_data.sources.listing import is_image_name
+from lucidflux_data.sources.tars import is_image_name
 from lucidflux_data.storage.folder import Folder, file_system, tried
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress

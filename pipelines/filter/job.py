@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from lucidflux_data.selection.records import KEPT
 from lucidflux_data.selection.rules import number_kept
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources import listing as sources
+from lucidflux_data.sources.counts import describe_ignored
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
@@ -55,14 +57,22 @@ def list_into(
                 return before
     listing = sources.list_sources(asked)
     table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
-    listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "damaged_tars": listing.damaged_tars}
+    listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "ignored_by": listing.ignored_by}
+    listed |= {"damaged_tars": listing.damaged_tars}
     run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
     runs.start_run(folder, run, steps)
     run_folder.write_inventory(folder, table)
-    progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
-    for tar in listing.damaged_tars:
-        progress.say(f"warning: {tar} breaks off, is damaged or compressed: what can be read of it is used")
+    tell_listing(listing, table.num_rows, progress)
     return run
+
+
+def tell_listing(listing: sources.Listing, candidates: int, progress: Progress) -> None:
+    """The counts, and a warning for each thing that could not be read as a whole."""
+    progress.say(f"{candidates:,} candidates, {describe_ignored(listing.ignored_by)}")
+    for tar in listing.damaged_tars:
+        progress.say(f"warning: {tar} is damaged or breaks off; what can be read of it is used")
+    for warning in listing.warnings:
+        progress.say(f"warning: {warning}")
 
 
 def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
@@ -100,7 +110,8 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
         if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
             raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
     total = {name: sum(run["listed"][name] for run in parts) for name in ("candidates", "ignored")}
-    listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], **total}
+    kinds = sum((Counter(run["listed"].get("ignored_by", {})) for run in parts), Counter[str]())
+    listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], **total, "ignored_by": dict(kinds)}
     runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
 
@@ -160,7 +171,8 @@ def summary(folder: Folder) -> dict[str, Any]:
     """Counts of the ledger and of what was listed and packed."""
     run = runs.read_run(folder)
     counts = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
-    result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"], **counts}
+    result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"]}
+    result |= {"ignored_by": run["listed"].get("ignored_by", {}), **counts}  # a run of 0.1 does not say
     if folder.exists(shards.MANIFEST):
         manifest = json.loads(folder.read(shards.MANIFEST))
         result |= {

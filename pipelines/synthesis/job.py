@@ -27,6 +27,8 @@ from lucidflux_data.pairs.job import INPUTS, PLACE
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import Shard, TarWriter
 from lucidflux_data.sources import listing as sources
+from lucidflux_data.sources.counts import describe_ignored
+from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes
@@ -87,8 +89,7 @@ class SynthesizeShard:
 
 def pointer(row: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any]:
     """Where a clean image lies, relative to the source it was found in (so that the source may move as a whole)."""
-    file, tar, _ = row["uri"].partition(".tar#")
-    place = file + ".tar" if tar and row["offset"] >= 0 else row["uri"]
+    place = split_member(row["uri"]) if row["offset"] >= 0 else row["uri"]
     for number, source in enumerate(asked):
         if place == source or place.startswith(f"{source}/"):
             path = place.removeprefix(source).lstrip("/")
@@ -125,7 +126,9 @@ def list_inputs(
         listing = sources.list_sources(asked)
         table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
         run_folder.write_inventory(folder, table)
-        progress.say(f"{table.num_rows:,} candidates, {listing.ignored:,} other files ignored")
+        progress.say(f"{table.num_rows:,} candidates, {describe_ignored(listing.ignored_by)}")
+        for warning in [*(f"{tar} is damaged or breaks off" for tar in listing.damaged_tars), *listing.warnings]:
+            progress.say(f"warning: {warning}")
     inventory = run_folder.read_inventory(folder)
     size = run_folder.unit_size(inventory.num_rows)
     there = set(folder.names(PLACE))

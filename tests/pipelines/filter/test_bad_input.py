@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.support.paths import LUCIDFLUX_DATA
+import cli
 
 LOCAL = ["--executor", "local", "--num-cpus", "2", "--iqa", "none"]
 LOOSE = [f"--set=rules.{rule}" for rule in ("min_laplacian_variance=0", "max_flat_fraction=1")]
@@ -158,7 +159,7 @@ def test_a_tar_is_a_source_with_names_and_side_data(odd_folder: Path, tmp_path: 
     torn.write_bytes(tar_path.read_bytes()[: tar_path.stat().st_size // 2])
     done = data_command("filter", torn, "--out", tmp_path / "torn", *LOCAL, *LOOSE)
     assert done.returncode == 0
-    assert "breaks off" in done.stderr
+    assert "damaged or breaks off" in done.stderr
 
 
 def test_a_full_disk_is_one_sentence_and_resumes(odd_folder: Path, odd_run: Path, tmp_path: Path, data_command) -> None:
@@ -222,14 +223,42 @@ def test_more_failures_than_allowed_finish_and_say_so(odd_folder: Path, tmp_path
 
 
 def test_ctrl_c_while_listing_exits_as_resumable(tmp_path: Path) -> None:
-    """A server that takes the connection and says nothing stands for a store that does not answer."""
+    """A server that takes the question and does not answer keeps the listing waiting."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        source = f"http://127.0.0.1:{server.getsockname()[1]}/photos"
-        command = [LUCIDFLUX_DATA, "filter", source, "--out", tmp_path / "run", *LOCAL]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         server.settimeout(60)
-        connection, _ = server.accept()
-        with connection:
+        source = f"http://127.0.0.1:{server.getsockname()[1]}/photos"
+        program = Path(sys.executable).with_name("lucidflux-data")
+        command = [program, "filter", source, "--out", tmp_path / "run", *LOCAL]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        asking, _ = server.accept()
+        with asking:
+            assert asking.recv(4).startswith(b"GET")
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) == 5
     assert process.stderr.read() == "interrupted: repeat the command to resume\n"
+
+
+def test_a_run_without_a_ledger_and_a_folder_of_another_job_are_one_sentence(
+    odd_folder: Path, tmp_path: Path, data_command, monkeypatch, capsys
+) -> None:
+    def call(*arguments: object) -> tuple[int, str]:
+        """The command's own entry point, in this process."""
+        monkeypatch.setattr(sys, "argv", ["lucidflux-data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.data_main()
+        return int(leaving.value.code or 0), capsys.readouterr().err
+
+    scored, other = tmp_path / "scored", tmp_path / "other"
+    assert data_command("score", odd_folder, "--out", scored, *LOCAL, *LOOSE).returncode == 0
+    other.mkdir()
+    (other / "run.json").write_text('{"kind": "pairs", "schema_version": 1}')
+    code, error = call("forget", scored, "0" * 64)
+    assert (code, "lucidflux-data select" in error) == (3, True)
+    for command in (("pack",), ("explain", "x.jpg"), ("report",), ("diff", scored)):
+        for folder, told in ((scored, "lucidflux-data select"), (other, "it holds pairs")):
+            code, error = call(command[0], folder, *command[1:])
+            assert (code, told in error) == (3, True), (command, error)
+    for command in (("select",), ("what-if",), ("retry", "--status", "missing")):
+        assert call(command[0], other, *command[1:])[0] == 3
+    code, error = call("filter", odd_folder, "--out", other, *LOCAL, *LOOSE)
+    assert (code, "it holds pairs" in error) == (3, True)

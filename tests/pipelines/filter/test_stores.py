@@ -158,7 +158,8 @@ def test_parquet_with_bytes_or_uris_and_columns(photos: Path, tmp_path: Path) ->
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     listing = list_sources([str(tmp_path)])
     rows = {row["uri"]: row for row in listing.table.to_pylist()}
-    assert listing.ignored == 1
+    assert listing.ignored_by == {"other_files": 1, "duplicate_rows": 1, "null_rows": 1}
+    assert listing.ignored == 3
     assert len(rows) == 6 + 6 + 2
     for i in (5, 0, 3, 4):  # also backwards
         assert read_bytes(f"file://{tmp_path}/bytes.parquet#{i}") == images[i]
