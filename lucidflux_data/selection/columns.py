@@ -23,6 +23,7 @@ from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.selection.pool import Pool, concat_rows
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import make_portable
 
 OWN = (
     "uri",
@@ -132,7 +133,7 @@ def _from_sides(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
     sides = concat_rows(pool, [run_folder.read_inventory(part.folder, ["side"])["side"] for part in pool.parts])
     values: dict[str, list[Any]] = {name: [None] * len(sides) for name in names}
     for row in np.flatnonzero(pc.is_valid(sides).to_numpy(zero_copy_only=False)):
-        content = json.loads(sides[int(row)].as_py())
+        content = make_portable(json.loads(sides[int(row)].as_py()))
         if isinstance(content, dict):
             for name in names:
                 values[name][row] = content.get(name)

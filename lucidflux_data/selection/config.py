@@ -79,7 +79,7 @@ class CutConfig(Section):
             fraction = Decimal(str(value))
         except InvalidOperation:
             raise ValueError("is not a number") from None
-        if not 0 < fraction <= 1:
+        if not fraction.is_finite() or not 0 < fraction <= 1:
             raise ValueError("must be over 0 and at most 1")
         return format(fraction.normalize(), "f")
 

@@ -11,10 +11,8 @@ rows at a time, and not again for every row.
 from __future__ import annotations
 
 import base64
-import datetime
 import functools
 import json
-import math
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.uris import escape_text, escape_url, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system
+from lucidflux_data.storage.formats import make_portable
 
 BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "content", "data")
 URI_COLUMNS = ("uri", "url", "image_url", "path", "image_path", "file_name")
@@ -134,14 +133,8 @@ def side_json(row: dict[str, Any]) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for, as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, (datetime.date, datetime.datetime, datetime.time)):
-        return value.isoformat()
-    return value if isinstance(value, (str, int, float, bool)) else str(value)
+    """As it stands in JSON; bytes as base64."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else make_portable(value)
 
 
 def sides_by_key(url: str) -> dict[str, str]:

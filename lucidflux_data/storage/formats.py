@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -58,6 +60,24 @@ class _Chunks(io.RawIOBase):
     def taken(self) -> list[bytes]:
         taken, self._chunks = self._chunks, []
         return taken
+
+
+def make_portable(value: Any) -> Any:
+    """A value in the form that it has in JSON and in tables: not-a-number and infinity are null, integers beyond 64
+    bits and decimals are text, times ISO 8601, lone surrogates escaped; lists and dicts likewise."""
+    if isinstance(value, dict):
+        return {make_portable(str(name)): make_portable(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [make_portable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    if isinstance(value, (datetime.date, datetime.datetime, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def canonical_json(content: Any) -> bytes:

@@ -80,10 +80,11 @@ def needs_normalizing(row: dict[str, Any]) -> bool:
 
 def sample_json(row: dict[str, Any]) -> bytes:
     """The json member: what is known of the image, and the json that stood beside it in its source."""
-    record = {name: value for name, value in row.items() if name not in NOT_IN_JSON and value is not None}
+    known = {name: value for name, value in row.items() if name not in NOT_IN_JSON and value is not None}
+    record = formats.make_portable(known)
     record["flags"] = [flag for flag in row["flags"].split(",") if flag]
     if row["side"]:
-        record["side"] = json.loads(row["side"])
+        record["side"] = formats.make_portable(json.loads(row["side"]))
     return formats.canonical_json(record)
 
 
