@@ -172,7 +172,8 @@ def summary(folder: Folder) -> dict[str, Any]:
     run = runs.read_run(folder)
     counts = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
     result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"]}
-    result |= {"ignored_by": run["listed"].get("ignored_by", {}), **counts}  # a run of 0.1 does not say
+    kinds = run["listed"].get("ignored_by", {})  # a run of 0.1 does not say
+    result |= ({"ignored_by": kinds} if kinds else {}) | counts
     if folder.exists(shards.MANIFEST):
         manifest = json.loads(folder.read(shards.MANIFEST))
         result |= {
