@@ -188,7 +188,8 @@ class Firewall:
 def read_file(data: bytes) -> pa.Table:
     """The rows of a fingerprint file. InputError for a file of another version or of something else."""
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        # without threads: Arrow's may abort a command that ends right after
+        table = pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
     except (pa.ArrowInvalid, OSError):
         raise InputError("a fingerprint file is damaged: make it again with `lucidflux-data fingerprint`") from None
     metadata = table.schema.metadata or {}

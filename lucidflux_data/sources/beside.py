@@ -139,7 +139,10 @@ def _metadata_rows(path: str) -> Iterator[dict[str, Any]]:
                     yield row
         return
     with open(path, "rb") as file:
-        batches = pq.ParquetFile(file).iter_batches(4096) if path.endswith(".parquet") else _csv_batches(file)
+        if path.endswith(".parquet"):
+            batches = pq.ParquetFile(file).iter_batches(4096, use_threads=False)  # its threads may abort at exit
+        else:
+            batches = _csv_batches(file)
         for batch in batches:
             columns = [name for name in batch.schema.names if not pa.types.is_nested(batch.schema.field(name).type)]
             if NAME_COLUMN not in columns:

@@ -101,7 +101,7 @@ def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None]]:
         folder = url.rsplit("/", 1)[0]
         wanted = [*found.others, *([found.column] if found.kind == "uri" else [])]
         number = 0
-        for batch in table.iter_batches(batch_size=4096, columns=wanted):
+        for batch in table.iter_batches(batch_size=4096, columns=wanted, use_threads=False):
             if not wanted:
                 break
             for row in batch.to_pylist():
@@ -145,7 +145,7 @@ def sides_by_key(url: str) -> dict[str, str]:
         if "key" not in names:
             return {}
         sides = {}
-        for batch in table.iter_batches(batch_size=4096, columns=names):
+        for batch in table.iter_batches(batch_size=4096, columns=names, use_threads=False):
             for row in batch.to_pylist():
                 sides[str(row["key"])] = side_json(row) or "{}"
         return sides
@@ -194,7 +194,10 @@ class _Cursor:
         self._kept.clear()
         self._end = first
         self._batches = self.table.iter_batches(
-            ROWS_AT_A_TIME, row_groups=list(range(group, len(sizes))), columns=[self.layout.column]
+            ROWS_AT_A_TIME,
+            row_groups=list(range(group, len(sizes))),
+            columns=[self.layout.column],
+            use_threads=False,
         )
 
 
