@@ -21,7 +21,7 @@ def check_set(folder: Folder) -> list[str]:
     """The run's tables against each other and against the manifest; no shard is opened."""
     try:
         pool = selection_pool.load_pool(runs.parts(folder))
-        table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason"])
+        table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason", "format"])
         manifest = shards.read_manifest(folder)
     except FileNotFoundError:
         return [f"{runs.LEDGER} is missing"]
@@ -35,7 +35,8 @@ def check_set(folder: Folder) -> list[str]:
     kept = ledger.counts(table)["kept"]
     keys = set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())
     packed = stripping.packed_keys(folder)
-    distinct = len({packed.get(key, key) for key in keys})
+    there = table.filter(pc.field("keep")).select(["key", "format"]).to_pylist()
+    distinct = len({packed.get(row["key"], row["key"]) for row in there if not stripping.is_dropped(row, manifest)})
     if manifest["samples"] != distinct:
         problems.append(f"the ledger keeps {distinct} images, the manifest has {manifest['samples']}")
     if manifest["digests"]["ledger"] != runs.ledger_sha256(folder):

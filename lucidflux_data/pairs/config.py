@@ -46,6 +46,7 @@ def deciding(config: PairsConfig) -> dict[str, Any]:
 
 def pairs_label(preset: str, config: PairsConfig) -> str:
     """The preset and every change of the degradation that can be seen in a pixel."""
-    plain = make_degrade_config(preset, [f"size={config.degrade.size}", f"seed={config.degrade.seed}"])
+    alike = {"size": config.degrade.size, "seed": config.degrade.seed}
+    plain = make_degrade_config(preset).model_copy(update=alike)  # unchecked: the size may not suit the preset's scale
     inferred = " (values inferred: no data code of LucidFlux is published)" if preset == "lucidflux" else ""
     return described(preset, plain, config.degrade) + inferred

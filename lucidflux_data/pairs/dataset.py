@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from lucidflux_data.degradation import backends
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
@@ -40,6 +40,9 @@ class RealESRGANPairs(torch.utils.data.Dataset):
 
     hq_shards_or_folder: a run of the filter, HQ shards, or any SOURCE of the command line.
     settings: as `--set degrade...` without the `degrade.`, like "size=512" or "sharpen_hq=target".
+    on_error: "raise" ends the epoch at an image that is gone, has changed or does not decode; "skip" gives the next one
+    that can be used, in key order and around the end, so that an index always gives the same pair. `replaced` counts
+    such answers, those of all DataLoader workers together.
     skipped: names of the images that are too small or do not open, with the reason.
     Raises ConfigError for a wrong setting, InputError for a source without a usable image.
     """
@@ -50,7 +53,11 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         preset: str = "realesrgan-x4",
         seed: int = 0,
         settings: Sequence[str] = (),
+        on_error: Literal["skip", "raise"] = "raise",
     ) -> None:
+        if on_error not in ("skip", "raise"):
+            raise ConfigError(f"on_error is skip or raise, not {on_error!r}")
+        self.on_error = on_error
         self.config: DegradeConfig = make_degrade_config(preset, [*settings, f"seed={seed}"])
         one = isinstance(hq_shards_or_folder, str | os.PathLike)
         asked = [os.fspath(hq_shards_or_folder)] if one else list(hq_shards_or_folder)  # type: ignore[arg-type]
@@ -59,18 +66,28 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         if not self.rows:
             raise InputError(f"none of the images of {', '.join(asked)} can be used at size {self.config.size}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._replaced = torch.multiprocessing.get_context("spawn").Value("q", 0)  # goes to workers however they start
 
     def set_epoch(self, epoch: int) -> None:
         """The variant that is given from now on, in this process and in running workers."""
         self._epoch.fill_(epoch)
 
+    @property
+    def replaced(self) -> int:
+        """How often another image was given for one that could not be used, in this process and its workers."""
+        return int(self._replaced.value)
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Raises InputError where the image is gone, has changed or does not decode."""
+        """Raises InputError where the image is gone, has changed or does not decode; with on_error="skip" only where
+        that is so of every image."""
         variant = int(self._epoch)
-        hq, lq = self.pair(index, variant)
+        if self.on_error == "skip":
+            index, (hq, lq) = self._next_usable(range(len(self.rows))[index], variant)
+        else:
+            hq, lq = self.pair(index, variant)
         return {"hq": _tensor(hq), "lq": _tensor(lq), "key": self.rows[index]["key"], "variant": variant}
 
     def pair(self, index: int, variant: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +101,21 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         plan = draw_plan(row["key"], variant, self.config)
         hq, _ = pairs.cut(pixels, plan, self.config.crop)
         return hq, backends.load_backend("cv2")(hq, plan)
+
+    def _next_usable(self, index: int, variant: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+        last: InputError | None = None
+        for step in range(len(self.rows)):
+            here = (index + step) % len(self.rows)
+            try:
+                pair = self.pair(here, variant)
+            except InputError as error:
+                last = error
+                continue
+            if step:
+                with self._replaced.get_lock():
+                    self._replaced.value += 1
+            return here, pair
+        raise InputError(f"none of the {len(self.rows)} images can be used any more; the last: {last}")
 
     def _list(self, asked: list[str]) -> list[dict[str, Any]]:
         """Rows of the usable images in key order; equal images once."""

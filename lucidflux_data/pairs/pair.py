@@ -120,9 +120,10 @@ def make_pair(
 
 
 def _is_untouched(pixels: np.ndarray, image: Decoded, plan: Plan, how: Mapping[str, Any]) -> bool:
-    """Whether the HQ is the whole image as it came, in bytes that any reader decodes to the same pixels."""
+    """Whether the HQ is the whole image as it came, in bytes that any reader decodes to the same three channels."""
     whole = how["source"] == [plan["size"], plan["size"]] and not plan["flip"] and plan["sharpen_hq"] != "target"
-    return whole and FLAGS_OTHER_PIXELS.isdisjoint(image.flags) and image.header.format in ("png", "jpeg", "webp")
+    plain = image.header.mode == "RGB" and FLAGS_OTHER_PIXELS.isdisjoint(image.flags)
+    return whole and plain and image.header.format in ("png", "jpeg", "webp")
 
 
 def encode_hq(pixels: np.ndarray, how: str) -> tuple[str, bytes]:

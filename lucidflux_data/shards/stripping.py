@@ -1,23 +1,29 @@
-"""Takes location and author tags out of an encoded image without touching a pixel: JPEG, PNG and WebP.
+"""Takes everything out of an encoded image that does not make its pixels: JPEG, PNG and WebP.
 
-Exif tags are removed one by one (orientation and colour stay as they are); an XMP or IPTC block that names a place or a
-person is removed whole. Other formats come back as they are.
+A list says what stays, so that what nobody thought of goes: the structure of the picture, its colour (ICC and such),
+its resolution, and an Exif block made anew that holds the orientation alone; with "gps" and without "author" the
+copyright notice too. Text, XMP, IPTC, comments, previews and whatever follows the picture go. Not a pixel changes.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
+from lucidflux_data.images import ImageError, probe
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
 
+STRIP_VERSION = 2  # raised whenever `strip` gives other bytes; 1, of 0.1, had a list of what goes
 FILE = "stripped.parquet"
+VERSION = "strip_version"  # in the metadata of the file
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # of the source
@@ -25,115 +31,186 @@ SCHEMA = pa.schema(
         pa.field("packed_bytes", pa.int64(), nullable=False),
     ]
 )
-
-
-GPS_IFD, EXIF_IFD = 0x8825, 0x8769
-AUTHOR_TAGS = (0x013B, 0x9C9D)  # Artist, XPAuthor; the copyright notice stays: a licence may ask for it
-OWNER_TAGS = (0xA430, 0xA431)  # CameraOwnerName, BodySerialNumber
 FORMATS = ("jpeg", "png", "webp")  # that are looked into
-XMP = b"http://ns.adobe.com/xap/1.0/\0"
-WORDS = {
-    "gps": (b"exif:GPS", b"GPSLatitude"),
-    "author": (b"dc:creator", b"photoshop:AuthorsPosition", b"aux:OwnerName"),
-}
+
+ORIENTATION, COPYRIGHT = 0x0112, 0x8298  # Exif 2.3
+SHORT, ASCII = 3, 2  # types of TIFF 6.0
+MAX_COPYRIGHT = 60_000  # bytes; a JPEG segment holds 65,533
+EXIF_HEAD = b"Exif\0\0"
+
+SOI, EOI, SOS = b"\xff\xd8", 0xD9, 0xDA
+JFIF_BYTES, ADOBE_BYTES = 14, 12  # without the preview that may follow in the same segment
+ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and RST have no length
+STRUCTURE = frozenset({*range(0xC0, 0xD0), *range(0xDA, 0xE0)})  # SOF, DHT, DAC, SOS, DQT, DNL, DRI, DHP, EXP
+END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # FF00 is a coded FF; RST belongs to the scan
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYs"}
+    | {b"bKGD", b"acTL", b"fcTL", b"fdAT"}
+)
+WEBP_FRAME = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
+WEBP_CHUNKS = WEBP_FRAME | {b"VP8X", b"ANIM", b"ANMF", b"ICCP"}
+ANMF_HEAD = 16  # bytes of a frame's place and duration before its chunks
+HAS_EXIF, HAS_XMP = 8, 4  # flags of VP8X
 
 
 def strip(data: bytes, what: Collection[str]) -> bytes:
-    """`data` without the tags of `what` ("gps", "author"); the very bytes where it has none of them."""
-    if data[:2] == b"\xff\xd8":
+    """`data` with nothing but what may stay; the very bytes where there is nothing else, and where `what` is empty.
+
+    what: "gps" (the copyright notice in Exif stays), "author" (it goes), or both. Stripping twice changes nothing more.
+    Raises ImageError where the format is not looked into, or the structure cannot be followed.
+    """
+    if not what:
+        return data
+    if data.startswith(SOI):
         return _strip_jpeg(data, what)
     if data.startswith(PNG_SIGNATURE):
         return _strip_png(data, what)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _strip_webp(data, what)
-    return data
+    raise ImageError("unreadable", f"--strip looks into {', '.join(FORMATS)} alone")
 
 
-def _exif(payload: bytes, what: Collection[str]) -> bytes | None:
-    """The Exif block without the tags, None where it had none of them. One that cannot be read is emptied."""
-    exif = Image.Exif()
+def _make_exif(data: bytes, old: bytes, what: Collection[str]) -> bytes:
+    """A new Exif block without its `Exif` head, b"" where it would say nothing. `old`: the one of the image."""
+    turned = probe(data, max_pixels=2**62).orientation  # as it is decoded, whether Exif, XMP or a text says so
+    notice = b"" if "author" in what else _read_copyright(old)
+    entries, far = [], b""
+    if turned != 1:
+        entries.append(struct.pack("<HHIHH", ORIENTATION, SHORT, 1, turned, 0))
+    if notice:
+        here = 8 + 2 + 12 * (len(entries) + 1) + 4
+        near = notice.ljust(4, b"\0") if len(notice) <= 4 else struct.pack("<I", here)
+        entries.append(struct.pack("<HHI", COPYRIGHT, ASCII, len(notice)) + near)
+        far = notice if len(notice) > 4 else b""
+    if not entries:
+        return b""
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4) + far
+
+
+def _read_copyright(exif: bytes) -> bytes:
+    """The notice with its final 0; b"" where there is none that can be read."""
+    block = Image.Exif()
     try:
-        exif.load(payload)
-        found = "gps" in what and GPS_IFD in exif
-        if found:
-            del exif[GPS_IFD]
-        if "author" in what:
-            inner = exif.get_ifd(EXIF_IFD)
-            for block, tags in ((exif, AUTHOR_TAGS), (inner, OWNER_TAGS)):
-                for tag in tags:
-                    if tag in block:
-                        del block[tag]
-                        found = True
-        return exif.tobytes() if found else None
-    except Exception:  # damaged Exif may hide what was asked to be gone
-        return Image.Exif().tobytes()
+        block.load(exif)
+        text = block.get(COPYRIGHT)
+    except Exception:  # damaged Exif has no notice that a reader could show
+        return b""
+    notice = text.rstrip("\0 ").encode("latin-1", "replace") if isinstance(text, str) else b""
+    return notice + b"\0" if notice and len(notice) < MAX_COPYRIGHT else b""
 
 
-def _names_one(block: bytes, what: Collection[str]) -> bool:
-    return any(word in block for name in what for word in WORDS[name])
+def _segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 
 
 def _strip_jpeg(data: bytes, what: Collection[str]) -> bytes:
-    """APP1 (Exif, XMP) and APP13 (IPTC) segments before the first scan."""
-    parts, position = [data[:2]], 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
-        size = int.from_bytes(data[position + 2 : position + 4], "big")
-        marker, body = data[position + 1], data[position + 4 : position + 2 + size]
-        segment = data[position : position + 2 + size]
-        position += 2 + size
-        if marker == 0xE1 and body.startswith(b"Exif\0\0"):
-            changed = _exif(body, what)
-            if changed is not None:
-                segment = b"\xff\xe1" + struct.pack(">H", len(changed) + 2) + changed
-        elif marker == 0xE1 and body.startswith(XMP):
-            segment = b"" if _names_one(body, what) else segment
-        elif marker == 0xED and "author" in what and b"8BIM\x04\x04" in body:
-            segment = b""
-        parts.append(segment)
-    return b"".join([*parts, data[position:]])
+    head: list[bytes] = []
+    rest: list[bytes] = []
+    exif = b""
+    for marker, body, scan in _read_jpeg(data):
+        if marker == 0xE1 and body.startswith(EXIF_HEAD) and not exif:
+            exif = body
+        elif marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= JFIF_BYTES:
+            (rest if rest else head).append(_segment(marker, body[: JFIF_BYTES - 2] + bytes(2)))
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= ADOBE_BYTES:
+            rest.append(_segment(marker, body[:ADOBE_BYTES]))
+        elif marker in STRUCTURE or (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+            rest += [_segment(marker, body), scan]
+        elif marker == EOI:
+            rest.append(b"\xff\xd9")
+    new = _make_exif(data, exif, what)
+    head += [_segment(0xE1, EXIF_HEAD + new)] if new else []
+    return b"".join([SOI, *head, *rest])
+
+
+def _read_jpeg(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """(marker, body, coded data behind it) of each segment up to and with EOI, over fill and stray bytes."""
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0:
+            return
+        while data[position : position + 1] == b"\xff":
+            position += 1
+        if position >= len(data):
+            return
+        marker = data[position]
+        position += 1
+        if marker == 0 or marker in ALONE or marker == SOI[1]:
+            continue
+        if marker == EOI:
+            yield marker, b"", b""
+            return
+        size = int.from_bytes(data[position : position + 2], "big")
+        if size < 2 or position + size > len(data):
+            raise ImageError("unreadable", f"its JPEG segment at byte {position} does not end")
+        body = data[position + 2 : position + size]
+        position += size
+        scan = b""
+        if marker == SOS:
+            found = END_OF_SCAN.search(data, position)
+            end = found.start() if found else len(data)
+            scan, position = data[position:end], end
+        yield marker, body, scan
 
 
 def _strip_png(data: bytes, what: Collection[str]) -> bytes:
-    parts, position = [PNG_SIGNATURE], 8
+    parts, position, exif, first = [PNG_SIGNATURE], 8, b"", 0
     while position + 12 <= len(data):
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        body, chunk = data[position + 8 : position + 8 + size], data[position : position + 12 + size]
-        position += 12 + size
+        if position + 12 + size > len(data):
+            raise ImageError("unreadable", f"its PNG chunk at byte {position} does not end")
+        if kind == b"IDAT" and not first:
+            first = len(parts)
         if kind == b"eXIf":
-            changed = _exif(b"Exif\0\0" + body, what)
-            if changed is not None:
-                body = changed.removeprefix(b"Exif\0\0")
-                chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        elif (
-            kind == b"iTXt"
-            and body.startswith(b"XML:com.adobe.xmp\0")
-            and (body[18:19] == b"\1" or _names_one(body, what))
-        ):
-            continue  # a compressed one is not looked into
-        elif kind in (b"tEXt", b"zTXt", b"iTXt") and "author" in what and body.split(b"\0")[0] == b"Author":
-            continue
-        parts.append(chunk)
-    return b"".join([*parts, data[position:]])
+            exif = data[position + 8 : position + 8 + size]
+        elif kind in PNG_CHUNKS:
+            parts.append(data[position : position + 12 + size])
+        position += 12 + size
+        if kind == b"IEND":
+            break
+    else:
+        raise ImageError("unreadable", "its PNG chunks end without IEND")
+    new = _make_exif(data, exif, what)
+    if new:
+        chunk = struct.pack(">I", len(new)) + b"eXIf" + new + struct.pack(">I", zlib.crc32(b"eXIf" + new))
+        parts.insert(first, chunk)
+    return b"".join(parts)
 
 
 def _strip_webp(data: bytes, what: Collection[str]) -> bytes:
-    parts, position, without_xmp = [], 12, False
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    chunks = list(_read_riff(data[12:end]))
+    exif = next((body for kind, body in chunks if kind == b"EXIF"), b"")
+    new = _make_exif(data, exif, what) if any(kind == b"VP8X" for kind, _ in chunks) else b""
+    parts = []
+    for kind, body in chunks:
+        if kind not in WEBP_CHUNKS:
+            continue
+        if kind == b"VP8X" and body:
+            body = bytes([body[0] & ~(HAS_EXIF | HAS_XMP) | (HAS_EXIF if new else 0)]) + body[1:]
+        elif kind == b"ANMF":
+            inside = [(name, part) for name, part in _read_riff(body[ANMF_HEAD:]) if name in WEBP_FRAME]
+            body = body[:ANMF_HEAD] + b"".join(_chunk(name, part) for name, part in inside)
+        parts.append(_chunk(kind, body))
+    content = b"".join(parts) + (_chunk(b"EXIF", new) if new else b"")
+    return b"RIFF" + struct.pack("<I", 4 + len(content)) + b"WEBP" + content
+
+
+def _read_riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = 0
     while position + 8 <= len(data):
         kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
-        body = data[position + 8 : position + 8 + size]
+        if position + 8 + size > len(data):
+            raise ImageError("unreadable", f"its WebP chunk at byte {position} does not end")
+        yield kind, data[position + 8 : position + 8 + size]
         position += 8 + size + size % 2
-        if kind == b"EXIF":
-            changed = _exif(body if body.startswith(b"Exif\0\0") else b"Exif\0\0" + body, what)
-            body = body if changed is None else changed.removeprefix(b"Exif\0\0")
-        elif kind == b"XMP " and _names_one(body, what):
-            without_xmp = True
-            continue
-        parts.append((kind, body))
-    if without_xmp:  # the extended header says which chunks follow: bit 2 is XMP
-        parts = [(kind, bytes([body[0] & ~4]) + body[1:] if kind == b"VP8X" else body) for kind, body in parts]
-    chunks = b"".join(kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2) for kind, body in parts)
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
 def read_stripped(folder: Folder) -> dict[str, dict[str, Any]]:
@@ -151,3 +228,18 @@ def packed_keys(folder: Folder) -> dict[str, str]:
 def is_of(folder: Folder, made_of: str) -> bool:
     """Whether the file is there and was made of this ledger and these tags."""
     return folder.exists(FILE) and shards.read_index_metadata(folder, FILE).get("made_of") == made_of
+
+
+def read_version(folder: Folder) -> int | None:
+    """The STRIP_VERSION that made what is in the folder, None where nothing is stripped there."""
+    if folder.exists(FILE):
+        return int(shards.read_index_metadata(folder, FILE).get(VERSION, 1))
+    if folder.exists(shards.MANIFEST):
+        stripped = json.loads(folder.read(shards.MANIFEST)).get("stripped")
+        return stripped.get("version", 1) if stripped else None
+    return None
+
+
+def is_dropped(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether a kept row of the ledger (format) was left out of the shards, by the manifest's own words."""
+    return manifest.get("stripped", {}).get("unsupported") == "drop" and row["format"] not in FORMATS

@@ -238,7 +238,13 @@ def pack_command(
     run: RunFolder,
     set_: Set = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Re-encode, losslessly, flagged images.")] = False,
-    strip: Annotated[str | None, typer.Option(metavar="gps,author", help="Tags that do not go along.")] = None,
+    strip: Annotated[
+        str | None,
+        typer.Option(metavar="gps,author", help="Only what makes the pixels goes along (gps: copyright too)."),
+    ] = None,
+    strip_unsupported: Annotated[
+        str | None, typer.Option(metavar="keep|drop", help="Images of formats that --strip does not look into.")
+    ] = None,
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
@@ -252,13 +258,15 @@ def pack_command(
     from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
-    from pipelines.filter.pack import plan
+    from pipelines.filter.pack import check_strip, plan
 
     folder, progress = Folder(run), Progress(quiet=json_)
     settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
     settings += [f"shards.strip={strip}"] if strip else []
+    settings += [f"shards.strip_unsupported={strip_unsupported}"] if strip_unsupported else []
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
     configure(config.storage.model_dump())
+    check_strip(folder, config)
     if dry_run:
         shards = plan(folder, config)
         rows = [row for shard in shards for row in shard.rows]

@@ -146,6 +146,7 @@ def include(
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
+    packing.check_strip(folder, config)
     run = _update_run(folder, runs.read_run(folder), config)
     forbidden = config.select.forbid
     card = {firewall.FIELD: firewall.make_card(forbidden, run.get(firewall.FIELD, {}))} if forbidden else {}
@@ -187,6 +188,11 @@ def summary(folder: Folder) -> dict[str, Any]:
         if "stripped" in manifest:
             tags, images = manifest["stripped"]["tags"], manifest["stripped"]["images"]
             result["stripped"] = f"{', '.join(tags)} of {images} images, which have other bytes and keys now"
+            unknown = manifest["stripped"]["not_looked_into"]
+            if unknown and "unsupported" in manifest["stripped"]:
+                formats = ", ".join(f"{count} {name}" for name, count in unknown.items())
+                fate = "left out" if manifest["stripped"]["unsupported"] == "drop" else "packed as they are"
+                result["not_stripped"] = f"{formats}: {fate}"
     return result | plan.compared(folder)
 
 

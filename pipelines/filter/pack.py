@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.config import digest
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import Shard, TarWriter
-from lucidflux_data.shards.stripping import FORMATS, strip
+from lucidflux_data.shards.stripping import FORMATS, STRIP_VERSION
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
@@ -58,7 +59,7 @@ class PackShard:
             name = EXTENSION_OF[row["format"]]
             record = sample_json(row)
             if "stripped" in row:
-                data = strip(data, row["stripped"])
+                data = stripped(row["source"]["uri"], data, row["stripped"])
                 assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
             if self.config.shards.normalize and needs_normalizing(row):
                 data, name = _as_png(data, self.config.decode.max_pixels), "png"
@@ -92,7 +93,7 @@ def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
     """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
     changes = stripping.read_stripped(folder) if config.shards.strip else {}
     by_key: dict[str, dict[str, Any]] = {}
-    for row in kept_rows(folder):
+    for row in packable(kept_rows(folder), config):
         row["source"] = {name: row[name] for name in SOURCE}
         change = changes.get(row["key"])
         if change is not None:
@@ -109,6 +110,44 @@ def kept_rows(folder: Folder) -> list[dict[str, Any]]:
     return runs.read_ledger(folder, where=pc.field("keep")).sort_by("key").to_pylist()
 
 
+def packable(kept: list[dict[str, Any]], config: FilterConfig) -> list[dict[str, Any]]:
+    """The kept rows that go into shards: all but those that --strip does not look into and shall drop."""
+    if not config.shards.strip or config.shards.strip_unsupported != "drop":
+        return kept
+    return [row for row in kept if row["format"] in FORMATS]
+
+
+def plan_digest_of(folder: Folder, config: FilterConfig) -> str:
+    """What the shards of this ledger are made of under these settings."""
+    version = {"strip_version": STRIP_VERSION} if config.shards.strip else {}
+    return digest({"ledger": runs.ledger_sha256(folder), **config.pack_part(), **version})
+
+
+def check_strip(folder: Folder, config: FilterConfig) -> None:
+    """Raises ConfigError where --strip cannot do its work: formats that it does not look into, or shards in the folder
+    that another version stripped."""
+    if not config.shards.strip:
+        return
+    version = stripping.read_version(folder)
+    if version not in (None, STRIP_VERSION):
+        raise ConfigError(
+            f"{folder} was stripped by version {version} of --strip, and this is version {STRIP_VERSION}: remove its "
+            f"manifest.json, {stripping.FILE} and shards/, and pack again"
+        )
+    unknown = count_unsupported(kept_rows(folder))
+    if unknown and config.shards.strip_unsupported == "refuse":
+        counts = ", ".join(f"{count} {name}" for name, count in unknown.items())
+        raise ConfigError(
+            f"--strip looks into {', '.join(FORMATS)} alone, and the ledger keeps {counts}: "
+            "--strip-unsupported keep packs them as they are, drop leaves them out"
+        )
+
+
+def count_unsupported(kept: list[dict[str, Any]]) -> dict[str, int]:
+    """Images that --strip does not look into, by format."""
+    return dict(sorted(Counter(row["format"] for row in kept if row["format"] not in FORMATS).items()))
+
+
 def pack(
     folder: Folder,
     config: FilterConfig,
@@ -118,11 +157,10 @@ def pack(
     card: dict[str, Any],
 ) -> dict[str, Any]:
     """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
-    ledger_sha256 = runs.ledger_sha256(folder)
-    plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
-    what = config.shards.strip
-    kept = kept_rows(folder) if what else []
-    find_stripped(folder, kept, what, plan_digest, executor, progress)
+    ledger_sha256, plan_digest = runs.ledger_sha256(folder), plan_digest_of(folder, config)
+    kept = kept_rows(folder) if config.shards.strip else []
+    looked_into = [row for row in kept if row["format"] in FORMATS]
+    find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
     planned = plan(folder, config)
     stage = f"{STAGE}/{plan_digest[:16]}"
     if _is_packed(folder, planned, plan_digest):
@@ -147,23 +185,29 @@ def pack(
     manifest = shards.make_manifest(
         folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
     )
-    if what:
-        unknown = sum(row["format"] not in FORMATS for row in kept)
-        if unknown:
-            progress.say(f"warning: --strip does not look into {unknown} images that are no {', '.join(FORMATS)}")
-        told = {"tags": list(what), "images": len(stripping.read_stripped(folder)), "not_looked_into": unknown}
-        card = card | {"stripped": told}
+    if config.shards.strip:
+        card = card | {"stripped": _strip_card(folder, config, count_unsupported(kept))}
     content = json.loads(manifest) | card
     folder.publish(shards.MANIFEST, formats.canonical_json(content))
     return content
+
+
+def _strip_card(folder: Folder, config: FilterConfig, unknown: dict[str, int]) -> dict[str, Any]:
+    """What the manifest says of stripping; images and not_looked_into are counts of the kept rows of the ledger."""
+    return {
+        "version": STRIP_VERSION,
+        "tags": list(config.shards.strip),
+        "images": len(stripping.read_stripped(folder)),
+        "not_looked_into": unknown,
+        "unsupported": config.shards.strip_unsupported,
+    }
 
 
 def restage(folder: Folder, config: FilterConfig) -> None:
     """Takes published shards back to the stage, where `pack` completes and publishes them again."""
     folder.remove(shards.MANIFEST)
     if folder.exists(runs.LEDGER) and folder.exists("shards"):
-        ledger_sha256 = runs.ledger_sha256(folder)
-        plan_digest = digest({"ledger": ledger_sha256, **config.pack_part()})
+        plan_digest = plan_digest_of(folder, config)
         folder.remove(STAGE)
         folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
 
@@ -189,6 +233,14 @@ def read_source(row: dict[str, Any]) -> bytes:
         raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
 
 
+def stripped(uri: str, data: bytes, what: Collection[str]) -> bytes:
+    """`data` of `uri` with what may stay alone. InputError where its structure cannot be followed."""
+    try:
+        return stripping.strip(data, what)
+    except ImageError as error:
+        raise InputError(f"{uri} cannot be stripped: {error.detail}") from None
+
+
 @dataclass(frozen=True)
 class StripUnit:
     """The rows of stripped.parquet for the kept images of a unit."""
@@ -200,7 +252,7 @@ class StripUnit:
         rows = []
         for row in unit.payload:
             data = read_source(row)
-            left = strip(data, self.what)
+            left = stripped(row["uri"], data, self.what)
             if left != data:
                 key = hashlib.sha256(left).hexdigest()[:20]
                 rows.append({"key": row["key"], "packed_key": key, "packed_bytes": len(left)})
@@ -210,8 +262,8 @@ class StripUnit:
 def find_stripped(
     folder: Folder, kept: list[dict[str, Any]], what: tuple[str, ...], made_of: str, executor: Executor, bar: Progress
 ) -> None:
-    """Publishes stripped.parquet, or removes one that is of no use any more. `kept`: ledger rows in key order;
-    `made_of`: a digest of the ledger and the tags."""
+    """Publishes stripped.parquet, or removes one that is of no use any more. `kept`: ledger rows in key order, of
+    formats that are looked into; `made_of`: a digest of the ledger and the tags."""
     if stripping.is_of(folder, made_of) or not (what or folder.exists(stripping.FILE)):
         return
     folder.remove(shards.MANIFEST)  # the shards that are there have other keys
@@ -228,5 +280,6 @@ def find_stripped(
             advance(unit.size)
     tables = [folder.read_table(f"{place}/{unit.name}.parquet") for unit in units]
     table = pa.concat_tables([stripping.SCHEMA.empty_table(), *tables])
-    folder.publish(stripping.FILE, table_bytes(table.replace_schema_metadata({"made_of": made_of})))
+    about = {"made_of": made_of, stripping.VERSION: str(STRIP_VERSION)}
+    folder.publish(stripping.FILE, table_bytes(table.replace_schema_metadata(about)))
     folder.remove(place)

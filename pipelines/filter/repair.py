@@ -137,6 +137,8 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
 
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
     """
+    if repair:
+        packing.check_strip(folder, FilterConfig.model_validate(runs.read_run(folder)["config"]))
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):
         problems, broken, samples = _problems(folder, deep, executor, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, decode_full
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.run import read_run
+from lucidflux_data.shards.stripping import STRIP_VERSION
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
 from pipelines.synthesis.verify import verify_pairs
@@ -81,10 +83,18 @@ def shard_digests(folder: Path) -> dict[str, str]:
 def stripped(packed: Path, data_command) -> tuple[dict[str, bytes], Path]:
     """(members before, the run packed again without places and authors)."""
     before = members(packed)
-    done = data_command("pack", packed, "--strip", "gps,author", *LOCAL)
+    config, shards_before = (packed / "run.json").read_bytes(), shard_digests(packed)
+    for command in (["pack", packed, "--strip", "gps"], ["pack", packed, "--strip", "gps", "--dry-run"]):
+        refused = data_command(*command, *LOCAL)
+        assert refused.returncode == 2, refused.stderr
+        assert "the ledger keeps 1 bmp: --strip-unsupported keep" in refused.stderr
+    assert ((packed / "run.json").read_bytes(), shard_digests(packed)) == (config, shards_before), "nothing was touched"
+    done = data_command("pack", packed, "--strip", "gps,author", "--strip-unsupported", "keep", *LOCAL)
     assert done.returncode == 0, done.stderr
     assert "stripped: gps, author of 10 images, which have other bytes and keys now" in done.stdout
-    assert "warning: --strip does not look into 1 images" in done.stderr
+    assert "1 bmp: packed as they are" in done.stdout
+    card = json.loads((packed / "manifest.json").read_text())["stripped"]
+    assert (card["version"], card["images"], card["not_looked_into"]) == (STRIP_VERSION, 10, {"bmp": 1})
     return before, packed
 
 
@@ -110,12 +120,60 @@ def test_stripping_changes_bytes_and_key_and_not_a_pixel(stripped: tuple[dict[st
         assert len(data) == mapping[key]["packed_bytes"]
         tags = Image.open(io.BytesIO(data)).getexif()
         assert GPS not in tags
-        assert ARTIST not in tags
-        assert (tags[ORIENTATION], tags[COPYRIGHT]) == (6, "CC BY 4.0")
+        assert dict(tags) == {ORIENTATION: 6}
         assert np.array_equal(decode_full(old).pixels, decode_full(data).pixels)
     everything = b"".join(after.values())
     assert b"Person" not in everything
     assert not any(key.encode() in everything for key in mapping), "the old names are not given away"
+
+
+def test_formats_that_are_not_looked_into_can_be_left_out(stripped, tmp_path: Path, data_command) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stripped[1], run)
+    done = data_command("pack", run, "--strip", "gps", "--strip-unsupported", "drop", *LOCAL)
+    assert done.returncode == 0, done.stderr
+    assert "1 bmp: left out" in done.stdout
+    after = members(run)
+    assert len(after) == 2 * 10
+    assert not any(name.endswith(".bmp") for name in after)
+    assert verified(run) == 10
+    notices = [Image.open(io.BytesIO(data)).getexif() for name, data in after.items() if name.endswith(".jpg")]
+    assert [dict(tags) for tags in notices] == [{ORIENTATION: 6, COPYRIGHT: "CC BY 4.0"}] * 9
+    pairs = tmp_path / "pairs"
+    run_synthesize(run, pairs, "degrade.size=128", "variants=1")
+    assert verified(pairs) == 10
+    (scan,) = {r["key"] for r in pq.read_table(run / "selected.parquet").to_pylist() if r["source_key"] == "scan.bmp"}
+    done = data_command("forget", run, scan, "--json")
+    assert done.returncode == 0, done.stderr
+    assert verified(run) == 10
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_what_another_version_stripped_is_not_gone_on_with(
+    stripped, tmp_path: Path, data_command, manifest: bool
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stripped[1], run)
+    card = json.loads((run / "manifest.json").read_text())
+    del card["stripped"]["version"]
+    (run / "manifest.json").write_text(json.dumps(card))
+    if manifest:
+        (run / "stripped.parquet").unlink()
+    else:
+        (run / "manifest.json").unlink()
+        table = pq.read_table(run / "stripped.parquet")
+        pq.write_table(table.replace_schema_metadata({"made_of": "0"}), run / "stripped.parquet")
+    before = shard_digests(run)
+    for command in (["pack", run, "--executor", "local"], ["verify", run, "--repair"]):
+        refused = data_command(*command)
+        assert refused.returncode == 2, refused.stderr
+        assert f"by version 1 of --strip, and this is version {STRIP_VERSION}" in refused.stderr
+    assert shard_digests(run) == before
+    for name in ("manifest.json", "stripped.parquet"):
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "shards")
+    assert data_command("pack", run, *LOCAL).returncode == 0
+    assert shard_digests(run) == shard_digests(stripped[1])
 
 
 def test_a_stripped_run_gives_pairs_is_explained_and_forgets(

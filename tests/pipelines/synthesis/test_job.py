@@ -232,6 +232,19 @@ def test_webdataset_reads_three_members_of_every_sample(quiet: Path) -> None:
     assert all(count % 4 == 0 for count in of_one_image), "variants of an image stay together"
 
 
+@pytest.mark.parametrize(
+    ("size", "scale", "preset"), [(510, 3, "realesrgan-x4"), (99, 3, "light"), (250, 2, "lucidflux")]
+)
+def test_a_size_may_suit_its_own_scale_alone(size: int, scale: int, preset: str, data_command, tmp_path: Path) -> None:
+    asked = ["--size", size, "--set", f"degrade.scale={scale}", "--preset", preset, "--dry-run", "--json"]
+    told = data_command("synthesize", tmp_path, "--out", tmp_path / "pairs", *asked)
+    assert told.returncode == 0, told.stderr
+    about = json.loads(told.stdout)
+    assert (about["config"]["degrade"]["size"], about["config"]["degrade"]["scale"]) == (size, scale)
+    assert f"scale={scale}" in about["label"]
+    assert "size=" not in about["label"]
+
+
 def test_the_torch_dataset_gives_the_pixels_of_the_shards(hq_run: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from lucidflux_data import RealESRGANPairs
@@ -254,6 +267,59 @@ def test_the_torch_dataset_gives_the_pixels_of_the_shards(hq_run: Path, tmp_path
     assert not stored
     skipped = RealESRGANPairs(hq_run, settings=["size=400"]).skipped
     assert set(skipped.values()) == {"too_small"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_does_not_end_the_epoch(photo_paths: list[Path], tmp_path: Path, workers: int) -> None:
+    torch = pytest.importorskip("torch")
+    from lucidflux_data import RealESRGANPairs
+
+    for path in photo_paths:
+        if path.stem in PHOTOS:
+            shutil.copy(path, tmp_path)
+    whole = RealESRGANPairs(tmp_path, settings=["size=192"])
+    order = [row["key"] for row in whole.rows]
+    cut = Path(whole.rows[-1]["uri"].removeprefix("file://"))
+    data = cut.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    for strict in (whole, RealESRGANPairs(tmp_path, settings=["size=192"])):
+        with pytest.raises(InputError, match=cut.name):
+            list(torch.utils.data.DataLoader(strict, batch_size=1))
+    for dataset in (RealESRGANPairs(tmp_path, settings=["size=192"], on_error="skip"),):
+        keys = [row["key"] for row in dataset.rows]
+        bad = next(number for number, row in enumerate(dataset.rows) if row["uri"].endswith(cut.name))
+        expected = [keys[(bad + 1) % len(keys)] if number == bad else key for number, key in enumerate(keys)]
+        assert len(keys) == len(order)
+        for epoch in range(2):
+            loader = torch.utils.data.DataLoader(dataset, batch_size=1, num_workers=workers)
+            assert [batch["key"][0] for batch in loader] == expected
+            assert dataset.replaced == epoch + 1
+    with pytest.raises(ConfigError, match="skip or raise"):
+        RealESRGANPairs(tmp_path, settings=["size=192"], on_error="ignore")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "palette"])
+def test_a_grey_image_is_stored_with_three_channels(tmp_path: Path, kind: str, photo_paths: list[Path]) -> None:
+    from PIL import Image
+
+    image = Image.open(next(path for path in photo_paths if path.stem == "astronaut")).crop((100, 100, 292, 292))
+    source = tmp_path / "source"
+    source.mkdir()
+    image.convert("P" if kind == "palette" else "L").save(source / f"one.{'png' if kind == 'palette' else kind}")
+    image.convert("RGB").save(source / "colour.png")
+    pairs = make(source, tmp_path / "pairs", "variants=1", "degrade.crop.flip_prob=0")
+    found = {}
+    for record in records(pairs):
+        members = pair_samples.find_sample(pairs, record["key"])
+        (hq,) = (data for name, data in members.items() if name.startswith("hq."))
+        for data in (hq, members["lq.png"]):
+            assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape[2:] == (3,)
+        found[record["source_key"]] = (record["hq"]["format"], hq)
+    colour = (source / "colour.png").read_bytes()
+    assert found.pop("colour.png") == ("original", colour)
+    ((name, (stored, hq)),) = found.items()
+    assert stored == "png"
+    np.testing.assert_array_equal(decode(hq), decode((source / name).read_bytes()))
 
 
 def test_info_and_view(quiet: Path, hq_run: Path, data_command, tmp_path: Path) -> None:
