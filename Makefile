@@ -29,7 +29,8 @@ demo: $(VENV)/demo.stamp  ## Filter real photos into verified shards and pairs, 
 	$(BIN)/lucidflux demo
 
 test: $(VENV)/dev.stamp  ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m alone
 
 check: $(VENV)/lint.stamp  ## Lint, format check, types
 	$(BIN)/ruff check .

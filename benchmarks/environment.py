@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -9,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +45,37 @@ def capture() -> dict[str, Any]:
     }
 
 
-def gpus() -> list[str]:
-    """Name and driver of each GPU as nvidia-smi lists them; [] without it."""
+@contextlib.contextmanager
+def nvidia_driver() -> Iterator[Any]:
+    """NVIDIA's management library (the module `pynvml`) while the block runs; None without a driver."""
+    import pynvml
+
     try:
-        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        listed = subprocess.run(asked, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def gpu_handles(driver: Any) -> list[Any]:
+    """The GPUs of `nvidia_driver`, in the order of nvidia-smi."""
+    return [driver.nvmlDeviceGetHandleByIndex(number) for number in range(driver.nvmlDeviceGetCount())]
+
+
+def gpus() -> list[str]:
+    """`name, driver` of each GPU as nvidia-smi lists them; [] without a driver, or where it does not answer."""
+    with nvidia_driver() as driver:
+        if driver is None:
+            return []
+        try:
+            version = driver.nvmlSystemGetDriverVersion()
+            return [f"{driver.nvmlDeviceGetName(handle)}, {version}" for handle in gpu_handles(driver)]
+        except driver.NVMLError:
+            return []
 
 
 def commit(folder: Path) -> str | None:

@@ -118,6 +118,7 @@ def detectable_difference(differences: np.ndarray, power: float = 0.8) -> float:
 
 def correlation(columns: np.ndarray) -> np.ndarray:
     """Spearman's rho between the columns of (rows, metrics), (metrics, metrics); constant columns give NaN."""
+    # not stats.spearmanr: of two columns it gives one number, and one constant column makes every pair NaN
     ranked = stats.rankdata(columns, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(ranked, rowvar=False))

@@ -9,13 +9,17 @@ below {outputs}, `id` a pattern on the name without extension. Bytes are copied 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from string import Formatter
+from typing import Literal, Self
 
+from pydantic import Field, field_validator, model_validator
+
+from benchmarks.data_files import FileModel, FromZero, Size, Text, Word, checked, read_toml
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 
@@ -23,26 +27,82 @@ ADAPTER_FILES = Path(__file__).with_name("adapter_files")
 GIVEN = ("python", "inputs", "outputs", "scale", "seed")
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """`stage`: link the inputs as they are, or write them as `png` where the output's codec follows the input's.
-    `output_size` (width, height): what it always writes; None: each input's size times the scale."""
+class AdapterFile(FileModel):
+    """The keys of an adapter file. `stage`: link the inputs as they are, or write them as `png` where the output's
+    codec follows the input's. `output_size` (width, height): what it always writes; None: each input's size times the
+    scale."""
+
+    about: Text
+    repository: Word
+    commit: Word
+    licence: Text
+    environment: tuple[Text, ...] = ()
+    weights: Text
+    command: Word
+    collect: Word
+    gpus: FromZero = 1
+    id: Word = "(?P<id>.+)"
+    stage: Literal["link", "png"] = "link"
+    output_size: Size | None = None
+    settings: dict[Word, Text] = Field(default_factory=dict)
+    gotchas: tuple[Text, ...] = ()
+
+    @field_validator("collect")
+    @classmethod
+    def _is_a_pattern_below_the_outputs(cls, pattern: str) -> str:
+        if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
+            raise ValueError("leads out of {outputs}: it should be a pattern below it")
+        try:
+            any(Path(os.devnull).glob(pattern))
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f"is no pattern of files: {error}") from None
+        return pattern
+
+    @field_validator("id")
+    @classmethod
+    def _has_a_group_named_id(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if "id" not in groups:
+            raise ValueError("has no group named id, (?P<id>...)")
+        return pattern
+
+    @field_validator("settings")
+    @classmethod
+    def _hides_nothing_that_is_given(cls, settings: dict[str, str]) -> dict[str, str]:
+        taken = [name for name in settings if name in GIVEN]
+        if taken:
+            raise ValueError(f"`bench infer` gives {taken[0]} itself: choose another name")
+        return settings
+
+    @field_validator("command")
+    @classmethod
+    def _can_be_split(cls, command: str) -> str:
+        try:
+            fields = [field for part in shlex.split(command) for field in Formatter().parse(part)]
+        except ValueError as error:
+            raise ValueError(f"is no template of a command: {error}") from None
+        formatted = [name for _, name, form, conversion in fields if name is not None and (form or conversion)]
+        if formatted:
+            raise ValueError(f"{{{formatted[0]}}} is filled in as it is: it takes no format")
+        return command
+
+    @model_validator(mode="after")
+    def _names_what_there_is(self) -> Self:
+        known = {*GIVEN, *self.settings}
+        for part in shlex.split(self.command):
+            for _, name, _, _ in Formatter().parse(part):
+                if name is not None and name not in known:
+                    raise ValueError(f"command: there is no {{{name}}}, but {', '.join(sorted(known))}")
+        return self
+
+
+class Adapter(AdapterFile):
+    """An adapter file and its name, which is the name of the method."""
 
     name: str
-    about: str
-    repository: str
-    commit: str
-    licence: str
-    environment: tuple[str, ...]
-    weights: str
-    command: str
-    collect: str
-    gpus: int = 1
-    id: str = "(?P<id>.+)"
-    stage: str = "link"
-    output_size: tuple[int, int] | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    gotchas: tuple[str, ...] = ()
 
     def argv(self, settings: Mapping[str, str], **given: object) -> list[str]:
         """The command, split as a shell would; values stay whole words."""
@@ -73,18 +133,8 @@ def load_adapter(name: str) -> Adapter:
     if not file.is_file():
         near = difflib.get_close_matches(name, adapter_names(), n=3, cutoff=0.5) or adapter_names()
         raise ConfigError(f"there is no method {name!r}: did you mean {', '.join(near)}?")
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-        for key in ("environment", "gotchas"):
-            content[key] = tuple(content.get(key, ()))
-        if "output_size" in content:
-            content["output_size"] = tuple(content["output_size"])
-        adapter = Adapter(name=file.stem, **content)
-        adapter.argv(adapter.settings, **dict.fromkeys(GIVEN, "x"))
-        assert "id" in re.compile(adapter.id).groupindex, "`id` has no group named id"
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError, re.error, AssertionError) as error:
-        raise ConfigError(f"{file} is not an adapter: {error}") from None
-    return adapter
+    content = checked(AdapterFile, read_toml(file), file)
+    return Adapter(name=file.stem, **dict(content))
 
 
 def resolve(adapter: Adapter, settings: list[str]) -> tuple[dict[str, str], str]:

@@ -7,11 +7,13 @@ kept under (fingerprint, image, reference), so that whatever changes the number 
 from __future__ import annotations
 
 import importlib.metadata
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, field_validator, model_validator
+
+from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, checked, read_toml
 from benchmarks.metrics import weights
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError
@@ -86,6 +88,51 @@ class MetricSpec:
         return f"{self.name}:{'+'.join([*parts, self.fingerprint(device)[:8]])}"
 
 
+class ProfileRow(FileModel):
+    """One row of `metrics` in a profile, see profiles.toml."""
+
+    name: Word
+    channel: Literal["rgb", "yiq", "ycbcr"] | None = None
+    crop: FromZero = 0
+    ranked: Flag = True
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_metric(cls, name: str) -> str:
+        try:
+            check_metric(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @model_validator(mode="after")
+    def _has_a_channel_to_choose(self) -> Self:
+        if self.channel is not None and self.name not in ("psnr", "ssim"):
+            raise ValueError(f"channel: {self.name} has none to choose, psnr and ssim have")
+        return self
+
+
+class ProfileTable(FileModel):
+    """One table of profiles.toml."""
+
+    about: Text
+    metrics: Annotated[tuple[ProfileRow, ...], Field(min_length=1)]
+    groups: dict[Word, Annotated[tuple[Word, ...], Field(min_length=1)]]
+
+    @model_validator(mode="after")
+    def _groups_ranked_metrics(self) -> Self:
+        names = [row.name for row in self.metrics]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"metrics: {twice[0]} is there twice")
+        ranked = {row.name for row in self.metrics if row.ranked}
+        for group, members in self.groups.items():
+            for name in members:
+                if name not in ranked:
+                    raise ValueError(f"groups.{group}: {name} is no ranked metric of this profile")
+        return self
+
+
 @dataclass(frozen=True)
 class Profile:
     """`groups`: metric names over which an overall rank may be named."""
@@ -105,10 +152,14 @@ def load_profile(name: str) -> Profile:
     profiles = _read_profiles()
     if name not in profiles:
         raise ConfigError(f"there is no profile {name!r}: choose one of {', '.join(profiles)}")
-    content = profiles[name]
-    metrics = tuple(MetricSpec(**row) for row in content["metrics"])
-    groups = {group: tuple(names) for group, names in content["groups"].items()}
-    return Profile(name, content["about"], metrics, groups)
+    content = checked(ProfileTable, profiles[name], PROFILES_FILE, below=name)
+    return Profile(name, content.about, tuple(MetricSpec(**dict(row)) for row in content.metrics), content.groups)
+
+
+def check_metric(name: str) -> None:
+    """ConfigError for a metric that there is not, with the nearest names."""
+    if name not in ("lr_consistency", "fid"):
+        iqa.metric(name)
 
 
 def profile_of_metrics(names: list[str]) -> Profile:
@@ -118,11 +169,10 @@ def profile_of_metrics(names: list[str]) -> Profile:
     if len(set(names)) != len(names):
         raise ConfigError("--metrics names a metric twice")
     for name in names:
-        if name not in ("lr_consistency", "fid"):
-            iqa.metric(name)
+        check_metric(name)
     metrics = tuple(MetricSpec(name, ranked=name != "lr_consistency", asked=True) for name in names)
     return Profile("metrics", f"Metrics asked for: {', '.join(names)}.", metrics, {})
 
 
 def _read_profiles() -> dict[str, Any]:
-    return tomllib.loads(PROFILES_FILE.read_text(encoding="utf-8"))
+    return read_toml(PROFILES_FILE)

@@ -63,15 +63,22 @@ NOTHING = ("niqe", "psnr", "ssim", "lr_consistency")
 
 def hub_folder() -> Path:
     """torch.hub.get_dir() without importing torch."""
+    # torch's rule, not platformdirs': ~/.cache on every system
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     return Path(os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))) / "hub"
 
 
 def hf_folder() -> Path:
     """The folder of Hugging Face's hub cache, as its library finds it."""
+    # ours, since huggingface_hub is no core dependency: `bench doctor` says what is missing without any extra
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    home = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", os.path.join(home, "hub")))
+    home = _expanded(os.environ.get("HF_HOME", os.path.join(cache, "huggingface")))
+    older_name = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
+    return Path(_expanded(os.environ.get("HF_HUB_CACHE", older_name)))
+
+
+def _expanded(folder: str) -> str:
+    return os.path.expandvars(os.path.expanduser(folder))
 
 
 def location(weight: str) -> Path:
@@ -131,6 +138,7 @@ def _lacking(weight: str) -> list[Path]:
 
 def _snapshot(repository: Path) -> Path | None:
     """The folder of files that `main` stands for, as huggingface_hub finds it without a network."""
+    # not its try_to_load_from_cache: `bench doctor` names what is missing on a machine without that library
     main = repository / "refs" / "main"
     snapshot = repository / "snapshots" / main.read_text().strip() if main.is_file() else None
     return snapshot if snapshot and snapshot.is_dir() else None

@@ -15,17 +15,93 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, checked, read_json, read_toml
+from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
+from lucidflux_data.storage.cache import own_cache
 
 SUITE_FILES = Path(__file__).with_name("suite_files")
 AD_HOC = "ad-hoc"
+
+
+class Pin(FileModel):
+    """What is known of one input of an archive: hex sha256 of the file, width and height in pixels."""
+
+    sha256: Annotated[Word, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    width: Count
+    height: Count
+
+
+class Synthesis(FileModel):
+    """How a suite is made here: `preset`, `seed`, `size` in pixels of the references, `photos` of scikit-image."""
+
+    preset: Word
+    seed: FromZero
+    size: Count
+    photos: Annotated[list[Word], Field(min_length=1)] | None = None
+
+    @field_validator("preset")
+    @classmethod
+    def _is_known(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ValueError(f"there is no preset of this name: {', '.join(PRESETS)}")
+        return preset
+
+
+class SuiteFile(FileModel):
+    """The keys of a suite file. `ids`: a range, {001..250}; `pins`: the JSON file of hashes beside it; `layout`: role
+    (lq, gt) -> places in the archive, the first that is there."""
+
+    about: Text
+    version: Word
+    scale: Count
+    count: Count
+    gt: Flag
+    ids: Word | None = None
+    ids_verified: Flag | None = None
+    pins: Annotated[Word, StringConstraints(pattern=r"^[\w-]+\.json$")] | None = None
+    input_size: Size | None = None
+    output_size: Size | None = None
+    crop: Text = "none"
+    licence: Text = ""
+    get: Text = ""
+    published: Word | None = None
+    same_protocol: Flag = False
+    layout: dict[Literal["lq", "gt"], Annotated[tuple[Word, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    synthesis: Synthesis | None = None
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _is_a_name(cls, version: object) -> object:
+        return str(version) if type(version) is int else version
+
+    @field_validator("ids")
+    @classmethod
+    def _is_a_range(cls, pattern: str | None) -> str | None:
+        try:
+            return pattern if pattern is None or expand(pattern) else None
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.ids and len(expand(self.ids)) != self.count:
+            raise ValueError(f"count: {self.count} is not the number of ids, {len(expand(self.ids))}")
+        if self.input_size and self.output_size:
+            width, height = (side * self.scale for side in self.input_size)
+            if self.output_size != (width, height):
+                raise ValueError(f"output_size: input_size times the scale is {width}x{height}")
+        if self.layout and set(self.layout) != ({"lq", "gt"} if self.gt else {"lq"}):
+            raise ValueError(f"layout: it should have lq{' and gt' if self.gt else ' alone'}, as gt says")
+        return self
 
 
 @dataclass(frozen=True)
@@ -71,7 +147,7 @@ def suites_folder(given: Path | None = None) -> Path:
         return given
     if os.environ.get("LUCIDFLUX_SUITES"):
         return Path(os.environ["LUCIDFLUX_SUITES"])
-    return Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "lucidflux" / "suites"
+    return own_cache() / "suites"
 
 
 def suite_names() -> list[str]:
@@ -84,21 +160,31 @@ def load_suite(name: str, folder: Path | None) -> Suite:
     if not re.fullmatch(r"[\w-]+", name) or not file.exists():
         near = difflib.get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
         raise ConfigError(f"there is no suite {name!r}: did you mean {', '.join(near)}?")
-    content = tomllib.loads(file.read_text(encoding="utf-8"))
-    pins = json.loads((SUITE_FILES / content.pop("pins")).read_text()) if "pins" in content else {}
-    ids = tuple(pins) if pins else expand(content.pop("ids")) if "ids" in content else None
+    content = checked(SuiteFile, read_toml(file), file)
+    pins = _read_pins(SUITE_FILES / content.pins, content.count) if content.pins else {}
     suite = Suite(
+        **content.model_dump(exclude={"gt", "version", "ids", "ids_verified", "pins", "layout", "synthesis"}),
         name=name,
-        version=str(content.pop("version")),
-        has_gt=content.pop("gt"),
-        ids=ids,
-        ids_verified=content.pop("ids_verified", bool(pins)),
-        input_size=_size(content.pop("input_size", None)),
-        output_size=_size(content.pop("output_size", None)),
+        version=content.version,
+        has_gt=content.gt,
+        ids=tuple(pins) if pins else expand(content.ids) if content.ids else None,
+        ids_verified=bool(pins) if content.ids_verified is None else content.ids_verified,
         pins=pins,
-        **content,
+        layout={role: list(places) for role, places in content.layout.items()},
+        synthesis=content.synthesis.model_dump(exclude_none=True) if content.synthesis else None,
     )
     return _with_images(suite, folder / name) if folder is not None else suite
+
+
+def _read_pins(file: Path, count: int) -> dict[str, dict[str, Any]]:
+    """id -> sha256, width and height of each input, as the archive is known to hold them. ConfigError else."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} is no table of ids")
+    pins = {id_: checked(Pin, row, file, below=id_).model_dump() for id_, row in content.items()}
+    if len(pins) != count:
+        raise ConfigError(f"{file} pins {len(pins)} images, the suite has {count}")
+    return pins
 
 
 def expand(pattern: str) -> tuple[str, ...]:
@@ -108,10 +194,6 @@ def expand(pattern: str) -> tuple[str, ...]:
         raise ConfigError(f"{pattern} is not a range of ids")
     before, first, last, after = match.groups()
     return tuple(f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1))
-
-
-def _size(value: list[int] | None) -> tuple[int, int] | None:
-    return (value[0], value[1]) if value else None
 
 
 def _with_images(suite: Suite, folder: Path) -> Suite:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import statistics
 import tempfile
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
+import psutil
 import pyarrow as pa
 import typer
 
@@ -317,7 +317,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._stop.wait(1.0):
-            found = [_resident(Path(folder)) for folder in Path("/proc").glob("[0-9]*")]
+            found = [_resident(process) for process in psutil.process_iter()]
             if any(found):
                 self.largest.append(max(found))
 
@@ -326,10 +326,10 @@ class _Watch:
         self._thread.join()
 
 
-def _resident(folder: Path) -> int:
+def _resident(process: psutil.Process) -> int:
     try:
-        if not (folder / "cmdline").read_bytes().startswith(b"ray::"):
+        if not "".join(process.cmdline()[:1]).startswith("ray::"):
             return 0
-        return int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
-    except OSError:
+        return int(process.memory_info().rss) // 2**20
+    except psutil.Error:
         return 0

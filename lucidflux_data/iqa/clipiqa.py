@@ -19,6 +19,7 @@ import numpy as np
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa.batches import BatchScorer
+from lucidflux_data.storage.cache import own_cache
 
 WEIGHTS_FILE = "RN50.pt"
 # The file that OpenAI published; its sha256 is part of the url it is published under.
@@ -36,10 +37,11 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 def weight_folders() -> list[Path]:
     """Where the weights are looked for, in order: $LUCIDFLUX_WEIGHTS, then the caches of the tools that fetch them."""
+    # the other tools have ~/.cache on every system
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = Path(os.environ.get("TORCH_HOME") or cache / "torch") / "hub"
     own = os.environ.get("LUCIDFLUX_WEIGHTS")
-    return [*([Path(own)] if own else []), cache / "lucidflux", cache / "clip", hub / "clip", hub / "pyiqa"]
+    return [*([Path(own)] if own else []), own_cache(), cache / "clip", hub / "clip", hub / "pyiqa"]
 
 
 def find_weights() -> Path:

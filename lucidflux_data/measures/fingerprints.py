@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from lucidflux_data.errors import InputError
 from lucidflux_data.jit import compiled
 from lucidflux_data.measures.near_duplicates import dihedral, phash
+from lucidflux_data.storage.cache import own_cache
 
 VERSION = "1"
 LONG_SIDE_PX = 400
@@ -69,8 +69,7 @@ class Match(NamedTuple):
 
 def known_suites() -> Path:
     """The folder of the user's cache where `bench prepare` puts a fingerprint file for each suite, by its name."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")))
-    return cache / "lucidflux" / "fingerprints"
+    return own_cache() / "fingerprints"
 
 
 def fingerprint(luma: np.ndarray) -> Fingerprint:

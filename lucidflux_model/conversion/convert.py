@@ -123,25 +123,18 @@ def _converted(name: str, component: Any, source: Path) -> dict[str, Tensor]:
 
 def write_shards(state: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
     """safetensors in diffusers' layout: one file, or several and an index."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
     folder.mkdir(parents=True)
-    shards: list[list[str]] = [[]]
-    filled = 0.0
-    for key, tensor in state.items():
-        size = tensor.numel() * dtype.itemsize
-        if shards[-1] and filled + size > SHARD_BYTES:
-            shards.append([])
-            filled = 0
-        shards[-1].append(key)
-        filled += size
-    if len(shards) == 1:
-        names = [f"{STEM}.safetensors"]
-    else:
-        names = [f"{STEM}-{index + 1:05d}-of-{len(shards):05d}.safetensors" for index in range(len(shards))]
-        total = sum(tensor.numel() * dtype.itemsize for tensor in state.values())
-        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+    # sizes as they will be written; on `meta`, so that nothing is read and tied tensors are written as often as named
+    written = {key: torch.empty(tensor.shape, dtype=dtype, device="meta") for key, tensor in state.items()}
+    split = split_torch_state_dict_into_shards(
+        written, filename_pattern=f"{STEM}{{suffix}}.safetensors", max_shard_size=int(SHARD_BYTES)
+    )
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    for name, keys in zip(names, shards, strict=True):
+    for name, keys in split.filename_to_tensors.items():
         tensors = {key: state[key].to(dtype, copy=True).contiguous() for key in keys}
         save_file(tensors, folder / name, metadata={"format": "pt"})
 

@@ -45,6 +45,12 @@ class Place:
     device: str = "auto"
 
 
+def check_method(name: str, settings: list[str]) -> None:
+    """ConfigError for an adapter that is unknown, wrong, or lacks one of `settings`: before a suite is prepared."""
+    if name.split("[")[0] not in OWN:
+        adapters.resolve(adapters.load_adapter(name), settings)
+
+
 def infer_method(
     name: str, inputs: dict[str, Path], out: Path, scale: int, seeds: list[int], settings: list[str], place: Place,
     progress: Progress,

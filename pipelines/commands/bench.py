@@ -133,7 +133,9 @@ def _profile(name: str | None, metrics: str | None, test: str) -> Any:
 
 def score_cache() -> Path:
     """Scores by content, shared by all runs of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "lucidflux" / "scores"
+    from lucidflux_data.storage.cache import own_cache
+
+    return own_cache() / "scores"
 
 
 def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
@@ -177,6 +179,7 @@ def infer_command(
     from pipelines.bench import infer
     from pipelines.execution.progress import Progress
 
+    infer.check_method(method, set_ or [])
     over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
     chosen = suites.sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}

@@ -147,10 +147,11 @@ def _shares(codes: np.ndarray) -> dict[str, Any]:
 
 def wilson(count: int, n: int) -> tuple[float, float]:
     """95% interval of a share, from `count` of `n` (Wilson, JASA 1927)."""
-    share, z = count / n, 1.96
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy import stats
+
+    level = 2 * float(stats.norm.cdf(1.96)) - 1  # 1.96 rather than 1.95996, as in the reports of 0.1
+    low, high = stats.binomtest(count, n).proportion_ci(level, method="wilson")
+    return float(low), float(high)
 
 
 def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machines) -> dict[str, Any]:

@@ -158,6 +158,38 @@ def test_several_shards_are_read_back(tiny, tmp_path: Path, monkeypatch: pytest.
     assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
 
 
+@pytest.mark.parametrize("limit", [1000, 1001, 200_000])
+def test_shards_are_filled_in_order_and_named_as_before(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16 written as float32; two names of one tensor are written twice. The rule as it was written out by hand."""
+    monkeypatch.setattr(module, "SHARD_BYTES", float(limit))
+    sizes = [100, 150, 1, 249, 250, 7, 90, 100, 60]
+    state = {f"t{k}": torch.arange(size, dtype=torch.float16) for k, size in enumerate(sizes)}
+    state["tied"] = state["t7"]
+    write_shards(state, tmp_path / "t", torch.float32)
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key, tensor in state.items():
+        if shards[-1] and filled + 4 * len(tensor) > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += 4 * len(tensor)
+    stem, n = "diffusion_pytorch_model", len(shards)
+    names = [f"{stem}.safetensors"] if n == 1 else [f"{stem}-{k + 1:05d}-of-{n:05d}.safetensors" for k in range(n)]
+    index = tmp_path / "t" / f"{stem}.safetensors.index.json"
+    if n > 1:
+        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        total = 4 * sum(len(tensor) for tensor in state.values())
+        wanted = {"metadata": {"total_size": total}, "weight_map": places}
+        assert index.read_text() == json.dumps(wanted, indent=2, sort_keys=True) + "\n"
+    assert {path.name for path in (tmp_path / "t").iterdir()} == {*names, *([index.name] if n > 1 else [])}
+    for name, keys in zip(names, shards, strict=True):
+        save_file({key: state[key].float().clone() for key in keys}, tmp_path / name, metadata={"format": "pt"})
+        assert (tmp_path / "t" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FLUX.1-dev's text encoders and tokenizers, small: an alphabet for a vocabulary."""

@@ -1,0 +1,36 @@
+"""Statistics that scipy computes, against the formulas as they were written out before."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lucidflux_data.audit.compare import _shift
+from pipelines.filter.estimate import wilson
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 1), (1, 1), (0, 7), (7, 7), (3, 10), (150, 2000), (1999, 2000)])
+def test_the_interval_of_a_share_is_wilsons(count: int, n: int) -> None:
+    share, z = count / n, 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    assert wilson(count, n) == pytest.approx((max(0.0, centre - half), min(1.0, centre + half)), abs=1e-12)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (3, 500), (400, 300)])
+def test_the_distance_of_two_distributions_is_the_largest_gap(first: int, second: int) -> None:
+    """Rounded values, so that many are equal within and between the two."""
+    rng = np.random.default_rng(first)
+    values = [np.round(rng.normal(mean, 1, n), 1) for mean, n in ((0, first), (0.3, second))]
+    tables = [pa.table({"score": [*each, 99.0, None], "keep": [True] * len(each) + [False, True]}) for each in values]
+    found = _shift(*tables, "score")
+    assert found is not None
+    gaps = [
+        abs(sum(v <= x for v in values[0]) / first - sum(v <= x for v in values[1]) / second)
+        for x in np.concatenate(values)
+    ]
+    assert found["ks"] == pytest.approx(max(gaps), abs=1e-12)
+    assert found["mean_first"] == pytest.approx(sum(values[0]) / first, abs=1e-12)
