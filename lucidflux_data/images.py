@@ -18,12 +18,12 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from lucidflux_data import alpha as lucidflux_data_alpha
-from lucidflux_data import icc, signatures, tiff
-from lucidflux_data.alpha import clear_grey, find_outside, put_on_white
+from lucidflux_data.codecs import alpha as alphas
+from lucidflux_data.codecs import icc, signatures, tiff
+from lucidflux_data.codecs.alpha import clear_grey, find_outside, put_on_white
+from lucidflux_data.codecs.opening import opened
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
 from lucidflux_data.errors import ImageError
-from lucidflux_data.opening import opened
 
 # Formats that are read, by Pillow's name: the name in our tables and the file extension by content.
 FORMATS = {
@@ -337,9 +337,9 @@ def _finish(
         flags.add("alpha")
     convert = header.icc is not None or colours.shape[2] == 4
     if alpha is not None and not convert:
-        eight = lucidflux_data_alpha.blend_on_white(colours, alpha, associated)
+        eight = alphas.blend_on_white(colours, alpha, associated)
     else:
-        eight = lucidflux_data_alpha.scale_to_8(colours)
+        eight = alphas.scale_to_8(colours)
     if colours.shape[2] == 4:
         flags.add("cmyk")
     if convert:
@@ -349,7 +349,7 @@ def _finish(
             image = icc.convert_to_srgb(image, header.icc, flags)
         eight = np.array(image.convert("RGB"))
         if alpha is not None:
-            eight = put_on_white(eight, lucidflux_data_alpha.scale_to_8(alpha[..., None])[..., 0])
+            eight = put_on_white(eight, alphas.scale_to_8(alpha[..., None])[..., 0])
     rgb = np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else np.ascontiguousarray(eight)
     return _upright(rgb, header)
 

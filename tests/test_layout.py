@@ -19,9 +19,9 @@ SOURCES = [ROOT / "cli.py", *(path for package in PACKAGES for path in sorted((R
 LAYER = {"lucidflux_data": 0, "lucidflux_model": 1, "benchmarks": 1, "pipelines": 2, "cli": 3}
 # Rooms of lucidflux_data from the lowest floor up; rooms of one floor do not import each other.
 FLOORS = (
-    ("errors", "jit", "page", "signatures", "icc"),
-    ("config",),
-    ("decode_config", "tiff", "alpha", "opening"),
+    ("errors", "jit", "page"),
+    ("config", "codecs"),
+    ("decode_config",),
     ("storage", "degradation", "images"),
     ("sources", "shards", "measures"),
     ("iqa",),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from lucidflux_data import opening
+from lucidflux_data.codecs import opening
 from lucidflux_data.images import ImageError, decode, decode_full, probe
 
 RNG = np.random.default_rng(0)

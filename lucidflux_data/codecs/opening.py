@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from lucidflux_data import signatures
+from lucidflux_data.codecs import signatures
 from lucidflux_data.errors import ImageError
 
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20  # an ICC profile or a text over Pillow's 1 MB is no reason to refuse a picture
