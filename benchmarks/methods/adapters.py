@@ -22,6 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from benchmarks.data_files import FileModel, FromZero, Size, Text, Word, checked, read_toml
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import IMAGE_EXTENSIONS
+from lucidflux_data.storage.names import safe_file
 
 ADAPTER_FILES = Path(__file__).with_name("adapter_files")
 GIVEN = ("python", "inputs", "outputs", "scale", "seed")
@@ -146,4 +147,5 @@ def resolve(adapter: Adapter, settings: list[str]) -> tuple[dict[str, str], str]
             raise ConfigError(f"--set {item}: {adapter.name} has the settings {', '.join(values) or 'none'}")
         values[name] = value
     changed = [f"{name}={value}" for name, value in values.items() if value != adapter.settings[name]]
-    return values, f"{adapter.name}[{','.join(changed)}]".replace("/", "-") if changed else adapter.name
+    method = f"{adapter.name}[{','.join(changed)}]".replace("/", "-") if changed else adapter.name
+    return values, safe_file(method)

@@ -27,6 +27,7 @@ from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.cache import own_cache
+from lucidflux_data.storage.names import check_file_name
 
 SUITE_FILES = Path(__file__).with_name("suite_files")
 AD_HOC = "ad-hoc"
@@ -208,6 +209,8 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
     places: dict[str, dict[str, Path]] = {"lq": {}, "gt": {}}
     for id_, roles in prepared["images"].items():
         for role, image in roles.items():
+            for name in (id_, role, image["file"]):
+                check_file_name(name, folder)
             path = folder / role / image["file"]
             if not path.is_file():
                 raise InputError(f"{path} is gone: prepare {suite.name} again")

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
+from lucidflux_data.storage.names import check_inside
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
@@ -162,6 +163,8 @@ class Folder:
         return file_system(self.url)
 
     def path(self, name: str) -> str:
+        """Where `name` is. VerificationError for a name that leads out of this folder, whoever chose it."""
+        check_inside(name, self.root)
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str = "") -> bool:

@@ -29,6 +29,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.names import check_file_name
 
 Pixels = tuple[np.ndarray, np.ndarray]  # HQ and the LQ at the same size, uint8 HxWx3 RGB
 MEMBERS = pa.schema(
@@ -193,6 +194,8 @@ class SuiteImages:
             raise InputError(f"{folder}/suite.json is damaged, or of an older version: prepare it again") from None
         self.keys = sorted(images)
         self._files = {id_: {role: image["file"] for role, image in images[id_].items()} for id_ in self.keys}
+        for name in (file for roles in self._files.values() for item in roles.items() for file in item):
+            check_file_name(name, self.folder)
         self.references = all("gt" in roles for roles in self._files.values())
 
     def __len__(self) -> int:

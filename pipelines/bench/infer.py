@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -252,9 +252,9 @@ def _restore(
             advance(unit.size)
     summary = restore.finish(made, rows)
     target.mkdir(parents=True, exist_ok=True)
-    for id_ in left:
-        if Path(made.path(f"{id_}.png")).exists():
-            shutil.move(made.path(f"{id_}.png"), target / f"{id_}.png")
+    for row in rows:
+        if Path(made.path(row["name"])).exists():
+            shutil.move(made.path(row["name"]), target / f"{PurePosixPath(row['source_key']).stem}.png")
     shutil.rmtree(work)
     missing = sorted(set(left) - infer.done_ids(target))
     peak = summary["peak_memory_bytes"] // 2**20 if _on_gpu(place) else None

@@ -88,10 +88,12 @@ def replay_command(
     from lucidflux_data.errors import VerificationError
     from lucidflux_data.pairs.replay import replay_pair
     from lucidflux_data.storage.folder import Folder
+    from lucidflux_data.storage.names import safe_file
 
     result, data = replay_pair(Folder(pairs), key)
-    Folder(out).publish(f"{key}.lq.png", data)
-    written = {"written": Folder(out).path(f"{key}.lq.png")}
+    name = f"{safe_file(key)}.lq.png"
+    Folder(out).publish(name, data)
+    written = {"written": Folder(out).path(name)}
     if not result["equal"]:
         tell(result | written, json_) if json_ else None
         raise VerificationError(result["difference"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from lucidflux_data.sources.listing import list_sources, sample
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.names import safe_name
 from lucidflux_model.inference.config import ModelConfig, weights_digest
 from pipelines.execution.worker import File, Publish, Unit
 
@@ -208,25 +210,42 @@ def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str,
     """A row for each image, with the name that its result gets: its own with another extension. With `limit`, a
     seeded sample of that many; an image has the same name and the same result in any sample.
 
-    Where two would share a name, both keep their extension before the new one (`a.jpg.png`). ConfigError where that
-    is not enough: the same relative name in two sources.
+    Names that lead out of a folder, or into ours, are changed (`safe_name`). Where two would share a name, both keep
+    their extension before the new one (`a.jpg.png`); a changed name, or one that is a folder of others, gets the id of
+    its image. ConfigError where that is not enough: the same relative name in two sources.
     """
     rows = table.to_pylist()
     for row in rows:
-        path = PurePosixPath(row["source_key"].replace("#", "/"))
-        row["path"] = str(path)
+        given = _MARK.sub("/", row["source_key"])
+        path = PurePosixPath(safe_name(given, (RECORDS,)))
+        row["path"], row["changed"] = str(path), str(path) != given
         row["stem"] = str(path.with_suffix("")) if path.suffix[1:].lower() in _EXTENSIONS else str(path)
         row["id"] = hashlib.sha256(row["uri"].encode()).hexdigest()[:20]
-    shared = Counter(row["stem"].lower() for row in rows)  # case too: some disks take A and a for one
-    taken: dict[str, str] = {}
+    _name_results(rows, EXTENSION[kind])
+    chosen = set((table if limit is None else sample(table, limit, seed=0))["uri"].to_pylist())
+    return [row for row in rows if row["uri"] in chosen]
+
+
+_MARK = re.compile(r"(?<=\.tar)#|(?<=\.parquet)#|(?<=\.csv)#|(?<=\.jsonl)#", re.IGNORECASE)  # file and what is in it
+
+
+def _name_results(rows: list[dict[str, Any]], extension: str) -> None:
+    """Gives each row its `name`. Two rows never have one, and none is the folder of another."""
+    # case too: some disks take A and a for one
+    shared = Counter(row["stem"].lower() for row in rows if not row["changed"])
+    folders: set[str] = set()
     for row in rows:
-        stem = row["path"] if shared[row["stem"].lower()] > 1 else row["stem"]
-        row["name"] = f"{stem}.{EXTENSION[kind]}"
+        row["name"] = (
+            f"{row['path'] if shared[row['stem'].lower()] > 1 and not row['changed'] else row['stem']}.{extension}"
+        )
+        folders.update(str(parent).lower() for parent in PurePosixPath(row["name"]).parents)
+    taken: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: bool(row["changed"])):
+        if row["name"].lower() in folders or (row["changed"] and row["name"].lower() in taken):
+            row["name"] = f"{row['name'].removesuffix(f'.{extension}')}.{row['id']}.{extension}"
         before = taken.setdefault(row["name"].lower(), row["uri"])
         if before != row["uri"]:
             raise ConfigError(f"{before} and {row['uri']} would both become {row['name']}: restore them in two runs")
-    chosen = set((table if limit is None else sample(table, limit, seed=0))["uri"].to_pylist())
-    return [row for row in rows if row["uri"] in chosen]
 
 
 _EXTENSIONS = {*EXTENSION_OF.values(), *EXTENSION_OF, "jpe", "jfif", "dib"}
@@ -260,7 +279,12 @@ _PATHS = ("weights", "trained")  # where the weights lie says nothing about them
 
 
 def read_records(folder: Folder) -> dict[str, dict[str, Any]]:
-    return {name.removesuffix(".json"): json.loads(folder.read(f"{RECORDS}/{name}")) for name in folder.names(RECORDS)}
+    """The records by the id of their image. What else an earlier version put there is no record."""
+    names = [name for name in folder.names(RECORDS) if _RECORD.fullmatch(name)]
+    return {name.removesuffix(".json"): json.loads(folder.read(f"{RECORDS}/{name}")) for name in names}
+
+
+_RECORD = re.compile(r"[0-9a-f]{20}\.json")
 
 
 def todo(folder: Folder, rows: list[dict[str, Any]], batch: int) -> list[Unit]:

@@ -22,6 +22,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.iqa.fidelity import psnr, ssim
 from lucidflux_data.iqa.niqe import niqe
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.names import safe_file
 from lucidflux_model.inference.pipeline import TOKEN_PX, LucidFluxPipeline
 from lucidflux_model.network.conditioner import pack
 from lucidflux_model.network.schedule import make_scheduler
@@ -154,8 +155,8 @@ class Validation:
     def _save(self, step: int, key: str, strip: np.ndarray) -> None:
         done, data = cv2.imencode(".png", np.ascontiguousarray(strip[..., ::-1]))
         assert done, "PNG takes any 8-bit RGB image"
-        folder = f"{PLACE}/step-{step:08d}" + (f"/{self.suite}" if self.suite else "")
-        Folder(self.run).publish(f"{folder}/{key.replace('/', '_')}.png", data.tobytes())
+        folder = f"{PLACE}/step-{step:08d}" + (f"/{safe_file(self.suite)}" if self.suite else "")
+        Folder(self.run).publish(f"{folder}/{safe_file(key)}.png", data.tobytes())
 
 
 def measured(output: np.ndarray, hq: np.ndarray | None) -> tuple[float, ...]:
