@@ -1,42 +1,65 @@
-.PHONY: help demo test check fmt bench clean
+.PHONY: help demo demo-full test check fmt bench lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMMA := ,
 HEADLESS = $(shell sed -n 's/.*"opencv-python-headless==\([0-9.]*\)".*/\1/p' pyproject.toml | head -n 1)
+# The locks in requirements/ hold for one Python and platform: equal bytes are promised on the same versions only.
+LOCK = $(shell $(PYTHON) -c "import platform as p; print('py311' if (p.python_version()[:5], p.system(), p.machine()) == ('3.11.', 'Linux', 'x86_64') else '')")
+
+# $(call install,LOCK,EXTRAS): the exact versions of requirements/LOCK-py311.txt, or what pyproject.toml admits.
+define install
+	@if [ -n "$(LOCK)" ]; then \
+		$(BIN)/pip install -q --require-hashes -r requirements/$(1)-$(LOCK).txt && \
+		$(BIN)/pip install -q --no-deps --no-build-isolation -e .; \
+	else \
+		echo "No lock for this Python and platform: the newest versions that pyproject.toml admits are installed."; \
+		echo "The bytes of outputs are promised to be equal on the versions of requirements/ only."; \
+		$(BIN)/pip install -q -e '.[$(2)]'; \
+	fi
+endef
 
 help:  ## Show this
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Each stamp is one set of extras. Where both OpenCV builds end up installed, the headless one is written last:
+# Each stamp is one set of packages. Where both OpenCV builds end up installed, the headless one is written last:
 # they share a folder, and the other needs a display library that servers do not have.
-$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[demo,model]'
+$(VENV)/demo.stamp: pyproject.toml requirements/demo-py311.txt | $(BIN)/python
+	$(call install,demo,demo)
 	touch $@
 
-$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[all]'
+$(VENV)/demo-full.stamp: pyproject.toml requirements/demo-full-py311.txt | $(BIN)/python
+	$(call install,demo-full,demo$(COMMA)model)
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml requirements/dev-py311.txt | $(BIN)/python
+	$(call install,dev,all)
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless==$(HEADLESS)
 	touch $@
 
-$(VENV)/lint.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[dev,demo]'
+# `make check` needs no more than the tests do: the environment is the same.
+$(VENV)/lint.stamp: $(VENV)/dev.stamp
 	touch $@
 
 demo: $(VENV)/demo.stamp  ## Filter real photos into verified shards and pairs, with a report
 	$(BIN)/lucidflux demo
 
+demo-full: $(VENV)/demo-full.stamp  ## The demo, then train and restore with a tiny model (installs torch)
+	$(BIN)/lucidflux demo --full
+
 test: $(VENV)/dev.stamp  ## Run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m alone
 
-check: $(VENV)/lint.stamp  ## Lint, format check, types
+check: $(VENV)/lint.stamp  ## Lint, format check, spelling, types, the layout's figures
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+	$(BIN)/python -m tests.support.layout
 
 fmt: $(VENV)/lint.stamp  ## Format
 	$(BIN)/ruff format .
@@ -45,5 +68,12 @@ fmt: $(VENV)/lint.stamp  ## Format
 bench: $(VENV)/dev.stamp  ## Measure throughput (see docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput.main filter --images $(IMAGES)
 
+lock:  ## Make the locks of requirements/ again, with the newest versions
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python requirements/make_lock.py demo > requirements/demo-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py demo,model > requirements/demo-full-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py all > requirements/dev-py311.txt
+	rm -rf $(VENV)-lock
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(VENV)-lock demo

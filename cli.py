@@ -63,12 +63,13 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for photos, run and report.")] = Path("demo"),
     num_cpus: NumCpus = None,
     executor: ExecutorKind = "ray",
+    full: Annotated[bool, typer.Option("--full", help="Train and restore with a tiny model too; needs torch.")] = False,
     json_: Json = False,
 ) -> None:
-    """Filter scikit-image's photos, and broken versions of them, into verified shards, then pairs of what is kept."""
+    """Filter scikit-image's photos, and broken versions of them, into verified shards, make pairs, rank methods."""
     from pipelines.demo.data import run_demo
 
-    tell(run_demo(out.absolute(), num_cpus, executor), json_)
+    tell(run_demo(out.absolute(), num_cpus, executor, full), json_)
 
 
 def lucidflux_main() -> None:

@@ -74,16 +74,16 @@ def png_of_zeros(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
+def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict[str, Any]:
     """Filters the planted candidates into `out`/run, makes pairs of what is kept in `out`/pairs, verifies both deeply.
 
-    Then ranks four methods on the suite offline-photos, and trains the tiny model on the pairs, whose result restores
-    one image: a plumbing check. Returns the summary of the run, the pairs, the ranking and the training.
+    Then ranks four methods on the suite offline-photos. `full` also trains the tiny model on the pairs, whose result
+    restores one image: a plumbing check that needs torch. Returns the summary of the run, the pairs, the ranking and,
+    where it was made, the training.
     """
     from lucidflux_data.selection.config import make_config
     from lucidflux_data.storage.folder import Folder, absolute_url
     from pipelines.demo.bench import run_bench_demo
-    from pipelines.demo.train import run_train_demo
     from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
@@ -102,8 +102,12 @@ def run_demo(out: Path, num_cpus: int | None, executor: str) -> dict[str, Any]:
         pairs = make_pairs(folder, out / "pairs", started, progress)
         ranked = run_bench_demo(out / "bench", started, progress)
     kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
-    learned = run_train_demo(Folder(out / "pairs"), out / "model", progress)
-    return kept | {f"pairs_{name}": value for name, value in pairs.items()} | ranked | learned
+    made = kept | {f"pairs_{name}": value for name, value in pairs.items()} | ranked
+    if full:
+        from pipelines.demo.train import run_train_demo
+
+        made |= run_train_demo(Folder(out / "pairs"), out / "model", progress)
+    return made
 
 
 def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Do two checkouts make the same bytes? `python -m benchmarks.throughput.equal_bytes CHECKOUT [--images PHOTOS]`
+
+Each runs the demo, and `filter` and `synthesize` on the photos where there are any, into folders of the same path.
+Every file is compared: tables, shards, indexes, manifests byte by byte, boards without their environment and seconds.
+What is not compared is listed with the reason. Exits 1 where a file differs or is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[2]
+SKIPPED = {
+    "*/events/*": "times of what happened",
+    "*/run.json": "names the versions that made it",
+    "*.html": "a page: its words may change",
+    "*.md": "a page: its words may change",
+    "*.tex": "a page: its words may change",
+    "*/model/*": "training is compared by its own tests",
+    "*/cache/*": "scores by key of the environment",
+}
+NOT_COMPARED = ("environment", "seconds", "signature", "versions", "created")  # keys of a board
+
+
+def make_outputs(tree: Path, place: Path, images: Path | None) -> None:
+    """Runs the commands of one checkout into `place`."""
+    _run(tree, "lucidflux_main", "demo", "--executor", "local", "--out", str(place / "demo"))
+    if images is not None:
+        run, local = str(place / "run"), ("--executor", "local")
+        choice = ("--preset", "demo", "--set", "decode.max_pixels=100000000", "--top-fraction", "0.5")
+        _run(tree, "data_main", "filter", str(images), "--out", run, *choice, *local)
+        _run(tree, "data_main", "synthesize", run, "--out", str(place / "pairs"), "--size", "256", *local)
+
+
+def _run(tree: Path, entry: str, *words: str) -> None:
+    code = f"import sys; sys.argv[0] = 'lucidflux'; import cli; cli.{entry}()"
+    environment = os.environ | {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(tree / ".cache-equal-bytes")}
+    subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def compare_folders(ours: Path, theirs: Path) -> tuple[int, list[str], Counter[str]]:
+    """Files with equal contents, names of those that differ or that one side lacks, and the skipped by reason."""
+    names = sorted(
+        {str(path.relative_to(side)) for side in (ours, theirs) for path in side.rglob("*") if path.is_file()}
+    )
+    equal, different, skipped = 0, [], Counter[str]()
+    for name in names:
+        reason = next((why for pattern, why in SKIPPED.items() if fnmatch.fnmatch(f"/{name}", pattern)), None)
+        if reason is not None:
+            skipped[reason] += 1
+        elif (ours / name).is_file() and (theirs / name).is_file() and _content(ours / name) == _content(theirs / name):
+            equal += 1
+        else:
+            different.append(name)
+    return equal, different, skipped
+
+
+def _content(path: Path) -> object:
+    if path.name in {"leaderboard.json", "board.json"}:
+        board = json.loads(path.read_text())
+        return {name: value for name, value in board.items() if name not in NOT_COMPARED}
+    return path.read_bytes()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--images", type=Path)
+    given = parser.parse_args()
+    images = given.images.resolve() if given.images else None
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) / "outputs"
+        for number, tree in enumerate((HERE, given.checkout.resolve())):
+            place.mkdir()
+            make_outputs(tree, place, images)
+            shutil.move(place, Path(temporary) / f"tree-{number}")
+        equal, different, skipped = compare_folders(Path(temporary) / "tree-0", Path(temporary) / "tree-1")
+    for reason, count in sorted(skipped.items()):
+        print(f"not compared: {count} files ({reason})")
+    for name in different:
+        print(f"differs: {name}")
+    print(f"{equal} files are equal, {len(different)} differ")
+    sys.exit(1 if different or not equal else 0)
+
+
+if __name__ == "__main__":
+    main()
