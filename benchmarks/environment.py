@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lucidflux_data.codecs.version import DECODER_VERSION
+
 PACKAGES = (
     *("lucidflux", "numpy", "scipy", "pillow", "opencv-python-headless", "torch", "torchvision", "pyiqa", "timm"),
-    *("transformers", "open_clip_torch", "ray"),
+    *("transformers", "open_clip_torch", "ray", "imagecodecs", "tifffile", "pillow-heif"),
 )
 
 
@@ -34,6 +36,7 @@ def versions() -> dict[str, str | None]:
 def capture() -> dict[str, Any]:
     """Versions, machine, GPUs, git commit of this code and command line; `hash` covers what can change a number."""
     decisive = {"python": platform.python_version(), "machine": platform.machine(), "gpus": gpus()} | versions()
+    decisive["decoder"] = str(DECODER_VERSION)
     text = json.dumps(decisive, sort_keys=True)
     return {
         "hash": hashlib.sha256(text.encode()).hexdigest()[:8],

@@ -1,7 +1,7 @@
 """Profiles and metrics: which columns a leaderboard has, what each needs, and the fingerprint of how it is computed.
 
-A metric's fingerprint is a digest of its name, parameters, weights, library versions and kind of device. A score is
-kept under (fingerprint, image, reference), so that whatever changes the number changes the key.
+A metric's fingerprint is a digest of its name, parameters, weights, library versions (also of the decoders) and kind of
+device. A score is kept under (fingerprint, image, reference), so that whatever changes the number changes the key.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, checked, read_toml
 from benchmarks.metrics import weights
+from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa import metrics as iqa
@@ -67,6 +68,7 @@ class MetricSpec:
             versions["torch"] = ".".join(versions["torch"].split(".")[:2])
         if self.name in (*OWN, "clipiqa"):
             versions["lucidflux-metrics"] = str(OWN_VERSION)
+        versions |= {f"decoder {name}": value for name, value in decoder_versions().items()}
         kind = "cpu" if self.name in OWN else device
         return digest([self.name, self.parameters(), weights.digest_of(self.name), versions, kind])[:16]
 

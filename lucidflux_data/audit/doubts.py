@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lucidflux_data.audit.decoders import describe_affected
 from lucidflux_data.measures import firewall
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
@@ -26,8 +27,13 @@ def find_doubts(folder: Folder) -> list[str]:
     """The sentences for a packed run and the runs that it draws from; [] where nothing speaks against them."""
     found = []
     for part in runs.parts(folder):
-        if "version" not in runs.read_run(part.folder):
-            found += [*_mixed_rows(part.folder), *_turned_tiffs(part.folder)]
+        about = runs.read_run(part.folder)
+        if "version" not in about:
+            found += _mixed_rows(part.folder)
+        if "version" not in about and runs.MEASURED_AGAIN not in about:
+            found += _turned_tiffs(part.folder)
+        affected = describe_affected(part.folder)
+        found += [affected] if affected else []
     return list(dict.fromkeys([*found, *_old_firewalls(folder)]))
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lucidflux_data.codecs.version import decoder_versions
+from lucidflux_data.degradation import backends
 from lucidflux_data.degradation.backends import Degrade
 from lucidflux_data.degradation.config import CropConfig, DegradeConfig
 from lucidflux_data.degradation.convolution import usm
@@ -40,6 +42,12 @@ class Pair:
     members: dict[str, bytes]
     hq: np.ndarray
     lq: np.ndarray
+
+
+def versions(backend: str, device: str = "cpu") -> dict[str, str]:
+    """What decides the bytes of a pair, beside its plan: the backend with its libraries, and the decoders."""
+    found = backends.versions(backend, device)
+    return found | {name: value for name, value in decoder_versions().items() if name not in found}
 
 
 def too_small(width: int, height: int, config: DegradeConfig) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lucidflux_data.codecs import version
 from lucidflux_data.degradation import backends
 from lucidflux_data.images import decode
 from lucidflux_data.pairs import job as pairs_run
@@ -14,9 +15,12 @@ from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples
 from lucidflux_data.storage.folder import Folder
 
+DECODERS = version.LIBRARIES.keys() - {"opencv"}  # told behind what degrades
+
 
 def replay_pair(folder: Folder, key: str) -> tuple[dict[str, Any], bytes]:
-    """What came of it (`equal`, `made_by`, and `difference` where it is not equal) and the bytes of the new lq.png.
+    """What came of it (`equal`, `made_by`, `difference` where it is not equal, and `decoder` where decoders of another
+    version made the pair) and the bytes of the new lq.png.
 
     InputError: no such pair, a plan of a newer version, or an HQ that is gone. ConfigError: a missing backend.
     """
@@ -29,10 +33,12 @@ def replay_pair(folder: Folder, key: str) -> tuple[dict[str, Any], bytes]:
     hq = pairs.hq_pixels(record, samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
     data = pairs.replay(record, hq, degrade)
     result: dict[str, Any] = {"key": key, "equal": data == members["lq.png"], "made_by": _told(record["versions"])}
+    made_by = _decoder(record["versions"])
+    if made_by != str(version.DECODER_VERSION):
+        result["decoder"] = f"made by decoder {made_by}, this is decoder {version.DECODER_VERSION}"
     if not result["equal"]:
-        result["difference"] = _difference(
-            key, record["versions"], backends.versions(backend, device), decode(members["lq.png"]), decode(data)
-        )
+        here = pairs.versions(backend, device)
+        result["difference"] = _difference(key, record["versions"], here, decode(members["lq.png"]), decode(data))
     return result, data
 
 
@@ -55,6 +61,12 @@ def _difference(key: str, made_by: dict[str, str], here: dict[str, str], stored:
     return f"{key} is not what is stored: {apart}{why}"
 
 
+def _decoder(versions: dict[str, str]) -> str:
+    return versions.get("decoder", str(version.FIRST))
+
+
 def _told(versions: dict[str, str]) -> str:
-    others = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "backend")
-    return f"{versions['backend']} ({others})"
+    names = sorted(versions.keys() - {"backend", "decoder"}, key=lambda name: (name in DECODERS, name))
+    told = f"{versions['backend']} ({', '.join(f'{name} {versions[name]}' for name in names)})"
+    made_by = _decoder(versions)
+    return told if made_by == str(version.DECODER_VERSION) else f"decoder {made_by}, {told}"

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.codecs import version
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.firewall import Compared
@@ -21,6 +22,7 @@ from lucidflux_data.storage.run_folder import RUN_FILE, read_about, unit_name, u
 
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
+MEASURED_AGAIN = "measured_again"  # in run.json: the version that measured again what earlier decoders saw otherwise
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def make_run(
     return {
         "schema_version": 1,
         "version": records.VERSION,
+        **made_with(),
         "preset": preset,
         "label": label(preset, config),
         "listed": listed,
@@ -84,13 +87,26 @@ def renew_run(
     inputs: dict[str, str],
     compared: Mapping[str, Compared] | None = None,
 ) -> dict[str, Any]:
-    """The content of run.json of the same run under other rules. Its version stays: the scores are of that one, and
-    a run without one is of a version before 0.1.1. Without `compared` the ledger stays, and what it was compared with.
+    """The content of run.json of the same run under other rules. Its version and its decoders stay: the scores are of
+    those, and a run without a version is of one before 0.1.1. Without `compared` the ledger stays, and what it was
+    compared with.
     """
     suites = run.get("firewall", {}) if compared is None else compared
     made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs, suites)
-    del made["version"]
-    return made | ({"version": run["version"]} if "version" in run else {})
+    kept = ("version", *made_with(), MEASURED_AGAIN)
+    return {name: value for name, value in made.items() if name not in kept} | {
+        name: run[name] for name in kept if name in run
+    }
+
+
+def made_with() -> dict[str, Any]:
+    """What run.json says of the decoders whose pixels the measures are of."""
+    return {"decoder_version": version.DECODER_VERSION, "decoders": version.decoder_libraries()}
+
+
+def decoder_version(run: Mapping[str, Any]) -> int:
+    """Of a run.json; the first where it does not say."""
+    return int(run.get("decoder_version", version.FIRST))
 
 
 def parts(folder: Folder) -> list[Part]:

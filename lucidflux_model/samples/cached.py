@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lucidflux_data.codecs import version
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
 from lucidflux_data.shards import shard as shards
@@ -31,6 +32,7 @@ CACHED = ("latent", "proxy", "semantic")
 
 EXTENSIONS = {"latent": "latent.npy", "proxy": "proxy.png", "semantic": "semantic.npy"}
 PLACE = "cache"
+DECODER = "decoder"  # in the metadata of an index: the version of the decoders that gave the pixels
 
 
 def cache_folder(pairs: Folder, weights: str) -> Folder:
@@ -81,6 +83,9 @@ class Sidecars:
             index = f"shards/{shards.index_name(name)}"
             if not folder.exists(index):
                 raise ConfigError(f"{folder} has no cache of {name}: {hint}")
+            metadata = shards.read_index_metadata(folder, index)
+            if int(metadata.get(DECODER, version.FIRST)) < source.decoder:
+                raise ConfigError(f"{folder} was made by decoder {metadata.get(DECODER, version.FIRST)}: {hint}")
             rows = folder.read_table(index).to_pylist()
             for row in rows:
                 for kind in kinds:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.codecs import version
 from lucidflux_data.config import digest
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, decode, upsample_lq
@@ -80,6 +81,13 @@ class ShardPairs:
 
     def key(self, index: int, epoch: int) -> str:
         return self.keys[index].decode()
+
+    @property
+    def decoder(self) -> int:
+        """The version of the decoders that first gave the pixels of now: of pairs that `synthesize` stores the one of
+        8-bit RGB, of tars of anyone and of pointers to clean images that of now."""
+        stored = self._run is not None and self._run["config"]["hq"] != "ref"
+        return version.PLAIN_VERSION if stored else version.DECODER_VERSION
 
     def digest(self) -> str:
         """Stands for which pairs these are."""

@@ -115,6 +115,7 @@ def score_command(
 
 
 def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
+    from lucidflux_data.audit.decoders import check_decoder
     from lucidflux_data.storage.folder import Folder, absolute_url, configure
     from pipelines.execution.opening import open_executor
     from pipelines.execution.preflight import preflight
@@ -136,6 +137,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
         typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
         return
     job.list_into(folder, urls, config, preset, limit, steps, progress)
+    check_decoder(folder)
     with open_executor(*where) as executor:
         progress.say(executor.description)
         preflight(executor, urls, folder, config.iqa.metric, progress)

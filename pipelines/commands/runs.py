@@ -75,19 +75,32 @@ def retry_command(
     status: Annotated[
         list[str] | None, typer.Option(metavar="REASON", help="Which failures; by default those that can pass.")
     ] = None,
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="What decoders of an earlier version may have seen otherwise, instead.")
+    ] = False,
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
     json_: Json = False,
 ) -> None:
     """Measure candidates again that failed for a reason that may be gone."""
+    from lucidflux_data.audit.decoders import check_decoder
+    from lucidflux_data.errors import ConfigError
     from lucidflux_data.storage.folder import Folder
     from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
-    from pipelines.filter.repair import retry
+    from pipelines.filter.repair import measure_outdated, retry
 
+    folder, progress = Folder(run), Progress(quiet=json_)
+    if outdated and status:
+        raise ConfigError("--outdated and --status exclude each other")
+    if not outdated:
+        check_decoder(folder)
     with open_executor(executor, num_cpus, 0, address) as started:
-        result = retry(Folder(run), status or [], started, Progress(quiet=json_))
+        if outdated:
+            result = measure_outdated(folder, started, progress)
+        else:
+            result = retry(folder, status or [], started, progress)
     tell({"run": run, **result, "next": f"lucidflux-data select {run}"}, json_)
 
 
@@ -184,6 +197,7 @@ def add_scores(
     """`score RUN --scorer pkg.mod:function`. `changes`: config file and settings, of `workers` and `storage` alone."""
     import os
 
+    from lucidflux_data.audit.decoders import check_decoder
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.pool import load_pool
@@ -200,6 +214,7 @@ def add_scores(
     if config.model_copy(update={"workers": base.workers, "storage": base.storage}) != base:
         raise ConfigError("a scorer is added to a run as it is: only workers.* and storage.* can be set here")
     configure(config.storage.model_dump())
+    check_decoder(folder)
     load_scorer(scorer, os.getcwd())
     with open_executor(*where) as started:
         job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)

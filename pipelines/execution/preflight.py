@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from lucidflux_data.codecs.version import LIBRARIES, decoder_versions
 from lucidflux_data.errors import ConfigError, LucidFluxError
 from lucidflux_data.sources.tars import is_image_name
 from lucidflux_data.storage.folder import Folder, file_system, tried
@@ -17,7 +18,7 @@ from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Unit
 
 # The distributions whose versions decide bytes; another one on one node would break "the same bytes everywhere".
-PACKAGES = ("lucidflux", "numpy", "opencv-python-headless", "pillow", "pyarrow", "numba")
+PACKAGES = ("lucidflux", "numpy", "pyarrow", "numba", *LIBRARIES.values())
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class CheckNode:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide bytes; "none" where one is missing."""
-    found = {"python": ".".join(map(str, sys.version_info[:2]))}
+    """Of Python, the decoders and the packages that decide bytes; "none" where one is missing."""
+    found = {"python": ".".join(map(str, sys.version_info[:2])), "decoder": decoder_versions()["decoder"]}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.audit import decoders
 from lucidflux_data.audit import doubts as earlier
 from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.audit.forget import finish_forgetting
@@ -26,7 +27,7 @@ from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, configure
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import canonical_json, table_bytes
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Unit
@@ -46,25 +47,51 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
     for status in statuses:
         if status not in records.FAILURES:
             raise ConfigError(f"--status {status} is no failure: choose among {', '.join(records.FAILURES)}")
-    run_ = runs.read_run(folder)
-    config, size = FilterConfig.model_validate(run_["config"]), run_folder.unit_size(run_["listed"]["candidates"])
-    configure(config.storage.model_dump())
-    basic, inventory = runs.read_basic(folder), run_folder.read_inventory(folder)
-    again = _again(basic, statuses)
-    units = []
-    for number in np.unique(np.flatnonzero(again) // size).tolist():
-        rows = inventory.slice(number * size, size).to_pylist()
-        known = basic.slice(number * size, size).to_pylist()
-        mine = again[number * size : (number + 1) * size]
-        payload = [row | {"known": None if now else old} for row, old, now in zip(rows, known, mine, strict=True)]
-        units.append(Unit(run_folder.unit_name(number), int(mine.sum()), payload))
-    with progress.phase("retry", int(again.sum()), 0) as advance:
-        for unit in run(executor, "retry", units, MeasureUnit(config), folder):
-            advance(unit.size)
+    again = _again(runs.read_basic(folder), statuses)
+    config = _measure_again(folder, again, executor, progress)
     after = runs.read_basic(folder, ["status"])["status"].to_numpy(zero_copy_only=False)
     dropped = _drop_scores(folder, config.iqa.metric, statuses or list(PASSING_REASONS))
     recovered = int((after[again] == "ok").sum())
     return {"tried": int(again.sum()), "recovered": recovered, "scores_dropped": dropped}
+
+
+def _measure_again(folder: Folder, again: np.ndarray, executor: Executor, progress: Progress) -> FilterConfig:
+    """The rows of scores/basic where `again` (bool, one a candidate) holds, of the units that are there. Gives the
+    config of the run."""
+    about = runs.read_run(folder)
+    config, size = FilterConfig.model_validate(about["config"]), run_folder.unit_size(about["listed"]["candidates"])
+    configure(config.storage.model_dump())
+    inventory, there, units = run_folder.read_inventory(folder), set(folder.names(runs.BASIC)), []
+    for number in np.unique(np.flatnonzero(again) // size).tolist():
+        if f"{run_folder.unit_name(number)}.parquet" not in there:
+            continue
+        rows = inventory.slice(number * size, size).to_pylist()
+        known = runs.read_unit(folder, "basic", number).to_pylist()
+        mine = again[number * size : (number + 1) * size]
+        payload = [row | {"known": None if now else old} for row, old, now in zip(rows, known, mine, strict=True)]
+        units.append(Unit(run_folder.unit_name(number), int(mine.sum()), payload))
+    with progress.phase("retry", sum(unit.size for unit in units), 0) as advance:
+        for unit in run(executor, "retry", units, MeasureUnit(config), folder):
+            advance(unit.size)
+    return config
+
+
+def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Measures again what decoders of an earlier version may have seen otherwise; then run.json names those of now.
+
+    All further scores of those candidates are dropped: `select` computes them again, `score --scorer` a user's own.
+    Killed half-way, the same command does it all again.
+    """
+    again = decoders.affected(folder)
+    uris = run_folder.read_inventory(folder, ["uri"])["uri"].filter(pa.array(again))
+    _measure_again(folder, again, executor, progress)
+    dropped = 0
+    for measure in folder.folders("scores"):
+        if measure != "basic":
+            dropped += _drop_rows(folder, measure, "uri", uris)
+    about = runs.read_run(folder) | runs.made_with() | {runs.MEASURED_AGAIN: records.VERSION}
+    folder.publish(run_folder.RUN_FILE, canonical_json(about))
+    return {"tried": int(again.sum()), "scores_dropped": dropped}
 
 
 def _again(basic: pa.Table, statuses: list[str]) -> np.ndarray:
@@ -75,13 +102,18 @@ def _again(basic: pa.Table, statuses: list[str]) -> np.ndarray:
 
 
 def _drop_scores(folder: Folder, metric: str, reasons: list[str]) -> int:
+    return _drop_rows(folder, metric, "reason", pa.array(reasons))
+
+
+def _drop_rows(folder: Folder, measure: str, column: str, values: pa.Array | pa.ChunkedArray) -> int:
+    """Rows of scores/<measure> go whose `column` is one of `values`. Gives their number."""
     dropped = 0
-    for number, table in runs.read_measure(folder, metric).items():
-        failed = pc.fill_null(pc.is_in(table["reason"], pa.array(reasons)), False)
-        count = int(pc.sum(failed).as_py() or 0)
+    for number, table in runs.read_measure(folder, measure).items():
+        out = pc.fill_null(pc.is_in(table[column], value_set=values), False)
+        count = int(pc.sum(out).as_py() or 0)
         if count:
-            left = table.filter(pc.invert(failed))
-            folder.publish(f"scores/{metric}/{run_folder.unit_name(number)}.parquet", table_bytes(left))
+            left = table.filter(pc.invert(out))
+            folder.publish(f"scores/{measure}/{run_folder.unit_name(number)}.parquet", table_bytes(left))
         dropped += count
     return dropped
 

@@ -70,7 +70,7 @@ class SynthesizeShard:
         self, rows: list[dict[str, Any]], writer: TarWriter, failed: list[dict[str, str]]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
         degrade = backends.load_backend(self.backend, self.device)
-        versions = backends.versions(self.backend, self.device)
+        versions = pairs.versions(self.backend, self.device)
         for row in rows:
             data = pairs_run.read_clean(row)
             try:

@@ -5,6 +5,7 @@ The loader reads what comes out with `--set data.cached=latent,proxy,semantic`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lucidflux_data.codecs.version import DECODER_VERSION, FIRST, decoder_libraries
 from lucidflux_data.config import digest
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import TarWriter
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.network.build import pick_device
-from lucidflux_model.samples.cached import cache_folder, samples
+from lucidflux_model.samples.cached import DECODER, cache_folder, samples
 from lucidflux_model.samples.sources import ShardPairs, open_shards
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.setup import base_digest, computes_in_bf16, frozen_parts
@@ -47,7 +49,8 @@ class CacheShard:
         indices = np.flatnonzero(source.shard_of == unit.payload).tolist()
         writer = TarWriter()
         yield f"shards/{unit.name}.tar", writer.chunks(samples(parts, source, indices, self.kinds))
-        yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
+        about = {DECODER: str(DECODER_VERSION), "decoders": json.dumps(decoder_libraries())}
+        yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, about)
 
     def _parts(self) -> SimpleNamespace:
         place = pick_device(self.device)
@@ -63,7 +66,15 @@ def cache(
     source: ShardPairs = open_shards([pairs], Folder(pairs))
     base = base_digest(config)
     folder = cache_folder(Folder(pairs), base)
-    plan = digest({"pairs": source.digest(), "base": base, "kinds": sorted(kinds), "precision": config.precision})
+    made_of: dict[str, Any] = {
+        "pairs": source.digest(),
+        "base": base,
+        "kinds": sorted(kinds),
+        "precision": config.precision,
+    }
+    if source.decoder > FIRST:  # a cache of before is good where the pixels are those of before
+        made_of["decoder"] = source.decoder
+    plan = digest(made_of)
     names = set(folder.names("shards"))
     titles = [url.rpartition("/")[2].removesuffix(".tar") for url in source.shards]
     counts = np.bincount(source.shard_of, minlength=len(titles)).tolist()

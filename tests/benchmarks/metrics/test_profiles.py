@@ -11,6 +11,7 @@ import pytest
 from benchmarks.metrics import profiles as metrics
 from benchmarks.metrics import weights
 from benchmarks.metrics.profiles import MetricSpec
+from lucidflux_data.codecs import version
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
 from lucidflux_data.iqa import fidelity, pyiqa_models
@@ -140,6 +141,9 @@ def test_the_fingerprint_follows_whatever_changes_a_number(tmp_path, monkeypatch
     assert niqe != MetricSpec("niqe", crop=4).fingerprint("cpu")
     assert MetricSpec("psnr").fingerprint("cpu") == MetricSpec("psnr", channel="rgb").fingerprint("cpu")
     assert MetricSpec("psnr").fingerprint("cpu") != MetricSpec("psnr", channel="yiq").fingerprint("cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(version, "DECODER_VERSION", 1)
+        assert niqe != MetricSpec("niqe").fingerprint("cpu")
     monkeypatch.setattr(metrics, "OWN_VERSION", 2)
     assert niqe != MetricSpec("niqe").fingerprint("cpu")
     pytest.importorskip("pyiqa")

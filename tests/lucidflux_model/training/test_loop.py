@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lucidflux_data.codecs import version
 from lucidflux_data.errors import ConfigError, InputError, Interrupted
+from lucidflux_data.shards.shard import read_index_metadata
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.inference.config import ModelConfig
 from lucidflux_model.inference.loading import load_pipeline
@@ -365,7 +367,7 @@ def test_compiled_blocks_give_the_same_steps(
     torch.compiler.reset()
 
 
-def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path, tmp_path: Path) -> None:
+def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path, tmp_path: Path, monkeypatch) -> None:
     """Latents are stored exactly here; a proxy in 8 bits moves the loss a little."""
     pairs = tmp_path / "pairs"
     shutil.copytree(train_pairs, pairs)
@@ -380,11 +382,21 @@ def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path,
     first.unlink()
     cache(str(pairs), config, kinds, "cpu", training.Here(), Progress(True))
     assert {path: path.read_bytes() for path in (pairs / "cache").rglob("*") if path.is_file()} == files
+    about = read_index_metadata(Folder(str(first.parents[1])), f"shards/{first.stem}.index.parquet")
+    assert about["decoder"] == "2"
+    assert "pillow" in json.loads(about["decoders"])
     training.run(pairs, tmp_path / "latent", "steps=2", "data.cached=latent")
     assert [line["loss"] for line in training.lines(tmp_path / "latent")] == [
         line["loss"] for line in training.lines(control)[:2]
     ]
     training.run(pairs, tmp_path / "all", "steps=2", f"data.cached={','.join(kinds)}")
+    with monkeypatch.context() as patched:  # a later version, to which 8-bit PNG looks otherwise
+        patched.setattr(version, "PLAIN_VERSION", 3)
+        with pytest.raises(ConfigError, match=r"was made by decoder 2: `lucidflux cache`"):
+            training.run(pairs, tmp_path / "other", "steps=2", "data.cached=latent")
+        cache(str(pairs), config, kinds, "cpu", training.Here(), Progress(True))
+        now = {path: path.read_bytes() for path in (pairs / "cache").rglob("*.index.parquet")}
+        assert all(now[path] != files[path] for path in now)
     for ours, theirs in zip(training.lines(tmp_path / "all"), training.lines(control), strict=False):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-2)
         assert ours["loss"] != theirs["loss"]

@@ -15,8 +15,10 @@ from pydantic import Field
 
 from lucidflux_data.config import Section, deciding_values, digest, since
 from lucidflux_data.pairs.config import PairsConfig, deciding
+from lucidflux_data.pairs.samples import samples_of_index
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.run import make_run
+from lucidflux_data.storage.folder import Folder
 from tests.support.paths import DATA
 
 PLACE = Path(os.sep, "var", "tmp", "lucidflux-0.1.0")  # where they were made: tables name their sources by absolute uri
@@ -71,6 +73,9 @@ def test_pairs_are_resumed_and_verified(made_before: Path, data_command) -> None
     assert again.returncode == 0, again.stderr
     assert contents(pairs) == before
     assert data_command("verify", pairs, "--deep", *local).returncode == 0
+    key = next(iter(samples_of_index(Folder(pairs), "pairs-000000.tar")))
+    replayed = data_command("replay", pairs, key, "--out", made_before / "again")
+    assert "made by decoder 1" in replayed.stdout + replayed.stderr
 
 
 class Before(Section):

@@ -430,6 +430,9 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
     assert (tmp_path / "again" / f"{key}.lq.png").read_bytes() == pair_samples.find_sample(folder, key)["lq.png"]
     members = pair_samples.find_sample(folder, key)
     record = json.loads(members["json"])
+    assert record["versions"]["decoder"] == "2"
+    assert {"imagecodecs", "pillow", "pillow_heif", "tifffile"} <= record["versions"].keys()
+    assert json.loads((quiet / "run.json").read_text())["decoder_version"] == 2
     record["versions"]["opencv"] = "4.9.0"
     lq = decode(members["lq.png"]).copy()
     lq[3, 4] ^= 1
@@ -443,6 +446,11 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
     assert "1 pixels differ, by 1 levels" in result["difference"]
     assert "made by cv2 (numba" in result["difference"]
     assert "opencv 4.9.0" in result["difference"]
+    del record["versions"]["decoder"]
+    changed["json"] = json.dumps(record).encode()
+    result, _ = pairs_replay.replay_pair(folder, key)
+    assert result["decoder"] == "made by decoder 1, this is decoder 2"
+    assert "made by decoder 1, cv2 (numba" in result["difference"]
     monkeypatch.setattr(degrade_plan, "PLAN_VERSION", 0)
     with pytest.raises(InputError, match="newer"):
         pairs_replay.replay_pair(folder, key)

@@ -1,0 +1,178 @@
+"""Runs, pairs, metrics and caches name the decoders that they were made with; a run of decoder 1 is gone on with where
+its pixels are those of now, and measured again where they are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lucidflux_data.audit.decoders import affected_kinds, check_decoder
+from lucidflux_data.audit.report import make_report
+from lucidflux_data.codecs import version
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.selection import records
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.storage.folder import Folder
+from pipelines.execution.preflight import versions
+from pipelines.filter import job
+from pipelines.filter.repair import measure_outdated, verify_run
+from tests.support.here import QUIET, Here, run_filter
+from tests.support.paths import DATA
+
+ALL = ("rules.min_side=8", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=1e12")
+ALL += ("rules.max_flat_fraction=1", "cut.top_fraction=1")
+CASES = ("gif_frame_in_canvas.gif", "png_2_grey_trns.png", "tiff_rgbx16.tif", "png_16_rgba.png", "webp_exif6.webp")
+AFFECTED = {"gif_frame_in_canvas.gif": "gif", "png_2_grey_trns.png": "png", "tiff_rgbx16.tif": "tiff"}
+AFFECTED["png_16_rgba.png"] = "png"
+LOCAL = ("--executor", "local", "--num-cpus", 1)
+
+
+@pytest.fixture(scope="module")
+def made(photo_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `photos` of formats that decoder 1 saw otherwise, and others, and a run over it."""
+    base = tmp_path_factory.mktemp("decoders")
+    (base / "photos").mkdir()
+    for name in CASES:
+        shutil.copy(DATA / "cases" / "images" / name, base / "photos")
+    for path in photo_paths[:3]:
+        image = cv2.imread(str(path))[:160, :160]
+        cv2.imwrite(str(base / "photos" / f"{path.stem}.jpg"), image)
+        cv2.imwrite(str(base / "photos" / f"{path.stem}.png"), np.ascontiguousarray(image[::-1]))
+    run_filter(base / "photos", base / "run", *ALL, "iqa.metric=none", "select.near_duplicates=1")
+    return base
+
+
+def about(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text())
+
+
+def by_decoder_1(run: Path, source: Path) -> Path:
+    """The run as decoder 1 left it: other numbers of what it saw otherwise, and no word of decoders in run.json."""
+    shutil.copytree(source, run)
+    told = about(run)
+    del told["decoder_version"], told["decoders"]
+    (run / "run.json").write_text(json.dumps(told))
+    for file in sorted((run / "scores" / "basic").iterdir()):
+        rows = pq.read_table(file).to_pylist()
+        for row in rows:
+            if row["source_key"] in AFFECTED:
+                row["laplacian_variance"] = 4711.0
+        pq.write_table(pa.Table.from_pylist(rows, records.BASIC), file)
+    return run
+
+
+def results(run: Path) -> dict[str, bytes]:
+    kept = ("inventory", "scores", "selected", "shards")
+    files = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name.startswith(kept)}
+
+
+def select_and_pack(run: Path) -> None:
+    config = FilterConfig.model_validate(about(run)["config"])
+    job.select(Folder(run), config, Here(), QUIET)
+    job.pack(Folder(run), config, Here(), QUIET)
+
+
+def test_run_json_names_the_decoders(made: Path) -> None:
+    told = about(made / "run")
+    assert told["decoder_version"] == version.DECODER_VERSION == 2
+    assert told["decoders"].keys() == {"imagecodecs", "opencv", "pillow", "pillow_heif", "tifffile"}
+    assert told["decoders"]["opencv"].startswith(cv2.__version__)
+
+
+def test_what_decoder_1_may_have_seen_otherwise(made: Path, tmp_path: Path) -> None:
+    run = by_decoder_1(tmp_path / "run", made / "run")
+    names = pq.read_table(run / "inventory.parquet")["source_key"].to_pylist()
+    found = dict(zip(names, affected_kinds(Folder(run)), strict=True))
+    assert found == {name: AFFECTED.get(name, "") for name in names}
+    for file in (run / "scores" / "basic").iterdir():
+        file.unlink()
+    found = dict(zip(names, affected_kinds(Folder(run)), strict=True))
+    by_suffix = {"gif_frame_in_canvas.gif": "gif", "tiff_rgbx16.tif": "tiff"}
+    assert found == {name: by_suffix.get(name, "") for name in names}, "nothing was measured: only the suffix is known"
+
+
+def test_commands_on_a_run_of_decoder_1(made: Path, tmp_path: Path, data_command) -> None:
+    run = by_decoder_1(tmp_path / "run", made / "run")
+    rules = [word for setting in (*ALL, "iqa.metric=none", "select.near_duplicates=1") for word in ("--set", setting)]
+    before = results(run)
+    for command in (
+        ("filter", made / "photos", "--out", run, *rules, *LOCAL),
+        ("score", made / "photos", "--out", run, *rules, *LOCAL),
+        ("score", run, "--scorer", "math:sqrt", *LOCAL),
+        ("retry", run, "--status", "unreadable", *LOCAL),
+    ):
+        done = data_command(*command)
+        assert done.returncode == 2, done.stderr
+        assert "made by decoder 1" in done.stderr
+        assert "1 gif, 2 png, 1 tiff" in done.stderr
+        assert f"`lucidflux-data retry {run} --outdated`" in done.stderr
+        assert results(run) == before
+    select_and_pack(run)
+    assert make_report(Folder(run))
+    (told,) = verify_run(Folder(run), True, False, Here(), QUIET)["warnings"]
+    assert f"`lucidflux-data retry {run} --outdated`" in told
+    assert "decoder_version" not in about(run)
+    done = data_command("retry", run, "--outdated", *LOCAL)
+    assert done.returncode == 0, done.stderr
+    assert "tried: 4" in done.stdout
+    assert about(run)["decoder_version"] == 2
+    again = data_command("filter", made / "photos", "--out", run, *rules, *LOCAL)
+    assert again.returncode == 0, again.stderr
+    select_and_pack(run)
+    assert results(run) == results(made / "run")
+
+
+def test_scores_of_those_candidates_are_dropped_and_a_kill_is_repeated(made: Path, tmp_path: Path, monkeypatch) -> None:
+    run = by_decoder_1(tmp_path / "run", made / "run")
+    folder = Folder(run)
+    place = run / "scores" / "history"
+    before = sum(pq.read_table(file).num_rows for file in place.iterdir())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.filter.repair._drop_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measure_outdated(folder, Here(), QUIET)
+    with pytest.raises(ConfigError, match="made by decoder 1"):
+        check_decoder(folder)
+    assert measure_outdated(folder, Here(), QUIET) == {"tried": 4, "scores_dropped": 4}
+    check_decoder(folder)
+    assert sum(pq.read_table(file).num_rows for file in place.iterdir()) == before - 4
+    assert verify_run(folder, False, False, Here(), QUIET)["warnings"] == []
+    assert measure_outdated(folder, Here(), QUIET) == {"tried": 0, "scores_dropped": 0}
+
+
+def test_a_jpeg_run_goes_on(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for path in (made / "photos").glob("*.jpg"):
+        shutil.copy(path, tmp_path / "photos")
+    run_filter(tmp_path / "photos", tmp_path / "all", *ALL, "iqa.metric=none")
+    run = by_decoder_1(tmp_path / "run", tmp_path / "all")
+    check_decoder(Folder(run))
+    assert verify_run(Folder(run), True, False, Here(), QUIET)["warnings"] == []
+
+
+def test_a_run_of_newer_decoders_is_not_added_to(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(about(run) | {"decoder_version": 3}))
+    with pytest.raises(ConfigError, match="measured by decoder 3, newer than the 2"):
+        check_decoder(Folder(run))
+
+
+def test_nodes_name_their_decoders(monkeypatch) -> None:
+    mine = versions()
+    assert mine["decoder"] == "2"
+    assert {"imagecodecs", "tifffile", "pillow-heif", "pillow", "opencv-python-headless"} <= mine.keys()
+    monkeypatch.setattr(version, "DECODER_VERSION", 1)
+    assert versions()["decoder"] == "1"
