@@ -7,6 +7,7 @@ Each room has its own sections in its `config.py`, which imports pydantic and no
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import tomllib
@@ -20,7 +21,7 @@ from lucidflux_data.errors import ConfigError
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 SINCE = "since"
@@ -49,7 +50,14 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 def split_list(value: object) -> object:
-    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+    """`a, "b,c"` as (a, b,c); what is no text as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = next(csv.reader([value], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"is no list of names by commas: {error}") from None
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def digest(content: Any) -> str:

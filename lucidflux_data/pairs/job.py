@@ -34,7 +34,7 @@ from lucidflux_data.shards.shard import Shard
 from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, absolute_url
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.formats import canonical_json, make_portable, to_rows
 
 KIND = "pairs"
 PREFIX = "pairs"
@@ -122,7 +122,7 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
     packed = stripping.packed_keys(folder)
     about: dict[str, dict[str, Any]] = {}
-    for row in ledger.filter(pc.field("keep")).sort_by("key").to_pylist():
+    for row in to_rows(ledger.filter(pc.field("keep")).sort_by("key")):
         key = packed.get(row["key"], row["key"])
         about.setdefault(key, row | {"key": key})
     rows = []
@@ -135,7 +135,7 @@ def inputs_of_run(folder: Folder) -> pa.Table:
                 continue
             row = about[entry["key"]]
             known = {name: row.get(name) for name in ("source_key", "width", "height", "group", "licence", "key")}
-            carried = {name: row[name] for name in carry if row.get(name) is not None}
+            carried = make_portable({name: row[name] for name in carry if row.get(name) is not None})
             known["carried"] = json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
             uri = f"{tar}#{entry['member']}"
             rows.append({"uri": uri, **{name: entry[name] for name in ("offset", "size", "crc32")}, **known})

@@ -23,7 +23,7 @@ from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.selection.pool import Pool, concat_rows
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import make_portable
+from lucidflux_data.storage.formats import find_unportable, make_portable
 
 OWN = (
     "uri",
@@ -38,6 +38,8 @@ OWN = (
     "laplacian_variance",
     "flat_fraction",
 )
+# The ledger, and the json of a sample, have these of their own.
+TAKEN = ("keep", "reason", "rank", "group", "leak", "offset", "side", "scored_as", "stripped", "normalized")
 JOIN_KEYS = ("uri", "key", "sha256", "source_key")
 
 
@@ -48,8 +50,39 @@ def wanted_columns(config: FilterConfig) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def check_columns(config: FilterConfig) -> None:
+    """What is wrong with --where, --carry and --join whatever the images are, before any is measured. ConfigError for a
+    name that is taken, and for a joined column that cannot travel; InputError as `read_join`."""
+    names = wanted_columns(config)
+    _check_names(names)
+    for place in config.select.join:
+        table = read_join(place)
+        for name in names:
+            if name in table.column_names and name not in OWN:
+                check_travels(name, table.schema.field(name).type, place)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if name in TAKEN:
+            raise ConfigError(f"the name {name!r} is taken: the ledger has a column of its own called so; rename yours")
+
+
+def check_travels(name: str, kind: pa.DataType, place: str) -> None:
+    """ConfigError for a column whose values have no form in the json of a sample."""
+    odd = find_unportable(kind)
+    if odd is not None:
+        inside = "" if odd == str(kind) else f" (in a {kind})"
+        raise ConfigError(
+            f"the column {name!r} of {place} cannot be used: it holds {odd} values{inside}, which have no form in "
+            "JSON; cast it to text or numbers, or leave it out"
+        )
+
+
 def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
-    """`names` as columns, a row for each candidate of the pool. ConfigError, with near names, for one nobody has."""
+    """`names` as columns, a row for each candidate of the pool. ConfigError for a name that nobody has, with near ones,
+    for one that is taken, and for a column that cannot travel."""
+    _check_names(names)
     columns: dict[str, Any] = {}
     own = {name: concat_rows(pool, [table[name] for table in pool.tables]) for name in OWN if name in names}
     for name in names:
@@ -67,6 +100,8 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
         there = sorted({*OWN, *columns, *_joinable(config)})
         near = difflib.get_close_matches(missing[0], there, n=3) or there[:12]
         raise ConfigError(f"nothing has a column {missing[0]!r}: there are {', '.join(near)}")
+    for name in names:
+        check_travels(name, columns[name].type, "this selection")
     return pa.table({name: columns[name] for name in names})
 
 
@@ -91,7 +126,7 @@ def _from_join(pool: Pool, place: str, names: Sequence[str]) -> dict[str, Any]:
     if not mine:
         return {}
     own = concat_rows(pool, [basic[by] for basic in pool.tables])
-    rows = pc.index_in(own, table[by].combine_chunks())
+    rows = pc.index_in(own, table[by].combine_chunks(), skip_nulls=True)
     return {name: table[name].combine_chunks().take(rows) for name in mine}
 
 
@@ -102,14 +137,27 @@ def read_join(place: str) -> pa.Table:
         table = Folder(folder or ".").read_table(name)
     except FileNotFoundError:
         raise InputError(f"{place} is not there") from None
+    except (pa.ArrowException, OSError):
+        raise InputError(f"{place} is damaged, or no Parquet file") from None
     by = next((key for key in JOIN_KEYS if key in table.column_names), None)
     if by is None:
         raise InputError(
             f"{place} has none of the columns {', '.join(JOIN_KEYS)}: nothing says which images it is about"
         )
-    if pc.count_distinct(table[by]).as_py() < table.num_rows:
+    try:
+        table = table.cast(pa.schema([(field.name, _plain_text(field, by)) for field in table.schema]))
+    except pa.ArrowException:
+        raise InputError(f"the column {by} of {place} is {table[by].type}, not text: it names no images") from None
+    if pc.count_distinct(table[by]).as_py() < table.num_rows - table[by].null_count:
         raise InputError(f"{place} has a {by} twice: which of its rows counts?")
     return table
+
+
+def _plain_text(field: pa.Field, by: str) -> pa.DataType:
+    """The type that a joined column is taken as: Arrow does not take rows of views."""
+    if field.name == by or pa.types.is_string_view(field.type):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(field.type) else field.type
 
 
 def join_digests(config: FilterConfig) -> dict[str, str]:

@@ -24,6 +24,7 @@ from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.shards.config import ShardConfig
 from lucidflux_data.storage.config import StorageConfig
 
+SMALLEST_FRACTION = Decimal("1e-18")
 UNIT_RULE = "clamp(ceil(n/256), 8, 1000)"
 # `lucidflux`: arXiv 2509.22414 v4, data curation (blur 150..8000, flat 800 / 50%, CLIP-IQA top 20%).
 # `strict`: beyond the paper; limits at which about one clean photo in twenty is lost (docs/performance.md).
@@ -81,6 +82,8 @@ class CutConfig(Section):
             raise ValueError("is not a number") from None
         if not fraction.is_finite() or not 0 < fraction <= 1:
             raise ValueError("must be over 0 and at most 1")
+        if fraction < SMALLEST_FRACTION:
+            raise ValueError(f"must be at least {SMALLEST_FRACTION}: less is none of any set")
         return format(fraction.normalize(), "f")
 
     @model_validator(mode="after")

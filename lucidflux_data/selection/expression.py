@@ -2,12 +2,16 @@
 
 Allowed are column names, numbers, strings, true, false and none, comparisons (also chained), `in [..]`, `is none`,
 and, or, not, + - * / and brackets. Null behaves as in SQL: a comparison with it is not true, so such a row is not kept.
+
+A name that is no plain word stands in backticks, `clipiqa+` > 0.5, or in quotes: of a comparison that names no column
+otherwise, the first text is one, "maniqa-pipal" > 0.5. Beside a column, a text is a text.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,12 +31,13 @@ _COMPARE = {
 _ARITHMETIC = {ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide}
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 MAX_LENGTH = 10_000
+_TEXT_OR_NAME = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
+_STAND_IN = "__column_{}__"  # of a name in backticks, while Python's grammar reads the expression
 
 
 def columns_of(text: str) -> list[str]:
     """The column names in an expression, sorted. Raises ConfigError where it cannot be read."""
-    names = {node.id for node in ast.walk(_parse(text)) if isinstance(node, ast.Name)}
-    return sorted(name for name in names if name.lower() not in _CONSTANTS)
+    return sorted({node.id for node in ast.walk(_parse(text)) if isinstance(node, ast.Name) and _is_column(node)})
 
 
 def matches(text: str, table: pa.Table) -> pa.Array:
@@ -45,6 +50,8 @@ def matches(text: str, table: pa.Table) -> pa.Array:
         found = _value(_parse(text), table)
         if not (isinstance(found, (pa.Array, pa.ChunkedArray)) and pa.types.is_boolean(found.type)):
             raise ConfigError(f"--where {text!r} does not say yes or no: compare something")
+    except (OverflowError, RecursionError):
+        raise ConfigError("--where has a number beyond 64 bits, or too many brackets") from None
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
         raise ConfigError(f"--where {text!r} compares things of different kinds (text and numbers?)") from None
     return pc.fill_null(found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found, False)
@@ -61,13 +68,50 @@ def check_columns(text: str, there: Sequence[str]) -> None:
 def _parse(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
         raise ConfigError(f"--where is longer than {MAX_LENGTH} characters")
+    quoted: list[str] = []
+
+    def stand_in(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]
+        quoted.append(found[1])
+        return _STAND_IN.format(len(quoted) - 1)
+
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        read = ast.parse(_TEXT_OR_NAME.sub(stand_in, text.strip()), mode="eval").body
+        tree: ast.expr = _Naming(quoted).visit(read)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         hint = "; equality is ==" if "=" in text and "==" not in text else ""
         raise ConfigError(
-            f"--where {text!r} cannot be read: write for example aesthetic > 5 and nsfw < 0.1{hint}"
+            f"--where {text!r} cannot be read: write for example aesthetic > 5 and nsfw < 0.1; "
+            f"a name that is no plain word stands in backticks or quotes{hint}"
         ) from None
+    return tree
+
+
+class _Naming(ast.NodeTransformer):
+    """Puts columns where quoted names stand. A column is marked by `Store`: it may be called as a constant is."""
+
+    def __init__(self, quoted: list[str]) -> None:
+        self.quoted = {_STAND_IN.format(number): name for number, name in enumerate(quoted)}
+        self.texts: set[int] = set()  # ids of the nodes of texts that are names
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(self.quoted[node.id], ast.Store()) if node.id in self.quoted else node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return ast.Name(str(node.value), ast.Store()) if id(node) in self.texts else node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        inside = list(ast.walk(node))
+        named = any((isinstance(n, ast.Name) and _is_column(n)) or id(n) in self.texts for n in inside)
+        texts = [n for n in inside if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        if texts and not named:
+            self.texts.add(id(min(texts, key=lambda n: (n.lineno, n.col_offset))))
+        return self.generic_visit(node)
+
+
+def _is_column(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store) or node.id.lower() not in _CONSTANTS
 
 
 def _value(node: ast.expr, table: pa.Table) -> Any:
@@ -77,7 +121,7 @@ def _value(node: ast.expr, table: pa.Table) -> Any:
     if isinstance(node, ast.Constant) and node.value is None:
         return pa.scalar(None)
     if isinstance(node, ast.Name):
-        return pa.scalar(_CONSTANTS[node.id.lower()]) if node.id.lower() in _CONSTANTS else table[node.id]
+        return table[node.id] if _is_column(node) else pa.scalar(_CONSTANTS[node.id.lower()])
     if isinstance(node, ast.BoolOp):
         combine = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
         found = _value(node.values[0], table)

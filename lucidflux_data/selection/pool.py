@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.errors import InputError
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.records import KEPT
@@ -84,7 +85,11 @@ class Pool:
         there is none yet. None where the measure has no file."""
         place = number, measure
         if place not in self._measures:
-            self._measures[place] = _align(self.parts[number], self.tables[number]["uri"], self.units(number, measure))
+            units, uris = self.units(number, measure), self.tables[number]["uri"]
+            try:
+                self._measures[place] = _align(self.parts[number], uris, units)
+            except (pa.ArrowTypeError, pa.ArrowInvalid):
+                raise InputError(_describe_kinds(f"{self.parts[number].folder}/scores/{measure}", units)) from None
         return self._measures[place]
 
     def column(self, measure: str, name: str, kind: pa.DataType) -> pa.ChunkedArray:
@@ -149,7 +154,11 @@ def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
     chunks: list[Any] = []
     for piece, rows in zip(pieces, pool.rows, strict=True):
         taken = piece if len(rows) == len(piece) else piece.take(pa.array(rows))
-        taken = taken.cast(kind)
+        try:
+            taken = taken.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            told = " in one run and ".join(sorted(map(str, kinds)))
+            raise InputError(f"a column holds {told} in another: they cannot be combined") from None
         chunks += taken.chunks if isinstance(taken, pa.ChunkedArray) else [taken]
     return pa.chunked_array(chunks, kind)
 
@@ -169,6 +178,17 @@ def _align(part: Part, uris: pa.ChunkedArray, found: dict[int, pa.Table]) -> pa.
         rows = pc.index_in(own, table["uri"].combine_chunks().cast(own.type))
         tables.append(table.select(names).combine_chunks().take(rows))
     return pa.concat_tables(tables)
+
+
+def _describe_kinds(place: str, units: dict[int, pa.Table]) -> str:
+    """Which column of a measure is of two kinds."""
+    kinds: dict[str, set[str]] = {}
+    for table in units.values():
+        for field_ in table.schema:
+            kinds.setdefault(field_.name, set()).add(str(field_.type))
+    name, found = max(kinds.items(), key=lambda entry: len(entry[1] - {"null"}))
+    told = " and ".join(sorted(found - {"null"}))
+    return f"{place} holds {told} in the column {name!r}: remove that folder, and score again with one kind"
 
 
 def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:

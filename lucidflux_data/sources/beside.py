@@ -21,6 +21,7 @@ from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.parquet import absolute_uri, side_json, sides_by_key
 from lucidflux_data.sources.tars import MAX_SIDE_BYTES, is_image_name
 from lucidflux_data.sources.uris import is_special, show_name
+from lucidflux_data.storage.formats import to_rows
 
 METADATA = ("metadata.parquet", "metadata.csv", "metadata.jsonl")
 NAME_COLUMN = "file_name"
@@ -147,7 +148,7 @@ def _metadata_rows(path: str) -> Iterator[dict[str, Any]]:
             columns = [name for name in batch.schema.names if not pa.types.is_nested(batch.schema.field(name).type)]
             if NAME_COLUMN not in columns:
                 return
-            yield from batch.select(columns).to_pylist()
+            yield from to_rows(batch.select(columns))
 
 
 def _csv_batches(file: Any) -> Iterator[pa.RecordBatch]:

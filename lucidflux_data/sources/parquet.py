@@ -10,7 +10,6 @@ rows at a time, and not again for every row.
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import threading
@@ -26,7 +25,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.uris import escape_text, escape_url, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system
-from lucidflux_data.storage.formats import make_portable
+from lucidflux_data.storage.formats import make_portable, to_rows
 
 BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "content", "data")
 URI_COLUMNS = ("uri", "url", "image_url", "path", "image_path", "file_name")
@@ -104,7 +103,7 @@ def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None]]:
         for batch in table.iter_batches(batch_size=4096, columns=wanted, use_threads=False):
             if not wanted:
                 break
-            for row in batch.to_pylist():
+            for row in to_rows(batch):
                 uri = row.pop(found.column) if found.kind == "uri" else f"{escape_url(url)}#{number}"
                 side = side_json(row)
                 if found.kind != "uri":
@@ -128,13 +127,8 @@ def absolute_uri(uri: str, folder: str) -> str:
 
 def side_json(row: dict[str, Any]) -> str | None:
     """The columns of a row that hold something, as json; None where none does."""
-    kept = {name: _plain(value) for name, value in row.items() if value is not None}
+    kept = {name: make_portable(value) for name, value in row.items() if value is not None}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
-
-
-def _plain(value: Any) -> Any:
-    """As it stands in JSON; bytes as base64."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else make_portable(value)
 
 
 def sides_by_key(url: str) -> dict[str, str]:
@@ -146,7 +140,7 @@ def sides_by_key(url: str) -> dict[str, str]:
             return {}
         sides = {}
         for batch in table.iter_batches(batch_size=4096, columns=names, use_threads=False):
-            for row in batch.to_pylist():
+            for row in to_rows(batch):
                 sides[str(row["key"])] = side_json(row) or "{}"
         return sides
 

@@ -1,7 +1,19 @@
-"""The bytes of what is published: Parquet tables and canonical JSON. Equal content gives equal bytes."""
+"""The bytes of what is published: Parquet tables and canonical JSON. Equal content gives equal bytes.
+
+A value that travels beside an image has one form in JSON, made by `make_portable` (docs/curation.md has the table):
+
+    null, true, false, text          themselves; lone surrogates of a text as \\udXXX
+    integers of 64 bits, signed      numbers; larger ones their digits as text
+    floating point                   numbers; not-a-number and infinity are null
+    decimals                         text
+    dates, times                     ISO 8601 text, to the microsecond; a duration its seconds
+    lists, structs, maps             lists and objects of the same; a map is a list of [key, value]
+    bytes                            base64 text beside an image; no form as a column of the ledger
+"""
 
 from __future__ import annotations
 
+import base64
 import datetime
 import io
 import json
@@ -63,8 +75,7 @@ class _Chunks(io.RawIOBase):
 
 
 def make_portable(value: Any) -> Any:
-    """A value in the form that it has in JSON and in tables: not-a-number and infinity are null, integers beyond 64
-    bits and decimals are text, times ISO 8601, lone surrogates escaped; lists and dicts likewise."""
+    """A value in the form that it has in JSON (the table above); lists and dicts likewise."""
     if isinstance(value, dict):
         return {make_portable(str(name)): make_portable(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -75,9 +86,68 @@ def make_portable(value: Any) -> Any:
         return str(value)
     if isinstance(value, (datetime.date, datetime.datetime, datetime.time)):
         return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def to_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    """As `to_pylist`, of whatever a file holds: nanoseconds are cut to microseconds, and a time that Python has no date
+    for (year 10000, an unknown zone) is None."""
+    names = table.schema.names
+    columns = [_python_values(column) for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    elif pa.types.is_duration(kind) and kind.unit == "ns":
+        column = column.cast(pa.duration("us"), safe=False)
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError, pa.ArrowException):
+        return [_python_value(scalar) for scalar in column]
+
+
+def _python_value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError, pa.ArrowException):
+        return None
+
+
+def find_unportable(kind: pa.DataType) -> str | None:
+    """The type, the column's own or one inside it, that has no form in the json of a sample; None where all have."""
+    if pa.types.is_dictionary(kind):
+        return find_unportable(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return find_unportable(kind.storage_type)
+    if pa.types.is_map(kind):
+        return find_unportable(kind.key_type) or find_unportable(kind.item_type)
+    if pa.types.is_struct(kind):
+        return next(filter(None, (find_unportable(field.type) for field in kind)), None)
+    if any(is_list(kind) for is_list in _LISTS):
+        return find_unportable(kind.value_type)
+    return None if any(is_one(kind) for is_one in _PORTABLE) else str(kind)
+
+
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_PORTABLE = (
+    pa.types.is_null,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_temporal,
+    pa.types.is_string,
+    pa.types.is_large_string,
+)
 
 
 def canonical_json(content: Any) -> bytes:

@@ -12,7 +12,18 @@ from typer.core import TyperGroup
 
 from pipelines.commands.bench_tools import ProfileName, SuiteName, SuitesDir
 from pipelines.commands.bench_tools import app as plain_app
-from pipelines.commands.options import Address, DryRun, Json, Limit, MaxFailed, NumCpus, NumGpus, Set, tell
+from pipelines.commands.options import (
+    Address,
+    DryRun,
+    Json,
+    Limit,
+    MaxFailed,
+    NumCpus,
+    NumGpus,
+    Set,
+    check_finite,
+    tell,
+)
 
 Outputs = Annotated[
     list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
@@ -162,7 +173,9 @@ def infer_command(
     set_: Set = None,
     repo: Annotated[Path | None, typer.Option(help="Checkout of the method's repository.")] = None,
     python: Annotated[str, typer.Option(help="Interpreter of the method's environment.")] = "python",
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which the program is stopped.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, callback=check_finite, help="Seconds after which the program is stopped.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="flux-dev or tiny, for lucidflux and proxy.")] = None,
     weights: Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")] = None,
     trained: Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it.")] = None,

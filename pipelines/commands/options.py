@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
+
+
+def check_finite(value: float | None) -> float | None:
+    """For `typer.Option(callback=check_finite)`: bounds let not-a-number pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob, WebDataset tar or Parquet; local or a url.")
@@ -17,8 +26,8 @@ ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="One setting over preset and file.")]
 Iqa = Annotated[str | None, typer.Option(metavar="NAME", help="Quality metric of the cut, or none.")]
 TopFraction = Annotated[str | None, typer.Option(help="Keep the best fraction of the survivors.")]
-TopK = Annotated[int | None, typer.Option(help="Keep the best N of the survivors.")]
-MinSide = Annotated[int | None, typer.Option(help="Shorter side, in pixels, that an image must have.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Keep the best N of the survivors.")]
+MinSide = Annotated[int | None, typer.Option(min=0, help="Shorter side, in pixels, that an image must have.")]
 Forbid = Annotated[
     list[str] | None,
     typer.Option(metavar="SUITE|FILE|DIR", help="Benchmark images that must not get in; may be repeated."),
@@ -35,7 +44,9 @@ NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by 
 NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; RAY_ADDRESS otherwise, else a private one.")]
 ExecutorKind = Annotated[str, typer.Option("--executor", help="ray, or local processes.")]
-MaxFailed = Annotated[float | None, typer.Option(min=0, max=1, help="Exit 4 when a larger share failed.")]
+MaxFailed = Annotated[
+    float | None, typer.Option(min=0, max=1, callback=check_finite, help="Exit 4 when a larger share failed.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 

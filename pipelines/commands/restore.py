@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.options import Address, ConfigFile, DryRun, Json, Limit, MaxFailed, NumCpus, Set, tell
+from pipelines.commands.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    Json,
+    Limit,
+    MaxFailed,
+    NumCpus,
+    Set,
+    check_finite,
+    tell,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -14,13 +25,13 @@ ModelName = Annotated[str | None, typer.Option("--model", help="flux-dev, or tin
 Weights = Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")]
 Trained = Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it, as in lucidflux.pth.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps (28); under 15 goes soft.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance embedding (4.0).")]
-Upscale = Annotated[float | None, typer.Option(help="Output side over input side (4).")]
+Guidance = Annotated[float | None, typer.Option(callback=check_finite, help="Guidance embedding (4.0).")]
+Upscale = Annotated[float | None, typer.Option(callback=check_finite, help="Output side over input side (4).")]
 Seed = Annotated[int | None, typer.Option(help="Of the noise, the same for every image.")]
 Schedule = Annotated[str | None, typer.Option(help="published, or flux: shifted by the true token count.")]
 Numerics = Annotated[str | None, typer.Option(help="fast, or parity: the published code's casts.")]
 ColorFix = Annotated[str | None, typer.Option(help="Colours of the proxy, of the lq, or none.")]
-ProxyStrength = Annotated[float | None, typer.Option(help="Weight of the proxy's branch (1.0).")]
+ProxyStrength = Annotated[float | None, typer.Option(callback=check_finite, help="Weight of the proxy's branch (1.0).")]
 Quantize = Annotated[str | None, typer.Option(help="Backbone as none, fp8 or nf4.")]
 Offload = Annotated[str, typer.Option(help="auto (by free memory), none, model or group.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]

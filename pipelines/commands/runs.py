@@ -19,6 +19,7 @@ from pipelines.commands.options import (
     RunFolder,
     Set,
     Sources,
+    check_finite,
     tell,
 )
 
@@ -36,11 +37,17 @@ def plan_command(
     set_: Set = None,
     iqa: Iqa = None,
     sample: Annotated[int, typer.Option(min=1, help="Candidates that are measured here.")] = 64,
-    candidates: Annotated[int | None, typer.Option(help="As if there were so many.")] = None,
-    gpu_images_per_s: Annotated[float | None, typer.Option(help="Of the metric on one GPU, measured before.")] = None,
-    storage_gbps: Annotated[float | None, typer.Option(help="What the source gives, in gigabytes a second.")] = None,
-    price_cpu_hour: Annotated[float, typer.Option()] = 0.0,
-    price_gpu_hour: Annotated[float, typer.Option()] = 0.0,
+    candidates: Annotated[int | None, typer.Option(min=1, help="As if there were so many.")] = None,
+    gpu_images_per_s: Annotated[
+        float | None,
+        typer.Option(min=1e-6, callback=check_finite, help="Of the metric on one GPU, measured before."),
+    ] = None,
+    storage_gbps: Annotated[
+        float | None,
+        typer.Option(min=1e-6, callback=check_finite, help="What the source gives, in gigabytes a second."),
+    ] = None,
+    price_cpu_hour: Annotated[float, typer.Option(min=0, callback=check_finite)] = 0.0,
+    price_gpu_hour: Annotated[float, typer.Option(min=0, callback=check_finite)] = 0.0,
     out: Annotated[
         str | None, typer.Option("--out", metavar="RUN", help="The run that then tells how it went.")
     ] = None,
@@ -218,7 +225,8 @@ def add_scores(
     load_scorer(scorer, os.getcwd())
     with open_executor(*where) as started:
         job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)
-        run_measure(
-            load_pool(parts(folder)), config, scorer_name(scorer), job, started, Progress(quiet=json_), stateful=True
-        )
+        pool, name = load_pool(parts(folder)), scorer_name(scorer)
+        run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)
+    for number in range(len(pool.parts)):
+        pool.measure(number, name)  # units that are of two kinds are told now, not in the next select
     tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_)

@@ -42,6 +42,7 @@ def list_into(
     progress: Progress,
 ) -> dict[str, Any]:
     """Lists the sources and starts the run, or finds it started: the first listing stays in force."""
+    columns.check_columns(config)
     listed: dict[str, Any] = {"sources": asked, "limit": limit, "seed": 0 if limit else None}
     if folder.exists(run_folder.RUN_FILE):
         before = runs.read_run(folder)
@@ -85,6 +86,7 @@ def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Pr
 
 def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
+    columns.check_columns(config)
     pool, compared = measures.prepare(folder, config, executor, progress)
     scoring.score_metric(pool, config, executor, progress)
     _withdraw(folder, compared)

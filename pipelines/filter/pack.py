@@ -26,7 +26,7 @@ from lucidflux_data.shards.stripping import FORMATS, STRIP_VERSION
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import table_bytes, to_rows
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
@@ -36,7 +36,7 @@ PLACE = ".next/stripped"
 
 PREFIX = "hq"
 STAGE = ".next"
-NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256", "source"}
+NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256", "scored_as"}
 SOURCE = ("uri", "key", "offset", "bytes", "sha256")  # what reading the scored bytes takes
 
 
@@ -55,11 +55,11 @@ class PackShard:
 
     def _samples(self, rows: list[dict[str, Any]], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
         for row in rows:
-            data = read_source(row["source"])
+            data = read_source(row["scored_as"])
             name = EXTENSION_OF[row["format"]]
             record = sample_json(row)
             if "stripped" in row:
-                data = stripped(row["source"]["uri"], data, row["stripped"])
+                data = stripped(row["scored_as"]["uri"], data, row["stripped"])
                 assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
             if self.config.shards.normalize and needs_normalizing(row):
                 data, name = _as_png(data, self.config.decode.max_pixels), "png"
@@ -94,7 +94,7 @@ def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
     changes = stripping.read_stripped(folder) if config.shards.strip else {}
     by_key: dict[str, dict[str, Any]] = {}
     for row in packable(kept_rows(folder), config):
-        row["source"] = {name: row[name] for name in SOURCE}
+        row["scored_as"] = {name: row[name] for name in SOURCE}
         change = changes.get(row["key"])
         if change is not None:
             told = {"key": change["packed_key"], "bytes": change["packed_bytes"]}
@@ -107,7 +107,7 @@ def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
 
 def kept_rows(folder: Folder) -> list[dict[str, Any]]:
     """The kept rows of the ledger in the order of their keys."""
-    return runs.read_ledger(folder, where=pc.field("keep")).sort_by("key").to_pylist()
+    return to_rows(runs.read_ledger(folder, where=pc.field("keep")).sort_by("key"))
 
 
 def packable(kept: list[dict[str, Any]], config: FilterConfig) -> list[dict[str, Any]]:

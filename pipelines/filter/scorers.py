@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import Any
 
@@ -14,12 +14,15 @@ import pyarrow as pa
 
 from lucidflux_data.errors import ConfigError, LucidFluxError
 from lucidflux_data.images import ImageError
+from lucidflux_data.selection.columns import OWN, TAKEN
 from lucidflux_data.selection.config import FilterConfig
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import make_portable, table_bytes
 from pipelines.execution.worker import File, Unit
 from pipelines.filter.score import decoded
 
 SCORER_BATCH = 16  # images that a user's function is given at a time
+KINDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text"}
+NAMES_TAKEN = (*OWN, *TAKEN)
 
 
 class ScorerUnit:
@@ -43,9 +46,7 @@ class ScorerUnit:
             rows += self._batch(batch, list(islice(pixels, len(batch))))
         order = {row["uri"]: number for number, row in enumerate(unit.payload)}
         rows.sort(key=lambda row: order[row["uri"]])
-        names = sorted({name for row in rows for name in row} - {"uri", "key", "reason"})
-        filled = [{name: row.get(name) for name in ("uri", "key", *names, "reason")} for row in rows]
-        yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(filled))
+        yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", table_bytes(_table(rows, self.spec))
 
     def _batch(self, rows: list[dict[str, Any]], pixels: list[np.ndarray | ImageError]) -> list[dict[str, Any]]:
         records, images = [], []
@@ -55,15 +56,31 @@ class ScorerUnit:
             images += [] if isinstance(image, ImageError) else [image]
         good = [record for record in records if record["reason"] is None]
         try:
-            columns = self._function(images) if images else {}
+            columns = _checked(self._function(images) if images else {}, len(images), self.spec)
         except LucidFluxError:
             raise
         except Exception as error:  # theirs, not a defect of ours
             raise ConfigError(f"{self.spec} failed: {type(error).__name__}: {error}") from error
-        for name, values in _checked(columns, len(images), self.spec).items():
+        for name, values in columns.items():
             for record, value in zip(good, values, strict=True):
                 record[name] = value
         return records
+
+
+def _table(rows: list[dict[str, Any]], spec: str) -> pa.Table:
+    """The rows of a unit, each column of one kind. ConfigError where the function mixes them."""
+    names = sorted({name for row in rows for name in row} - {"uri", "key", "reason"})
+    columns: dict[str, Any] = {name: pa.array([row[name] for row in rows], pa.string()) for name in ("uri", "key")}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        kinds = sorted({KINDS.get(type(value), type(value).__name__) for value in values if value is not None})
+        if len(kinds) > 1:
+            raise ConfigError(f"{spec} returned {' and '.join(kinds)} in {name!r}: a column has one kind")
+        if any(isinstance(value, float) for value in values):
+            values = [value if value is None else float(value) for value in values]
+        columns[name] = pa.array(values)
+    columns["reason"] = pa.array([row["reason"] for row in rows])
+    return pa.table(columns)
 
 
 def _checked(columns: Any, count: int, spec: str) -> dict[str, list[Any]]:
@@ -72,15 +89,33 @@ def _checked(columns: Any, count: int, spec: str) -> dict[str, list[Any]]:
         raise ConfigError(f"{spec} returned {type(columns).__name__}: a dict of columns is asked for")
     checked = {}
     for name, values in columns.items():
-        items = values.tolist() if hasattr(values, "tolist") else list(values)
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in NAMES_TAKEN:
+            raise ConfigError(
+                f"{spec} returned a column named {name!r}: letters, digits and _ only, and none that the ledger has "
+                f"({', '.join(NAMES_TAKEN)})"
+            )
+        items = _items(values)
+        if items is None:
+            raise ConfigError(f"{spec} returned {type(values).__name__} for {name!r}: a list or an array is asked for")
         if len(items) != count:
             raise ConfigError(f"{spec} returned {len(items)} values of {name!r} for {count} images")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) or name in ("uri", "key", "reason"):
-            raise ConfigError(
-                f"{spec} returned a column named {name!r}: letters, digits and _ only; not uri, key, reason"
-            )
+        for item in items:
+            if item is not None and type(item) not in KINDS:
+                raise ConfigError(
+                    f"{spec} returned a {type(item).__name__} in {name!r}: a score is a number, true or false, or text"
+                )
         checked[name] = items
     return checked
+
+
+def _items(values: Any) -> list[Any] | None:
+    """The values of a column as Python's own, not-a-number as None; None where it is no list and no array."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()  # of an array without dimensions a single value
+    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, Iterable):
+        return None
+    items = [item.item() if getattr(item, "ndim", None) == 0 else item for item in values]
+    return [make_portable(item) if type(item) in KINDS else item for item in items]
 
 
 def scorer_name(spec: str) -> str:

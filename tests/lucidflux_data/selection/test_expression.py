@@ -97,3 +97,37 @@ def test_mistakes_are_one_sentence(text: str, words: str) -> None:
 
 def test_columns_of_an_expression() -> None:
     assert columns_of("b > 1 and not (a in [1, 2] or c is none) and d == true") == ["a", "b", "c", "d"]
+
+
+ODD_NAMES = pa.table(
+    {"clipiqa+": [0.2, 0.8], "maniqa-pipal": [0.9, None], "none": [1, 2], "a b": ["x", "maniqa-pipal"]}
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "kept"),
+    [
+        ("`clipiqa+` > 0.5", ["clipiqa+"], [False, True]),
+        ('"clipiqa+" > 0.5', ["clipiqa+"], [False, True]),
+        ("0.5 < 'clipiqa+'", ["clipiqa+"], [False, True]),
+        ('"maniqa-pipal" is none', ["maniqa-pipal"], [False, True]),
+        ('not "maniqa-pipal" > 0.5', ["maniqa-pipal"], [False, False]),
+        ('"clipiqa+" * 2 > 1', ["clipiqa+"], [False, True]),
+        ("`maniqa-pipal` > `clipiqa+`", ["clipiqa+", "maniqa-pipal"], [True, False]),
+        ("`none` == 2", ["none"], [False, True]),
+        ("`a b` == 'maniqa-pipal'", ["a b"], [False, True]),
+        ('"a b" == \'x\' and "clipiqa+" < .5', ["a b", "clipiqa+"], [True, False]),
+        ("'a b' in ['x', 'y']", ["a b"], [True, False]),
+        ("`a b` == '`x`' or `a b` == \"x\"", ["a b"], [True, False]),
+    ],
+)
+def test_any_column_name_can_be_quoted(text: str, names: list[str], kept: list[bool]) -> None:
+    assert columns_of(text) == names
+    assert matches(text, ODD_NAMES).to_pylist() == kept
+
+
+@pytest.mark.parametrize("text", ["`a b > 1", "`` > 1", "clipiqa+ > 1", "`a` `b`", "width > " + "9" * 30, "width > 5j",
+                                  "not " * 2000 + "nsfw", "(" * 300 + "1" + ")" * 300])  # fmt: skip
+def test_what_cannot_be_read_is_a_sentence(text: str) -> None:
+    with pytest.raises(ConfigError, match="--where"):
+        matches(text, TABLE)
