@@ -8,7 +8,6 @@ Images that are there are not made again; outputs of other settings, or of anoth
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -28,6 +27,9 @@ from benchmarks.methods.submission import METHOD_FILE
 from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
+from lucidflux_data.storage.claim import claim
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import indented_json
 
 LOG_FILE = "log.txt"
 READ_BY_ALL = (".png", ".jpg", ".jpeg")
@@ -36,18 +38,22 @@ READ_BY_ALL = (".png", ".jpg", ".jpeg")
 def start_method(folder: Path, about: dict[str, Any], fixed: tuple[str, ...]) -> dict[str, Any]:
     """method.json of a new or a resumed method. ConfigError where the outputs there were made in another way: where
     one of `fixed` differs."""
-    before = json.loads((folder / METHOD_FILE).read_text()) if (folder / METHOD_FILE).exists() else None
-    if before is None and folder.exists() and any(folder.rglob("*.png")):
-        raise ConfigError(f"{folder} holds images that `bench infer` did not make: choose another --out")
-    if before is not None:
+
+    def resume(before: dict[str, Any]) -> bool:
         changed = [key for key in fixed if before.get(key) != about.get(key)]
         if changed:
             raise ConfigError(f"{folder} was made with another {', '.join(changed)}: choose another --out")
+        return False
+
+    place, new = Folder(folder), about | {"runs": {}}
+    before = claim(  # before the first image, so that a killed run is known for what it is
+        place, new, "holds images that `bench infer` did not make", resume,
+        name=METHOD_FILE, encode=indented_json, taken=lambda _: any(folder.rglob("*.png")),
+    )  # fmt: skip
+    if before is not None:
         return before | about
-    folder.mkdir(parents=True, exist_ok=True)
-    about = about | {"runs": {}}
-    write_method(folder, about)  # before the first image, so that a killed run is known for what it is
-    return about
+    place.sweep()
+    return new
 
 
 def finish_method(folder: Path, about: dict[str, Any]) -> None:
@@ -57,13 +63,8 @@ def finish_method(folder: Path, about: dict[str, Any]) -> None:
     about["seconds_per_image"] = round(seconds / images, 4) if images else None
     peaks = [run["peak_gpu_mb"] for run in runs if run["peak_gpu_mb"] is not None]
     about["peak_gpu_mb"] = max(peaks, default=None)
-    write_method(folder, about)
-
-
-def write_method(folder: Path, about: dict[str, Any]) -> None:
-    part = folder / f".{METHOD_FILE}.{secrets.token_hex(4)}"
-    part.write_text(json.dumps(about, indent=1) + "\n")
-    os.replace(part, folder / METHOD_FILE)
+    Folder(folder).publish(METHOD_FILE, indented_json(about))
+    Folder(folder).sweep()
 
 
 def done_ids(place: Path) -> set[str]:

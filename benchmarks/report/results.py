@@ -22,10 +22,10 @@ from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.suites.suite import Suite
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import indented_json, table_bytes
 
-RUN_FILE = "run.json"
 CLIP_NOTE = (
     "LucidFlux's training images were the best fifth by CLIP-IQA: clipiqa and clipiqa+ are not neutral for it, nor for "
     "models trained on data that was cut so"
@@ -36,15 +36,18 @@ def start(folder: Folder, suite: Suite, profile: Profile) -> None:
     """Writes run.json. ConfigError where the folder holds something else, or another suite's or profile's results."""
     about = {"schema_version": 1, "suite": suite.label(), "profile": profile.name}
     about["metrics"] = [{"name": spec.name, **spec.parameters()} for spec in profile.metrics]
-    if folder.exists(RUN_FILE):
-        before = json.loads(folder.read(RUN_FILE))
+
+    def resume(before: dict[str, Any]) -> bool:
         if {key: before.get(key) for key in ("suite", "profile")} != {"suite": suite.label(), "profile": profile.name}:
             raise ConfigError(
                 f"{folder} holds results of {before.get('suite')}, {before.get('profile')}: choose another --out"
             )
-    elif folder.exists() and (folder.names() or folder.folders()):
-        raise ConfigError(f"{folder} is not empty and holds no results: choose another --out")
-    folder.publish(RUN_FILE, (json.dumps(about, indent=1) + "\n").encode())
+        return True
+
+    def taken(place: Folder) -> bool:
+        return bool(place.names() or place.folders())
+
+    claim(folder, about, "is not empty and holds no results", resume, encode=indented_json, taken=taken)
 
 
 def write(
@@ -94,7 +97,7 @@ def write(
         ),
     }
     folder.publish(TABLE, table_bytes(table))
-    folder.publish("environment.json", (json.dumps(surroundings, indent=1) + "\n").encode())
+    folder.publish("environment.json", indented_json(surroundings))
     for name, render in tables.RENDERERS.items():
         folder.publish(name, render(board).encode())
     folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -33,8 +33,9 @@ from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import Shard
 from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
-from lucidflux_data.storage.formats import canonical_json, make_portable, to_rows
+from lucidflux_data.storage.formats import make_portable, to_rows
 
 KIND = "pairs"
 PREFIX = "pairs"
@@ -82,19 +83,18 @@ def start(folder: Folder, run: dict[str, Any]) -> None:
 
     Until there are shards, settings may still change: a first try that found no usable image is no reason to move.
     """
-    if not folder.exists(run_folder.RUN_FILE):
-        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
-            raise ConfigError(f"{folder} is not empty and holds no pairs: choose another --out")
-        folder.publish(run_folder.RUN_FILE, canonical_json(run))
-        return
-    before = read(folder)
-    if before["digests"] == run["digests"]:
-        return
-    same_inputs = all(before[name] == run[name] for name in ("sources", "limit"))
-    listed = folder.exists(run_folder.INVENTORY) or folder.names(PLACE)
-    if folder.names("shards") or (listed and not same_inputs):
-        raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
-    folder.publish(run_folder.RUN_FILE, canonical_json(run))
+
+    def resume(before: dict[str, Any]) -> bool:
+        _check_kind(folder, before)
+        if before["digests"] == run["digests"]:
+            return False
+        same_inputs = all(before[name] == run[name] for name in ("sources", "limit"))
+        listed = folder.exists(run_folder.INVENTORY) or folder.names(PLACE)
+        if folder.names("shards") or (listed and not same_inputs):
+            raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
+        return True
+
+    claim(folder, run, "is not empty and holds no pairs", resume)
 
 
 def is_pairs(folder: Folder) -> bool:
@@ -104,9 +104,13 @@ def is_pairs(folder: Folder) -> bool:
 def read(folder: Folder) -> dict[str, Any]:
     """run.json. InputError where the folder holds no pairs."""
     run = run_folder.read_about(folder)
+    _check_kind(folder, run)
+    return run
+
+
+def _check_kind(folder: Folder, run: Mapping[str, Any]) -> None:
     if run.get("kind") != KIND:
         raise InputError(f"{folder} is a run of the filter, not a folder of pairs")
-    return run
 
 
 def read_config(folder: Folder) -> PairsConfig:

@@ -16,9 +16,9 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.firewall import Compared
 from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
+from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json
-from lucidflux_data.storage.run_folder import RUN_FILE, read_about, unit_name, unit_size
+from lucidflux_data.storage.run_folder import read_about, unit_name, unit_size
 
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
@@ -133,20 +133,20 @@ def read_run(folder: Folder) -> dict[str, Any]:
 
 def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("score", "select", "pack")) -> None:
     """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError."""
-    if not folder.exists(RUN_FILE):
-        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
-            raise ConfigError(f"{folder} is not empty and is not a run: choose another --out")
-        folder.publish(RUN_FILE, canonical_json(run))
-        return
-    before = read_about(folder).get("digests", {})
-    if before.get("score") != run["digests"]["score"]:
-        raise ConfigError(f"{folder} holds another run (other sources, sample or measures): choose another --out")
-    for step in ("select", "pack"):
-        if step in steps and before[step] != run["digests"][step]:
-            raise ConfigError(
-                f"{folder} was made with other {'rules' if step == 'select' else 'shard limits'}: "
-                f"change them with `lucidflux-data {step} {folder} --set ...`"
-            )
+
+    def resume(about: dict[str, Any]) -> bool:
+        before = about.get("digests", {})
+        if before.get("score") != run["digests"]["score"]:
+            raise ConfigError(f"{folder} holds another run (other sources, sample or measures): choose another --out")
+        for step in ("select", "pack"):
+            if step in steps and before[step] != run["digests"][step]:
+                raise ConfigError(
+                    f"{folder} was made with other {'rules' if step == 'select' else 'shard limits'}: "
+                    f"change them with `lucidflux-data {step} {folder} --set ...`"
+                )
+        return False
+
+    claim(folder, run, "is not empty and is not a run", resume)
 
 
 def read_ledger(folder: Folder, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:

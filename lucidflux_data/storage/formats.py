@@ -153,3 +153,8 @@ _PORTABLE = (
 def canonical_json(content: Any) -> bytes:
     """Equal bytes for equal content: sorted names, UTF-8, one closing newline. Not-a-number is refused."""
     return (json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def indented_json(content: Any) -> bytes:
+    """JSON for people to read: keys in their order, ASCII alone."""
+    return (json.dumps(content, indent=1) + "\n").encode()

@@ -32,14 +32,18 @@ def unit_name(number: int) -> str:
     return f"unit-{number:06d}"
 
 
-def read_about(folder: Folder) -> dict[str, Any]:
-    """run.json, of whatever job. InputError where there is none."""
+def read_about(folder: Folder, name: str = RUN_FILE) -> dict[str, Any]:
+    """run.json, of whatever job, or another file that says what a folder is. InputError where there is none, or it is
+    damaged."""
     try:
-        return json.loads(folder.read(RUN_FILE))
+        about = json.loads(folder.read(name))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}") from None
+        raise InputError(f"{folder} is not a run folder: it has no {name}") from None
     except ValueError:
-        raise InputError(f"{folder}/{RUN_FILE} is damaged") from None
+        raise InputError(f"{folder}/{name} is damaged") from None
+    if not isinstance(about, dict):
+        raise InputError(f"{folder}/{name} is damaged")
+    return about
 
 
 def read_forgotten(folder: Folder) -> list[str]:

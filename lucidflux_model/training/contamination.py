@@ -21,12 +21,11 @@ import numpy as np
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import luma
 from lucidflux_data.measures import fingerprints
+from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.training.checkpoints import PLACE, PROGRESS, latest
 from lucidflux_model.weights import published as weights
 from lucidflux_model.weights.files import WEIGHTS_FILE
 from lucidflux_model.weights.published import MARK
-
-RUN_FILE = "run.json"
 
 
 def joined(*marks: Iterable[str]) -> list[str]:

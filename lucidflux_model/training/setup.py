@@ -19,15 +19,17 @@ from torch import nn
 from lucidflux_data.config import digest, dotted
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.fingerprints import known_suites
+from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.network.build import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
 from lucidflux_model.samples.cached import Sidecars, cache_folder
 from lucidflux_model.samples.sources import PairSource, SuiteImages, Unreadable, open_pairs
 from lucidflux_model.samples.stream import Order, PairDataset, Share, split
 from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
 from lucidflux_model.training.config import TrainConfig
-from lucidflux_model.training.contamination import RUN_FILE, joined, mark_of_run, read_mark, suites_shown
+from lucidflux_model.training.contamination import joined, mark_of_run, read_mark, suites_shown
 from lucidflux_model.training.distributed import Parallel, Runtime
 from lucidflux_model.training.loop import Progress, Trainer
 from lucidflux_model.training.model import (
@@ -76,7 +78,7 @@ def train(
         suites = open_suites(config)
         if runtime.main:
             mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
-            claim(config, out, sources, source.digest(), init, joined(mark, read_mark(Path(init)) if init else []))
+            claim_run(config, out, sources, source.digest(), init, joined(mark, read_mark(Path(init)) if init else []))
     model = prepare_model(config, runtime, init if latest(out) is None else None)
     extra = (
         Sidecars(cache_folder(Folder(sources[0]), base_digest(config)), source, data.cached) if data.cached else None
@@ -150,7 +152,7 @@ def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: 
     return shown
 
 
-def claim(
+def claim_run(
     config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None, mark: Sequence[str] = ()
 ) -> None:
     """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs.
@@ -158,9 +160,8 @@ def claim(
     `mark`: suites that the run is validated on, from now on or already; they stay, whatever later commands say.
     """
     lasting = {**config.lasting(), "base_sha256": base_digest(config), "pairs_sha256": data}
-    folder = Folder(out)
-    if folder.exists(RUN_FILE):
-        before = json.loads(folder.read(RUN_FILE))
+
+    def resume(before: dict[str, Any]) -> bool:
         if before.get("kind") != KIND:
             raise ConfigError(f"{out} is a folder of something else: choose another --out")
         then, now = dotted(before["lasting"]), dotted(json.loads(canonical_json(lasting)))
@@ -170,14 +171,14 @@ def claim(
                 f"{out} was begun with another {', '.join(changed)}: choose another --out, with --init {out} to go on "
                 "from its weights"
             )
-    elif folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
-        raise ConfigError(f"{out} is not empty and holds no training run: choose another --out")
+        return True
+
     urls = [absolute_url(source) for source in sources]
     run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
     run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
     if marked := joined(mark, mark_of_run(out)):
         run[MARK] = marked
-    folder.publish(RUN_FILE, canonical_json(run))
+    claim(Folder(out), run, "is not empty and holds no training run", resume)
 
 
 def make_validations(

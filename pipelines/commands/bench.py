@@ -24,6 +24,7 @@ from pipelines.commands.options import (
     check_finite,
     tell,
 )
+from pipelines.execution.failures import check_failed
 
 Outputs = Annotated[
     list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
@@ -125,7 +126,7 @@ def eval_command(
     else:
         tables.print_terminal(board)
         typer.echo(f"results: {place}")
-    evaluate.check_failed(board, max_failed)
+    check_failed(*evaluate.count_missing(board), max_failed, "of the scores are missing")
 
 
 def _profile(name: str | None, metrics: str | None, test: str) -> Any:
@@ -188,7 +189,6 @@ def infer_command(
 ) -> None:
     """Make a method's outputs on a suite: stage, run in its environment, collect, record time and memory."""
     from benchmarks.suites import suite as suites
-    from lucidflux_data.errors import TooManyFailed
     from pipelines.bench import infer
     from pipelines.execution.progress import Progress
 
@@ -204,9 +204,8 @@ def infer_command(
     target = (out or Path("bench-outputs") / over).absolute()
     summary = infer.infer_method(method, images, target, factor, seed or [], set_ or [], place, Progress(json_))
     tell(summary if json_ else summary | {key: len(summary[key]) for key in ("missing", "wrong_size")}, json_)
-    share = len(summary["missing"]) / max(1, len(images) * max(1, len(seed or [])))
-    if max_failed is not None and share > max_failed:
-        raise TooManyFailed(f"{share:.1%} of the images are missing, more than --max-failed {max_failed:.1%}")
+    asked = len(images) * max(1, len(seed or []))
+    check_failed(len(summary["missing"]), asked, max_failed, "of the images are missing")
 
 
 def _inputs_of(

@@ -36,6 +36,7 @@ from pipelines.commands.options import (
     select_settings,
     tell,
 )
+from pipelines.execution.failures import check_failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The data engine: from candidates to clean shards.")
 
@@ -121,6 +122,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     from pipelines.execution.preflight import preflight
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
+    from pipelines.filter.score import count_failed
 
     out, source, config, preset, limit, dry_run, json_ = asked
     configure(config.storage.model_dump())
@@ -147,10 +149,10 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
             job.pack(folder, config, executor, progress)
     if "select" in steps:
         tell(job.summary(folder), json_)
-        job.check_failed(folder, max_failed)
+        check_failed(*count_failed(folder), max_failed, "of the candidates failed")
     else:
         tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
-        job.check_failed(folder, max_failed)
+        check_failed(*count_failed(folder), max_failed, "of the candidates failed")
 
 
 def _check_metric(metric: str) -> None:

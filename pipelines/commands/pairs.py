@@ -21,6 +21,7 @@ from pipelines.commands.options import (
     Sources,
     tell,
 )
+from pipelines.execution.failures import check_failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -74,7 +75,7 @@ def synthesize_command(
         progress.say(started.description)
         summary = job.synthesize(folder, about, started, progress)
     tell(summary, json_)
-    job.check_failed(summary, max_failed)
+    check_failed(sum(summary["failed"].values()), summary["candidates"], max_failed, "of the images failed")
 
 
 @app.command("replay")

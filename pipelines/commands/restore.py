@@ -18,6 +18,7 @@ from pipelines.commands.options import (
     check_finite,
     tell,
 )
+from pipelines.execution.failures import check_failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -96,11 +97,7 @@ def restore_command(
     where = ("ray" if address else executor, num_cpus, num_gpus, address)
     result = _restore(inputs, out, limit, (config, settings), where, dry_run, json_)
     tell(result, json_)
-    share = sum(result.get("failed", {}).values()) / max(1, result["images"])
-    if max_failed is not None and share > max_failed:
-        from lucidflux_data.errors import TooManyFailed
-
-        raise TooManyFailed(f"{share:.1%} of the images failed, more than --max-failed {max_failed:.1%}")
+    check_failed(sum(result.get("failed", {}).values()), result["images"], max_failed, "of the images failed")
 
 
 def _restore(

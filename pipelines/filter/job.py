@@ -9,7 +9,7 @@ from typing import Any
 
 from lucidflux_data.audit import report
 from lucidflux_data.config import digest
-from lucidflux_data.errors import ConfigError, TooManyFailed
+from lucidflux_data.errors import ConfigError
 from lucidflux_data.measures import firewall
 from lucidflux_data.measures.firewall import Compared
 from lucidflux_data.selection import columns, ledger
@@ -196,9 +196,3 @@ def summary(folder: Folder) -> dict[str, Any]:
                 fate = "left out" if manifest["stripped"]["unsupported"] == "drop" else "packed as they are"
                 result["not_stripped"] = f"{formats}: {fate}"
     return result | plan.compared(folder)
-
-
-def check_failed(folder: Folder, limit: float | None) -> None:
-    share = scoring.failed_share(folder)
-    if limit is not None and share > limit:
-        raise TooManyFailed(f"{share:.1%} of the candidates failed, more than the {limit:.1%} of --max-failed")

@@ -187,9 +187,9 @@ def _metric_tables(pool: Pool, config: FilterConfig) -> Iterator[MetricTable]:
         yield MetricTable(pool, number, config.iqa.metric, wanted)
 
 
-def failed_share(folder: Folder) -> float:
-    """Failed candidates as a share of all: by the ledger or, where nothing was selected yet, by the measures."""
+def count_failed(folder: Folder) -> tuple[int, int]:
+    """(failed candidates, all of them): by the ledger or, where nothing was selected yet, by the measures."""
     selected = folder.exists(runs.LEDGER)
     table = folder.read_table(runs.LEDGER, ["reason"]) if selected else runs.read_basic(folder, ["reason"])
     failed = pc.sum(pc.is_in(table["reason"], pa.array(records.FAILURES))).as_py() or 0
-    return failed / max(1, table.num_rows)
+    return failed, table.num_rows

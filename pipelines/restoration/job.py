@@ -30,13 +30,14 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import EXTENSION_OF, ImageError, decode
 from lucidflux_data.sources.listing import list_sources, sample
 from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.names import safe_name
+from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.inference.config import ModelConfig, weights_digest
 from pipelines.execution.worker import File, Publish, Unit
 
-RUN_FILE = "run.json"
 MANIFEST = "manifest.json"
 RECORDS = "records"
 EXTENSION = {"png": "png", "png16": "png", "jpeg": "jpg"}
@@ -260,18 +261,16 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int 
     settings = {**config.model_dump(), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
     run = {"schema_version": 1, "settings": settings, "digest": digest(settings)}
-    if not folder.exists(RUN_FILE):
-        if folder.exists() and [name for name in folder.names() if not name.startswith(".")]:
-            raise ConfigError(f"{folder} is not empty and holds no restored images: choose another --out")
-        folder.publish(RUN_FILE, canonical_json(run))
-        return rows
-    before = json.loads(folder.read(RUN_FILE))
-    if before.get("digest") == run["digest"]:
-        return rows
-    if folder.names(RECORDS):
+
+    def resume(before: dict[str, Any]) -> bool:
+        if before.get("digest") == run["digest"]:
+            return False
+        if not folder.names(RECORDS):
+            return True  # nothing was restored with the other ones
         changed = [name for name, value in settings.items() if before.get("settings", {}).get(name) != value]
         raise ConfigError(f"{folder} was restored with another {', '.join(changed) or 'version'}: choose another --out")
-    folder.publish(RUN_FILE, canonical_json(run))  # nothing was restored with the other ones
+
+    claim(folder, run, "is not empty and holds no restored images", resume)
     return rows
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from lucidflux_data.audit.forgotten import holds_any
 from lucidflux_data.degradation import backends
-from lucidflux_data.errors import ConfigError, InputError, TooManyFailed
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError, decode_full
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
@@ -177,9 +177,3 @@ def _why(folder: Folder, config: PairsConfig) -> str:
     told = ", ".join(f"{row['counts']} {row['values']}" for row in reasons) or "the source is empty"
     hint = f" (--size {config.degrade.size} is the least side that is taken)" if "too_small" in told else ""
     return told + hint
-
-
-def check_failed(summary: dict[str, Any], limit: float | None) -> None:
-    share = sum(summary["failed"].values()) / max(1, summary["candidates"])
-    if limit is not None and share > limit:
-        raise TooManyFailed(f"{share:.1%} of the images failed, more than the {limit:.1%} of --max-failed")
