@@ -80,10 +80,14 @@ def _note(metric: str) -> str:
 
 
 def _firewall(folder: Folder, forbidden: list[str]) -> str:
-    """Which benchmarks the set was checked against, as the manifest says."""
-    if not forbidden or not folder.exists(shards.MANIFEST):
+    """Which benchmarks the set was checked against, as the manifest says; before there is one, the ledger."""
+    if not forbidden:
         return ""
-    lines = firewall.describe_card(firewall.read_card(shards.read_manifest(folder), forbidden))
+    if folder.exists(shards.MANIFEST):
+        card = firewall.read_card(shards.read_manifest(folder), forbidden)
+    else:
+        card = firewall.make_card(forbidden, runs.read_run(folder).get(firewall.FIELD, {}))
+    lines = firewall.describe_card(card)
     told = [f"<b>{html.escape(line)}</b>" if line.startswith("NOT") else html.escape(line) for line in lines]
     return f"<p class=note>Benchmarks: {'; '.join(told)}</p>"
 

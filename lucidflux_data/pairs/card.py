@@ -233,17 +233,22 @@ def _member_sizes(folder: Folder, tar_name: str) -> Iterator[tuple[str, int]]:
 
 
 def _benchmarks(run: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The suites that the source runs were compared with as a whole, and those that they forbid all the same."""
-    checked: list[str] = []
-    not_checked: list[str] = []
+    """`checked_against`: suites that every source was compared with as a whole; `not_checked_against`: the others that
+    some source was, or forbids; `sources_not_compared`: sources that are no packed run, so nothing is known of them."""
+    named: dict[str, int] = {}  # suite -> sources that were compared with all of it
+    unknown = []
     for source in run["sources"]:
         folder = Folder(source)
-        if folder.exists(shards.MANIFEST) and folder.exists(run_folder.RUN_FILE):
-            forbidden = runs.read_run(folder)["config"]["select"]["forbid"]
-            card = firewall.read_card(shards.read_manifest(folder, halfway=True), forbidden)
-            checked += card["checked"]
-            not_checked += card["not_checked"]
-    return {"checked_against": checked, "not_checked_against": not_checked}
+        if not (folder.exists(shards.MANIFEST) and folder.exists(run_folder.RUN_FILE)):
+            unknown.append(source)
+            continue
+        forbidden = runs.read_run(folder)["config"]["select"]["forbid"]
+        card = firewall.read_card(shards.read_manifest(folder, halfway=True), forbidden)
+        for suite in [*card["checked"], *card["not_checked"]]:
+            named[suite] = named.get(suite, 0) + (suite in card["checked"])
+    whole = [suite for suite, sources in named.items() if sources == len(run["sources"])]
+    others = [suite for suite in named if suite not in whole]
+    return {"checked_against": whole, "not_checked_against": others, "sources_not_compared": unknown}
 
 
 def card_text(card: Mapping[str, Any]) -> str:
@@ -261,7 +266,12 @@ def card_text(card: Mapping[str, Any]) -> str:
         f"- crops: {', '.join(f'{count:,} at try {n}' for n, count in card['crop_tries'].items())}; "
         f"{card['crops_that_failed_the_rules']:,} fail the blur or flat rule at every try",
         f"- checked against: {', '.join(card['checked_against']) or 'no benchmark'}"
-        + (f"; NOT CHECKED: {', '.join(card['not_checked_against'])}" if card["not_checked_against"] else ""),
+        + (f"; NOT CHECKED: {', '.join(card['not_checked_against'])}" if card["not_checked_against"] else "")
+        + (
+            f"; NOT compared with any: {', '.join(card['sources_not_compared'])}"
+            if card["sources_not_compared"]
+            else ""
+        ),
         f"- licences of the images: {', '.join(f'{name} {count:,}' for name, count in card['licences'].items())}",
     ]
     for made_by in card["made_by"]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lucidflux_data.config import Section, deciding_values, described, resolve, split_list
+from lucidflux_data.config import Section, deciding_values, described, resolve, since, split_list
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa.config import IQAConfig
@@ -98,6 +98,8 @@ class SelectConfig(Section):
 
     opt_out: tuple[str, ...] = ()  # files of sha256, key or uri, one a line
     forbid: tuple[str, ...] = ()  # suites, fingerprint files, folders of benchmark images
+    # A suite that is not there: stop, or warn and go on NOT checked. It changes no result and is in no digest.
+    forbid_missing: Literal["stop", "warn"] = Field("stop", json_schema_extra=since("0.2.1"))
     join: tuple[str, ...] = ()  # Parquet files with columns of the user's own
     where: str | None = None
     carry: tuple[str, ...] = ()  # columns that go into ledger, shards and pairs
@@ -155,6 +157,7 @@ class FilterConfig(Section):
     def select_part(self) -> dict[str, Any]:
         cut = deciding_values(self.cut) if self.iqa.metric != "none" else None
         chosen = deciding_values(self.select)
+        chosen.pop("forbid_missing", None)
         return {"rules": deciding_values(self.rules), "metric": self.iqa.metric, "cut": cut, "select": chosen}
 
     def pack_part(self) -> dict[str, Any]:
@@ -174,8 +177,11 @@ def make_config(
     return resolve(FilterConfig, values, file, settings)
 
 
-def label(preset: str, config: FilterConfig) -> str:
-    """`lucidflux`, or `lucidflux (modified: iqa=niqe, rules.min_side=1024)` where it differs from the preset."""
-    return described(
-        preset, make_config(preset), config.model_copy(update={"storage": StorageConfig(), "workers": WorkersConfig()})
-    )
+def label(preset: str, config: FilterConfig, not_checked: Iterable[str] = ()) -> str:
+    """`lucidflux`, or `lucidflux (modified: iqa=niqe, rules.min_side=1024)` where it differs from the preset.
+
+    `not_checked`: forbidden suites that the set was not compared with, or not as a whole; the label names them.
+    """
+    plain = {"storage": StorageConfig(), "workers": WorkersConfig()}
+    told = described(preset, make_config(preset), config.model_copy(update=plain))
+    return "; NOT checked against ".join([told, *([", ".join(not_checked)] if not_checked else [])])

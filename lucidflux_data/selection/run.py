@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lucidflux_data.codecs import version
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.measures.firewall import Compared
+from lucidflux_data.measures.firewall import Compared, make_card
 from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.storage.claim import claim
@@ -66,7 +66,7 @@ def make_run(
         "version": records.VERSION,
         **made_with(),
         "preset": preset,
-        "label": label(preset, config),
+        "label": label(preset, config, make_card(config.select.forbid, suites)["not_checked"]),
         "listed": listed,
         "runs": list(drawn_from),
         "included": list(included),

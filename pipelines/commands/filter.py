@@ -15,6 +15,7 @@ from pipelines.commands.options import (
     DryRun,
     ExecutorKind,
     Forbid,
+    ForbidMissing,
     Iqa,
     Join,
     Json,
@@ -53,6 +54,7 @@ def filter_command(
     top_k: TopK = None,
     min_side: MinSide = None,
     forbid: Forbid = None,
+    forbid_missing: ForbidMissing = None,
     join: Join = None,
     where: Where = None,
     carry: Carry = None,
@@ -71,7 +73,7 @@ def filter_command(
     from lucidflux_data.selection.config import make_config
 
     settings = _settings(set_, iqa, top_fraction, top_k, min_side)
-    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
     resolved = make_config(preset, config, settings)
     asked = (out, source, resolved, preset, limit, dry_run, json_)
     _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
@@ -122,6 +124,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     from pipelines.execution.preflight import preflight
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
+    from pipelines.filter.forbidden import check_suites
     from pipelines.filter.score import count_failed
 
     out, source, config, preset, limit, dry_run, json_ = asked
@@ -138,6 +141,8 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
         plan |= {"ignored_by": listing.ignored_by, "damaged_tars": listing.damaged_tars, "warnings": listing.warnings}
         typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
         return
+    if "select" in steps:
+        check_suites(folder, config)
     job.list_into(folder, urls, config, preset, limit, steps, progress)
     check_decoder(folder)
     with open_executor(*where) as executor:
@@ -180,6 +185,7 @@ def select_command(
     top_k: TopK = None,
     min_side: MinSide = None,
     forbid: Forbid = None,
+    forbid_missing: ForbidMissing = None,
     join: Join = None,
     where: Where = None,
     carry: Carry = None,
@@ -194,7 +200,7 @@ def select_command(
 ) -> None:
     """Decide again under other rules; only scores that are not there yet are computed."""
     settings = _settings(set_, iqa, top_fraction, top_k, min_side)
-    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
     _run_select(run, out, include, (config, settings), (executor, num_cpus, num_gpus, address), dry_run, json_)
 
 

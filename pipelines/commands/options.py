@@ -32,6 +32,9 @@ Forbid = Annotated[
     list[str] | None,
     typer.Option(metavar="SUITE|FILE|DIR", help="Benchmark images that must not get in; may be repeated."),
 ]
+ForbidMissing = Annotated[
+    str | None, typer.Option(metavar="stop|warn", help="A suite of --forbid that is not there: stop (2), or go on.")
+]
 Join = Annotated[
     list[str] | None, typer.Option(metavar="FILE.parquet", help="Your own columns, by uri, key or sha256.")
 ]
@@ -58,11 +61,13 @@ def select_settings(
     carry: str | None,
     opt_out: list[str] | None,
     near_duplicates: int | None,
+    forbid_missing: str | None = None,
 ) -> list[str]:
     """What else decides, as settings of the `select` section."""
     lists = {"forbid": forbid, "join": join, "opt_out": opt_out, "carry": [carry] if carry else None}
     settings = [f"select.{name}={','.join(values)}" for name, values in lists.items() if values]
     settings += [f"select.where={where}"] if where else []
+    settings += [f"select.forbid_missing={forbid_missing}"] if forbid_missing else []
     return settings + ([f"select.near_duplicates={near_duplicates}"] if near_duplicates is not None else [])
 
 

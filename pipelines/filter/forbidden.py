@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lucidflux_data.errors import InputError, StorageError
+from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.images import ImageError, decode, luma
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.firewall import PLACE, Compared, describe_partly
@@ -35,29 +35,66 @@ class ForbiddenSuite:
 
 
 def take_suites(folder: Folder, config: FilterConfig, progress: Progress) -> dict[str, ForbiddenSuite]:
-    """The forbidden items that have fingerprints. A warning names each that has none, and each of which some images
-    have none. InputError for a fingerprint file that is damaged or of another version; StorageError where a store does
-    not answer."""
+    """The forbidden items that have fingerprints. ConfigError for one that has none, with `forbid_missing` warn a
+    warning; a warning, too, for each of which some images have none. InputError for a fingerprint file that is damaged
+    or of another version; StorageError where a store does not answer."""
     there = set(folder.names(PLACE))
     suites = {}
     for item in dict.fromkeys(config.select.forbid):
-        name = f"{hashlib.sha256(item.encode()).hexdigest()[:12]}.parquet"
+        name = _copy_name(item)
         kept = folder.read(f"{PLACE}/{name}") if name in there else None
-        suite = _take_suite(item, config.decode.max_pixels, kept, progress)
-        if suite is not None:
+        try:
+            suite = _take_suite(item, config.decode.max_pixels, kept, progress)
+        except _Missing as error:
+            _tell_missing(str(error), config, progress)
+        else:
             suites[item] = suite
             if suite.data != kept:
                 folder.publish(f"{PLACE}/{name}", suite.data)
     return suites
 
 
-def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progress) -> ForbiddenSuite | None:
+class _Missing(Exception):
+    """A forbidden item with which nothing can be compared."""
+
+
+def _tell_missing(what: str, config: FilterConfig, progress: Progress) -> None:
+    if config.select.forbid_missing == "stop":
+        raise ConfigError(f"{what}: put it in place, or --forbid-missing warn selects a set that is NOT checked")
+    progress.say(f"warning: {what}: NOT CHECKED")
+
+
+def check_suites(folder: Folder, config: FilterConfig) -> None:
+    """ConfigError for a forbidden suite that is not there, before hours of measuring; its images are read later."""
+    kept = set(folder.names(PLACE))
+    for item in config.select.forbid if config.select.forbid_missing == "stop" else ():
+        if _own_file(item) is None and _copy_name(item) not in kept and not _may_be_source(item):
+            _tell_missing(_NOWHERE.format(item=item), config, Progress(quiet=True))
+
+
+_NOWHERE = "{item} is neither a folder nor a fingerprint file nor a suite with one"
+
+
+def _copy_name(item: str) -> str:
+    return f"{hashlib.sha256(item.encode()).hexdigest()[:12]}.parquet"
+
+
+def _own_file(item: str) -> Path | None:
+    """The fingerprint file that an item is, or is the suite's name of."""
+    own = fingerprints.known_suites() / f"{item}.parquet"
+    return next((path for path in (Path(item), own) if path.suffix == ".parquet" and path.is_file()), None)
+
+
+def _may_be_source(item: str) -> bool:
+    return "://" in item or Path(item).exists()
+
+
+def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progress) -> ForbiddenSuite:
     try:
         data = _find_fingerprints(item, max_pixels, kept)
     except InputError as error:
         if kept is None:
-            progress.say(f"warning: {error}: NOT CHECKED")
-            return None
+            raise _Missing(str(error)) from None
         progress.say(f"warning: {error}: the fingerprints that this run took of it before are used")
         data = kept
     try:
@@ -65,8 +102,7 @@ def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progre
     except InputError as error:
         raise InputError(f"{item}: {error}") from None
     if images == 0:
-        progress.say(f"warning: {item} has no image that can be read: NOT CHECKED")
-        return None
+        raise _Missing(f"{item} has no image that can be read")
     compared = Compared(sha256=hashlib.sha256(data).hexdigest(), images=images, of=of)
     if images != of:
         again = ": make it again with `lucidflux-data fingerprint` or `lucidflux bench prepare`" if of is None else ""
@@ -77,12 +113,11 @@ def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progre
 def _find_fingerprints(item: str, max_pixels: int, kept: bytes | None) -> bytes:
     """The fingerprint file of an item; `kept` is the run's, which serves where the images are the same. InputError
     where there is no such item, or it holds no images."""
-    own = fingerprints.known_suites() / f"{item}.parquet"
-    for path in (Path(item), own):
-        if path.suffix == ".parquet" and path.is_file():
-            return path.read_bytes()
-    if "://" not in item and not Path(item).exists():
-        raise InputError(f"{item} is neither a folder nor a fingerprint file nor a suite with one")
+    file = _own_file(item)
+    if file is not None:
+        return file.read_bytes()
+    if not _may_be_source(item):
+        raise InputError(_NOWHERE.format(item=item))
     listing = list_sources([item])
     source = digest_images(listing)
     if kept is not None and _source_of(kept) == source:

@@ -113,7 +113,9 @@ def test_benchmark_images_do_not_get_in(run: Path, photos: Path, tmp_path: Path,
     assert data_command("fingerprint", suite, "--name", "MySuite", "--out", file).returncode == 0
     assert file.stat().st_size < 12_000
     shutil.rmtree(suite)
-    done = data_command("select", run, "--forbid", file, "--forbid", "RealLQ250", *LOCAL)
+    asked = ("select", run, "--forbid", file, "--forbid", "RealLQ250", *LOCAL)
+    assert data_command(*asked).returncode == 2, "a suite is missing"
+    done = data_command(*asked, "--forbid-missing", "warn")
     assert done.returncode == 0, done.stderr
     assert "RealLQ250" in done.stderr
     assert "NOT CHECKED" in done.stderr

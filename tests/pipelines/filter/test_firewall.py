@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lucidflux_data.audit.report import make_report
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode, luma
 from lucidflux_data.measures.fingerprints import fingerprint_file
 from lucidflux_data.pairs.card import card_text, make_card
@@ -86,7 +86,8 @@ def run(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def select(run: Path, *forbid: object, settings: tuple[str, ...] = ()) -> dict[str, Any]:
     base = FilterConfig.model_validate(read_run(Folder(run))["config"])
-    config = make_config(settings=[f"select.forbid={','.join(map(str, forbid))}", *settings], base=base)
+    asked = [f"select.forbid={','.join(map(str, forbid))}", "select.forbid_missing=warn", *settings]
+    config = make_config(settings=asked, base=base)
     return job.select(Folder(run), config, Here(), Progress())
 
 
@@ -133,6 +134,10 @@ def test_a_suite_that_comes_later_is_measured_then(run: Path, photos: Path, tmp_
     assert [path.name for path in (run / "scores").iterdir()] == ["basic"], "nothing was compared"
     assert job.summary(Folder(run))["benchmarks"] == [f"NOT CHECKED: {suite}"]
     assert f"<b>NOT CHECKED: {suite}</b>" in (run / "report.html").read_text()
+    label = f"NOT checked against {suite}"
+    assert read_run(Folder(run))["label"].endswith(label)
+    assert label in job.summary(Folder(run))["label"]
+    assert label in (run / "report.html").read_text()
     digest = read_run(Folder(run))["digests"]["select"]
 
     put(suite, photos, "coffee")
@@ -225,6 +230,66 @@ def test_a_suite_is_checked_where_every_image_was_read(
     assert len(warned) == (1 if line in told["benchmarks"] else 0)
     assert all(str(suite) in text and "NOT CHECKED" in text for text in warned)
     assert (f"<b>{line}</b>" in (run / "report.html").read_text()) == (line in told["benchmarks"])
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "empty folder", "no image", "empty file", "name"])
+def test_a_missing_suite_ends_the_selection(kind: str, run: Path, photos: Path, tmp_path: Path) -> None:
+    suite = str(tmp_path / "suite") if kind != "name" else "RealSR"
+    if kind in ("empty folder", "no image"):
+        Path(suite).mkdir()
+    if kind == "no image":
+        (Path(suite) / "x.jpg").write_bytes(b"no image")
+    if kind == "empty file":
+        suite += ".parquet"
+        Path(suite).write_bytes(fingerprint_file([], "S"))
+    before = tree(run)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"{suite} .*--forbid-missing warn"):
+            select(run, suite, put(tmp_path / "whole", photos, "coffee"), settings=("select.forbid_missing=stop",))
+        left = {name: data for name, data in tree(run).items() if not name.startswith("firewall/")}
+        assert left == before, "the ledger in force stays"
+    select(run, suite, tmp_path / "whole")
+    assert leaks(run) == {"coffee"}
+    assert f"NOT checked against {suite}" in read_run(Folder(run))["label"]
+    digests = read_run(Folder(run))["digests"]
+    put(tmp_path / "later", photos, "rocket")
+    if kind != "name" and kind != "empty file":
+        shutil.rmtree(suite, ignore_errors=True)
+        shutil.copytree(tmp_path / "later", suite)
+        select(run, suite, tmp_path / "whole", settings=("select.forbid_missing=stop",))
+        assert "NOT checked" not in read_run(Folder(run))["label"]
+        assert read_run(Folder(run))["digests"]["select"] != digests["select"], "it was compared with more"
+
+
+def test_a_report_before_the_pack_names_what_was_not_checked(run: Path, tmp_path: Path) -> None:
+    select(run, tmp_path / "suite")
+    (run / "manifest.json").unlink()
+    assert f"<b>NOT CHECKED: {tmp_path / 'suite'}</b>" in make_report(Folder(run)).decode()
+
+
+def test_filter_finds_a_missing_suite_before_it_measures(photos: Path, tmp_path: Path, data_command) -> None:
+    asked = ("filter", photos, "--out", tmp_path / "new", "--executor", "local", "--iqa", "none")
+    done = data_command(*asked, "--forbid", tmp_path / "suite")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert f"{tmp_path / 'suite'} is neither a folder nor a fingerprint file" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_pairs_are_checked_where_every_source_is(run: Path, photos: Path, tmp_path: Path) -> None:
+    suite = put(tmp_path / "suite", photos, "coffee")
+    select(run, suite)
+    pack(run)
+    folder = tmp_path / "pairs"
+    run_synthesize(run, folder, "degrade.size=96", "variants=1")
+    card = make_card(Folder(folder), None)
+    assert (card["checked_against"], card["not_checked_against"]) == ([str(suite)], [])
+    about = json.loads((folder / "run.json").read_text())
+    about["sources"].append(f"file://{photos}")
+    (folder / "run.json").write_text(json.dumps(about))
+    card = make_card(Folder(folder), None)
+    assert (card["checked_against"], card["not_checked_against"]) == ([], [str(suite)])
+    assert card["sources_not_compared"] == [f"file://{photos}"]
+    assert f"NOT CHECKED: {suite}; NOT compared with any: file://{photos}" in card_text(card)
 
 
 def test_a_suite_that_broke_and_is_mended(run: Path, photos: Path, tmp_path: Path) -> None:
