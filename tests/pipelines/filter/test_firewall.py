@@ -427,7 +427,7 @@ def test_killed_at_any_publish_nothing_is_checked_that_the_ledger_is_not(
 
 def test_a_filter_is_repeated_and_sees_what_its_suite_has_become(photos: Path, tmp_path: Path) -> None:
     suite, out = tmp_path / "suite", tmp_path / "run"
-    settings = [*ALL, f"select.forbid={suite}"]
+    settings = [*ALL, f"select.forbid={suite}", "select.forbid_missing=warn"]
     run_filter(photos, out, *settings)
     assert leaks(out) == set()
     put(suite, photos, "coffee")
