@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from lucidflux_data.errors import ConfigError
 
@@ -27,16 +27,16 @@ class Section(BaseModel):
 SINCE = "since"
 
 
-def since(version: str) -> dict[str, Any]:
+def since(version: str) -> dict[str, JsonValue]:
     """For `Field(..., json_schema_extra=since("0.2.0"))` of every setting that 0.1.0 did not have: at its default it is
     in no digest, so that a folder made before the setting existed is still the same job."""
     return {SINCE: version}
 
 
-def deciding_values(section: BaseModel) -> dict[str, Any]:
+def deciding_values(section: BaseModel) -> dict[str, object]:
     """The settings of a section that go into a digest: all that the first version had, and later ones that are not at
     their default."""
-    values = section.model_dump(mode="json")
+    values: dict[str, object] = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value, extra = getattr(section, name), field.json_schema_extra
         if isinstance(value, BaseModel):
@@ -67,7 +67,7 @@ def digest(content: Any) -> str:
 
 
 def resolve(
-    kind: type[AnySection], values: Mapping[str, Any], file: str | None = None, settings: Iterable[str] = ()
+    kind: type[AnySection], values: Mapping[str, object], file: str | None = None, settings: Iterable[str] = ()
 ) -> AnySection:
     """The config of any command: `values` < `file` (TOML) < `settings` (a.b=v), checked. Raises ConfigError."""
     if file is not None:
@@ -87,7 +87,7 @@ def described(preset: str, plain: Section, config: Section) -> str:
     return f"{preset} (modified: {', '.join(changes)})" if changes else preset
 
 
-def _validated(kind: type[AnySection], values: Mapping[str, Any]) -> AnySection:
+def _validated(kind: type[AnySection], values: Mapping[str, object]) -> AnySection:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -99,7 +99,7 @@ def _validated(kind: type[AnySection], values: Mapping[str, Any]) -> AnySection:
         raise ConfigError(f"{name}: {message[0].lower()}{message[1:]}" if name else message) from None
 
 
-def _read_toml(file: str) -> dict[str, Any]:
+def _read_toml(file: str) -> dict[str, object]:
     try:
         return tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -108,26 +108,29 @@ def _read_toml(file: str) -> dict[str, Any]:
         raise ConfigError(f"the config file {file} is not TOML: {error}") from None
 
 
-def _parse_setting(setting: str) -> dict[str, Any]:
+def _parse_setting(setting: str) -> dict[str, object]:
     name, equals, text = setting.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set takes name=value, not {setting!r}")
-    value: Any = None if text.lower() == "none" and name != "iqa.metric" else text
-    for part in reversed(name.strip().split(".")):
+    value: object = None if text.lower() == "none" and name != "iqa.metric" else text
+    first, *inner = name.strip().split(".")
+    for part in reversed(inner):
         value = {part: value}
-    return value
+    return {first: value}
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     merged = dict(below)
     for name, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merged(merged[name], value) if both else value
+        before = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            value = _merged(before, value)
+        merged[name] = value
     return merged
 
 
-def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def dotted(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in values.items():
         inner = dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
         flat.update(inner)

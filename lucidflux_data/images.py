@@ -23,7 +23,7 @@ from lucidflux_data.codecs import icc, signatures, tiff
 from lucidflux_data.codecs.alpha import clear_grey, find_outside, put_on_white
 from lucidflux_data.codecs.opening import opened
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
-from lucidflux_data.errors import ImageError
+from lucidflux_data.errors import ImageError as ImageError  # read from here too
 
 # Formats that are read, by Pillow's name: the name in our tables and the file extension by content.
 FORMATS = {
@@ -149,7 +149,7 @@ def _decode(data: bytes, header: Header) -> Decoded:
 
 def luma(pixels: np.ndarray) -> np.ndarray:
     """uint8 HxW luma of uint8 HxWx3 RGB: OpenCV's BT.601 grey in 15-bit fixed point (equal to BGR2GRAY of BGR)."""
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
 
 
 def upsample_lq(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -38,7 +38,8 @@ def fused(function: Function) -> Function:
 
 def _compiled(function: Function, fastmath: Any) -> Function:
     try:
-        return numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
+        made: Function = numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
     except RuntimeError:  # "cannot cache function ...: no locator available"
         numba.config.CACHE_DIR = _fallback_cache_dir()
-        return numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
+        made = numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
+    return made

@@ -7,14 +7,11 @@ machine with the same library versions; the fingerprint tells where they differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from benchmarks.suites.suite import Suite
-from lucidflux_data.degradation.backends import load_backend
+from lucidflux_data.degradation.backends import Degrade, load_backend
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.errors import ConfigError, InputError
@@ -41,7 +38,7 @@ def _pair(
     id_: str,
     data: bytes,
     config: DegradeConfig,
-    degrade: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray],
+    degrade: Degrade,
 ) -> tuple[bytes, bytes]:
     try:
         pixels = decode(data)

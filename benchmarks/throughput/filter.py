@@ -174,7 +174,7 @@ def generate_run(folder: Folder, rows: int) -> None:
     cheap rules, the survivors with a score."""
     rng = np.random.default_rng(0)
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
-    listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
+    listed: runs.Listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
     folder.publish(run_folder.RUN_FILE, canonical_json(runs.make_run(config, listed, "lucidflux")))
     size = run_folder.unit_size(rows)
     inventory = []

@@ -17,7 +17,7 @@ import typer
 from benchmarks.throughput.curation import COPIES, DAMAGES, read_photos
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.fingerprints import fingerprint, fingerprint_file, make_firewall
-from lucidflux_data.selection.config import PRESETS
+from lucidflux_data.selection.config import make_config
 
 app = typer.Typer()
 LOST = 5  # per cent of the clean photos that a limit may cost on the half that it is chosen on
@@ -70,7 +70,7 @@ def _rules(ways: list[tuple[Photos, Photos]]) -> dict[str, Any]:
         score, damages = DAMAGES[measure]
         clean = [{name: score(image) for name, image in half.items()} for half, _ in ways]
         limits = [float(np.percentile(list(values.values()), LOST)) for values in clean]
-        own = PRESETS["strict"]["rules"][rule] * (-1 if rule.startswith("max_") else 1)
+        own = getattr(make_config("strict").rules, rule) * (-1 if rule.startswith("max_") else 1)
         every = [value for values in clean for value in values.values()]
         reports = list(zip(limits, reversed(clean), strict=True))  # a limit, and the half that it was not chosen on
         lost = sum(value < limit for limit, values in reports for value in values.values())

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from lucidflux_data.degradation import convolution as filters
 from lucidflux_data.degradation import opencv as degrade_cv2
 from lucidflux_data.degradation.config import make_degrade_config
 from lucidflux_data.degradation.noise import poisson_cells
-from lucidflux_data.degradation.plan import draw_plan
+from lucidflux_data.degradation.plan import Plan, draw_plan
 from lucidflux_data.images import ImageError, decode, decode_full, probe
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
@@ -54,7 +54,7 @@ def crops(images: Path, size: int, count: int) -> Iterator[tuple[str, np.ndarray
         yield path.name, np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 
-def step_names(plan: dict[str, Any]) -> list[str]:
+def step_names(plan: Plan) -> list[str]:
     """blur1, resize1, noise1, jpeg1, blur2, resize2, noise2, then final_resize, final_sinc, final_jpeg."""
     names, stage = [], 1
     for number, step in enumerate(plan["steps"]):
@@ -69,7 +69,7 @@ def step_names(plan: dict[str, Any]) -> list[str]:
     return names
 
 
-def by_step(backend: str, hq: np.ndarray, plan: dict[str, Any]) -> dict[str, float]:
+def by_step(backend: str, hq: np.ndarray, plan: Plan) -> dict[str, float]:
     """Milliseconds of processor time of each step, of taking the HQ in, and of giving the LQ out as PNG.
 
     One thread does it all, so this is the time on a core of one's own, also where others share the machine.
@@ -285,10 +285,11 @@ def _one_core(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
     return report
 
 
-def _opened(row: dict[str, Any]) -> tuple[bytes, Any, dict[str, Any]]:
+def _opened(row: dict[str, Any]) -> tuple[bytes, Any, pairs.CleanImage]:
     """What `make_pair` takes of an image: bytes, pixels, and what its json tells."""
     data = Path(row["uri"].removeprefix("file://")).read_bytes()
-    return data, decode_full(data), row | {"versions": {}, "ref": {}}
+    known = {name: row[name] for name in ("key", "source_key", "group", "carried")}
+    return data, decode_full(data), cast(pairs.CleanImage, known | {"versions": {}, "ref": {}})
 
 
 def _dataset(rows: list[dict[str, Any]], size: int) -> float:

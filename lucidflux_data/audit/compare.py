@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,18 @@ from lucidflux_data.selection import run as runs
 from lucidflux_data.storage.folder import Folder
 
 
-def compare(first: Folder, second: Folder) -> dict[str, Any]:
+class Comparison(TypedDict):
+    """`kept`: images of the first run, of the second and of both; `added`, `removed`: by reason; `changed`: images;
+    `scores`: means and the Kolmogorov-Smirnov distance (`ks`) by the name of the score."""
+
+    kept: dict[str, int]
+    added: dict[str, int]
+    removed: dict[str, int]
+    changed: int
+    scores: dict[str, dict[str, float]]
+
+
+def compare(first: Folder, second: Folder) -> Comparison:
     """What the second run's set has more, less and other than the first's, by reason, and how the scores moved.
 
     added: kept in the second only, by why the first does not have it; removed: the other way round; changed: the same

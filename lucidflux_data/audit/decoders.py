@@ -69,7 +69,8 @@ def affected_kinds(folder: Folder) -> list[str]:
     )
     other = pc.or_kleene(pc.is_in(kind, pa.array(["tiff", "gif"])), pc.and_kleene(pc.equal(kind, "png"), of_png))
     by_table = pc.if_else(pc.fill_null(other, False), kind, "")
-    return pc.if_else(pc.is_null(kind), by_name, by_table).to_pylist()
+    formats: list[str] = pc.if_else(pc.is_null(kind), by_name, by_table).to_pylist()
+    return formats
 
 
 def _measured(folder: Folder, inventory: pa.Table) -> pa.Table:

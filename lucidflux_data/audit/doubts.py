@@ -81,7 +81,8 @@ def _is_of_no_image(folder: Folder, item: str, sha256: str) -> bool:
     if folder.exists(name):
         data = folder.read(name)
         if hashlib.sha256(data).hexdigest() == sha256:
-            return pq.read_metadata(pa.BufferReader(data)).num_rows == 0
+            empty: bool = pq.read_metadata(pa.BufferReader(data)).num_rows == 0
+            return empty
     from lucidflux_data.measures.fingerprints import fingerprint_file  # loads numba
 
     suite = item.rstrip("/").rsplit("/", 1)[-1]

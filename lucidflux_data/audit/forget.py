@@ -8,7 +8,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +23,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.ledger import REPEATING
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
-from lucidflux_data.shards.shard import TarWriter
+from lucidflux_data.shards.shard import Manifest, TarWriter
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
@@ -34,7 +34,14 @@ REPORT = "report.html"
 PAGES = ("view.html", REPORT)  # made from the images, with their pixels
 
 
-def forget(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
+class Forgotten(TypedDict):
+    """`forgotten`: how many images; `shards_rewritten`: the names of the tars that held them."""
+
+    forgotten: int
+    shards_rewritten: list[str]
+
+
+def forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     """Takes images (sha256 or key) out of a packed run: list, manifest withdrawn, run.json, ledger, the shards that
     hold them (tar, then index), manifest, report, in that order. The old report goes first.
 
@@ -66,7 +73,7 @@ def forget(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
     return {"forgotten": len(keys), "shards_rewritten": [f"{name}.tar" for name in touched]}
 
 
-def forget_pairs(folder: Folder, wanted: Sequence[str]) -> dict[str, Any]:
+def forget_pairs(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     """Takes all pairs of images (sha256 or key) out of a folder of pairs. They go on its own list, so that neither a
     repeated `synthesize` nor `verify --repair` makes them again; other shards keep their bytes. It can be killed and
     repeated as `forget` can.
@@ -116,11 +123,11 @@ def _named(ledger: pa.Table, listed: Iterable[str]) -> pa.ChunkedArray:
     return pc.or_kleene(pc.is_in(ledger["sha256"], values), pc.is_in(ledger["key"], values))
 
 
-def _names(manifest: Mapping[str, Any]) -> list[str]:
+def _names(manifest: Manifest) -> list[str]:
     return [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
 
 
-def _read_whole_manifest(folder: Folder) -> dict[str, Any]:
+def _read_whole_manifest(folder: Folder) -> Manifest:
     """The manifest, of a half-done `forget` too. VerificationError where a file of a shard is missing."""
     manifest = shards.read_manifest(folder, halfway=True)
     wanted = [file for name in _names(manifest) for file in (f"{name}.tar", shards.index_name(name))]
@@ -130,7 +137,7 @@ def _read_whole_manifest(folder: Folder) -> dict[str, Any]:
     return manifest
 
 
-def _start(folder: Folder, manifest: Mapping[str, Any], images: Iterable[str]) -> None:
+def _start(folder: Folder, manifest: Manifest, images: Iterable[str]) -> None:
     """Images go on the list, from where every repeat takes them. Then, until there is a new manifest, the shards are
     nobody's to read. Pages with pixels go before all: whoever meets the list without them need not look for them."""
     folder.sweep()
@@ -141,7 +148,7 @@ def _start(folder: Folder, manifest: Mapping[str, Any], images: Iterable[str]) -
     folder.publish(shards.MANIFEST, formats.canonical_json({**manifest, shards.FORGETTING: True}))
 
 
-def _publish_manifest(folder: Folder, manifest: Mapping[str, Any], digests: dict[str, str]) -> None:
+def _publish_manifest(folder: Folder, manifest: Manifest, digests: dict[str, str]) -> None:
     renewed = {**manifest, **json.loads(shards.make_manifest(folder, PLACE, _names(manifest), digests))}
     renewed.pop(shards.FORGETTING, None)
     folder.publish(shards.MANIFEST, formats.canonical_json(renewed))

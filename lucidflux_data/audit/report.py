@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import html
-from typing import Any
+from collections.abc import Mapping
+from typing import cast
 
 import cv2
 import numpy as np
@@ -92,7 +93,7 @@ def _firewall(folder: Folder, forbidden: list[str]) -> str:
     return f"<p class=note>Benchmarks: {'; '.join(told)}</p>"
 
 
-def _funnel(counts: dict[str, Any]) -> str:
+def _funnel(counts: ledger.Counts) -> str:
     rows = [("candidates", counts["candidates"], "")]
     rows += [(reason, n, " out") for reason, n in {**counts["failed"], **counts["rejected"]}.items()]
     rows.append(("kept", counts["kept"], ""))
@@ -175,15 +176,16 @@ class _Sheets:
         html_of = [self._sheet(title, [about[row] for row in chosen], score) for title, chosen, score in self._sheets]
         return "\n".join(text for text in (html_of[p] if isinstance(p, int) else p for p in parts) if text)
 
-    def _sheet(self, title: str, rows: list[dict[str, Any]], score: str | None) -> str:
+    def _sheet(self, title: str, rows: list[records.LedgerRow], score: str | None) -> str:
         if not rows:
             return ""
         figures = []
         for row in rows:
-            value = f"{score} {row[score]:.4g}<br>" if score else ""
-            verdict = "kept" if row["keep"] else row["reason"]
-            if row.get("leak"):
-                verdict += f": {html.escape(row['leak'])}"
+            value = f"{score} {cast(Mapping[str, float], row)[score]:.4g}<br>" if score else ""
+            verdict = "kept" if row["keep"] else str(row["reason"])
+            leak = row.get("leak")
+            if leak:
+                verdict += f": {html.escape(leak)}"
             name = html.escape(row["source_key"])
             figures.append(
                 f"<figure>{_thumbnail(row, self.max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"
@@ -191,7 +193,7 @@ class _Sheets:
         return f"<h2>{html.escape(title)}</h2><div class=sheet>{''.join(figures)}</div>"
 
 
-def _thumbnail(row: dict[str, Any], max_pixels: int) -> str:
+def _thumbnail(row: records.LedgerRow, max_pixels: int) -> str:
     if row["reason"] in records.FAILURES and not row["reason"].startswith("iqa_"):
         return "<div class=note>no picture</div>"  # it could not be decoded, or not in time
     try:

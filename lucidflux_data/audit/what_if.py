@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,13 +24,31 @@ GRID = {
 }
 
 
-def what_if(folder: Folder, config: FilterConfig) -> list[dict[str, Any]]:
+class WhatIf(TypedDict):
+    """A `setting` at a `value`: `survivors` of the cheap rules, how many the cut then keeps (`kept`), and whether that
+    is the value `now`."""
+
+    setting: str
+    value: str
+    survivors: int
+    kept: int
+    now: bool
+
+
+class Explained(TypedDict):
+    """`rows`: of the ledger; `config`: the settings of the run, as FilterConfig dumps them."""
+
+    rows: list[records.LedgerRow]
+    config: Mapping[str, Any]
+
+
+def what_if(folder: Folder, config: FilterConfig) -> list[WhatIf]:
     """One row a setting, the others as they are: survivors of the cheap rules, and how many the cut then keeps.
 
     `kept` counts by the size of the cut alone; which images they are needs the scores that `select` would compute.
     """
     arrays = pool.load_pool(runs.parts(folder)).arrays
-    rows = []
+    rows: list[WhatIf] = []
     for name, values in GRID.items():
         for value in values:
             changed = make_config(settings=[f"{name}={value}"], base=config)
@@ -41,7 +60,7 @@ def what_if(folder: Folder, config: FilterConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def explain(folder: Folder, wanted: str) -> dict[str, Any]:
+def explain(folder: Folder, wanted: str) -> Explained:
     """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
     sources = {new: old for old, new in stripping.packed_keys(folder).items()}
     wanted = sources.get(wanted, wanted)

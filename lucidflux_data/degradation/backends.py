@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from lucidflux_data.degradation.plan import Plan
 from lucidflux_data.errors import ConfigError, needs_extra
 
-Degrade = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
+Degrade = Callable[[np.ndarray, Plan], np.ndarray]
 BACKENDS = {
     "cv2": ("lucidflux_data.degradation.opencv", ""),
     "torch": ("lucidflux_data.degradation.on_torch", "model"),
@@ -26,7 +26,8 @@ def load_backend(name: str, device: str = "cpu") -> Degrade:
     module, extra = BACKENDS[name]
     with needs_extra(extra):
         loaded = importlib.import_module(module)
-    return loaded.on_device(device) if name == "torch" else loaded.degrade
+    degrade: Degrade = loaded.on_device(device) if name == "torch" else loaded.degrade
+    return degrade
 
 
 def versions(backend: str, device: str = "cpu") -> dict[str, str]:

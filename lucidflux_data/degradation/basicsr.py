@@ -10,9 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +19,7 @@ from torch.nn import functional
 
 from lucidflux_data.degradation.kernels import make_kernel
 from lucidflux_data.degradation.on_torch import overlaps
-from lucidflux_data.degradation.plan import check_plan
+from lucidflux_data.degradation.plan import Kernel, Plan, Step, check_plan
 
 REMOVED = "torchvision.transforms.functional_tensor"
 PADDED_TO = 21  # realesrgan_dataset.py pads every kernel to 21 taps
@@ -53,8 +51,8 @@ def import_basicsr() -> SimpleNamespace:
 import_basicsr()
 
 
-@torch.no_grad()
-def degrade(hq: np.ndarray, plan: Mapping[str, Any]) -> np.ndarray:
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
+def degrade(hq: np.ndarray, plan: Plan) -> np.ndarray:
     """The LQ of a plan: uint8 HxWx3 RGB in and out."""
     check_plan(plan)
     image = to_tensor(hq)
@@ -73,8 +71,8 @@ def to_pixels(image: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(rounded.permute(1, 2, 0).numpy())
 
 
-@torch.no_grad()
-def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any]) -> torch.Tensor:
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
+def apply(step: Step, image: torch.Tensor, plan: Plan) -> torch.Tensor:
     """One step, as realesrgan_model.py does it for a batch of one: float32 1x3xHxW in 0..1."""
     basicsr = import_basicsr()
     match step["op"]:
@@ -95,7 +93,7 @@ def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any])
             raise ValueError(f"no operation {unknown!r}")
 
 
-def resize(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+def resize(image: torch.Tensor, step: Step) -> torch.Tensor:
     """As degrade_cv2.resize says; torch has no exact area, so that one is two products with matrices of overlaps."""
     side = (step["side"], step["side"])
     if step["sampling"] == "scale":
@@ -106,14 +104,14 @@ def resize(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
     return functional.interpolate(image, size=side, mode=step["mode"])
 
 
-def padded_kernel(parameters: Mapping[str, Any]) -> torch.Tensor:
+def padded_kernel(parameters: Kernel) -> torch.Tensor:
     """float32 1x21x21 (or the kernel's own size where that is larger)."""
     kernel = make_kernel(parameters)
     rim = max(0, (PADDED_TO - len(kernel)) // 2)
     return torch.from_numpy(np.pad(kernel, rim)).float()[None]
 
 
-def _seeded(step: Mapping[str, Any]) -> tuple[torch.Tensor]:
+def _seeded(step: Step) -> tuple[torch.Tensor]:
     """BasicSR draws from torch's global generator: it is seeded from the step's stream. Returns the gray flag."""
     torch.manual_seed(int(step["stream"][:15], 16))
     return (torch.tensor([float(step["gray"])]),)
@@ -131,4 +129,5 @@ def _jpeg(image: torch.Tensor, quality: float, transposed: bool) -> torch.Tensor
 
 def to_bgr_levels(image: torch.Tensor) -> np.ndarray:
     """float32 HxWx3 BGR in grey levels: what the steps of the cv2 executor take and give."""
-    return cv2.cvtColor(np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()), cv2.COLOR_RGB2BGR) * 255
+    levels: np.ndarray = cv2.cvtColor(np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()), cv2.COLOR_RGB2BGR) * 255
+    return levels

@@ -164,7 +164,7 @@ class DegradeConfig(Section):
 
 _LIGHT_NOISE = {"gaussian_sigma": (1, 15), "poisson_scale": (0.05, 2), "jpeg_quality": (60, 95)}
 _LIGHT_KERNELS = {"beta_generalized": (0.5, 2), "beta_plateau": (1, 1.5)}
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "realesrgan-x4": {},
     "lucidflux": {"sharpen_hq": "target"},
     "light": {
@@ -207,7 +207,7 @@ def make_degrade_config(preset: str = "realesrgan-x4", settings: Iterable[str] =
     return resolve(DegradeConfig, read_preset(preset), settings=settings)
 
 
-def read_preset(name: str) -> dict[str, Any]:
+def read_preset(name: str) -> dict[str, object]:
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name!r} of pairs: choose one of {', '.join(PRESETS)}")
     values: dict[str, Any] = DegradeConfig().model_dump()

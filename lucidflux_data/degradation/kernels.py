@@ -11,15 +11,15 @@ All are divided by their sum. Rows are y, columns x, the centre is the middle ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+
+from lucidflux_data.degradation.plan import Kernel
 
 DROPPED = 1e-6  # share of a kernel's absolute mass that `trimmed` may leave out: under 0.0003 grey levels
 
 
-def make_kernel(parameters: Mapping[str, Any]) -> np.ndarray:
+def make_kernel(parameters: Kernel) -> np.ndarray:
     """float64 size x size kernel that sums to 1. ValueError for a type that is not known."""
     size, kind = parameters["size"], parameters["type"]
     axis = np.arange(size) - (size - 1) / 2
@@ -35,15 +35,17 @@ def make_kernel(parameters: Mapping[str, Any]) -> np.ndarray:
             kernel = 1 / (1 + q**beta)
         else:
             raise ValueError(f"no kernel type {kind!r}")
-    return kernel / kernel.sum()
+    normalised: np.ndarray = kernel / kernel.sum()
+    return normalised
 
 
-def _quadratic_form(x: np.ndarray, y: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+def _quadratic_form(x: np.ndarray, y: np.ndarray, parameters: Kernel) -> np.ndarray:
     sigma_x = parameters["sigma_x"]
     sigma_y, theta = parameters.get("sigma_y", sigma_x), parameters.get("rotation", 0.0)
     along = math.cos(theta) * x + math.sin(theta) * y
     across = math.cos(theta) * y - math.sin(theta) * x
-    return (along / sigma_x) ** 2 + (across / sigma_y) ** 2
+    form: np.ndarray = (along / sigma_x) ** 2 + (across / sigma_y) ** 2
+    return form
 
 
 def _sinc(radius: np.ndarray, cutoff: float) -> np.ndarray:

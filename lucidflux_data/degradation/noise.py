@@ -57,7 +57,8 @@ def normal_slices() -> np.ndarray:
     edges = ndtri(np.arange(65537) / 65536)
     density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
     means = (density[:-1] - density[1:]) * 65536
-    return (means / means.std()).astype(np.float32)
+    scaled: np.ndarray = (means / means.std()).astype(np.float32)
+    return scaled
 
 
 @functools.lru_cache(maxsize=16)
@@ -79,11 +80,13 @@ def poisson_cells(values: int) -> tuple[np.ndarray, np.ndarray]:
 def _poisson_pmf(rate: float, first: int) -> np.ndarray:
     """Probabilities of first .. first + 255; what lies outside is under 1e-14."""
     if rate == 0:
-        return np.eye(1, CELLS)[0]
+        certain: np.ndarray = np.eye(1, CELLS)[0]
+        return certain
     outcomes = np.arange(first, first + CELLS)
     logs = outcomes * math.log(rate) - rate - np.array([math.lgamma(n + 1) for n in outcomes])
     pmf = np.exp(logs)
-    return pmf / pmf.sum()
+    normalised: np.ndarray = pmf / pmf.sum()
+    return normalised
 
 
 def _alias(pmf: np.ndarray) -> np.ndarray:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch.nn import functional
 from lucidflux_data.degradation.convolution import USM_TAPS
 from lucidflux_data.degradation.kernels import make_kernel, separated, trimmed
 from lucidflux_data.degradation.noise import CELLS, LUMA_BGR, WORDS, normal_slices, poisson_cells
-from lucidflux_data.degradation.plan import check_plan
+from lucidflux_data.degradation.plan import Plan, Step, check_plan
 
 JUST_UNDER_HALF = 0.5 - 2**-15  # libjpeg rounds halves of the chroma down
 LUMA = (
@@ -41,13 +40,13 @@ CHROMA = (
 )
 
 
-def on_device(device: str) -> Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]:
+def on_device(device: str) -> Callable[[np.ndarray, Plan], np.ndarray]:
     """`degrade` on a torch device: cpu, cuda, cuda:1 ..."""
     return functools.partial(degrade, device=device)
 
 
-@torch.no_grad()
-def degrade(hq: np.ndarray, plan: Mapping[str, Any], device: str = "cpu") -> np.ndarray:
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
+def degrade(hq: np.ndarray, plan: Plan, device: str = "cpu") -> np.ndarray:
     """The LQ of a plan: uint8 HxWx3 RGB in and out."""
     check_plan(plan)
     image = to_tensor(hq, device)
@@ -63,11 +62,12 @@ def to_tensor(pixels: np.ndarray, device: str) -> torch.Tensor:
 
 
 def to_pixels(image: torch.Tensor) -> np.ndarray:
-    return image[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    pixels: np.ndarray = image[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels
 
 
-@torch.no_grad()
-def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any]) -> torch.Tensor:
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
+def apply(step: Step, image: torch.Tensor, plan: Plan) -> torch.Tensor:
     """One step on a float32 1x3xHxW RGB image in grey levels."""
     match step["op"]:
         case "usm":
@@ -89,7 +89,7 @@ def apply(step: Mapping[str, Any], image: torch.Tensor, plan: Mapping[str, Any])
             raise ValueError(f"no operation {unknown!r}")
 
 
-def resize(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+def resize(image: torch.Tensor, step: Step) -> torch.Tensor:
     """As degrade_cv2.resize; the exact area is two products with matrices of overlaps."""
     side = (step["side"], step["side"])
     if step["sampling"] == "scale":
@@ -150,7 +150,7 @@ def philox_words(stream: str, count: int, device: torch.device) -> torch.Tensor:
     return torch.cat(lanes, dim=1).flatten()
 
 
-def gaussian_field(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+def gaussian_field(image: torch.Tensor, step: Step) -> torch.Tensor:
     """sigma times standard normal noise, 1x3xHxW or (gray) 1x1xHxW."""
     _, channels, height, width = image.shape
     channels = 1 if step["gray"] else channels
@@ -161,7 +161,7 @@ def gaussian_field(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor
     return _planes(noise, height, width, channels)
 
 
-def poisson_field(image: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+def poisson_field(image: torch.Tensor, step: Step) -> torch.Tensor:
     """As lucidflux_data.noise.add_poisson_noise, without the sum."""
     height, width = image.shape[2:]
     if step["gray"]:

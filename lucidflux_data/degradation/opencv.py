@@ -5,31 +5,29 @@ Images are BGR inside (the codec's order), in grey levels 0..255: float32, or ui
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import cv2
 import numpy as np
 
 from lucidflux_data.degradation.convolution import blur, resize_area, usm
 from lucidflux_data.degradation.kernels import make_kernel
 from lucidflux_data.degradation.noise import add_gaussian_noise, add_poisson_noise
-from lucidflux_data.degradation.plan import check_plan
+from lucidflux_data.degradation.plan import Plan, Step, check_plan
 from lucidflux_data.jit import compiled
 
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
-def degrade(hq: np.ndarray, plan: Mapping[str, Any]) -> np.ndarray:
+def degrade(hq: np.ndarray, plan: Plan) -> np.ndarray:
     """The LQ of a plan: uint8 HxWx3 RGB in and out. The same bytes for the same arguments and library versions."""
     check_plan(plan)
     image = cv2.cvtColor(hq, cv2.COLOR_RGB2BGR)
     for step in plan["steps"]:
         image = apply(step, image, plan)
-    return cv2.cvtColor(to_levels(image), cv2.COLOR_BGR2RGB)
+    lq: np.ndarray = cv2.cvtColor(to_levels(image), cv2.COLOR_BGR2RGB)
+    return lq
 
 
-def apply(step: Mapping[str, Any], image: np.ndarray, plan: Mapping[str, Any]) -> np.ndarray:
+def apply(step: Step, image: np.ndarray, plan: Plan) -> np.ndarray:
     """One step on a BGR image in grey levels (float32 or uint8). The input may be overwritten."""
     match step["op"]:
         case "usm":
@@ -52,7 +50,7 @@ def apply(step: Mapping[str, Any], image: np.ndarray, plan: Mapping[str, Any]) -
             raise ValueError(f"no operation {unknown!r}")
 
 
-def resize(image: np.ndarray, step: Mapping[str, Any]) -> np.ndarray:
+def resize(image: np.ndarray, step: Step) -> np.ndarray:
     """To side x side, without antialiasing. `sampling` says how the source is laid under the result:
 
     size    all of it, exactly
@@ -67,7 +65,8 @@ def resize(image: np.ndarray, step: Mapping[str, Any]) -> np.ndarray:
         return resize_area(image, side, side, whole_pixels=sampling == "pool")
     image = image.astype(np.float32, copy=False)
     if sampling == "size":
-        return cv2.resize(image, (side, side), interpolation=INTERPOLATION[mode])
+        resized: np.ndarray = cv2.resize(image, (side, side), interpolation=INTERPOLATION[mode])
+        return resized
     scale = step["scale"]
     sampled = cv2.resize(image, None, fx=scale, fy=scale, interpolation=INTERPOLATION[mode])
     return np.ascontiguousarray(sampled[:side, :side])
@@ -84,7 +83,8 @@ def jpeg(image: np.ndarray, quality: float, transposed: bool) -> np.ndarray:
     _, encoded = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     assert decoded is not None, "the codec reads what it wrote"
-    return cv2.transpose(decoded) if transposed else decoded
+    upright: np.ndarray = cv2.transpose(decoded) if transposed else decoded
+    return upright
 
 
 def to_levels(image: np.ndarray) -> np.ndarray:

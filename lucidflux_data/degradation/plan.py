@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
 
@@ -28,9 +28,66 @@ PLAN_VERSION = 1
 SMALL_KERNEL = 13  # realesrgan_dataset.py: sinc cut-offs start at pi/3 under this size, at pi/5 from it on
 ROTATION = (-math.pi, math.pi)
 TWO_53 = float(1 << 53)
+Value = TypeVar("Value")
 
-Plan = dict[str, Any]
-Step = dict[str, Any]
+
+class Kernel(TypedDict):
+    """A blur kernel. `type`: sinc or one of FAMILIES; `size`: its side in pixels, odd; a sinc has a `cutoff` in radians
+    a pixel; the others `sigma_x` in pixels and, where they have them, `sigma_y`, `rotation` in radians, and `beta`."""
+
+    type: str
+    size: int
+    cutoff: NotRequired[float]
+    sigma_x: NotRequired[float]
+    sigma_y: NotRequired[float]
+    rotation: NotRequired[float]
+    beta: NotRequired[float]
+
+
+class Step(TypedDict):
+    """One operation: `op` says which, and so which of the parameters there are.
+
+    usm: none. blur: `kernel`. resize: `mode`, `side` in pixels, `sampling`, and `scale` where that was drawn.
+    gaussian_noise: `sigma` in grey levels; poisson_noise: `scale`; both: `gray`, and the `stream` of the field (32 hex
+    digits). jpeg: `quality`, 1..100.
+    """
+
+    op: str
+    kernel: NotRequired[Kernel]
+    mode: NotRequired[str]
+    side: NotRequired[int]
+    sampling: NotRequired[str]
+    scale: NotRequired[float]
+    sigma: NotRequired[float]
+    gray: NotRequired[bool]
+    stream: NotRequired[str]
+    quality: NotRequired[float]
+
+
+class Crop(TypedDict):
+    """`mode`: see CropConfig; `draws`: for each try the covered share of the short side and the place of the window,
+    all in [0, 1]."""
+
+    mode: str
+    draws: list[list[float]]
+
+
+class Plan(TypedDict):
+    """What `draw_plan` gives. `size`, `lq`: sides of HQ and LQ in pixels; `align`, `jpeg`, `sharpen_hq`: see
+    DegradeConfig; `flip`: left-right, after the crop."""
+
+    plan_version: NotRequired[int]
+    hq_key: str
+    variant: int
+    seed: int
+    size: int
+    lq: int
+    align: str
+    jpeg: str
+    crop: Crop
+    flip: bool
+    sharpen_hq: str
+    steps: list[Step]
 
 
 class Streams:
@@ -86,7 +143,7 @@ def draw_plan(key: str, variant: int, config: DegradeConfig) -> Plan:
     }
 
 
-def check_plan(plan: Mapping[str, Any]) -> None:
+def check_plan(plan: Plan) -> None:
     """InputError where a plan is of a newer version than this code."""
     if plan.get("plan_version", 0) > PLAN_VERSION:
         raise InputError(
@@ -94,8 +151,7 @@ def check_plan(plan: Mapping[str, Any]) -> None:
         )
 
 
-def _crop(streams: Streams, config: DegradeConfig) -> dict[str, Any]:
-    """`draws`: for each try the covered share of the short side and the place of the window, all in [0, 1]."""
+def _crop(streams: Streams, config: DegradeConfig) -> Crop:
     crop = config.crop
     numbers = streams.uniforms("crop", 3 * crop.tries)
     draws = [numbers[3 * n : 3 * n + 3] for n in range(crop.tries)]
@@ -111,7 +167,9 @@ def _stage(streams: Streams, name: str, stage: StageConfig, full: int, reference
     direction, place, mode = streams.uniforms(f"{name}.resize", 3)
     scale = _resize_scale(_choice(DIRECTIONS, stage.resize_probs, direction), place, stage)
     side = max(1, int(full * scale))
-    steps.append(_resize(_among(stage.resize_modes, mode), side, reference, by_scale) | {"scale": scale})
+    resize = _resize(_among(stage.resize_modes, mode), side, reference, by_scale)
+    resize["scale"] = scale
+    steps.append(resize)
     return [*steps, _noise(streams, name, stage)]
 
 
@@ -132,10 +190,13 @@ def _resize_scale(direction: str, place: float, stage: StageConfig) -> float:
 
 def _noise(streams: Streams, name: str, stage: StageConfig) -> Step:
     kind, strength, gray = streams.uniforms(f"{name}.noise", 3)
-    rest = {"gray": gray < stage.gray_prob, "stream": streams.name(f"{name}.noise_field")}
+    step: Step
     if kind < stage.gaussian_prob:
-        return {"op": "gaussian_noise", "sigma": _within(stage.gaussian_sigma, strength), **rest}
-    return {"op": "poisson_noise", "scale": _within(stage.poisson_scale, strength), **rest}
+        step = {"op": "gaussian_noise", "sigma": _within(stage.gaussian_sigma, strength)}
+    else:
+        step = {"op": "poisson_noise", "scale": _within(stage.poisson_scale, strength)}
+    step["gray"], step["stream"] = gray < stage.gray_prob, streams.name(f"{name}.noise_field")
+    return step
 
 
 def _jpeg(streams: Streams, name: str, stage: StageConfig) -> Step:
@@ -148,7 +209,7 @@ def _final(streams: Streams, final: FinalConfig, jpeg: Step, lq: int, reference:
     back = [_resize(_among(final.resize_modes, mode), lq, reference, False)]
     size, cutoff = streams.uniforms("final.kernel", 2)
     if sinc < final.sinc_prob:
-        kernel = {
+        kernel: Kernel = {
             "type": "sinc",
             "size": _among(final.kernel_sizes, size),
             "cutoff": _within(final.sinc_cutoff, cutoff),
@@ -157,18 +218,19 @@ def _final(streams: Streams, final: FinalConfig, jpeg: Step, lq: int, reference:
     return [jpeg, *back] if order < final.jpeg_first_prob else [*back, jpeg]
 
 
-def _kernel(u: Sequence[float], stage: StageConfig) -> dict[str, Any]:
+def _kernel(u: Sequence[float], stage: StageConfig) -> Kernel:
     """Parameters of a blur kernel, from nine numbers with fixed roles; what a type does not have is left out."""
-    size, is_sinc, cutoff, family, sigma_x, sigma_y, rotation, side, beta = u
-    kernel: dict[str, Any] = {"size": _among(stage.kernel_sizes, size)}
+    place, is_sinc, cutoff, family, sigma_x, sigma_y, rotation, side, beta = u
+    size = _among(stage.kernel_sizes, place)
     if is_sinc < stage.sinc_prob:
-        lowest = math.pi / 3 if kernel["size"] < SMALL_KERNEL else math.pi / 5
-        return {"type": "sinc", **kernel, "cutoff": _within((lowest, math.pi), cutoff)}
-    kernel |= {"type": _choice(FAMILIES, stage.kernel_probs, family), "sigma_x": _within(stage.sigma, sigma_x)}
-    if kernel["type"].endswith("aniso"):
-        kernel |= {"sigma_y": _within(stage.sigma, sigma_y), "rotation": _within(ROTATION, rotation)}
+        lowest = math.pi / 3 if size < SMALL_KERNEL else math.pi / 5
+        return {"type": "sinc", "size": size, "cutoff": _within((lowest, math.pi), cutoff)}
+    kind = _choice(FAMILIES, stage.kernel_probs, family)
+    kernel: Kernel = {"size": size, "type": kind, "sigma_x": _within(stage.sigma, sigma_x)}
+    if kind.endswith("aniso"):
+        kernel["sigma_y"], kernel["rotation"] = _within(stage.sigma, sigma_y), _within(ROTATION, rotation)
     for name, interval in (("generalized", stage.beta_generalized), ("plateau", stage.beta_plateau)):
-        if kernel["type"].startswith(name):  # half of the draws on each side of 1
+        if kind.startswith(name):  # half of the draws on each side of 1
             low, high = interval
             kernel["beta"] = _within((low, 1.0) if side < 0.5 else (1.0, high), beta)
     return kernel
@@ -178,7 +240,7 @@ def _within(interval: tuple[float, float], u: float) -> float:
     return interval[0] + (interval[1] - interval[0]) * u
 
 
-def _among(values: Sequence[Any], u: float) -> Any:
+def _among(values: Sequence[Value], u: float) -> Value:
     return values[int(u * len(values))]
 
 

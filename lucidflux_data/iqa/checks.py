@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +22,8 @@ LADDERS: dict[str, tuple[float, ...]] = {"blur": (1.0, 2.0, 4.0), "noise": (5.0,
 def damaged(image: np.ndarray, kind: str, amount: float) -> np.ndarray:
     """uint8 HxWx3 RGB: Gaussian blur of sigma px, white noise of sigma levels (seed 0), or JPEG of a quality."""
     if kind == "blur":
-        return cv2.GaussianBlur(image, (0, 0), amount)
+        blurred: np.ndarray = cv2.GaussianBlur(image, (0, 0), amount)
+        return blurred
     if kind == "noise":
         noise = np.random.default_rng(0).normal(0, amount, image.shape)
         return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
@@ -35,7 +35,7 @@ def damaged(image: np.ndarray, kind: str, amount: float) -> np.ndarray:
 
 def examine(
     score: BatchScorer, lower_is_better: bool, images: Sequence[np.ndarray], tolerance: float = 1e-4
-) -> dict[str, Any]:
+) -> dict[str, float | str]:
     """The card of a metric on some photos (uint8 HxWx3, sides of 256 px or more; the middle 256x256 is used).
 
     batch_shift   largest change of a score between alone and in a batch, over the spread of the scores
@@ -47,7 +47,7 @@ def examine(
     together = np.array([float(value) for value in score(np.stack(crops))])
     reversed_ = np.array([float(value) for value in score(np.stack(crops[::-1]))])[::-1]
     shift = float(max(np.abs(together - alone).max(), np.abs(reversed_ - alone).max()) / spread)
-    card: dict[str, Any] = {"batch_shift": shift, "batch_invariant": shift <= tolerance}
+    card: dict[str, float | str] = {"batch_shift": shift, "batch_invariant": shift <= tolerance}
     for kind, amounts in LADDERS.items():
         steps = [alone] + [np.array([_first(score, damaged(crop, kind, a)) for crop in crops]) for a in amounts]
         worse = [later > before if lower_is_better else later < before for before, later in itertools.pairwise(steps)]

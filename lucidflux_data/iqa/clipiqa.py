@@ -73,7 +73,10 @@ def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScore
             batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
             features = _image_features(model.visual, (batch - mean) / deviation)
             logits = model.logit_scale.exp() * features @ texts.T
-            return logits.view(len(images), len(ANTONYMS), 2).softmax(-1)[..., 0].mean(1).double().cpu().numpy()
+            scores: np.ndarray = (
+                logits.view(len(images), len(ANTONYMS), 2).softmax(-1)[..., 0].mean(1).double().cpu().numpy()
+            )
+            return scores
 
     return score
 

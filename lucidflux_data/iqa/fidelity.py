@@ -27,7 +27,8 @@ def _planes(pixels: np.ndarray, channel: str) -> np.ndarray:
     if channel == "rgb":
         return pixels.astype(np.float64)
     weights, offset = LUMA[channel]
-    return (pixels @ weights + offset)[..., None]
+    plane: np.ndarray = (pixels @ weights + offset)[..., None]
+    return plane
 
 
 def psnr(output: np.ndarray, reference: np.ndarray, channel: str = "rgb") -> float:
@@ -45,7 +46,8 @@ def ssim(output: np.ndarray, reference: np.ndarray, channel: str = "yiq") -> flo
 
     def smooth(values: np.ndarray) -> np.ndarray:
         blurred = cv2.sepFilter2D(values, cv2.CV_64F, window, window)
-        return blurred.reshape(values.shape)[5:-5, 5:-5]
+        inside: np.ndarray = blurred.reshape(values.shape)[5:-5, 5:-5]
+        return inside
 
     mean1, mean2 = smooth(first), smooth(second)
     variances = smooth(first * first) - mean1**2 + smooth(second * second) - mean2**2

@@ -48,7 +48,8 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
     pixel in a thousand), and published scores were made so."""
     red, green, blue = (channel.astype(np.float32) / np.float32(255) for channel in cv2.split(pixels))
     mixed = red * np.float32(0.299) + green * np.float32(0.587) + blue * np.float32(0.114)
-    return np.rint(mixed * np.float32(255)).astype(np.float64)
+    levels: np.ndarray = np.rint(mixed * np.float32(255)).astype(np.float64)
+    return levels
 
 
 def _half(luma: np.ndarray) -> np.ndarray:
@@ -129,7 +130,8 @@ def _aggd(moments: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 def _gamma_ratio(shape: np.ndarray) -> np.ndarray:
     shapes, _, _, gammas = _gamma_tables()
-    return gammas[np.rint((shape - shapes[0]) / 0.001).astype(int)]
+    ratio: np.ndarray = gammas[np.rint((shape - shapes[0]) / 0.001).astype(int)]
+    return ratio
 
 
 @functools.cache

@@ -146,4 +146,5 @@ def _mean_spectrum(luma: np.ndarray) -> np.ndarray | None:
     half = side // 2
     rounding = (window**2).sum() / 12  # white noise of variance 1/12
     smaller = np.minimum(total[:, : half + 1].mean(axis=0), total[: half + 1].mean(axis=1))
-    return np.maximum(smaller / len(best) - rounding, 0)
+    spectrum: np.ndarray = np.maximum(smaller / len(best) - rounding, 0)
+    return spectrum

@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, NotRequired, TypedDict
 
 import numpy as np
 
@@ -26,16 +26,41 @@ from lucidflux_data.measures.blur_and_flat import measure_luma
 from lucidflux_data.measures.config import MeasureConfig
 
 
-def measure(data: bytes, decode: DecodeConfig, settings: MeasureConfig) -> dict[str, Any]:
+class BasicRow(TypedDict):
+    """What the bytes decide of a row of scores/basic; selection/records.py has the schema.
+
+    `key`: the first 20 digits of `sha256`; `bytes`: encoded; `status`: ok, or failed for a `reason` with a `detail`;
+    of what is ok, `format`, `width` and `height` in pixels, upright, `mode`, `flags` joined by a comma, the variance of
+    the Laplacian and the share of flat patches (0..1).
+    """
+
+    key: str
+    sha256: str
+    bytes: int
+    status: str
+    reason: NotRequired[str]
+    detail: NotRequired[str]
+    format: NotRequired[str]
+    width: NotRequired[int]
+    height: NotRequired[int]
+    mode: NotRequired[str]
+    flags: NotRequired[str]
+    laplacian_variance: NotRequired[float]
+    flat_fraction: NotRequired[float]
+
+
+def measure(data: bytes, decode: DecodeConfig, settings: MeasureConfig) -> BasicRow:
     """The columns of scores/basic that the bytes decide. A failure is in them as reason and detail."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    record: dict[str, Any] = {"key": sha256[:20], "sha256": sha256, "bytes": len(data)}
     try:
         image = decode_full(data, decode.max_pixels)
         measures = measure_luma(luma(image.pixels), settings.patch_px, settings.flat_gradient_variance)
     except ImageError as error:
-        return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
-    return record | {
+        return _failed(data, error.reason, error.detail)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {
+        "key": sha256[:20],
+        "sha256": sha256,
+        "bytes": len(data),
         "status": "ok",
         "format": image.header.format,
         "width": image.pixels.shape[1],
@@ -45,6 +70,12 @@ def measure(data: bytes, decode: DecodeConfig, settings: MeasureConfig) -> dict[
         "laplacian_variance": measures.laplacian_variance,
         "flat_fraction": measures.flat_fraction,
     }
+
+
+def _failed(data: bytes, reason: str, detail: str) -> BasicRow:
+    sha256 = hashlib.sha256(data).hexdigest()
+    about: BasicRow = {"key": sha256[:20], "sha256": sha256, "bytes": len(data), "status": "failed"}
+    return {**about, "reason": reason, "detail": detail}
 
 
 @functools.cache
@@ -71,7 +102,7 @@ class Isolated:
         self.decode, self.settings = decode, settings
         self._child: subprocess.Popen[bytes] | None = None
 
-    def measure(self, data: bytes) -> dict[str, Any]:
+    def measure(self, data: bytes) -> BasicRow:
         """As `measure`; failures decode_timeout, and unreadable where the decoder took the child with it."""
         child = self._started()
         assert child.stdin is not None, "opened as a pipe"
@@ -81,14 +112,13 @@ class Isolated:
             child.stdin.flush()
             ready, _, _ = select.select([child.stdout], [], [], self.decode.timeout_s)
             if ready:
-                return pickle.load(child.stdout)
+                record: BasicRow = pickle.load(child.stdout)
+                return record
             reason = ("decode_timeout", f"decoding took longer than {self.decode.timeout_s:g} s")
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             reason = ("unreadable", "the decoder crashed or ran out of memory on it")
         self.close()
-        sha256 = hashlib.sha256(data).hexdigest()
-        record = {"key": sha256[:20], "sha256": sha256, "bytes": len(data)}
-        return record | {"status": "failed", "reason": reason[0], "detail": reason[1]}
+        return _failed(data, *reason)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:

@@ -92,7 +92,8 @@ def _reflected(image: np.ndarray) -> np.ndarray:
 
 def _laplacian(image: np.ndarray) -> np.ndarray:
     p = _reflected(image)
-    return p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
+    laplacian: np.ndarray = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
+    return laplacian
 
 
 def _gradient_magnitude(patch: np.ndarray) -> np.ndarray:
@@ -101,7 +102,8 @@ def _gradient_magnitude(patch: np.ndarray) -> np.ndarray:
     dx = smooth[:, 2:] - smooth[:, :-2]
     slope = p[2:] - p[:-2]
     dy = slope[:, :-2] + 2 * slope[:, 1:-1] + slope[:, 2:]
-    return np.sqrt(dx**2 + dy**2)
+    magnitude: np.ndarray = np.sqrt(dx**2 + dy**2)
+    return magnitude
 
 
 def _measure(image: np.ndarray, patch_px: int, limit: float) -> Measures:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
-FIELD = "firewall"  # in run.json and manifest.json
+FIELD: Final = "firewall"  # in run.json and manifest.json
 PREFIX = "firewall-"  # of its measures
 PLACE = "firewall"  # in a run folder: the fingerprint files that it was compared with
 

@@ -82,7 +82,8 @@ def group_near(hashes: np.ndarray, radius: int = DEFAULT_RADIUS) -> np.ndarray:
     roots = _roots(parents)[inverse]
     first = np.full(len(unique), len(hashes))
     np.minimum.at(first, roots, np.arange(len(hashes)))
-    return first[roots]
+    groups: np.ndarray = first[roots]
+    return groups
 
 
 def _masks(radius: int, n: int) -> list[int]:
@@ -90,7 +91,8 @@ def _masks(radius: int, n: int) -> list[int]:
 
     def work(agreeing: int) -> float:
         bits = 64 * agreeing // (radius + agreeing)
-        return math.comb(radius + agreeing, agreeing) * (1 + n / 2**bits)
+        expected: float = math.comb(radius + agreeing, agreeing) * (1 + n / 2**bits)
+        return expected
 
     agreeing = min(range(1, 5), key=work)
     edges = [64 * i // (radius + agreeing) for i in range(radius + agreeing + 1)]

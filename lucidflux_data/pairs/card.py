@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TypedDict
 
 import pyarrow.compute as pc
 
 from lucidflux_data.degradation.config import DegradeConfig, FinalConfig, StageConfig
-from lucidflux_data.degradation.plan import ROTATION, SMALL_KERNEL
+from lucidflux_data.degradation.plan import ROTATION, SMALL_KERNEL, Kernel, Plan, Step
 from lucidflux_data.measures import firewall
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import samples
+from lucidflux_data.pairs.job import PairsRun, PairsSummary
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage import run_folder
@@ -32,7 +33,7 @@ SIGNIFICANT = 0.001
 Observation = tuple[str, str | float]
 
 
-def observe(plan: Mapping[str, Any], config: DegradeConfig) -> Iterator[Observation]:
+def observe(plan: Plan, config: DegradeConfig) -> Iterator[Observation]:
     """Every drawn parameter of a plan: (name, category) or (name, its place in 0..1)."""
     steps = plan["steps"]
     noises = [number for number, step in enumerate(steps) if step["op"].endswith("_noise")]
@@ -56,16 +57,16 @@ def observe(plan: Mapping[str, Any], config: DegradeConfig) -> Iterator[Observat
             yield from _place("crop.cover", draw[0], config.crop.cover)
 
 
-def _observe_kernel(name: str, kernel: Mapping[str, Any], stage: StageConfig) -> Iterator[Observation]:
+def _observe_kernel(name: str, kernel: Kernel, stage: StageConfig) -> Iterator[Observation]:
     yield f"{name}.kernel.type", kernel["type"]
     yield f"{name}.kernel.size", str(kernel["size"])
     if kernel["type"] == "sinc":
         lowest = math.pi / 3 if kernel["size"] < SMALL_KERNEL else math.pi / 5
         yield from _place(f"{name}.kernel.cutoff", kernel["cutoff"], (lowest, math.pi))
         return
-    for side in ("sigma_x", "sigma_y"):
-        if side in kernel:
-            yield from _place(f"{name}.kernel.{side}", kernel[side], stage.sigma)
+    yield from _place(f"{name}.kernel.sigma_x", kernel["sigma_x"], stage.sigma)
+    if "sigma_y" in kernel:
+        yield from _place(f"{name}.kernel.sigma_y", kernel["sigma_y"], stage.sigma)
     if "rotation" in kernel:
         yield from _place(f"{name}.kernel.rotation", kernel["rotation"], ROTATION)
     if "beta" in kernel:
@@ -76,7 +77,7 @@ def _observe_kernel(name: str, kernel: Mapping[str, Any], stage: StageConfig) ->
         yield from _place(f"{name}.kernel.{family}.beta", kernel["beta"], (1.0, high) if above else (low, 1.0))
 
 
-def _observe_resize(name: str, step: Mapping[str, Any], stage: StageConfig) -> Iterator[Observation]:
+def _observe_resize(name: str, step: Step, stage: StageConfig) -> Iterator[Observation]:
     scale, (low, high) = step["scale"], stage.resize_range
     yield f"{name}.resize.mode", step["mode"]
     if stage.resize_law == "divisor":
@@ -88,7 +89,7 @@ def _observe_resize(name: str, step: Mapping[str, Any], stage: StageConfig) -> I
         yield from _place(f"{name}.resize.{direction}", scale, (1.0, high) if direction == "up" else (low, 1.0))
 
 
-def _observe_noise(name: str, step: Mapping[str, Any], stage: StageConfig) -> Iterator[Observation]:
+def _observe_noise(name: str, step: Step, stage: StageConfig) -> Iterator[Observation]:
     yield f"{name}.noise", step["op"]
     yield f"{name}.noise.gray", str(step["gray"])
     if step["op"] == "gaussian_noise":
@@ -97,9 +98,7 @@ def _observe_noise(name: str, step: Mapping[str, Any], stage: StageConfig) -> It
         yield from _place(f"{name}.noise.poisson_scale", step["scale"], stage.poisson_scale)
 
 
-def _observe_final(
-    steps: list[Mapping[str, Any]], final: FinalConfig, stage: StageConfig, name: str
-) -> Iterator[Observation]:
+def _observe_final(steps: list[Step], final: FinalConfig, stage: StageConfig, name: str) -> Iterator[Observation]:
     by_name = {step["op"]: step for step in steps}
     yield "final.jpeg_first", str(steps[0]["op"] == "jpeg")
     yield "final.resize.mode", by_name["resize"]["mode"]
@@ -145,8 +144,20 @@ def _coin(probability: float) -> dict[str, float]:
     return {"True": probability, "False": 1 - probability}
 
 
-def _equal(values: tuple[Any, ...]) -> dict[str, float]:
+def _equal(values: tuple[object, ...]) -> dict[str, float]:
     return {str(value): 1 / len(values) for value in values}
+
+
+class TestedParameter(TypedDict):
+    """`n` observations of a parameter, their `counts` and `expected` probabilities by category, the `p` of the test
+    (None where n is too small), and whether that is `flagged`."""
+
+    name: str
+    n: int
+    counts: dict[str, int]
+    expected: dict[str, float]
+    p: float | None
+    flagged: bool
 
 
 class Distributions:
@@ -157,17 +168,17 @@ class Distributions:
         self.expected = expected(config)
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def add(self, plan: Mapping[str, Any]) -> None:
+    def add(self, plan: Plan) -> None:
         for name, value in observe(plan, self.config):
             category = value if isinstance(value, str) else f"{min(BINS - 1, max(0, int(value * BINS))) / BINS:.1f}"
             self.counts[name][category] += 1
 
-    def test(self) -> list[dict[str, Any]]:
-        """A row for each parameter: name, n, counts, expected probabilities, p (None where n is too small), flagged."""
+    def test(self) -> list[TestedParameter]:
+        """A row for each parameter."""
         from scipy.special import chdtrc
 
         uniform = _equal(tuple(f"{number / BINS:.1f}" for number in range(BINS)))
-        rows: list[dict[str, Any]] = []
+        rows: list[TestedParameter] = []
         for name, counts in sorted(self.counts.items()):
             probabilities = {c: p for c, p in self.expected.get(name, uniform).items() if p > 0}
             n = counts.total()
@@ -178,12 +189,45 @@ class Distributions:
             elif len(probabilities) > 1 and n * float(min(probabilities.values())) >= LEAST_EXPECTED:
                 statistic = sum((counts[c] - n * q) ** 2 / (n * q) for c, q in probabilities.items())
                 p = float(chdtrc(len(probabilities) - 1, statistic))
-            rows.append({"name": name, "n": n, "counts": dict(counts), "expected": probabilities, "p": p})
+            row: TestedParameter
+            row = {"name": name, "n": n, "counts": dict(counts), "expected": probabilities, "p": p, "flagged": False}
+            rows.append(row)
         limit = SIGNIFICANT / max(1, sum(row["p"] is not None for row in rows))
-        return [row | {"flagged": row["p"] is not None and row["p"] < limit} for row in rows]
+        for row in rows:
+            row["flagged"] = row["p"] is not None and row["p"] < limit
+        return rows
 
 
-def make_card(folder: Folder, limit: int | None) -> dict[str, Any]:
+class ComparedSuites(TypedDict):
+    """`checked_against`: suites that every source was compared with as a whole; `not_checked_against`: the others that
+    some source was, or forbids; `sources_not_compared`: sources that are no packed run, so nothing is known of them."""
+
+    checked_against: list[str]
+    not_checked_against: list[str]
+    sources_not_compared: list[str]
+
+
+class PairsCard(PairsSummary, ComparedSuites):
+    """What `info` tells beside the summary: settings (`size` of the HQ in pixels, `scale`, `variants`, `hq`, `seed`);
+    `member_bytes` by extension; `looked_at`: pairs; `made_by`: libraries and the number of their `pairs`; `crop_tries`:
+    pairs by tries, and crops that failed the rules at every try; `licences`: images; `parameters`: a test of
+    each."""
+
+    size: int
+    scale: int
+    variants: int
+    hq: str
+    seed: int
+    member_bytes: dict[str, int]
+    looked_at: int
+    made_by: list[dict[str, str | int]]
+    crop_tries: dict[str, int]
+    crops_that_failed_the_rules: int
+    licences: dict[str, int]
+    parameters: list[TestedParameter]
+
+
+def make_card(folder: Folder, limit: int | None) -> PairsCard:
     """Everything that `info` tells.
 
     `limit`: pairs that are looked at, in key order (keys are hashes, so any prefix is a fair sample); None = all.
@@ -232,9 +276,7 @@ def _member_sizes(folder: Folder, tar_name: str) -> Iterator[tuple[str, int]]:
             yield row["member"].partition(".")[2], row["size"]
 
 
-def _benchmarks(run: Mapping[str, Any]) -> dict[str, list[str]]:
-    """`checked_against`: suites that every source was compared with as a whole; `not_checked_against`: the others that
-    some source was, or forbids; `sources_not_compared`: sources that are no packed run, so nothing is known of them."""
+def _benchmarks(run: PairsRun) -> ComparedSuites:
     named: dict[str, int] = {}  # suite -> sources that were compared with all of it
     unknown = []
     for source in run["sources"]:
@@ -251,7 +293,7 @@ def _benchmarks(run: Mapping[str, Any]) -> dict[str, list[str]]:
     return {"checked_against": whole, "not_checked_against": others, "sources_not_compared": unknown}
 
 
-def card_text(card: Mapping[str, Any]) -> str:
+def card_text(card: PairsCard) -> str:
     """The card as Markdown."""
     sizes = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in card["member_bytes"].items())
     reasons = {**card["rejected"], **card["failed"]}
@@ -288,7 +330,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"The parameters are {told}."])
 
 
-def _row_text(row: Mapping[str, Any]) -> str:
+def _row_text(row: TestedParameter) -> str:
     p = "too few" if row["p"] is None else f"p={row['p']:.3f}"
     if set(row["counts"]) <= {f"{number / BINS:.1f}" for number in range(BINS)}:
         shares = "tenths " + " ".join(f"{row['counts'].get(f'{n / BINS:.1f}', 0) / row['n']:.0%}" for n in range(BINS))

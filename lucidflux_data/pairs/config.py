@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -39,7 +38,7 @@ def make_pairs_config(preset: str, file: str | None = None, settings: Iterable[s
     return resolve(PairsConfig, {"degrade": read_preset(preset)}, file, settings)
 
 
-def deciding(config: PairsConfig) -> dict[str, Any]:
+def deciding(config: PairsConfig) -> dict[str, object]:
     """The part of the config that decides the bytes of the pairs."""
     return {name: value for name, value in deciding_values(config).items() if name != "storage"}
 

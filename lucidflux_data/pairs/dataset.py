@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import cv2
 import numpy as np
@@ -31,7 +31,16 @@ except ImportError:
     raise ImportError("RealESRGANPairs needs torch: pip install 'lucidflux[model]'") from None
 
 
-class RealESRGANPairs(torch.utils.data.Dataset):
+class Item(TypedDict):
+    """`hq`: uint8 3xSxS RGB, `lq`: uint8 3xsxs RGB; `key`: of the image; `variant`: the epoch."""
+
+    hq: torch.Tensor
+    lq: torch.Tensor
+    key: str
+    variant: int
+
+
+class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy does not follow torch
     """`dataset[i]` -> {"hq": uint8 3xSxS RGB, "lq": uint8 3xsxs RGB, "key": str, "variant": int}.
 
     Epoch e gives variant e of every image: the very pixels that `synthesize` stores (with hq=png or webp) for the same
@@ -80,7 +89,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         """Raises InputError where the image is gone, has changed or does not decode; with on_error="skip" only where
         that is so of every image."""
         variant = int(self._epoch)
@@ -117,7 +126,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):
             return here, pair
         raise InputError(f"none of the {len(self.rows)} images can be used any more; the last: {last}")
 
-    def _list(self, asked: list[str]) -> list[dict[str, Any]]:
+    def _list(self, asked: list[str]) -> list[pairs_run.CleanRow]:
         """Rows of the usable images in key order; equal images once."""
         if len(asked) == 1 and Folder(asked[0]).exists(shards.MANIFEST):
             table = pairs_run.inputs_of_run(Folder(asked[0]))
@@ -127,7 +136,9 @@ class RealESRGANPairs(torch.utils.data.Dataset):
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
         self.skipped = {row["source_key"]: row["reason"] for row in unusable}
         usable = table.filter(pc.is_null(pc.field("reason"))).sort_by("key")
-        return usable.select(["uri", "offset", "size", "crc32", "key", "group"]).to_pylist()
+        rows: list[pairs_run.CleanRow]
+        rows = usable.select(["uri", "offset", "size", "crc32", "key", "group"]).to_pylist()
+        return rows
 
 
 def _probed(inventory: pa.Table) -> pa.Table:

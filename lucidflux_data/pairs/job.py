@@ -11,8 +11,8 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,11 +31,13 @@ from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import Shard
+from lucidflux_data.sources.listing import Candidate
 from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import make_portable, to_rows
+from lucidflux_data.storage.run_folder import RunFile
 
 KIND = "pairs"
 PREFIX = "pairs"
@@ -58,37 +60,105 @@ INPUTS = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+
+
+class PairsRun(RunFile):
+    """run.json of pairs. `sources`: urls of the clean images; `limit`: of a sample of them; `backend`: the executor."""
+
+    sources: list[str]
+    limit: int | None
+    backend: str
+
+
+class CleanRow(TypedDict):
+    """Where the bytes of a usable image are, and which they are; see INPUTS."""
+
+    uri: str
+    offset: int
+    size: int
+    crc32: int | None
+    key: str
+    group: str | None
+
+
+class PairInput(CleanRow):
+    """A row of INPUTS that is usable."""
+
+    source_key: str
+    width: int
+    height: int
+    licence: str | None
+    carried: str | None
+    reason: str | None
+    detail: str | None
+
+
+class ProbedRow(TypedDict):
+    """A row of INPUTS of a listed candidate: what is not known of it is left out."""
+
+    uri: str
+    source_key: str
+    offset: int
+    size: int
+    key: NotRequired[str]
+    width: NotRequired[int]
+    height: NotRequired[int]
+    group: NotRequired[str]
+    licence: NotRequired[str]
+    reason: NotRequired[str]
+    detail: NotRequired[str]
+
+
+class PairsSummary(TypedDict):
+    """`candidates` = `used` + `rejected` + `failed`, the latter two by reason; `samples`: pairs, `bytes` of all shards;
+    `pairs`: the folder; `urls`: see Manifest."""
+
+    pairs: str
+    label: str
+    candidates: int
+    used: int
+    rejected: dict[str, int]
+    failed: dict[str, int]
+    samples: int
+    bytes: int
+    shards: int
+    urls: str
+
+
 # Upper ends of what an encoded HQ takes, in bytes a pixel; shards are planned before a pixel is encoded.
 BYTES_A_PIXEL = {"png": 3.0, "webp": 3.0, "jpeg": 1.5, "ref": 0.0}
 LQ_BYTES_A_PIXEL = 3.1
 JSON_BYTES = 4096
 
 
-def make_run(config: PairsConfig, label: str, backend: str, sources: list[str], limit: int | None) -> dict[str, Any]:
+def make_run(config: PairsConfig, label: str, backend: str, sources: list[str], limit: int | None) -> PairsRun:
     """The content of run.json."""
-    asked = {"sources": sources, "limit": limit, "backend": backend}
+    asked, decoders = {"sources": sources, "limit": limit, "backend": backend}, runs.made_with()
     return {
         "schema_version": shards.SCHEMA_VERSION,
         "kind": KIND,
         "label": label,
-        **runs.made_with(),
-        **asked,
+        "decoder_version": decoders["decoder_version"],
+        "decoders": decoders["decoders"],
+        "sources": sources,
+        "limit": limit,
+        "backend": backend,
         "config": config.model_dump(),
         "digests": {"pairs": digest({"asked": asked, "config": deciding(config)})},
     }
 
 
-def start(folder: Folder, run: dict[str, Any]) -> None:
+def start(folder: Folder, run: PairsRun) -> None:
     """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError.
 
     Until there are shards, settings may still change: a first try that found no usable image is no reason to move.
     """
 
-    def resume(before: dict[str, Any]) -> bool:
+    def resume(before: PairsRun) -> bool:
         _check_kind(folder, before)
         if before["digests"] == run["digests"]:
             return False
-        same_inputs = all(before[name] == run[name] for name in ("sources", "limit"))
+        same_inputs = before["sources"] == run["sources"] and before["limit"] == run["limit"]
         listed = folder.exists(run_folder.INVENTORY) or folder.names(PLACE)
         if folder.names("shards") or (listed and not same_inputs):
             raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
@@ -101,14 +171,14 @@ def is_pairs(folder: Folder) -> bool:
     return folder.exists(run_folder.RUN_FILE) and run_folder.read_about(folder).get("kind") == KIND
 
 
-def read(folder: Folder) -> dict[str, Any]:
+def read(folder: Folder) -> PairsRun:
     """run.json. InputError where the folder holds no pairs."""
     run = run_folder.read_about(folder)
     _check_kind(folder, run)
-    return run
+    return cast(PairsRun, run)
 
 
-def _check_kind(folder: Folder, run: Mapping[str, Any]) -> None:
+def _check_kind(folder: Folder, run: RunFile) -> None:
     if run.get("kind") != KIND:
         raise InputError(f"{folder} is a run of the filter, not a folder of pairs")
 
@@ -125,7 +195,7 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", *carry])
     ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
     packed = stripping.packed_keys(folder)
-    about: dict[str, dict[str, Any]] = {}
+    about: dict[str, dict[str, object]] = {}
     for row in to_rows(ledger.filter(pc.field("keep")).sort_by("key")):
         key = packed.get(row["key"], row["key"])
         about.setdefault(key, row | {"key": key})
@@ -146,21 +216,27 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)
 
 
-def probe_row(row: dict[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> dict[str, Any]:
+def probe_row(row: Candidate, max_pixels: int = DEFAULT_MAX_PIXELS) -> ProbedRow:
     """A row of INPUTS of a listed candidate: key and upright size in pixels, or why it cannot be used."""
-    known = {name: row[name] for name in ("uri", "source_key", "offset", "size")}
+    known: ProbedRow
+    known = {"uri": row["uri"], "source_key": row["source_key"], "offset": row["offset"], "size": row["size"]}
     try:
         data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
-        known |= {"size": len(data), "key": hashlib.sha256(data).hexdigest()[:20]}
+        known["size"], known["key"] = len(data), hashlib.sha256(data).hexdigest()[:20]
         header = probe(data, max_pixels)
     except ImageError as error:
-        return known | {"reason": error.reason, "detail": error.detail}
+        known["reason"], known["detail"] = error.reason, error.detail
+        return known
+    known["width"], known["height"] = header.width, header.height
     side = json.loads(row["side"]) if row["side"] else {}
-    told = {name: str(side[name]) for name in ("group", "licence") if isinstance(side, dict) and side.get(name)}
-    return known | {"width": header.width, "height": header.height, **told}
+    if isinstance(side, dict) and side.get("group"):
+        known["group"] = str(side["group"])
+    if isinstance(side, dict) and side.get("licence"):
+        known["licence"] = str(side["licence"])
+    return known
 
 
-def read_clean(row: dict[str, Any]) -> bytes:
+def read_clean(row: CleanRow) -> bytes:
     """The bytes of a clean image. InputError where they are gone, or are not those that were listed."""
     try:
         data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
@@ -204,14 +280,14 @@ def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str
     return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
-def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
+def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard[PairInput]]:
     """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured.
 
     A shard is a unit of work too: of a small set it has as few images as a unit has, so that all cores are busy.
     Images that were forgotten keep their place in the plan, so that other shards stay what they are; see `used`.
     """
     planned = pc.is_null(pc.field("reason")) | (pc.field("reason") == "opted_out")
-    rows = inputs.filter(planned).sort_by("key").to_pylist()
+    rows: list[PairInput] = inputs.filter(planned).sort_by("key").to_pylist()
     degrade = config.degrade
     hq = int(BYTES_A_PIXEL[config.hq.partition(":")[0]] * degrade.size**2)
     lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
@@ -220,18 +296,18 @@ def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard]:
     return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
 
 
-def used(shard: Shard) -> list[dict[str, Any]]:
+def used(shard: Shard[PairInput]) -> list[PairInput]:
     """The rows of a planned shard that pairs are made of."""
     return [row for row in shard.rows if row["reason"] is None]
 
 
-def plan_digest(planned: list[Shard], config: PairsConfig, backend: str) -> str:
+def plan_digest(planned: list[Shard[PairInput]], config: PairsConfig, backend: str) -> str:
     """What a published shard must have been made of to count as done."""
     keys = [[row["key"] for row in shard.rows] for shard in planned]
     return digest({"keys": keys, "config": deciding(config), "backend": backend})
 
 
-def summary(folder: Folder) -> dict[str, Any]:
+def summary(folder: Folder) -> PairsSummary:
     """Counts in which every candidate is accounted for, and the number of pairs."""
     run, config = read(folder), read_config(folder)
     inputs = read_inputs(folder, config)

@@ -9,9 +9,8 @@ json says where. LQ = degrade(decode(stored HQ), plan), so a pair replays from i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -44,6 +43,59 @@ class Pair:
     lq: np.ndarray
 
 
+class Cut(TypedDict):
+    """How an HQ was cut. `box`: left, top, width, height in pixels of the source; `source`: its width and height;
+    `tries`: crops that were drawn; `passed`: whether the last one meets the blur and flat rules."""
+
+    box: list[int]
+    source: list[int]
+    tries: int
+    passed: bool
+
+
+class Pointer(TypedDict):
+    """Where a clean image lies. `source`: position among the sources, -1: `path` is a whole url; `offset`: of its bytes
+    in a tar, -1 outside tars; `size`: bytes; `crc32`: of them."""
+
+    source: int
+    path: str
+    offset: int
+    size: int
+    crc32: int
+
+
+class StoredHq(TypedDict):
+    """`format`: original (the very bytes of the clean image), ref (a pointer: `ref`), or what it was encoded as."""
+
+    format: str
+    ref: NotRequired[Pointer]
+
+
+class PairRecord(TypedDict):
+    """The json member of a pair: all that it takes to replay it. `source_key`, `group`, `carried`: what is known of the
+    clean image; `versions`: backends.versions."""
+
+    key: str
+    hq: StoredHq
+    cut: Cut
+    versions: dict[str, str]
+    plan: Plan
+    source_key: NotRequired[str]
+    group: NotRequired[str]
+    carried: NotRequired[dict[str, object]]
+
+
+class CleanImage(TypedDict):
+    """What a pair's json tells of its clean image. `carried`: a JSON object; `ref`: needed where HQ are pointers."""
+
+    key: str
+    versions: dict[str, str]
+    source_key: NotRequired[str | None]
+    group: NotRequired[str | None]
+    carried: NotRequired[str | None]
+    ref: NotRequired[Pointer]
+
+
 def versions(backend: str, device: str = "cpu") -> dict[str, str]:
     """What decides the bytes of a pair, beside its plan: the backend with its libraries, and the decoders."""
     found = backends.versions(backend, device)
@@ -55,7 +107,7 @@ def too_small(width: int, height: int, config: DegradeConfig) -> bool:
     return min(width, height) < config.size and config.crop.too_small == "reject"
 
 
-def cut(pixels: np.ndarray, plan: Plan, crop: CropConfig) -> tuple[np.ndarray, dict[str, Any]]:
+def cut(pixels: np.ndarray, plan: Plan, crop: CropConfig) -> tuple[np.ndarray, Cut]:
     """The HQ of a plan, uint8 size x size x 3, and how it was cut: box in source pixels, tries, whether it passed.
 
     A crop that fails the blur or flat rule is drawn again as often as the plan has draws; the last one stands.
@@ -76,7 +128,7 @@ def cut(pixels: np.ndarray, plan: Plan, crop: CropConfig) -> tuple[np.ndarray, d
         passed = sharp and measures.flat_fraction <= crop.max_flat_fraction
         if passed or min(pixels.shape[:2]) == max(pixels.shape[:2]) == size:
             break
-    record = {"box": [left, top, side, side], "source": [width, height], "tries": tries, "passed": passed}
+    record: Cut = {"box": [left, top, side, side], "source": [width, height], "tries": tries, "passed": passed}
     if plan["flip"]:
         hq = hq[:, ::-1]
     if plan["sharpen_hq"] == "target":
@@ -88,7 +140,8 @@ def _padded(pixels: np.ndarray, size: int) -> np.ndarray:
     down, right = max(0, size - pixels.shape[0]), max(0, size - pixels.shape[1])
     if not down and not right:
         return pixels
-    return cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REFLECT_101)
+    padded: np.ndarray = cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REFLECT_101)
+    return padded
 
 
 def _window(width: int, height: int, size: int, mode: str, draw: list[float]) -> tuple[int, int, int]:
@@ -99,14 +152,14 @@ def _window(width: int, height: int, size: int, mode: str, draw: list[float]) ->
 
 
 def make_pair(
-    data: bytes, image: Decoded, row: Mapping[str, Any], variant: int, config: DegradeConfig, hq: str, degrade: Degrade
+    data: bytes, image: Decoded, row: CleanImage, variant: int, config: DegradeConfig, hq: str, degrade: Degrade
 ) -> Pair:
-    """One variant of a clean image. `row`: key, and what the json tells of the image (source_key, group, pointer)."""
+    """One variant of a clean image."""
     plan = draw_plan(row["key"], variant, config)
     pixels, how = cut(image.pixels, plan, config.crop)
     members: dict[str, bytes] = {}
     if hq == "ref":
-        stored: dict[str, Any] = {"format": "ref", "ref": row["ref"]}
+        stored: StoredHq = {"format": "ref", "ref": row["ref"]}
     elif _is_untouched(pixels, image, plan, how):
         members[f"hq.{EXTENSION_OF[image.header.format]}"] = data
         stored = {"format": "original"}
@@ -119,15 +172,20 @@ def make_pair(
     lq = degrade(pixels, plan)
     members["lq.png"] = encode_lq(lq)
     key = f"{row['key']}_{variant:02d}"
-    known = {name: row[name] for name in ("source_key", "group") if row.get(name) is not None}
-    if row.get("carried"):
-        known["carried"] = json.loads(row["carried"])
-    record = {"key": key, **known, "hq": stored, "cut": how, "versions": row["versions"], "plan": plan}
-    members["json"] = canonical_json(record)
+    record: PairRecord = {"key": key, "hq": stored, "cut": how, "versions": row["versions"], "plan": plan}
+    members["json"] = canonical_json({**record, **_known_of(row)})
     return Pair(key, members, pixels, lq)
 
 
-def _is_untouched(pixels: np.ndarray, image: Decoded, plan: Plan, how: Mapping[str, Any]) -> bool:
+def _known_of(row: CleanImage) -> dict[str, object]:
+    """What a record has of its clean image beside the pair: what is not known is left out."""
+    known: dict[str, object] = {"source_key": row.get("source_key"), "group": row.get("group")}
+    carried = row.get("carried")
+    known["carried"] = json.loads(carried) if carried else None
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _is_untouched(pixels: np.ndarray, image: Decoded, plan: Plan, how: Cut) -> bool:
     """Whether the HQ is the whole image as it came, in bytes that any reader decodes to the same three channels."""
     whole = how["source"] == [plan["size"], plan["size"]] and not plan["flip"] and plan["sharpen_hq"] != "target"
     plain = image.header.mode == "RGB" and FLAGS_OTHER_PIXELS.isdisjoint(image.flags)
@@ -152,20 +210,20 @@ def _encoded(extension: str, pixels: np.ndarray, options: list[int]) -> bytes:
     return data.tobytes()
 
 
-def hq_pixels(record: Mapping[str, Any], data: bytes, crop: CropConfig) -> np.ndarray:
+def hq_pixels(record: PairRecord, data: bytes, crop: CropConfig) -> np.ndarray:
     """The HQ of a stored pair: `data` is its hq member or, for `ref`, the bytes of the whole clean image."""
     if record["hq"]["format"] != "ref":
         return decode(data)
     return cut(decode(data), record["plan"], crop)[0]
 
 
-def replay(record: Mapping[str, Any], hq: np.ndarray, degrade: Degrade) -> bytes:
+def replay(record: PairRecord, hq: np.ndarray, degrade: Degrade) -> bytes:
     """The bytes of lq.png, made again. InputError for a plan of a newer version."""
     check_plan(record["plan"])
     return encode_lq(degrade(hq, record["plan"]))
 
 
-def check_pair(record: Mapping[str, Any], hq: np.ndarray, lq: np.ndarray, config: DegradeConfig) -> list[str]:
+def check_pair(record: PairRecord, hq: np.ndarray, lq: np.ndarray, config: DegradeConfig) -> list[str]:
     """What is wrong with a decoded pair: sizes, and whether the config gives the very plan that is stored."""
     try:
         check_plan(record["plan"])

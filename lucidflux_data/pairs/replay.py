@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -18,9 +18,19 @@ from lucidflux_data.storage.folder import Folder
 DECODERS = version.LIBRARIES.keys() - {"opencv"}  # told behind what degrades
 
 
-def replay_pair(folder: Folder, key: str) -> tuple[dict[str, Any], bytes]:
-    """What came of it (`equal`, `made_by`, `difference` where it is not equal, and `decoder` where decoders of another
-    version made the pair) and the bytes of the new lq.png.
+class Replayed(TypedDict):
+    """`equal`: whether the new lq.png has the bytes of the stored one; `made_by`: backend and libraries, in words;
+    `difference`: a sentence, where it is not equal; `decoder`: one where decoders of another version made the pair."""
+
+    key: str
+    equal: bool
+    made_by: str
+    decoder: NotRequired[str]
+    difference: NotRequired[str]
+
+
+def replay_pair(folder: Folder, key: str) -> tuple[Replayed, bytes]:
+    """What came of it, and the bytes of the new lq.png.
 
     InputError: no such pair, a plan of a newer version, or an HQ that is gone. ConfigError: a missing backend.
     """
@@ -32,7 +42,7 @@ def replay_pair(folder: Folder, key: str) -> tuple[dict[str, Any], bytes]:
     degrade = backends.load_backend(backend, device)
     hq = pairs.hq_pixels(record, samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
     data = pairs.replay(record, hq, degrade)
-    result: dict[str, Any] = {"key": key, "equal": data == members["lq.png"], "made_by": _told(record["versions"])}
+    result: Replayed = {"key": key, "equal": data == members["lq.png"], "made_by": _told(record["versions"])}
     made_by = _decoder(record["versions"])
     if made_by != str(version.DECODER_VERSION):
         result["decoder"] = f"made by decoder {made_by}, this is decoder {version.DECODER_VERSION}"

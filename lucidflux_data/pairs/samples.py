@@ -5,12 +5,13 @@ from __future__ import annotations
 import bisect
 import json
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
+from lucidflux_data.pairs.pair import PairRecord
 from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards.shard import IndexRow, ShardEntry
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import Folder
 
@@ -21,10 +22,11 @@ def failed_images(folder: Folder, tar_name: str) -> list[dict[str, str]]:
     """key, reason and detail of the images of a shard that turned out not to decode."""
     name = shards.index_name(tar_name.removesuffix(".tar"))
     metadata = shards.read_index_metadata(folder, f"shards/{name}")
-    return json.loads(metadata.get(FAILED, "[]"))
+    failed: list[dict[str, str]] = json.loads(metadata.get(FAILED, "[]"))
+    return failed
 
 
-def read_sample(folder: Folder, tar_name: str, rows: list[dict[str, Any]]) -> dict[str, bytes]:
+def read_sample(folder: Folder, tar_name: str, rows: Sequence[IndexRow]) -> dict[str, bytes]:
     """The members of one sample by extension (`hq.png`, `lq.png`, `json`). `rows`: its rows of the index."""
     shard = f"shards/{tar_name.removesuffix('.tar')}"
     found = {}
@@ -33,10 +35,10 @@ def read_sample(folder: Folder, tar_name: str, rows: list[dict[str, Any]]) -> di
     return found
 
 
-def samples_of_index(folder: Folder, tar_name: str) -> dict[str, list[dict[str, Any]]]:
+def samples_of_index(folder: Folder, tar_name: str) -> dict[str, list[IndexRow]]:
     """The index of a shard by sample key, in key order."""
     name = f"shards/{shards.index_name(tar_name.removesuffix('.tar'))}"
-    samples: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[IndexRow]] = {}
     for row in folder.read_table(name).to_pylist():
         samples.setdefault(row["key"], []).append(row)
     return samples
@@ -54,11 +56,11 @@ def find_sample(folder: Folder, key: str) -> dict[str, bytes]:
     raise InputError(f"{key} is no pair of {folder}: a pair is KEY_VV, like {_example(folder, entries)}")
 
 
-def _example(folder: Folder, entries: list[dict[str, Any]]) -> str:
+def _example(folder: Folder, entries: Sequence[ShardEntry]) -> str:
     return next(iter(samples_of_index(folder, entries[0]["name"]))) if entries else "0123456789abcdef0123_00"
 
 
-def stored_hq(members: dict[str, bytes], record: dict[str, Any], sources: list[str]) -> bytes:
+def stored_hq(members: dict[str, bytes], record: PairRecord, sources: list[str]) -> bytes:
     """The bytes that the HQ is made of: the member, or with hq=ref the clean image itself. InputError where it is
     gone or is another one."""
     for extension, data in members.items():
@@ -76,7 +78,7 @@ def stored_hq(members: dict[str, bytes], record: dict[str, Any], sources: list[s
     return data
 
 
-def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[PairRecord]:
     """The json members of a shard in key order, `limit` of them at most."""
     samples = samples_of_index(folder, tar_name)
     with folder.open(f"shards/{tar_name}") as file:

@@ -52,8 +52,8 @@ def make_view(folder: Folder, limit: int) -> bytes:
 
 
 def _spread(
-    folder: Folder, manifest: Mapping[str, Any], limit: int, variants: int
-) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    folder: Folder, manifest: shards.Manifest, limit: int, variants: int
+) -> list[tuple[str, str, list[shards.IndexRow]]]:
     """(shard, key, index rows) of evenly spaced samples, the variants by turns."""
     total = manifest["samples"]
     count = min(limit, total)
@@ -68,7 +68,7 @@ def _spread(
     return found
 
 
-def _figure(key: str, record: Mapping[str, Any], hq: np.ndarray, lq: np.ndarray) -> str:
+def _figure(key: str, record: pairs.PairRecord, hq: np.ndarray, lq: np.ndarray) -> str:
     large = upsample_lq(lq, *hq.shape[:2])
     steps = html.escape("\n".join(step_text(step) for step in record["plan"]["steps"]))
     cut = record["cut"]

@@ -83,7 +83,7 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
     """`names` as columns, a row for each candidate of the pool. ConfigError for a name that nobody has, with near ones,
     for one that is taken, and for a column that cannot travel."""
     _check_names(names)
-    columns: dict[str, Any] = {}
+    columns: dict[str, pa.ChunkedArray] = {}
     own = {name: concat_rows(pool, [table[name] for table in pool.tables]) for name in OWN if name in names}
     for name in names:
         if name in own:
@@ -105,9 +105,9 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
     return pa.table({name: columns[name] for name in names})
 
 
-def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
+def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Columns of users' scorers and of our own further measures; of those of benchmark images, the one in force."""
-    found: dict[str, Any] = {}
+    found: dict[str, pa.ChunkedArray] = {}
     folders = {name for part in pool.parts for name in part.folder.folders("scores") if name != "basic"}
     folders = {name for name in folders if name == pool.leaks or not name.startswith(firewall.PREFIX)}
     for measure in sorted(folders):
@@ -119,7 +119,7 @@ def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _from_join(pool: Pool, place: str, names: Sequence[str]) -> dict[str, Any]:
+def _from_join(pool: Pool, place: str, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     table = read_join(place)
     by = next(name for name in JOIN_KEYS if name in table.column_names)
     mine = [name for name in names if name in table.column_names]
@@ -176,7 +176,7 @@ def _joinable(config: FilterConfig) -> list[str]:
     return [name for place in config.select.join for name in read_join(place).column_names]
 
 
-def _from_sides(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
+def _from_sides(pool: Pool, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Values of the json beside an image; text where their kinds differ from row to row."""
     sides = concat_rows(pool, [run_folder.read_inventory(part.folder, ["side"])["side"] for part in pool.parts])
     values: dict[str, list[Any]] = {name: [None] * len(sides) for name in names}
@@ -212,7 +212,8 @@ def opted_out(pool: Pool, config: FilterConfig) -> np.ndarray | None:
     for column in own.values():
         named |= pc.is_in(column, listed).to_numpy(zero_copy_only=False)
     keys = pc.drop_null(own["key"].filter(pa.array(named)))
-    return named | pc.is_in(own["key"], keys).to_numpy(zero_copy_only=False)
+    out: np.ndarray = named | pc.is_in(own["key"], keys).to_numpy(zero_copy_only=False)
+    return out
 
 
 def read_list(place: str) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,7 @@ UNIT_RULE = "clamp(ceil(n/256), 8, 1000)"
 # `lucidflux`: arXiv 2509.22414 v4, data curation (blur 150..8000, flat 800 / 50%, CLIP-IQA top 20%).
 # `strict`: beyond the paper; limits at which about one clean photo in twenty is lost (docs/performance.md).
 # `demo`: the same rules with a metric that needs no download and a cut that leaves something of a handful of photos.
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "lucidflux": {},
     "strict": {
         "rules": {
@@ -146,7 +146,7 @@ class FilterConfig(Section):
     storage: StorageConfig = StorageConfig()
     workers: WorkersConfig = WorkersConfig()
 
-    def score_part(self) -> dict[str, Any]:
+    def score_part(self) -> dict[str, object]:
         return {
             "decode": deciding_values(self.decode),
             "measures": deciding_values(self.measures),
@@ -154,13 +154,13 @@ class FilterConfig(Section):
             "unit_rule": UNIT_RULE,
         }
 
-    def select_part(self) -> dict[str, Any]:
+    def select_part(self) -> dict[str, object]:
         cut = deciding_values(self.cut) if self.iqa.metric != "none" else None
         chosen = deciding_values(self.select)
         chosen.pop("forbid_missing", None)
         return {"rules": deciding_values(self.rules), "metric": self.iqa.metric, "cut": cut, "select": chosen}
 
-    def pack_part(self) -> dict[str, Any]:
+    def pack_part(self) -> dict[str, object]:
         return {"shards": deciding_values(self.shards)}
 
 
@@ -173,7 +173,7 @@ def make_config(
     """The resolved config; `base` (of an existing run) takes the place of the preset. Raises ConfigError."""
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    values: dict[str, Any] = base.model_dump() if base is not None else PRESETS[preset]
+    values: dict[str, object] = base.model_dump() if base is not None else PRESETS[preset]
     return resolve(FilterConfig, values, file, settings)
 
 

@@ -7,7 +7,7 @@ that several parts list counts once, as the first part's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,17 @@ def survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarr
     return codes
 
 
-def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> dict[str, Any]:
+class Counts(TypedDict):
+    """candidates = kept + rejected per reason + failed per reason. `included`: of the kept, those by hand."""
+
+    candidates: int
+    kept: int
+    included: int
+    rejected: dict[str, int]
+    failed: dict[str, int]
+
+
+def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> Counts:
     """Publishes selected.parquet of the pool's candidates and returns its counts per reason."""
     codes, ranks, scores, groups = decide(pool, config)
     further = selection_columns.carried(pool, config)
@@ -92,7 +102,9 @@ def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np
     return codes, ranks, scores, groups
 
 
-def _ledger_columns(basic: pa.Table, inventory: pa.Table, decided: list[np.ndarray], metric: str) -> dict[str, Any]:
+def _ledger_columns(
+    basic: pa.Table, inventory: pa.Table, decided: list[np.ndarray], metric: str
+) -> dict[str, pa.Array]:
     codes, ranks, scores = decided
     columns = {
         "uri": basic["uri"],
@@ -119,18 +131,18 @@ def _scores_of_part(pool: Pool, number: int, metric: str) -> tuple[np.ndarray, n
     return float_column(table[metric], np.nan), reason_codes(table["reason"])
 
 
-def counts(ledger: pa.Table) -> dict[str, Any]:
-    """candidates = kept + rejected per reason + failed per reason; the sum is checked. Needs `keep` and `reason`."""
+def counts(ledger: pa.Table) -> Counts:
+    """The sum is checked. Needs `keep` and `reason`."""
     codes = reason_codes(ledger["reason"])
     agree = records.is_kept(codes) == ledger["keep"].to_numpy()
     assert agree.all(), "a row is kept exactly when no rule speaks against it"
     return _counted(codes)
 
 
-def _counted(codes: np.ndarray) -> dict[str, Any]:
+def _counted(codes: np.ndarray) -> Counts:
     found = np.bincount(codes + 1, minlength=len(records.REASONS) + 1).tolist()
     tally = dict(zip(records.REASONS, found[1:], strict=True))
-    result = {
+    result: Counts = {
         "candidates": len(codes),
         "kept": found[0] + tally[records.INCLUDED],
         "included": tally[records.INCLUDED],

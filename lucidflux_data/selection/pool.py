@@ -103,7 +103,7 @@ class Pool:
 
     def numbers(self, measure: str, name: str) -> np.ndarray:
         """float64 of a measure's column over the pool, NaN where there is none."""
-        return pc.fill_null(self.column(measure, name, pa.float64()).cast(pa.float64()), np.nan).to_numpy()
+        return float_column(self.column(measure, name, pa.float64()), np.nan)
 
     def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
         """The slice of a pool-wide array that belongs to part `number`."""
@@ -224,8 +224,10 @@ def _joined(strings: pa.ChunkedArray) -> bytes:
 
 def reason_codes(reasons: pa.ChunkedArray) -> np.ndarray:
     """int16 positions in records.REASONS, -1 for null."""
-    return pc.fill_null(pc.index_in(reasons, pa.array(records.REASONS)), KEPT).to_numpy().astype(np.int16)
+    codes: np.ndarray = pc.fill_null(pc.index_in(reasons, pa.array(records.REASONS)), KEPT).to_numpy().astype(np.int16)
+    return codes
 
 
 def float_column(column: pa.ChunkedArray, missing: float) -> np.ndarray:
-    return pc.fill_null(column.cast(pa.float64()), missing).to_numpy()
+    values: np.ndarray = pc.fill_null(column.cast(pa.float64()), missing).to_numpy()
+    return values

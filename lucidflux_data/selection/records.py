@@ -6,6 +6,8 @@ all runs once. No table holds a time, a worker, a library's error text or a path
 
 from __future__ import annotations
 
+from typing import NotRequired, TypedDict
+
 import numpy as np
 import pyarrow as pa
 
@@ -98,6 +100,36 @@ BASIC = pa.schema(
 )
 
 
+class LedgerRow(TypedDict):
+    """A row of selected.parquet: a candidate and what was decided of it. There is a column of the metric beside these,
+    and the columns that --where and --carry name.
+
+    `key`: null where nothing could be read; `keep`, and the `reason` why not; `rank`: among those that were scored, 1
+    is the best; `group`: key of the first of its near-duplicates; `bytes`: encoded; `width`, `height`: pixels, upright;
+    `flags`: sorted names joined by a comma; `offset`: of the bytes in a tar, -1 outside tars; `side`: the json beside
+    it; `leak`: the benchmark image that it shows, where suites are forbidden.
+    """
+
+    uri: str
+    key: str | None
+    keep: bool
+    reason: str | None
+    rank: int | None
+    group: str | None
+    laplacian_variance: float | None
+    flat_fraction: float | None
+    source_key: str
+    sha256: str | None
+    bytes: int | None
+    format: str | None
+    width: int | None
+    height: int | None
+    flags: str | None
+    offset: int
+    side: str | None
+    leak: NotRequired[str | None]
+
+
 def measure_schema(measure: str) -> pa.Schema:
     """`scores/<measure>`: the rows asked for so far; `reason` is a failure of this measure on this image."""
     return pa.schema(
@@ -111,4 +143,5 @@ def measure_schema(measure: str) -> pa.Schema:
 
 
 def is_kept(codes: np.ndarray) -> np.ndarray:
-    return (codes == KEPT) | (codes == CODE["included"])
+    kept: np.ndarray = (codes == KEPT) | (codes == CODE["included"])
+    return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.run_folder import read_about, unit_name, unit_size
+from lucidflux_data.storage.run_folder import RunFile, read_about, unit_name, unit_size
 
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
@@ -36,23 +36,51 @@ class Part:
     kept_by: Folder | None = None
 
 
+class Listed(TypedDict):
+    """What was listed. `sources`: urls; `limit`, `seed`: of a sample of them, else None; `candidates`: how many;
+    `ignored`: other files, `ignored_by`: these by kind; `damaged_tars`: that could not be read to the end."""
+
+    sources: list[str]
+    limit: int | None
+    seed: int | None
+    candidates: int
+    ignored: int
+    ignored_by: NotRequired[dict[str, int]]  # since 0.2
+    damaged_tars: NotRequired[list[str]]  # since 0.2
+
+
+class FilterRun(RunFile):
+    """run.json of the filter. `version`: of the code that listed; `preset`: its name; `runs`, `included`: see
+    `make_run`; `inputs`: sha256 of joined files and lists by their place; `firewall`: what the ledger was compared
+    with, where suites are forbidden; `measured_again`: see MEASURED_AGAIN."""
+
+    version: NotRequired[str]  # since 0.1.1
+    preset: str
+    listed: Listed
+    runs: list[str]
+    included: list[str]
+    inputs: dict[str, str]
+    measured_again: NotRequired[str]
+    firewall: NotRequired[Mapping[str, Compared]]
+
+
 def make_run(
     config: FilterConfig,
-    listed: dict[str, Any],
+    listed: Listed,
     preset: str,
     drawn_from: Sequence[str] = (),
     included: Sequence[str] = (),
     inputs: dict[str, str] | None = None,
     compared: Mapping[str, Compared] | None = None,
-) -> dict[str, Any]:
-    """The content of run.json. `listed`: sources, limit, seed, candidates, ignored.
+) -> FilterRun:
+    """The content of run.json.
 
     `drawn_from`: urls of the runs whose candidates a combined run selects from (its own scores where there are none);
     `included`: urls of the runs whose images are kept beside the rules; `inputs`: sha256 of joined files and lists;
     `compared`: forbidden suites that the ledger was compared with. Their names are rules, their content is looked at by
     `select`: it is in the digest once there is a ledger.
     """
-    asked: dict[str, Any] = {name: listed[name] for name in ("sources", "limit", "seed")}
+    asked: dict[str, object] = {"sources": listed["sources"], "limit": listed["limit"], "seed": listed["seed"]}
     if drawn_from:
         asked["runs"] = list(drawn_from)
     chosen = config.select_part() | ({"included": list(included)} if included else {})
@@ -61,17 +89,18 @@ def make_run(
     suites = {item: compared[item] for item in config.select.forbid if item in compared} if compared else {}
     if suites:
         chosen["firewall"] = {item: entry["sha256"] for item, entry in suites.items()}
-    return {
+    decoders = made_with()
+    run: FilterRun = {
         "schema_version": 1,
         "version": records.VERSION,
-        **made_with(),
+        "decoder_version": decoders["decoder_version"],
+        "decoders": decoders["decoders"],
         "preset": preset,
         "label": label(preset, config, make_card(config.select.forbid, suites)["not_checked"]),
         "listed": listed,
         "runs": list(drawn_from),
         "included": list(included),
         "inputs": inputs or {},
-        **({"firewall": suites} if config.select.forbid else {}),
         "config": config.model_dump(exclude={"workers"}),
         "digests": {
             "score": digest({"asked": asked, **config.score_part()}),
@@ -79,14 +108,17 @@ def make_run(
             "pack": digest(config.pack_part()),
         },
     }
+    if config.select.forbid:
+        run["firewall"] = suites
+    return run
 
 
 def renew_run(
-    run: dict[str, Any],
+    run: FilterRun,
     config: FilterConfig,
     inputs: dict[str, str],
     compared: Mapping[str, Compared] | None = None,
-) -> dict[str, Any]:
+) -> FilterRun:
     """The content of run.json of the same run under other rules. Its version and its decoders stay: the scores are of
     those, and a run without a version is of one before 0.1.1. Without `compared` the ledger stays, and what it was
     compared with.
@@ -94,19 +126,25 @@ def renew_run(
     suites = run.get("firewall", {}) if compared is None else compared
     made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs, suites)
     kept = ("version", *made_with(), MEASURED_AGAIN)
-    return {name: value for name, value in made.items() if name not in kept} | {
-        name: run[name] for name in kept if name in run
-    }
+    renewed = {name: value for name, value in made.items() if name not in kept}
+    return cast(FilterRun, renewed | {name: value for name, value in run.items() if name in kept})
 
 
-def made_with() -> dict[str, Any]:
+class MadeWith(TypedDict):
+    """`decoder_version`: codecs/version.py; `decoders`: the versions of the libraries behind it."""
+
+    decoder_version: int
+    decoders: dict[str, str]
+
+
+def made_with() -> MadeWith:
     """What run.json says of the decoders whose pixels the measures are of."""
     return {"decoder_version": version.DECODER_VERSION, "decoders": version.decoder_libraries()}
 
 
-def decoder_version(run: Mapping[str, Any]) -> int:
+def decoder_version(run: RunFile) -> int:
     """Of a run.json; the first where it does not say."""
-    return int(run.get("decoder_version", version.FIRST))
+    return run.get("decoder_version", version.FIRST)
 
 
 def parts(folder: Folder) -> list[Part]:
@@ -123,18 +161,18 @@ def parts(folder: Folder) -> list[Part]:
     return sorted([*found, *drawn], key=lambda part: not part.included)
 
 
-def read_run(folder: Folder) -> dict[str, Any]:
+def read_run(folder: Folder) -> FilterRun:
     """run.json of an existing run of the filter. InputError where there is none."""
     about = read_about(folder)
     if "listed" not in about:
         raise InputError(f"{folder} is not a run of the filter: it holds {about.get('kind', 'something else')}")
-    return about
+    return cast(FilterRun, about)
 
 
-def start_run(folder: Folder, run: dict[str, Any], steps: tuple[str, ...] = ("score", "select", "pack")) -> None:
+def start_run(folder: Folder, run: FilterRun, steps: tuple[str, ...] = ("score", "select", "pack")) -> None:
     """Writes run.json, or checks that the one that is there asks for the same. Raises ConfigError."""
 
-    def resume(about: dict[str, Any]) -> bool:
+    def resume(about: FilterRun) -> bool:
         before = about.get("digests", {})
         if before.get("score") != run["digests"]["score"]:
             raise ConfigError(f"{folder} holds another run (other sources, sample or measures): choose another --out")

@@ -17,7 +17,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,16 +41,70 @@ INDEX = pa.schema(
 BLOCK = tarfile.BLOCKSIZE  # 512
 END_OF_TAR = bytes(2 * BLOCK)
 MANIFEST = "manifest.json"
-FORGETTING = "forgetting"  # in a manifest while `forget` writes shards again
+FORGETTING: Final = "forgetting"  # in a manifest while `forget` writes shards again
+
+
+class IndexRow(TypedDict):
+    """A row of INDEX: one member of a tar. `key`: of its sample; `member`: its name in the tar; `offset`, `size`: of
+    its data in bytes; `crc32`: of the data."""
+
+    key: str
+    member: str
+    offset: int
+    size: int
+    crc32: int
+
+
+class ShardEntry(TypedDict):
+    """A shard in the manifest. `name`: of its tar; `samples`: how many; `bytes`: of the tar; `sha256`, `index_sha256`:
+    of the tar and of its index."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+class StripCard(TypedDict):
+    """What a manifest says of stripping. `version`: of the code that did it; `tags`: that were asked for; `images`:
+    with other bytes now; `not_looked_into`: counts by format, and `unsupported`: what became of those (keep, drop)."""
+
+    version: NotRequired[int]  # not there: 1
+    tags: list[str]
+    images: int
+    not_looked_into: dict[str, int]
+    unsupported: NotRequired[str]  # not there: keep
+
+
+class Manifest(TypedDict):
+    """manifest.json. `digests`: of the job, its plan and its ledger; `samples`, `bytes`: of all shards; `urls`: the
+    shards as WebDataset expands them; `content_sha256`: of every key and sample; `shards`: in the order of their
+    numbers. A filtered set may have `firewall` (measures/firewall.py) and `stripped`; `forgetting` stands there
+    while `forget` writes shards again."""
+
+    schema_version: int
+    digests: dict[str, str]
+    samples: int
+    bytes: int
+    urls: str
+    content_sha256: str
+    shards: list[ShardEntry]
+    firewall: NotRequired[Mapping[str, Any]]
+    stripped: NotRequired[StripCard]
+    forgetting: NotRequired[bool]
+
+
+Row = TypeVar("Row")  # of the ledger, or of the inputs of pairs; has at least `key`
 
 
 @dataclass(frozen=True)
-class Shard:
-    """`number` and the rows (dictionaries with at least `key`) of its samples, sorted by key."""
+class Shard(Generic[Row]):
+    """`number` and the rows of its samples, sorted by key."""
 
     prefix: str  # hq | pairs
     number: int
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
     @property
     def name(self) -> str:
@@ -127,18 +181,18 @@ def tar_size(sizes: Iterable[int]) -> int:
 
 
 def plan_shards(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     sizes: Sequence[Sequence[int]],
     prefix: str,
     max_samples: int,
     max_bytes: int,
-) -> list[Shard]:
+) -> list[Shard[Row]]:
     """Cuts rows (sorted by key) into shards of at most `max_samples` samples and `max_bytes` bytes.
 
     `sizes[i]`: member sizes of row i in bytes. A single sample over `max_bytes` gets a shard of its own.
     """
-    shards: list[Shard] = []
-    current: list[dict[str, Any]] = []
+    shards: list[Shard[Row]] = []
+    current: list[Row] = []
     filled = len(END_OF_TAR)
     for row, members in zip(rows, sizes, strict=True):
         needed = tar_size(members)
@@ -182,7 +236,7 @@ def read_member(folder: Folder, shard: str, offset: int, size: int) -> bytes:
 
 def make_manifest(folder: Folder, place: str, shards: Sequence[str], digests: dict[str, str]) -> bytes:
     """The manifest of published shards, from their indices alone."""
-    entries = []
+    entries: list[ShardEntry] = []
     lines = []
     for shard in shards:
         name = f"{place}/{index_name(shard)}"
@@ -220,11 +274,11 @@ def brace_string(shards: Sequence[str]) -> str:
     return f"{shards[0]}.tar" if first == last else f"{prefix}-{{{first}..{last}}}.tar"
 
 
-def read_manifest(folder: Folder, halfway: bool = False) -> dict[str, Any]:
+def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
     """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one of a
     `forget` that was not finished: tars and indices need not agree then."""
     try:
-        manifest = json.loads(folder.read(MANIFEST))
+        manifest: Manifest = json.loads(folder.read(MANIFEST))
     except FileNotFoundError:
         raise VerificationError(f"{folder} has no {MANIFEST}: it was not packed to the end") from None
     except ValueError:

@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 from PIL import Image
@@ -213,7 +213,16 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
-def read_stripped(folder: Folder) -> dict[str, dict[str, Any]]:
+class StrippedRow(TypedDict):
+    """A row of SCHEMA: an image that packing changes. `key`: of the source; `packed_key`, `packed_bytes`: the key and
+    the size in bytes of what is packed."""
+
+    key: str
+    packed_key: str
+    packed_bytes: int
+
+
+def read_stripped(folder: Folder) -> dict[str, StrippedRow]:
     """The rows by the source's key; {} where packing changes nothing."""
     if not folder.exists(FILE):
         return {}
@@ -240,6 +249,7 @@ def read_version(folder: Folder) -> int | None:
     return None
 
 
-def is_dropped(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+def is_dropped(row: Mapping[str, object], manifest: shards.Manifest) -> bool:
     """Whether a kept row of the ledger (format) was left out of the shards, by the manifest's own words."""
-    return manifest.get("stripped", {}).get("unsupported") == "drop" and row["format"] not in FORMATS
+    card = manifest.get("stripped")
+    return card is not None and card.get("unsupported") == "drop" and row["format"] not in FORMATS

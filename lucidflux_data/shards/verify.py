@@ -6,10 +6,10 @@ import hashlib
 import json
 import zlib
 from itertools import groupby
-from typing import Any
 
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.shards import shard as shards
+from lucidflux_data.shards.shard import IndexRow, ShardEntry
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
@@ -18,9 +18,7 @@ NAME_BYTES = 100  # of a tar header
 KEY_DIGITS = 20  # an image's name: of the sha256 of its bytes; a pair's name has its variant behind it
 
 
-def check_shard(
-    folder: Folder, entry: dict[str, Any], deep: bool, max_pixels: int, contents: bool = False
-) -> list[str]:
+def check_shard(folder: Folder, entry: ShardEntry, deep: bool, max_pixels: int, contents: bool = False) -> list[str]:
     """One shard against its line of the manifest, and its index against the tar.
 
     `deep` decodes every image of a filtered set. `contents`, which `deep` includes, compares each sample with the
@@ -37,7 +35,7 @@ def check_shard(
     if hashlib.sha256(index).hexdigest() != entry["index_sha256"]:
         return [f"{PLACE}/{index_of_tar(entry['name'])} does not have the sha256 of the manifest"]
     problems = []
-    rows = folder.read_table(f"{PLACE}/{index_of_tar(entry['name'])}").to_pylist()
+    rows: list[IndexRow] = folder.read_table(f"{PLACE}/{index_of_tar(entry['name'])}").to_pylist()
     for row in rows:
         data = tar[row["offset"] : row["offset"] + row["size"]]
         start = max(0, row["offset"] - shards.BLOCK)
@@ -54,7 +52,7 @@ def check_shard(
     return problems
 
 
-def _check_contents(tar: bytes, rows: list[dict[str, Any]], noted: list[str]) -> list[str]:
+def _check_contents(tar: bytes, rows: list[IndexRow], noted: list[str]) -> list[str]:
     """Samples that are not what they were when they were written. `noted`: their sha256s, in key order."""
     samples = [(key, list(mine)) for key, mine in groupby(rows, key=lambda row: row["key"])]
     if len(samples) != len(noted):
@@ -76,7 +74,7 @@ def _is_normalized(members: dict[str, bytes]) -> bool:
     return record is not None and record.get("normalized") is True
 
 
-def read_record(data: bytes) -> dict[str, Any] | None:
+def read_record(data: bytes) -> dict[str, object] | None:
     """The content of a json member; None for bytes that are something else."""
     try:
         record = json.loads(data)
@@ -85,7 +83,7 @@ def read_record(data: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _check_member(row: dict[str, Any], data: bytes, max_pixels: int) -> list[str]:
+def _check_member(row: IndexRow, data: bytes, max_pixels: int) -> list[str]:
     if row["member"].endswith(".json"):
         record = read_record(data)
         return [] if record and record.get("key") == row["key"] else [f"{row['member']} is of another image"]

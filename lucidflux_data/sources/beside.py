@@ -83,7 +83,7 @@ class Beside:
             return True
         return found
 
-    def _take_row(self, folder: str, shown: str, row: dict[str, Any]) -> None:
+    def _take_row(self, folder: str, shown: str, row: dict[str, object]) -> None:
         name = row.pop(NAME_COLUMN)
         if not isinstance(name, str) or not name:
             self.counts.ignored["null_rows"] += 1
@@ -129,7 +129,7 @@ def _read_side(path: str) -> str | None:
     return text
 
 
-def _metadata_rows(path: str) -> Iterator[dict[str, Any]]:
+def _metadata_rows(path: str) -> Iterator[dict[str, object]]:
     """Rows with a `file_name`; none at all where the table has no such column."""
     if path.endswith(".jsonl"):
         with open(path, encoding="utf-8-sig") as file:

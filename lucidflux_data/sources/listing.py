@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -36,6 +36,17 @@ INVENTORY = pa.schema(
         pa.field("side", pa.string()),  # the json beside a tar member, as it stands there
     ]
 )
+
+
+class Candidate(TypedDict):
+    """A row of INVENTORY."""
+
+    uri: str
+    source_key: str
+    source: int
+    size: int
+    offset: int
+    side: str | None
 
 
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")

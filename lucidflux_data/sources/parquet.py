@@ -16,7 +16,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,11 +65,13 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    text: bool = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return text
 
 
 def _is_long_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    long: bool = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return long
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -125,7 +126,7 @@ def absolute_uri(uri: str, folder: str) -> str:
     return absolute_url(local if local.startswith("/") else f"{escape_url(folder)}/{local}")
 
 
-def side_json(row: dict[str, Any]) -> str | None:
+def side_json(row: dict[str, object]) -> str | None:
     """The columns of a row that hold something, as json; None where none does."""
     kept = {name: make_portable(value) for name, value in row.items() if value is not None}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
@@ -177,7 +178,8 @@ class _Cursor:
             value = batch.column(0)[row - start].as_py()
         if isinstance(value, dict):
             return value["bytes"] if value["bytes"] is not None else value.get("path")
-        return value
+        plain: bytes | str | None = value
+        return plain
 
     def _seek(self, row: int) -> None:
         """To the start of the row group that holds `row`."""

@@ -83,7 +83,8 @@ def _read_once(uri: str, offset: int, size: int) -> bytes:
     data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
     if 0 <= len(data) < size:
         raise OSError("the answer was shorter than the listing says")
-    return data
+    whole: bytes = data
+    return whole
 
 
 def _parquet_row(url: str, row: int) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import canonical_json
-from lucidflux_data.storage.run_folder import RUN_FILE, read_about
+from lucidflux_data.storage.run_folder import RUN_FILE, read_claim
+
+About = TypeVar("About", bound=Mapping[str, Any])  # the content of the file that says whose a folder is
 
 
 def holds_files(folder: Folder) -> bool:
@@ -18,14 +20,14 @@ def holds_files(folder: Folder) -> bool:
 
 def claim(
     folder: Folder,
-    run: Mapping[str, Any],
+    run: About,
     unknown: str,
-    resume: Callable[[dict[str, Any]], bool],
+    resume: Callable[[About], bool],
     *,
     name: str = RUN_FILE,
     encode: Callable[[Mapping[str, Any]], bytes] = canonical_json,
     taken: Callable[[Folder], bool] = holds_files,
-) -> dict[str, Any] | None:
+) -> About | None:
     """Writes `run` into a new folder, or checks that the folder is of the same run. Gives what was there before.
 
     `name`: the file that says whose the folder is. Where there is none, `taken` says whether the folder holds something
@@ -38,7 +40,7 @@ def claim(
             raise ConfigError(f"{folder} {unknown}: choose another --out")
         folder.publish(name, encode(run))
         return None
-    before = read_about(folder, name)
+    before = cast(About, read_claim(folder, name))
     if resume(before):
         folder.publish(name, encode(run))
     return before

@@ -14,10 +14,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypedDict, TypeVar, cast
 
 import fsspec
 import pyarrow as pa
@@ -33,21 +33,31 @@ Content = bytes | Iterable[bytes]
 READERS = 8  # threads that read unit files
 
 
-# How remote stores are spoken to: the `[storage]` table of a config. It changes no result and is in no digest.
-SETTINGS: dict[str, Any] = {
+class Settings(TypedDict):
+    """How remote stores are spoken to: the `[storage]` table of a config, whose class documents each key."""
+
+    endpoint_url: str | None
+    anonymous: bool
+    timeout_s: float
+    attempts: int
+
+
+# They change no result and are in no digest.
+SETTINGS: Settings = {
     "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
     "anonymous": False,
     "timeout_s": 60.0,
     "attempts": 3,
 }
-_opened_with: dict[str, Any] = {}
+_opened_with: dict[str, object] = {}
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 WAIT_S = 0.2  # before the second attempt; four times as long before each further one
 
 
-def configure(settings: dict[str, Any]) -> None:
-    """Sets SETTINGS in this process; drivers do it from the config, workers from what their driver sends."""
-    SETTINGS.update({name: value for name, value in settings.items() if value is not None})
+def configure(settings: Mapping[str, object]) -> None:
+    """Sets SETTINGS in this process; drivers do it from the config, workers from what their driver sends. A value of
+    None changes nothing."""
+    SETTINGS.update(cast(Settings, {name: value for name, value in settings.items() if value is not None}))
     if dict(SETTINGS) != _opened_with:
         _opened_with.clear()
         _opened_with.update(SETTINGS)
@@ -61,7 +71,7 @@ def file_system(url: str) -> fsspec.AbstractFileSystem:
     return _opened("/".join(url.split("/")[:3]))  # one a bucket or host
 
 
-def _options(protocol: str) -> dict[str, Any]:
+def _options(protocol: str) -> dict[str, object]:
     timeout = SETTINGS["timeout_s"]
     if protocol in ("s3", "s3a"):
         client = {"endpoint_url": SETTINGS["endpoint_url"]} if SETTINGS["endpoint_url"] else {}
@@ -209,7 +219,8 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         if not self.is_local:
-            return tried(lambda: self.fs.cat_file(self.path(name)), self.url)
+            data: bytes = tried(lambda: self.fs.cat_file(self.path(name)), self.url)
+            return data
         with self.open(name) as file:
             return file.read()
 

@@ -31,7 +31,8 @@ def table_bytes(table: pa.Table) -> bytes:
     """Parquet bytes, equal for equal tables on one pyarrow version."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def table_chunks(tables: Iterable[pa.Table], repeating: Iterable[str]) -> Iterator[bytes]:
@@ -110,7 +111,8 @@ def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     elif pa.types.is_duration(kind) and kind.unit == "ns":
         column = column.cast(pa.duration("us"), safe=False)
     try:
-        return column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        return values
     except (OverflowError, ValueError, pa.ArrowException):
         return [_python_value(scalar) for scalar in column]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 
@@ -23,6 +23,23 @@ INVENTORY = "inventory.parquet"
 FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
 
 
+class RunFile(TypedDict):
+    """What run.json of every job says; selection/run.py and pairs/job.py have what theirs says beside it.
+
+    `schema_version`: 1; `kind`: of a job other than the filter, which has none; `label`: the preset and what was
+    changed of it; `config`: the settings as the job's config class dumps them; `digests`: sha256 (hex) of what makes
+    it this very job, by the name of a step; `decoder_version`, `decoders`: whose pixels its measures are of.
+    """
+
+    schema_version: int
+    kind: NotRequired[str]
+    decoder_version: NotRequired[int]  # since 0.2
+    decoders: NotRequired[dict[str, str]]  # since 0.2
+    label: str
+    config: Mapping[str, Any]
+    digests: dict[str, str]
+
+
 def unit_size(candidates: int) -> int:
     """Images in a unit: clamp(ceil(n/256), 8, 1000), from the number of candidates alone."""
     return min(1000, max(8, -(-candidates // 256)))
@@ -32,9 +49,13 @@ def unit_name(number: int) -> str:
     return f"unit-{number:06d}"
 
 
-def read_about(folder: Folder, name: str = RUN_FILE) -> dict[str, Any]:
-    """run.json, of whatever job, or another file that says what a folder is. InputError where there is none, or it is
-    damaged."""
+def read_about(folder: Folder) -> RunFile:
+    """run.json, of whatever job. InputError as `read_claim`."""
+    return cast(RunFile, read_claim(folder, RUN_FILE))
+
+
+def read_claim(folder: Folder, name: str) -> dict[str, Any]:
+    """A file that says what a folder is. InputError where there is none, or it is damaged."""
     try:
         about = json.loads(folder.read(name))
     except (FileNotFoundError, NotADirectoryError):

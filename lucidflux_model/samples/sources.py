@@ -26,6 +26,7 @@ from lucidflux_data.images import ImageError, decode, upsample_lq
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples as pair_samples
+from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.storage.folder import Folder, absolute_url
@@ -58,7 +59,7 @@ class Unreadable(Exception):
 class ShardPairs:
     """Pairs in tars, in the order of shards and keys. Picklable; opens nothing until it is read from."""
 
-    def __init__(self, table: pa.Table, run: dict[str, Any] | None = None) -> None:
+    def __init__(self, table: pa.Table, run: pairs_run.PairsRun | None = None) -> None:
         """`table`: MEMBERS; `run`: run.json of the folder of pairs, which an HQ by pointer is cut with."""
         encoded = table["shard"].combine_chunks().dictionary_encode()
         self.shards = encoded.dictionary.to_pylist()
@@ -146,7 +147,7 @@ class ShardPairs:
         assert self._run is not None, "only our own folders hold pointers"
         start = row["json_offset"]
         record = json.loads(read_range(self.shards[self.shard_of[index]], start, start + row["json_size"]))
-        config = pairs_run.PairsConfig.model_validate(self._run["config"])
+        config = PairsConfig.model_validate(self._run["config"])
         data = pair_samples.stored_hq({}, record, self._run["sources"])
         return pairs.hq_pixels(record, data, config.degrade.crop)
 

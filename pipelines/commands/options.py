@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -71,7 +72,7 @@ def select_settings(
     return settings + ([f"select.near_duplicates={near_duplicates}"] if near_duplicates is not None else [])
 
 
-def tell(result: dict[str, Any], json_: bool) -> None:
+def tell(result: Mapping[str, Any], json_: bool) -> None:
     """The outcome: one JSON object, or a line for each fact."""
     if json_:
         typer.echo(json.dumps(result))

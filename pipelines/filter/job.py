@@ -18,6 +18,7 @@ from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.pool import load_pool
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.selection.rules import number_kept
+from lucidflux_data.selection.run import FilterRun, Listed
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources import listing as sources
 from lucidflux_data.sources.counts import describe_ignored
@@ -40,10 +41,9 @@ def list_into(
     limit: int | None,
     steps: tuple[str, ...],
     progress: Progress,
-) -> dict[str, Any]:
+) -> FilterRun:
     """Lists the sources and starts the run, or finds it started: the first listing stays in force."""
     columns.check_columns(config)
-    listed: dict[str, Any] = {"sources": asked, "limit": limit, "seed": 0 if limit else None}
     if folder.exists(run_folder.RUN_FILE):
         before = runs.read_run(folder)
         if before["listed"]["sources"] == asked and before["listed"]["limit"] == limit:
@@ -58,8 +58,15 @@ def list_into(
                 return before
     listing = sources.list_sources(asked)
     table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
-    listed |= {"candidates": table.num_rows, "ignored": listing.ignored, "ignored_by": listing.ignored_by}
-    listed |= {"damaged_tars": listing.damaged_tars}
+    listed: Listed = {
+        "sources": asked,
+        "limit": limit,
+        "seed": 0 if limit else None,
+        "candidates": table.num_rows,
+        "ignored": listing.ignored,
+        "ignored_by": listing.ignored_by,
+        "damaged_tars": listing.damaged_tars,
+    }
     run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
     runs.start_run(folder, run, steps)
     run_folder.write_inventory(folder, table)
@@ -90,7 +97,7 @@ def select(folder: Folder, config: FilterConfig, executor: Executor, progress: P
     pool, compared = measures.prepare(folder, config, executor, progress)
     scoring.score_metric(pool, config, executor, progress)
     _withdraw(folder, compared)
-    counts = ledger.write_ledger(folder, pool, config)
+    counts: dict[str, Any] = {**ledger.write_ledger(folder, pool, config)}
     _update_run(folder, runs.read_run(folder), config, compared)
     if config.select.forbid:
         counts["benchmarks"] = firewall.describe_card(firewall.make_card(config.select.forbid, compared))
@@ -111,9 +118,16 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
     for part, run in zip(drawn_from, parts, strict=True):
         if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
             raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
-    total = {name: sum(run["listed"][name] for run in parts) for name in ("candidates", "ignored")}
     kinds = sum((Counter(run["listed"].get("ignored_by", {})) for run in parts), Counter[str]())
-    listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], **total, "ignored_by": dict(kinds)}
+    listed: Listed = {
+        "sources": [],
+        "limit": None,
+        "seed": None,
+        "damaged_tars": [],
+        "candidates": sum(run["listed"]["candidates"] for run in parts),
+        "ignored": sum(run["listed"]["ignored"] for run in parts),
+        "ignored_by": dict(kinds),
+    }
     runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
 
@@ -130,7 +144,7 @@ def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = No
 
 def include(
     folder: Folder, asked: list[str], config: FilterConfig, executor: Executor, progress: Progress
-) -> dict[str, Any]:
+) -> FilterRun:
     """Takes runs, and anything that can be a source (scored first, without a cut), into a run beside its rules."""
     run = runs.read_run(folder)
     urls = []
@@ -142,9 +156,9 @@ def include(
             list_into(place, [absolute_url(item)], own, run["preset"], None, ("score",), progress)
             score(place, own, executor, progress)
         urls.append(place.url)
-    updated = run | {"included": urls}
-    folder.publish(run_folder.RUN_FILE, canonical_json(updated))
-    return updated
+    run["included"] = urls
+    folder.publish(run_folder.RUN_FILE, canonical_json(run))
+    return run
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
@@ -159,8 +173,8 @@ def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Pro
 
 
 def _update_run(
-    folder: Folder, run: dict[str, Any], config: FilterConfig, compared: Mapping[str, Compared] | None = None
-) -> dict[str, Any]:
+    folder: Folder, run: FilterRun, config: FilterConfig, compared: Mapping[str, Compared] | None = None
+) -> FilterRun:
     inputs = columns.join_digests(config)
     updated = runs.renew_run(run, config, inputs, compared)
     if updated["digests"]["score"] != run["digests"]["score"]:

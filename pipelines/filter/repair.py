@@ -89,7 +89,7 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
     for measure in folder.folders("scores"):
         if measure != "basic":
             dropped += _drop_rows(folder, measure, "uri", uris)
-    about = runs.read_run(folder) | runs.made_with() | {runs.MEASURED_AGAIN: records.VERSION}
+    about = {**runs.read_run(folder), **runs.made_with(), runs.MEASURED_AGAIN: records.VERSION}
     folder.publish(run_folder.RUN_FILE, canonical_json(about))
     return {"tried": int(again.sum()), "scores_dropped": dropped}
 

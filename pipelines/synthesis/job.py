@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +22,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples
 from lucidflux_data.pairs.config import PairsConfig
-from lucidflux_data.pairs.job import INPUTS, PLACE
+from lucidflux_data.pairs.job import INPUTS, PLACE, PairInput, PairsRun, PairsSummary
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import Shard, TarWriter
 from lucidflux_data.sources import listing as sources
@@ -67,7 +66,7 @@ class SynthesizeShard:
         yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
 
     def _samples(
-        self, rows: list[dict[str, Any]], writer: TarWriter, failed: list[dict[str, str]]
+        self, rows: list[PairInput], writer: TarWriter, failed: list[dict[str, str]]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
         degrade = backends.load_backend(self.backend, self.device)
         versions = pairs.versions(self.backend, self.device)
@@ -80,21 +79,28 @@ class SynthesizeShard:
                     raise InputError(f"{row['uri']} does not decode: {error.detail}") from None
                 failed.append({"key": row["key"], "reason": error.reason, "detail": error.detail})
                 continue
-            told = row | {"versions": versions, "ref": pointer(row, self.sources) | {"crc32": zlib.crc32(data)}}
+            told: pairs.CleanImage = {
+                "key": row["key"],
+                "source_key": row["source_key"],
+                "group": row["group"],
+                "carried": row["carried"],
+                "versions": versions,
+                "ref": pointer(row, self.sources, zlib.crc32(data)),
+            }
             for variant in range(self.config.variants):
                 pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
                 writer.sha256s.append(shards.sample_sha256(pair.members))
                 yield pair.key, pair.members
 
 
-def pointer(row: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any]:
+def pointer(row: PairInput, asked: tuple[str, ...], crc32: int) -> pairs.Pointer:
     """Where a clean image lies, relative to the source it was found in (so that the source may move as a whole)."""
     place = split_member(row["uri"]) if row["offset"] >= 0 else row["uri"]
     for number, source in enumerate(asked):
         if place == source or place.startswith(f"{source}/"):
             path = place.removeprefix(source).lstrip("/")
-            return {"source": number, "path": path, "offset": row["offset"], "size": row["size"]}
-    return {"source": -1, "path": place, "offset": row["offset"], "size": row["size"]}
+            return {"source": number, "path": path, "offset": row["offset"], "size": row["size"], "crc32": crc32}
+    return {"source": -1, "path": place, "offset": row["offset"], "size": row["size"], "crc32": crc32}
 
 
 def check_sources(asked: list[str]) -> None:
@@ -141,7 +147,7 @@ def list_inputs(
             advance(unit.size)
 
 
-def synthesize(folder: Folder, about: dict[str, Any], executor: Executor, progress: Progress) -> dict[str, Any]:
+def synthesize(folder: Folder, about: PairsRun, executor: Executor, progress: Progress) -> PairsSummary:
     """Publishes the shards that are not there yet, then the manifest. `about`: pairs_run.make_run. Gives a summary."""
     config = PairsConfig.model_validate(about["config"])
     folder.sweep()
@@ -165,7 +171,7 @@ def synthesize(folder: Folder, about: dict[str, Any], executor: Executor, progre
     return pairs_run.summary(folder)
 
 
-def _lacking(folder: Folder, planned: list[Shard], plan_digest: str) -> list[Shard]:
+def _lacking(folder: Folder, planned: list[Shard[PairInput]], plan_digest: str) -> list[Shard[PairInput]]:
     """The shards that are not there or, where a `forget` was interrupted, hold what it was to take out."""
     names, gone = set(folder.names("shards")), forgotten_keys(folder)
     done = {s.name for s in planned if shards.is_complete(folder, "shards", s.name, names, plan_digest)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lucidflux_data.audit.forget import finish_forgetting
 from lucidflux_data.audit.forgotten import find_left
@@ -117,9 +117,10 @@ class CheckShard:
         expected = {"json", "lq.png"} if self.config.hq == "ref" else {"json", "lq.png", "hq"}
         if {"hq" if name.startswith("hq.") else name for name in members} != expected:
             return [f"{key} has the members {', '.join(sorted(members))}"]
-        record = verify.read_record(members["json"])
-        if record is None or record.get("key") != key:
+        found = verify.read_record(members["json"])
+        if found is None or found.get("key") != key:
             return [f"{key}: its json is of another pair"]
+        record = cast(pairs.PairRecord, found)
         try:
             data = pair_samples.stored_hq(members, record, list(self.sources))
             hq, lq = pairs.hq_pixels(record, data, self.config.degrade.crop), decode(members["lq.png"])
