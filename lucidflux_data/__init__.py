@@ -1,6 +1,14 @@
 """Pure data code: bytes, arrays, tables, tars. Importing it loads neither ray nor torch.
 
-The public names are looked up when they are used, so that `--help` does not wait for OpenCV.
+The public names are looked up when they are used, so that `--help` does not wait for OpenCV:
+
+    ImageError       why one image cannot be used
+    RealESRGANPairs  a torch Dataset of pairs that are made on line
+    decode           encoded bytes to 8-bit sRGB pixels
+    decode_full      the same, with the header and what was done on the way
+    measure_bytes    blur and flat measures of an encoded image
+    measure_luma     the same of a plane of luma
+    upsample_lq      an LQ brought to the size of its HQ, bicubically
 """
 
 from __future__ import annotations
