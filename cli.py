@@ -13,7 +13,7 @@ import typer
 from lucidflux_data.errors import Interrupted, LucidFluxError
 from pipelines.commands.bench import app as bench_app
 from pipelines.commands.filter import app as data_app
-from pipelines.commands.options import ExecutorKind, Json, NumCpus, tell
+from pipelines.commands.options import ExecutorKind, Json, NumCpus, Wait, tell, writing
 from pipelines.commands.pairs import app as pairs_app
 from pipelines.commands.restore import app as model_app
 from pipelines.commands.runs import app as govern_app
@@ -64,12 +64,14 @@ def demo_command(
     num_cpus: NumCpus = None,
     executor: ExecutorKind = "ray",
     full: Annotated[bool, typer.Option("--full", help="Train and restore with a tiny model too; needs torch.")] = False,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Filter scikit-image's photos, and broken versions of them, into verified shards, make pairs, rank methods."""
     from pipelines.demo.data import run_demo
 
-    tell(run_demo(out.absolute(), num_cpus, executor, full), json_)
+    with writing(str(out), wait, new=True):
+        tell(run_demo(out.absolute(), num_cpus, executor, full), json_)
 
 
 def lucidflux_main() -> None:

@@ -4,7 +4,8 @@ LucidFluxError
   ConfigError        2  wrong option, config or run folder
   InputError         3  a source that cannot be used
   TooManyFailed      4  finished, but more failed than --max-failed
-  Interrupted        5  stopped half-way; the same command resumes (StorageError: the store kept failing)
+  Interrupted        5  stopped half-way; the same command resumes (StorageError: the store kept failing; FolderBusy:
+                        another command writes there)
   VerificationError  6  what is on disk is not what the manifest says
 """
 
@@ -36,6 +37,10 @@ class Interrupted(LucidFluxError):
 
 class StorageError(Interrupted):
     """A store failed again and again in a way that can pass; an executor tries the unit again before it gives up."""
+
+
+class FolderBusy(Interrupted):
+    """Another command writes into the folder, or has taken it over."""
 
 
 class VerificationError(LucidFluxError):

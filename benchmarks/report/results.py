@@ -45,7 +45,7 @@ def start(folder: Folder, suite: Suite, profile: Profile) -> None:
         return True
 
     def taken(place: Folder) -> bool:
-        return bool(place.names() or place.folders())
+        return any(not name.startswith(".") for name in (*place.names(), *place.folders()))
 
     claim(folder, about, "is not empty and holds no results", resume, encode=indented_json, taken=taken)
 

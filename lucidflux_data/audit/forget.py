@@ -27,6 +27,7 @@ from lucidflux_data.shards.shard import Manifest, TarWriter
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
+from lucidflux_data.storage.lease import hold
 from lucidflux_data.storage.run_folder import FORGOTTEN, IMAGE_NAME, forgotten_keys
 
 PLACE = "shards"
@@ -50,6 +51,11 @@ def forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     before is taken out as well. InputError where nothing of that name was ever a candidate; VerificationError where
     there is no manifest, or a shard holds other bytes than its index says.
     """
+    with hold(folder):
+        return _forget(folder, wanted)
+
+
+def _forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     ledger = runs.read_ledger(folder)
     packed = stripping.packed_keys(folder)
     sources = {new: old for old, new in packed.items()}
@@ -80,6 +86,11 @@ def forget_pairs(folder: Folder, wanted: Sequence[str]) -> Forgotten:
 
     InputError where nothing of that name was ever a source image of these pairs. VerificationError as of `forget`.
     """
+    with hold(folder):
+        return _forget_pairs(folder, wanted)
+
+
+def _forget_pairs(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     known = set(pairs_run.read_inputs(folder, pairs_run.read_config(folder))["key"].to_pylist())
     unknown = [item for item in wanted if not IMAGE_NAME.fullmatch(item) or item[:20] not in known]
     if unknown:

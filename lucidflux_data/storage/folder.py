@@ -1,7 +1,7 @@
 """One folder, local or in an object store, whose files appear only when they are complete.
 
-A file is written to `.tmp/<random>.part`, flushed to the disk and renamed; in an object store it is one PUT, or one
-multipart upload that is completed at the end and discarded on an error. Nothing is ever appended to.
+A file is written to `.tmp/<its writer and random>.part`, flushed to the disk and renamed; in an object store it is one
+PUT, or one multipart upload that is completed at the end and discarded on an error. Nothing is ever appended to.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import errno
 import functools
 import logging
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,10 +26,16 @@ import pyarrow.parquet as pq
 from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
+from lucidflux_data.storage.process import has_writer, part_name
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
 READERS = 8  # threads that read unit files
+TEMPORARY = ".tmp"
+OPENINGS = 100  # of a part whose folder a sweep may take away at the same moment
+FOREIGN_PART_S = 3600.0  # without a byte, after which the writer of a part on another machine counts as dead
+# Asked, by the url of the folder, before what speaks of a whole folder is published there: see lease.hold.
+GUARDS: dict[str, Callable[[], None]] = {}
 
 
 class Settings(TypedDict):
@@ -225,12 +230,27 @@ class Folder:
             return file.read()
 
     def publish(self, name: str, content: Content) -> None:
-        """Puts `content` at `name`, whole or not at all. Raises Interrupted when the disk is full or read-only."""
-        try:
+        """Puts `content` at `name`, whole or not at all. Raises Interrupted when the disk is full or read-only, and
+        where `name` speaks of the folder (it lies directly in it) and this process lost the folder's lease."""
+        if "/" not in name:
+            self.check_held()
+        with self.telling():
             if self.is_local:
                 self._publish_local(name, content)
             else:
                 self._publish_remote(name, content)
+
+    def check_held(self) -> None:
+        """Raises Interrupted where this process took the folder's lease and has it no more."""
+        guard = GUARDS.get(self.url)
+        if guard is not None:
+            guard()
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Around a write: what keeps it from being done, as a sentence. Raises Interrupted or ConfigError."""
+        try:
+            yield
         except OSError as error:
             if not self.is_local and isinstance(error, (FileNotFoundError, PermissionError)):
                 raise ConfigError(
@@ -246,18 +266,29 @@ class Folder:
 
     def _publish_local(self, name: str, content: Content) -> None:
         target = Path(self.path(name))
-        part = Path(self.path(f".tmp/{secrets.token_hex(8)}.part"))
-        part.parent.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
+        with self.local_part(content) as part:
+            os.replace(part, target)
+
+    @contextlib.contextmanager
+    def local_part(self, content: Content) -> Iterator[Path]:
+        """`content` in a file below .tmp of a local folder, on the disk; gone behind the block unless it was moved."""
+        part = Path(self.path(f"{TEMPORARY}/{part_name()}"))
         try:
-            with open(part, "wb") as file:
+            with self._new_file(part) as file:
                 _write(file, content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, target)
-        except BaseException:
+            yield part
+        finally:
             part.unlink(missing_ok=True)
-            raise
+
+    def _new_file(self, part: Path) -> IO[bytes]:
+        for _ in range(OPENINGS):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # swept within or between the two lines
+                part.parent.mkdir(parents=True, exist_ok=True)
+                return open(part, "xb")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
 
     def _publish_remote(self, name: str, content: Content) -> None:
         if isinstance(content, bytes):
@@ -288,29 +319,48 @@ class Folder:
                 shutil.rmtree(self.path(name))
 
     def replace(self, new: str, old: str) -> None:
-        """Folder `new` takes the place of folder `old`: by rename locally, by copies in an object store."""
+        """Folder `new` takes the place of folder `old`: by rename locally, by copies in an object store. There nothing
+        of `old` goes before its successor is whole, and tars are copied before what says that they are done."""
+        self.check_held()
         if not self.is_local:
-            self.remove(old)
-            for file in self.names(new):
-                tried(lambda name=file: self.fs.copy(self.path(f"{new}/{name}"), self.path(f"{old}/{name}")), self.url)  # type: ignore[misc]
+            names = self.names(new)
+            for name in sorted(names, key=lambda name: (not name.endswith(".tar"), name)):
+                self.copy(f"{new}/{name}", f"{old}/{name}")
+            for name in set(self.names(old)) - set(names):
+                self.remove(f"{old}/{name}")
             self.remove(new)
             return
-        aside = f".tmp/{secrets.token_hex(8)}.part"
-        os.makedirs(self.path(".tmp"), exist_ok=True)
+        aside = f"{TEMPORARY}/{part_name()}"
+        os.makedirs(self.path(TEMPORARY), exist_ok=True)
         if os.path.exists(self.path(old)):
             os.rename(self.path(old), self.path(aside))
         os.makedirs(os.path.dirname(self.path(old)), exist_ok=True)
         os.rename(self.path(new), self.path(old))
         self.remove(aside)
 
+    def copy(self, name: str, target: str) -> None:
+        """One file of an object store to another name."""
+        tried(lambda: self.fs.copy(self.path(name), self.path(target)), self.url)
+
     def sweep(self) -> None:
-        """Removes what interrupted writers left. What one of them writes just now stays for the next sweep: a worker
-        outlives a killed driver by half a second, and the command may have been repeated by then."""
+        """Removes what writers left that have ended. What is written just now stays, whoever writes it; of writers on
+        other machines, whose end cannot be seen from here, what got no byte for an hour."""
+        if not self.is_local:
+            self.remove(TEMPORARY)  # nothing is written there
+            return
         try:
-            self.remove(".tmp")
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
+            entries = list(os.scandir(self.path(TEMPORARY)))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                writes = has_writer(entry.name)
+                if writes is None:
+                    writes = time.time() - entry.stat(follow_symlinks=False).st_mtime < FOREIGN_PART_S
+                if not writes:
+                    self.remove(f"{TEMPORARY}/{entry.name}")
+        with contextlib.suppress(OSError):  # in use, or gone already
+            os.rmdir(self.path(TEMPORARY))
 
     def read_table(self, name: str, columns: list[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """A parquet file, or the rows of it for which `where` holds. InputError where it is damaged, naming the file

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from lucidflux_data.errors import InputError, Interrupted
+from lucidflux_data.errors import FolderBusy, InputError, Interrupted
+from lucidflux_data.storage.folder import Folder
 from lucidflux_model.network.build import TRAINED, build, sizes_of
 from lucidflux_model.training.distributed import Runtime
 
@@ -47,7 +48,7 @@ class Checkpoints:
                 dcp.save(state, checkpoint_id=part, no_dist=self.runtime.world == 1)
             if self.runtime.main:
                 self._publish(part, name, progress)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, FolderBusy):
             raise
         except BaseException as error:  # CheckpointException is no Exception
             shutil.rmtree(part, ignore_errors=True)
@@ -56,6 +57,7 @@ class Checkpoints:
         return self.folder / name
 
     def _publish(self, part: Path, name: str, progress: dict[str, Any]) -> None:
+        Folder(self.folder.parent).check_held()
         _write(part / PROGRESS, json.dumps(progress, sort_keys=True) + "\n")
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of an earlier attempt that was not named in `latest`
         os.replace(part, self.folder / name)

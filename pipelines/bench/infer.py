@@ -25,6 +25,7 @@ from benchmarks.methods import run as infer
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_data.images import ImageError, decode, probe, upsample_lq
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 from pipelines.execution.progress import Progress
 
 OWN = ("bicubic", "lanczos", "proxy", "lucidflux")
@@ -43,6 +44,7 @@ class Place:
     weights: str | None = None
     trained: str | None = None
     device: str = "auto"
+    wait_s: float = 0.0  # as of lease.hold
 
 
 def check_method(name: str, settings: list[str]) -> None:
@@ -60,6 +62,14 @@ def infer_method(
     own = base in OWN
     about, make = (_own if own else _adapted)(name, scale, settings, place)
     folder = out / about["method"]
+    with hold(Folder(folder), place.wait_s, new=True):
+        return _infer(folder, about, make, inputs, seeds, own, progress)
+
+
+def _infer(
+    folder: Path, about: dict[str, Any], make: Callable[..., Any], inputs: dict[str, Path], seeds: list[int], own: bool,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
     about = infer.start_method(folder, about, ("method", "settings", "weights") if own else tuple(about))
     summary: dict[str, Any] = {"method": about["method"], "folder": str(folder), "images": 0, "there_before": 0}
     summary |= {"missing": [], "wrong_size": []}

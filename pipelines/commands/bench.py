@@ -21,8 +21,10 @@ from pipelines.commands.options import (
     NumCpus,
     NumGpus,
     Set,
+    Wait,
     check_finite,
     tell,
+    writing,
 )
 from pipelines.execution.failures import check_failed
 
@@ -94,6 +96,7 @@ def eval_command(
     address: Address = None,
     executor: Executor = None,
     max_failed: MaxFailed = None,
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -118,7 +121,7 @@ def eval_command(
         return
     kind = executor or ("ray" if address or num_gpus or os.environ.get("RAY_ADDRESS") else "local")
     progress = Progress(quiet=json_)
-    with open_executor(kind, num_cpus, num_gpus or 0, address) as started:
+    with writing(str(place), wait, new=True), open_executor(kind, num_cpus, num_gpus or 0, address) as started:
         progress.say(started.description)
         board = evaluate.evaluate_outputs(Folder(place), scores, over, methods, chosen, started, progress, options)
     if json_:
@@ -184,6 +187,7 @@ def infer_command(
     suites_dir: SuitesDir = None,
     limit: Limit = None,
     max_failed: MaxFailed = None,
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -200,7 +204,7 @@ def infer_command(
         typer.echo(json.dumps(infer.plan(method, len(images), factor, set_ or []), indent=None if json_ else 1))
         return
     infer.check_inputs(images)
-    place = infer.Place(repo, python, timeout, model, weights, trained, device)
+    place = infer.Place(repo, python, timeout, model, weights, trained, device, wait)
     target = (out or Path("bench-outputs") / over).absolute()
     summary = infer.infer_method(method, images, target, factor, seed or [], set_ or [], place, Progress(json_))
     tell(summary if json_ else summary | {key: len(summary[key]) for key in ("missing", "wrong_size")}, json_)

@@ -33,9 +33,11 @@ from pipelines.commands.options import (
     Sources,
     TopFraction,
     TopK,
+    Wait,
     Where,
     select_settings,
     tell,
+    writing,
 )
 from pipelines.execution.failures import check_failed
 
@@ -66,6 +68,7 @@ def filter_command(
     address: Address = None,
     executor: ExecutorKind = "ray",
     max_failed: MaxFailed = None,
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -75,7 +78,7 @@ def filter_command(
     settings = _settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
     resolved = make_config(preset, config, settings)
-    asked = (out, source, resolved, preset, limit, dry_run, json_)
+    asked = (out, source, resolved, preset, limit, wait, dry_run, json_)
     _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
 
 
@@ -98,6 +101,7 @@ def score_command(
     address: Address = None,
     executor: ExecutorKind = "ray",
     max_failed: MaxFailed = None,
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -108,13 +112,14 @@ def score_command(
     where = (executor, num_cpus, num_gpus, address)
     if out is not None:
         resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
-        _run_job((out, source, resolved, preset, limit, dry_run, json_), ("score",), where, max_failed)
+        _run_job((out, source, resolved, preset, limit, wait, dry_run, json_), ("score",), where, max_failed)
     elif scorer is None or len(source) != 1:
         raise ConfigError("give --out RUN for sources, or one RUN and --scorer to add scores to it")
     if scorer is not None:
         from pipelines.commands.runs import add_scores
 
-        add_scores(out or source[0], scorer, (config, list(set_ or [])), where, json_)
+        with writing(out or source[0], wait):
+            add_scores(out or source[0], scorer, (config, list(set_ or [])), where, json_)
 
 
 def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
@@ -127,7 +132,7 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     from pipelines.filter.forbidden import check_suites
     from pipelines.filter.score import count_failed
 
-    out, source, config, preset, limit, dry_run, json_ = asked
+    out, source, config, preset, limit, wait, dry_run, json_ = asked
     configure(config.storage.model_dump())
     folder, progress = Folder(out), Progress(quiet=json_)
     _check_metric(config.iqa.metric)
@@ -141,17 +146,18 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
         plan |= {"ignored_by": listing.ignored_by, "damaged_tars": listing.damaged_tars, "warnings": listing.warnings}
         typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
         return
-    if "select" in steps:
-        check_suites(folder, config)
-    job.list_into(folder, urls, config, preset, limit, steps, progress)
-    check_decoder(folder)
-    with open_executor(*where) as executor:
-        progress.say(executor.description)
-        preflight(executor, urls, folder, config.iqa.metric, progress)
-        job.score(folder, config, executor, progress)
+    with writing(out, wait, new=True):
         if "select" in steps:
-            job.select(folder, config, executor, progress)
-            job.pack(folder, config, executor, progress)
+            check_suites(folder, config)
+        job.list_into(folder, urls, config, preset, limit, steps, progress)
+        check_decoder(folder)
+        with open_executor(*where) as executor:
+            progress.say(executor.description)
+            preflight(executor, urls, folder, config.iqa.metric, progress)
+            job.score(folder, config, executor, progress)
+            if "select" in steps:
+                job.select(folder, config, executor, progress)
+                job.pack(folder, config, executor, progress)
     if "select" in steps:
         tell(job.summary(folder), json_)
         check_failed(*count_failed(folder), max_failed, "of the candidates failed")
@@ -195,13 +201,19 @@ def select_command(
     num_gpus: NumGpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Decide again under other rules; only scores that are not there yet are computed."""
     settings = _settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
-    _run_select(run, out, include, (config, settings), (executor, num_cpus, num_gpus, address), dry_run, json_)
+    if len(run) > 1 and out is None:
+        from lucidflux_data.errors import ConfigError
+
+        raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
+    with writing(out or run[0], wait, new=out is not None, dry_run=dry_run):
+        _run_select(run, out, include, (config, settings), (executor, num_cpus, num_gpus, address), dry_run, json_)
 
 
 def _run_select(
@@ -213,7 +225,6 @@ def _run_select(
     dry_run: bool,
     json_: bool,
 ) -> None:
-    from lucidflux_data.errors import ConfigError
     from lucidflux_data.measures.firewall import measure_in_force
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import parts, read_run
@@ -222,8 +233,6 @@ def _run_select(
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
 
-    if len(run) > 1 and out is None:
-        raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
     folder, drawn_from, progress = Folder(out or run[0]), [Folder(one) for one in run], Progress(quiet=json_)
     before = read_run(folder if folder.exists("run.json") else drawn_from[0])
     base = FilterConfig.model_validate(before["config"])
@@ -258,10 +267,19 @@ def pack_command(
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Write the shards of the ledger, the manifest and the report."""
+    settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
+    settings += [f"shards.strip={strip}"] if strip else []
+    settings += [f"shards.strip_unsupported={strip_unsupported}"] if strip_unsupported else []
+    with writing(run, wait, dry_run=dry_run):
+        _run_pack(run, settings, (executor, num_cpus, 0, address), dry_run, json_)
+
+
+def _run_pack(run: str, settings: list[str], where: tuple[Any, ...], dry_run: bool, json_: bool) -> None:
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder, configure
@@ -271,9 +289,6 @@ def pack_command(
     from pipelines.filter.pack import check_strip, plan
 
     folder, progress = Folder(run), Progress(quiet=json_)
-    settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
-    settings += [f"shards.strip={strip}"] if strip else []
-    settings += [f"shards.strip_unsupported={strip_unsupported}"] if strip_unsupported else []
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
     configure(config.storage.model_dump())
     check_strip(folder, config)
@@ -282,7 +297,7 @@ def pack_command(
         rows = [row for shard in shards for row in shard.rows]
         tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
         return
-    with open_executor(executor, num_cpus, 0, address) as started:
+    with open_executor(*where) as started:
         job.pack(folder, config, started, progress)
     tell(job.summary(folder), json_)
 
@@ -320,6 +335,7 @@ def verify_command(
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "local",
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Check counts, hashes and completeness; exit 6 names what is wrong."""
@@ -330,42 +346,12 @@ def verify_command(
     from pipelines.filter.repair import verify_run
     from pipelines.synthesis.verify import verify_pairs
 
-    check = verify_pairs if is_pairs(Folder(run)) else verify_run
-    with open_executor(executor, num_cpus, 0, address) as started:
+    with writing(run, wait, dry_run=not repair), open_executor(executor, num_cpus, 0, address) as started:
+        check = verify_pairs if is_pairs(Folder(run)) else verify_run
         result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
     if not json_ and "warnings" in result:
         result["warnings"] = len(result["warnings"])  # each was said
     tell(result, json_)
-
-
-@app.command("what-if")
-def what_if_command(run: RunFolder, json_: Json = False) -> None:
-    """How many images other thresholds would keep, from the tables alone."""
-    from lucidflux_data.audit.what_if import what_if
-    from lucidflux_data.selection.config import FilterConfig
-    from lucidflux_data.selection.run import read_run
-    from lucidflux_data.storage.folder import Folder
-
-    folder = Folder(run)
-    rows = what_if(folder, FilterConfig.model_validate(read_run(folder)["config"]))
-    if json_:
-        typer.echo(json.dumps(rows))
-        return
-    for row in rows:
-        mark = "  <- now" if row["now"] else ""
-        setting = f"{row['setting']}={row['value']}"
-        typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
-
-
-@app.command("report")
-def report_command(run: RunFolder, json_: Json = False) -> None:
-    """Write report.html again."""
-    from lucidflux_data.audit import report
-    from lucidflux_data.storage.folder import Folder
-
-    folder = Folder(run)
-    folder.publish("report.html", report.make_report(folder))
-    tell({"report": folder.path("report.html")}, json_)
 
 
 def _settings(

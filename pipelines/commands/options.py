@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -52,6 +53,9 @@ MaxFailed = Annotated[
     float | None, typer.Option(min=0, max=1, callback=check_finite, help="Exit 4 when a larger share failed.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Wait = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", min=0, callback=check_finite, help="For a folder that is in use.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 
 
@@ -70,6 +74,16 @@ def select_settings(
     settings += [f"select.where={where}"] if where else []
     settings += [f"select.forbid_missing={forbid_missing}"] if forbid_missing else []
     return settings + ([f"select.near_duplicates={near_duplicates}"] if near_duplicates is not None else [])
+
+
+@contextlib.contextmanager
+def writing(folder: str, wait: float, new: bool = False, dry_run: bool = False) -> Iterator[None]:
+    """Around what writes into `folder`, which `new` commands may make: as lease.hold. A dry run writes nothing."""
+    from lucidflux_data.storage.folder import Folder
+    from lucidflux_data.storage.lease import hold
+
+    with contextlib.nullcontext() if dry_run else hold(Folder(folder), wait, new):
+        yield
 
 
 def tell(result: Mapping[str, Any], json_: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Annotated
 
@@ -19,7 +20,9 @@ from pipelines.commands.options import (
     NumGpus,
     Set,
     Sources,
+    Wait,
     tell,
+    writing,
 )
 from pipelines.execution.failures import check_failed
 
@@ -46,6 +49,7 @@ def synthesize_command(
     address: Address = None,
     executor: ExecutorKind = "ray",
     max_failed: MaxFailed = None,
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -70,10 +74,11 @@ def synthesize_command(
         return
     folder, progress = Folder(out), Progress(quiet=json_)
     job.check_sources(urls)
-    pairs_run.start(folder, about)
-    with open_executor(executor, num_cpus, num_gpus, address) as started:
-        progress.say(started.description)
-        summary = job.synthesize(folder, about, started, progress)
+    with writing(out, wait, new=True):
+        pairs_run.start(folder, about)
+        with open_executor(executor, num_cpus, num_gpus, address) as started:
+            progress.say(started.description)
+            summary = job.synthesize(folder, about, started, progress)
     tell(summary, json_)
     check_failed(sum(summary["failed"].values()), summary["candidates"], max_failed, "of the images failed")
 
@@ -120,6 +125,7 @@ def view_command(
     pairs: Pairs,
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="PAIRS/view.html by default.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Pairs on the page.")] = 24,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """One HTML file of pairs under a before/after slider, with the plan of each."""
@@ -128,7 +134,8 @@ def view_command(
     from lucidflux_data.pairs.view import make_view
     from lucidflux_data.storage.folder import Folder
 
-    page = make_view(Folder(pairs), limit)
     folder, name = (Folder(os.path.dirname(out) or "."), os.path.basename(out)) if out else (Folder(pairs), "view.html")
-    folder.publish(name, page)
+    with contextlib.nullcontext() if out else writing(pairs, wait):
+        page = make_view(Folder(pairs), limit)
+        folder.publish(name, page)
     tell({"view": folder.path(name), "bytes": len(page)}, json_)

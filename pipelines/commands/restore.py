@@ -15,8 +15,10 @@ from pipelines.commands.options import (
     MaxFailed,
     NumCpus,
     Set,
+    Wait,
     check_finite,
     tell,
+    writing,
 )
 from pipelines.execution.failures import check_failed
 
@@ -70,6 +72,7 @@ def restore_command(
     num_cpus: NumCpus = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a model on each; all by default.")] = None,
     max_failed: MaxFailed = None,
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -95,7 +98,8 @@ def restore_command(
     }
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     where = ("ray" if address else executor, num_cpus, num_gpus, address)
-    result = _restore(inputs, out, limit, (config, settings), where, dry_run, json_)
+    with writing(out, wait, new=True, dry_run=dry_run):
+        result = _restore(inputs, out, limit, (config, settings), where, dry_run, json_)
     tell(result, json_)
     check_failed(sum(result.get("failed", {}).values()), result["images"], max_failed, "of the images failed")
 

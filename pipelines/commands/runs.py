@@ -1,4 +1,4 @@
-"""Commands of `lucidflux-data` around a set: plan, retry, diff, forget, fingerprint, doctor, and users' scorers."""
+"""Commands of `lucidflux-data` around a set: plan, retry, what-if, report, diff, forget, fingerprint, doctor."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from pipelines.commands.options import (
     RunFolder,
     Set,
     Sources,
+    Wait,
     check_finite,
     tell,
+    writing,
 )
 
 app = typer.Typer()
@@ -51,6 +53,7 @@ def plan_command(
     out: Annotated[
         str | None, typer.Option("--out", metavar="RUN", help="The run that then tells how it went.")
     ] = None,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Predict wall time, core and GPU hours, bytes, memory, shards and money from a measured sample."""
@@ -67,7 +70,8 @@ def plan_command(
     machines = plan.Machines(num_cpus, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
     prediction = plan.predict(costs, candidates or found, resolved, machines)
     if out is not None:
-        Folder(out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())
+        with writing(out, wait, new=True):
+            Folder(out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())
     if json_:
         typer.echo(json.dumps({"probe": shares, "costs": costs.__dict__, **prediction}))
         return
@@ -88,6 +92,7 @@ def retry_command(
     num_cpus: NumCpus = None,
     address: Address = None,
     executor: ExecutorKind = "ray",
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Measure candidates again that failed for a reason that may be gone."""
@@ -101,13 +106,14 @@ def retry_command(
     folder, progress = Folder(run), Progress(quiet=json_)
     if outdated and status:
         raise ConfigError("--outdated and --status exclude each other")
-    if not outdated:
-        check_decoder(folder)
-    with open_executor(executor, num_cpus, 0, address) as started:
-        if outdated:
-            result = measure_outdated(folder, started, progress)
-        else:
-            result = retry(folder, status or [], started, progress)
+    with writing(run, wait):
+        if not outdated:
+            check_decoder(folder)
+        with open_executor(executor, num_cpus, 0, address) as started:
+            if outdated:
+                result = measure_outdated(folder, started, progress)
+            else:
+                result = retry(folder, status or [], started, progress)
     tell({"run": run, **result, "next": f"lucidflux-data select {run}"}, json_)
 
 
@@ -124,6 +130,37 @@ def diff_command(
     tell(compare(Folder(first), Folder(second)), json_)
 
 
+@app.command("what-if")
+def what_if_command(run: RunFolder, json_: Json = False) -> None:
+    """How many images other thresholds would keep, from the tables alone."""
+    from lucidflux_data.audit.what_if import what_if
+    from lucidflux_data.selection.config import FilterConfig
+    from lucidflux_data.selection.run import read_run
+    from lucidflux_data.storage.folder import Folder
+
+    folder = Folder(run)
+    rows = what_if(folder, FilterConfig.model_validate(read_run(folder)["config"]))
+    if json_:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        mark = "  <- now" if row["now"] else ""
+        setting = f"{row['setting']}={row['value']}"
+        typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
+
+
+@app.command("report")
+def report_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None:
+    """Write report.html again."""
+    from lucidflux_data.audit import report
+    from lucidflux_data.storage.folder import Folder
+
+    folder = Folder(run)
+    with writing(run, wait):
+        folder.publish("report.html", report.make_report(folder))
+    tell({"report": folder.path("report.html")}, json_)
+
+
 @app.command("forget")
 def forget_command(
     run: RunFolder,
@@ -131,6 +168,7 @@ def forget_command(
     opt_out: Annotated[
         str | None, typer.Option(metavar="FILE", help="A list, one a line; what is not here is passed over.")
     ] = None,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Take images out of a packed run, or of pairs; only the shards that hold them are written again."""
@@ -143,11 +181,12 @@ def forget_command(
     if not image and opt_out is None:
         raise ConfigError("give the sha256 or key of an image, or --opt-out FILE")
     folder = Folder(run)
-    pairs = is_pairs(folder)
-    wanted = list(image or [])
-    if opt_out is not None:
-        wanted += found_here(folder, read_list(opt_out), pairs)
-    result = (forget_pairs if pairs else forget)(folder, wanted)
+    with writing(run, wait):
+        pairs = is_pairs(folder)
+        wanted = list(image or [])
+        if opt_out is not None:
+            wanted += found_here(folder, read_list(opt_out), pairs)
+        result = (forget_pairs if pairs else forget)(folder, wanted)
     tell({"pairs" if pairs else "run": run, **result}, json_)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.commands.bench_tools import SuitesDir
-from pipelines.commands.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, tell
+from pipelines.commands.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, Wait, tell
 
 if TYPE_CHECKING:
     from lucidflux_model.training.config import TrainConfig
@@ -51,6 +51,7 @@ def train_command(
     address: Address = None,
     set_: Set = None,
     device: Device = "auto",
+    wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -72,7 +73,7 @@ def train_command(
         from lucidflux_model.training.distributed import is_launched
         from pipelines.training import launch as job
 
-    request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu")
+    request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu", wait)
     progress = Progress(json_)
     processes = num_cpus or num_gpus
     result: dict[str, Any] | None
@@ -101,6 +102,7 @@ def cache_command(
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Encode pairs with the frozen parts once, for `train --set data.cached=...`; repeat to resume."""
@@ -117,7 +119,7 @@ def cache_command(
     progress = Progress(json_)
     with open_executor(executor, num_cpus, num_gpus, address) as started:
         progress.say(started.description)
-        tell(job.cache(pairs, resolved, resolved.data.cached, device, started, progress), json_)
+        tell(job.cache(pairs, resolved, resolved.data.cached, device, started, progress, wait), json_)
 
 
 def _resolved(config: str | None, short: dict[str, str | None], set_: list[str] | None) -> TrainConfig:

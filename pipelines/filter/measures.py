@@ -5,6 +5,7 @@ Each is a job over the rows of a unit that are asked for and not there yet; `sco
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.pool import Pool, load_pool
 from lucidflux_data.selection.records import is_kept
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.filter.firewall import FirewallUnit
@@ -96,7 +98,8 @@ def run_measure(
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(alive, number)]] = True
         scores = MetricTable(pool, number, measure, wanted)
-        with progress.phase(measure, scores.missing, 0) as advance:
+        held = hold(part.folder) if scores.missing else contextlib.nullcontext()
+        with held, progress.phase(measure, scores.missing, 0) as advance:
             for unit in run(executor, measure, scores.units(), job, part.folder, stateful, each):
                 advance(unit.size)
         pool.renew(number, measure, scores.numbers().tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from lucidflux_data.sources.reading import read_bytes, read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.lease import hold
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
@@ -165,8 +167,9 @@ def score_metric(pool: Pool, config: FilterConfig, executor: Executor, progress:
     device = "cuda" if executor.num_gpus else "cpu"
     each = config.workers.gpus_per_actor
     for number, scores in enumerate(_metric_tables(pool, config)):
-        with progress.phase(metric, scores.missing, 0) as advance:
-            place = scores.part.folder
+        place = scores.part.folder
+        held = hold(place) if scores.missing else contextlib.nullcontext()
+        with held, progress.phase(metric, scores.missing, 0) as advance:
             for unit in run(executor, metric, scores.units(), MetricUnit(config, device), place, True, each):
                 advance(unit.size)
         pool.renew(number, metric, scores.numbers().tolist())

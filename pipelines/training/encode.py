@@ -19,6 +19,7 @@ from lucidflux_data.config import digest
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import TarWriter
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 from lucidflux_model.network.build import pick_device
 from lucidflux_model.samples.cached import DECODER, cache_folder, samples
 from lucidflux_model.samples.sources import ShardPairs, open_shards
@@ -60,9 +61,15 @@ class CacheShard:
 
 
 def cache(
-    pairs: str, config: TrainConfig, kinds: tuple[str, ...], device: str, executor: Executor, progress: Progress
+    pairs: str,
+    config: TrainConfig,
+    kinds: tuple[str, ...],
+    device: str,
+    executor: Executor,
+    progress: Progress,
+    wait_s: float = 0.0,
 ) -> dict[str, Any]:
-    """Publishes the shards that are not there yet; a summary."""
+    """Publishes the shards that are not there yet; a summary. `wait_s`: as of lease.hold."""
     source: ShardPairs = open_shards([pairs], Folder(pairs))
     base = base_digest(config)
     folder = cache_folder(Folder(pairs), base)
@@ -75,15 +82,16 @@ def cache(
     if source.decoder > FIRST:  # a cache of before is good where the pixels are those of before
         made_of["decoder"] = source.decoder
     plan = digest(made_of)
-    names = set(folder.names("shards"))
     titles = [url.rpartition("/")[2].removesuffix(".tar") for url in source.shards]
     counts = np.bincount(source.shard_of, minlength=len(titles)).tolist()
-    todo = [i for i, name in enumerate(titles) if not shards.is_complete(folder, "shards", name, names, plan)]
-    units = [Unit(titles[i], counts[i], i) for i in todo]
     work = CacheShard(pairs, config, kinds, plan, device)
-    left = sum(unit.size for unit in units)
-    with progress.phase("cache", left, len(source) - left) as advance:
-        for unit in run(executor, "cache", units, work, folder, stateful=True):
-            advance(unit.size)
-    folder.sweep()
+    with hold(folder, wait_s, new=True):
+        names = set(folder.names("shards"))
+        todo = [i for i, name in enumerate(titles) if not shards.is_complete(folder, "shards", name, names, plan)]
+        units = [Unit(titles[i], counts[i], i) for i in todo]
+        left = sum(unit.size for unit in units)
+        with progress.phase("cache", left, len(source) - left) as advance:
+            for unit in run(executor, "cache", units, work, folder, stateful=True):
+                advance(unit.size)
+        folder.sweep()
     return {"cache": str(folder), "pairs": len(source), "shards": len(titles), "kinds": ",".join(kinds)}

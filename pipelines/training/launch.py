@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import launch, launch_line, open_runtime
 from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress
@@ -32,12 +34,13 @@ class Request:
     init: str | None
     resume: bool
     device: str
+    wait_s: float = 0.0  # as of lease.hold
 
 
 def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
     """In this process, alone or as one of torchrun's. The summary, from process 0."""
     try:
-        with catching_signals() as stop:
+        with catching_signals() as stop, _held(request):
             return _train_here(request, progress, stop)
     except LucidFluxError as error:
         if int(os.environ.get("RANK", 0)) > 0:
@@ -45,6 +48,16 @@ def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
                 sys.exit(error.exit_code)
             time.sleep(SECONDS_FOR_THE_FIRST)
         raise
+
+
+def _held(request: Request) -> contextlib.AbstractContextManager[None]:
+    """Of the processes of a run the first holds its folder."""
+    from lucidflux_model.training.setup import check_run
+
+    check_run(request.config, Path(request.out), request.init, request.resume)
+    if int(os.environ.get("RANK", 0)) > 0:
+        return contextlib.nullcontext()
+    return hold(Folder(request.out), request.wait_s, new=True)
 
 
 def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any] | None:

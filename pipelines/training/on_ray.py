@@ -21,6 +21,7 @@ from typing import Any
 from lucidflux_data import errors
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.distributed import PATIENCE, Runtime
 from lucidflux_model.training.progress.log import read_metrics, read_on
@@ -38,10 +39,17 @@ def train_on_ray(
     request: Request, num_gpus: int | None, num_cpus: int | None, address: str | None, progress: Progress
 ) -> dict[str, Any]:
     """Trains on `num_gpus` GPUs, all of the cluster by default; on `num_cpus` processes without GPUs where given."""
+    check_run(request.config, Path(request.out), request.init, request.resume)
+    with hold(Folder(request.out), request.wait_s, new=True):
+        return _train_on_ray(request, num_gpus, num_cpus, address, progress)
+
+
+def _train_on_ray(
+    request: Request, num_gpus: int | None, num_cpus: int | None, address: str | None, progress: Progress
+) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    check_run(request.config, Path(request.out), request.init, request.resume)
     place = Path(request.out).absolute() / PLACE
     shutil.rmtree(place, ignore_errors=True)
     executor = RayExecutor(num_cpus, num_gpus, address or os.environ.get("RAY_ADDRESS") or "local")
