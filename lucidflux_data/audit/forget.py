@@ -23,7 +23,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.ledger import REPEATING
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
-from lucidflux_data.shards.shard import Manifest, TarWriter
+from lucidflux_data.shards.shard import IndexRow, Manifest, TarWriter
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
@@ -205,7 +205,7 @@ def _rewrite_shard(folder: Folder, name: str) -> bool:
         writer.sha256s.append(shards.sample_sha256(members))
     more = {}
     if pair_samples.FAILED in metadata:
-        failed = json.loads(metadata[pair_samples.FAILED])
+        failed: list[pair_samples.FailedImage] = json.loads(metadata[pair_samples.FAILED])
         more[pair_samples.FAILED] = json.dumps([entry for entry in failed if entry["key"] not in gone])
     folder.publish(f"{PLACE}/{name}.tar", b"".join(writer.chunks(samples.items())))
     folder.publish(index, writer.index_bytes(metadata["plan"], more))
@@ -222,7 +222,7 @@ def _samples_left(
     none may be missing but those that are gone. Raises VerificationError.
     """
     tar = folder.read(f"{PLACE}/{name}.tar")
-    rows = folder.read_table(f"{PLACE}/{shards.index_name(name)}").to_pylist()
+    rows: list[IndexRow] = folder.read_table(f"{PLACE}/{shards.index_name(name)}").to_pylist()
     said = {row["member"]: row for row in rows}
     other = f"{PLACE}/{name}.tar of {folder} is not what its index says: `lucidflux-data verify --repair` mends it"
     try:

@@ -6,6 +6,7 @@ import bisect
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
@@ -18,11 +19,19 @@ from lucidflux_data.storage.folder import Folder
 FAILED = "failed"  # in an index's metadata: images that turned out not to decode
 
 
-def failed_images(folder: Folder, tar_name: str) -> list[dict[str, str]]:
-    """key, reason and detail of the images of a shard that turned out not to decode."""
+class FailedImage(TypedDict):
+    """An image of a shard that turned out not to decode: its `key`, the `reason` (records.FAILURES), and a `detail`."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+def failed_images(folder: Folder, tar_name: str) -> list[FailedImage]:
+    """The images of a shard that turned out not to decode."""
     name = shards.index_name(tar_name.removesuffix(".tar"))
     metadata = shards.read_index_metadata(folder, f"shards/{name}")
-    failed: list[dict[str, str]] = json.loads(metadata.get(FAILED, "[]"))
+    failed: list[FailedImage] = json.loads(metadata.get(FAILED, "[]"))
     return failed
 
 

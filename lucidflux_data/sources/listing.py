@@ -50,7 +50,7 @@ class Candidate(TypedDict):
 
 
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-Row = tuple[str, str, int, int, int, str | None]  # the columns of records.INVENTORY
+Row = tuple[str, str, int, int, int, str | None]  # the columns of INVENTORY, as in Candidate
 
 
 @dataclass

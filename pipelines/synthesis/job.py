@@ -60,13 +60,13 @@ class SynthesizeShard:
 
     def __call__(self, unit: Unit) -> Iterator[File]:
         writer = TarWriter()
-        failed: list[dict[str, str]] = []
+        failed: list[samples.FailedImage] = []
         yield f"shards/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer, failed))
         more = {samples.FAILED: json.dumps(failed)}
         yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
 
     def _samples(
-        self, rows: list[PairInput], writer: TarWriter, failed: list[dict[str, str]]
+        self, rows: list[PairInput], writer: TarWriter, failed: list[samples.FailedImage]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
         degrade = backends.load_backend(self.backend, self.device)
         versions = pairs.versions(self.backend, self.device)
