@@ -81,7 +81,7 @@ def _sentence(kind: type[FileModel], file: str, key: str, error: Mapping[str, An
     message = error["msg"].removeprefix("Value error, ").replace("\n", " ")
     for python, toml in WORDS.items():
         message = message.replace(python, toml)
-    message = f"{message[0].lower()}{message[1:]}"
+    message = f"{message[0].lower()}{message[1:]}".partition(" or instance of")[0]
     given = error["input"]
     shown = f" (it is {given!r:.60})" if isinstance(given, str | int | float) and key else ""
     return f"{file}: {key}: {message}{shown}" if key else f"{file}: {message}"

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lucidflux_data.codecs.version import DECODER_VERSION
 
@@ -33,9 +33,21 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def capture() -> dict[str, Any]:
-    """Versions, machine, GPUs, git commit of this code and command line; `hash` covers what can change a number."""
-    decisive = {"python": platform.python_version(), "machine": platform.machine(), "gpus": gpus()} | versions()
+class Environment(TypedDict):
+    """environment.json of a results folder."""
+
+    hash: str  # over `decisive`
+    decisive: dict[str, str | list[str] | None]  # what can change a number: python, machine, gpus, library -> version
+    platform: str
+    commit: str | None  # of this code; None outside git
+    command: list[str]
+    time: str  # UTC
+
+
+def capture() -> Environment:
+    """What the numbers of this process are made with."""
+    machine = {"python": platform.python_version(), "machine": platform.machine()}
+    decisive: dict[str, str | list[str] | None] = {**machine, "gpus": gpus(), **versions()}
     decisive["decoder"] = str(DECODER_VERSION)
     text = json.dumps(decisive, sort_keys=True)
     return {

@@ -1,4 +1,4 @@
-"""From the per-image table to the leaderboard: a plain dict, which is also leaderboard.json; every view is made of it.
+"""From the per-image table to the leaderboard: a plain dict (schema.py), which is also leaderboard.json.
 
 A mean over a hole is never ranked, and takes no rank from another. Methods are ranked per metric among those that have
 every id of the suite; with `allow_partial`, where nobody has, over the ids that all methods have alike, or not at all.
@@ -12,12 +12,21 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from benchmarks.leaderboard import statistics
+from benchmarks.leaderboard.schema import (
+    Board,
+    Correlation,
+    Group,
+    GroupRow,
+    MetricRow,
+    MetricTable,
+    PairRow,
+    ScoreBoard,
+)
 from benchmarks.leaderboard.statistics import Bootstrap
 from benchmarks.metrics.profiles import MetricSpec
 from lucidflux_data.errors import InputError
@@ -49,7 +58,8 @@ class Column:
 
     def by_image(self, method: str) -> np.ndarray:
         """(images,) of the ranked subset: the mean over the seeds."""
-        return self.scores(method).mean(axis=0)
+        means: np.ndarray = self.scores(method).mean(axis=0)
+        return means
 
 
 def make_leaderboard(
@@ -63,13 +73,12 @@ def make_leaderboard(
     resamples: int = statistics.RESAMPLES,
     sampled: bool = False,
     in_sets: dict[str, int] | None = None,
-) -> dict[str, Any]:
+) -> ScoreBoard:
     """Everything that follows from the scores alone. `total`: images of the suite; `ids`: those that were scored.
 
     `sampled`: `ids` were drawn from the suite's, whatever the methods have; `in_sets`: method -> images that a metric
     of a set is over, `total` for those that are not named.
-    Keys: methods, metrics (per metric: rows, pairs, win_rate, why_not), groups, correlation. Equal scores give an equal
-    dict.
+    Equal scores give an equal dict.
     """
     columns = read_columns(table, ids, total, specs, allow_partial, sampled)
     draws = _Draws(resamples)
@@ -170,12 +179,12 @@ def _why_none(valid: dict[str, tuple[int, ...]], wanted: int, allow_partial: boo
     return f"no method has all {wanted} images{rest if any(valid.values()) else ''} ({counts})"
 
 
-def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test: str) -> dict[str, Any]:
+def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test: str) -> MetricTable:
     spec = column.spec
     chosen = [method for method in methods if method in column.chosen]
     pairs = _pairs(column, chosen, draws, test)
     rows = {method: _row(column, method, total, draws) for method in methods}
-    result: dict[str, Any] = {
+    result: MetricTable = {
         "lower_is_better": spec.lower_is_better,
         "ranked": spec.ranked,
         "n": len(column.subset),
@@ -187,7 +196,7 @@ def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test:
     }
     if not chosen:
         return result
-    means = [rows[method]["mean"] for method in chosen]
+    means = [float(column.scores(method).mean()) for method in chosen]
     resampled = np.stack([draws.means(column, method) for method in chosen])
     firsts = statistics.first_shares(resampled, spec.sign)
     best = chosen[int(np.argmax(spec.sign * np.array(means)))]
@@ -197,11 +206,11 @@ def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test:
     return result
 
 
-def _row(column: Column, method: str, total: int, draws: _Draws) -> dict[str, Any]:
+def _row(column: Column, method: str, total: int, draws: _Draws) -> MetricRow:
     """Mean and interval over the images that the method has scores for, which are all, the subset, or what is left."""
     values = column.values[method]
     there = np.flatnonzero(np.isfinite(values).all(axis=0))
-    row: dict[str, Any] = {
+    row: MetricRow = {
         "n": len(there),
         "of": total,
         "seeds": len(values),
@@ -223,26 +232,42 @@ def _row(column: Column, method: str, total: int, draws: _Draws) -> dict[str, An
 
 def _set_metric(
     table: pa.Table, spec: MetricSpec, methods: list[str], total: int, images: dict[str, int]
-) -> dict[str, Any]:
+) -> MetricTable:
     """A metric of a whole set: one number a seed, no interval, never ranked (it has no images to resample)."""
-    rows: dict[str, Any] = {}
+    rows: dict[str, MetricRow] = {}
     for method in methods:
         mine = [row for row in table.to_pylist() if row["metric"] == spec.name and row["method"] == method]
         values = [row["value"] for row in mine if row["value"] is not None]
         reasons = Counter(row["reason"] for row in mine if row["reason"])
         n = images.get(method, total) if values else 0
-        rows[method] = {"n": n, "of": total, "seeds": len(mine), "low": None, "high": None}
-        rows[method] |= {"mean": float(np.mean(values)) if values else None, "rank": None, "reasons": dict(reasons)}
-    head = {"lower_is_better": spec.lower_is_better, "ranked": False, "n": 0, "of": total}
-    return head | {"rows": rows, "pairs": [], "win_rate": {}, "why_not": None}
+        rows[method] = {
+            "n": n,
+            "of": total,
+            "seeds": len(mine),
+            "low": None,
+            "high": None,
+            "mean": float(np.mean(values)) if values else None,
+            "rank": None,
+            "reasons": dict(reasons),
+        }
+    return {
+        "lower_is_better": spec.lower_is_better,
+        "ranked": False,
+        "n": 0,
+        "of": total,
+        "rows": rows,
+        "pairs": [],
+        "win_rate": {},
+        "why_not": None,
+    }
 
 
-def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[dict[str, Any]]:
+def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[PairRow]:
     """Every pair of ranked methods: difference, interval, p, p adjusted over the pairs of this metric."""
     if len(chosen) < 2 or len(column.subset) < 2:
         return []
     resampled = {method: draws.means(column, method) for method in chosen}
-    pairs: list[dict[str, Any]] = []
+    pairs: list[PairRow] = []
     for first, second in combinations(chosen, 2):
         differences = column.by_image(first) - column.by_image(second)
         low, high = statistics.interval(resampled[first] - resampled[second])
@@ -255,6 +280,7 @@ def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[
                 "high": high,
                 "p": p,
                 "detectable": statistics.detectable_difference(differences),
+                "p_holm": p,  # until all pairs are there
             }
         )
     for pair, adjusted in zip(pairs, statistics.holm([pair["p"] for pair in pairs]), strict=True):
@@ -275,7 +301,7 @@ def _win_rates(column: Column, chosen: list[str]) -> dict[str, dict[str, float]]
     }
 
 
-def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) -> dict[str, Any]:
+def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) -> Group:
     """Mean rank over the metrics of a group, for the methods that are ranked in all of them over the same images."""
     absent = [name for name in names if name not in columns]
     if absent:
@@ -292,16 +318,15 @@ def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) ->
     observed = statistics.mean_ranks(means, signs)[:, 0]
     spread = statistics.mean_ranks(resampled, signs)
     firsts = statistics.first_shares(spread, -1)
-    rows = {}
+    rows: dict[str, GroupRow] = {}
     for k, method in enumerate(methods):
         low, high = statistics.interval(spread[k])
-        rank = statistics.ranks(observed.tolist(), -1)[k]
-        rows[method] = {"rank": rank, "mean_rank": float(observed[k]), "low": low, "high": high}
-        rows[method]["first_share"] = round(firsts[k], 4)
+        rank, share = statistics.ranks(observed.tolist(), -1)[k], round(firsts[k], 4)
+        rows[method] = {"rank": rank, "mean_rank": float(observed[k]), "low": low, "high": high, "first_share": share}
     return {"metrics": list(names), "rows": rows, "why_not": None}
 
 
-def _correlation(columns: dict[str, Column]) -> dict[str, Any]:
+def _correlation(columns: dict[str, Column]) -> Correlation:
     """Spearman's rho between metrics over (method, image), each oriented so that more is better."""
     names = [name for name, column in columns.items() if column.values]
     if len(names) < 2:
@@ -320,9 +345,10 @@ def _correlation(columns: dict[str, Column]) -> dict[str, Any]:
     return {"metrics": names, "rho": [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in rho]}
 
 
-def read_board(folder: Folder) -> dict[str, Any]:
+def read_board(folder: Folder) -> Board:
     """leaderboard.json. InputError where a folder has none."""
     try:
-        return json.loads(folder.read(BOARD))
+        board: Board = json.loads(folder.read(BOARD))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a results folder: it has no {BOARD}") from None
+    return board

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import numpy as np
 
 from benchmarks.leaderboard import board as leaderboard_board
 from benchmarks.leaderboard import statistics
+from benchmarks.leaderboard.schema import Board, ComparedRow, Comparison
 from benchmarks.leaderboard.statistics import Bootstrap
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import Folder
@@ -16,11 +16,10 @@ from lucidflux_data.storage.folder import Folder
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> metric -> id -> mean over the seeds
 
 
-def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> dict[str, Any]:
+def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> Comparison:
     """`RESULTS` or `RESULTS:method` each. Without methods, those that both have are compared one by one.
 
-    Rows: methods, metric, n (images that both have scores for), means, difference (first - second), interval, p, p
-    adjusted over all rows (Holm), win rate. A metric that was computed in two ways is left out and named.
+    A metric that was computed in two ways is left out and named.
     InputError where there is nothing to compare.
     """
     (folder_a, method_a), (folder_b, method_b) = _operand(first), _operand(second)
@@ -37,7 +36,7 @@ def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> d
         raise InputError(f"{folder_a} compared with itself: name two methods, as RESULTS:METHOD")
     made_a, made_b = _making(board_a), _making(board_b)
     other_ways = sorted(name for name in made_a.keys() & made_b.keys() if made_a[name] != made_b[name])
-    rows = []
+    rows: list[ComparedRow] = []
     for a, b in pairs:
         for metric in made_a:
             if metric in made_b and metric not in other_ways:
@@ -58,7 +57,7 @@ def _operand(text: str) -> tuple[Folder, str | None]:
     return Folder(place), method
 
 
-def _making(board: dict[str, Any]) -> dict[str, str]:
+def _making(board: Board) -> dict[str, str]:
     """metric -> how it was computed, out of the signature."""
     parts = [part for part in board["signature"].split("|") if part.split(":")[0] in board["metrics"]]
     return dict(part.split(":", 1) for part in parts)
@@ -80,7 +79,7 @@ def read_scores(folder: Folder) -> Scores:
 
 def _row(
     a: str, b: str, metric: str, scores_a: Scores, scores_b: Scores, lower_is_better: bool, resamples: int
-) -> dict[str, Any] | None:
+) -> ComparedRow | None:
     first, second = scores_a[a].get(metric, {}), scores_b[b].get(metric, {})
     ids = sorted(first.keys() & second.keys())
     if len(ids) < 2:
@@ -89,6 +88,7 @@ def _row(
     differences = values[0] - values[1]
     low, high = statistics.interval(Bootstrap(len(ids), resamples).means(differences[None]))
     sign = -1 if lower_is_better else 1
+    p = statistics.permutation_p(differences, resamples)
     return {
         "methods": [a, b],
         "metric": metric,
@@ -99,8 +99,9 @@ def _row(
         "difference": float(differences.mean()),
         "low": low,
         "high": high,
-        "p": statistics.permutation_p(differences, resamples),
+        "p": p,
         "win_rate": round(statistics.win_rate(values[0], values[1], sign), 4),
         "detectable": statistics.detectable_difference(differences),
         "better": "a" if sign * differences.mean() > 0 else "b" if sign * differences.mean() < 0 else "equal",
+        "p_holm": p,  # until all rows are there
     }

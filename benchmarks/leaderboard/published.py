@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from benchmarks.leaderboard.schema import MetricTable, PublishedRow
 from benchmarks.suites.suite import Suite
 
 FOLDER = Path(__file__).with_name("published_scores")
@@ -18,20 +19,28 @@ TOLERANCE_BENCHMARK = "RealLQ250"  # elsewhere the two tables differ by protocol
 OTHER_RELEASE = frozenset({"DiffBIR"})  # the two papers ran different releases of it: no measure of reproducibility
 
 
-def read_published() -> list[dict[str, Any]]:
-    """One dict a paper: source, reference, benchmarks -> method -> metric -> value."""
+class Paper(TypedDict):
+    """A file of published_scores/: the tables of one paper."""
+
+    source: str  # the paper's name
+    reference: str  # where in it
+    benchmarks: dict[str, dict[str, dict[str, float]]]  # benchmark -> method -> metric -> value
+
+
+def read_published() -> list[Paper]:
+    """Every paper, the latest name first."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"), reverse=True)]
 
 
-def published_rows(suite: Suite, metrics: list[str] | None = None) -> list[dict[str, Any]]:
-    """Rows {method, source, reference, values} of the suite's benchmark; `metrics` None: all that were published."""
-    rows = []
+def published_rows(suite: Suite, metrics: list[str] | None = None) -> list[PublishedRow]:
+    """Rows of the suite's benchmark; `metrics` None: all that were published."""
+    rows: list[PublishedRow] = []
     for paper in read_published():
         for method, values in paper["benchmarks"].get(suite.published or "", {}).items():
             wanted = {name: value for name, value in values.items() if metrics is None or name in metrics}
             if wanted:
-                head = {"method": method, "source": paper["source"], "reference": paper["reference"]}
-                rows.append(head | {"values": wanted})
+                source, reference = paper["source"], paper["reference"]
+                rows.append({"method": method, "source": source, "reference": reference, "values": wanted})
     return rows
 
 
@@ -39,8 +48,8 @@ def tolerances() -> dict[str, float]:
     """metric -> largest difference of the two papers for one method on RealLQ250."""
     first, second = (paper["benchmarks"][TOLERANCE_BENCHMARK] for paper in read_published())
     largest: dict[str, float] = {}
-    for method in (first.keys() & second.keys()) - OTHER_RELEASE:
-        for metric in first[method].keys() & second[method].keys():
+    for method in sorted((first.keys() & second.keys()) - OTHER_RELEASE):
+        for metric in sorted(first[method].keys() & second[method].keys()):
             difference = abs(first[method][metric] - second[method][metric])
             largest[metric] = round(max(largest.get(metric, 0.0), difference), 6)
     return largest
@@ -51,7 +60,7 @@ def base_name(method: str) -> str:
     return re.sub(r"[\s_-]", "", method.split("[")[0].lower())
 
 
-def colours(row: dict[str, Any], suite: Suite, metrics: dict[str, Any]) -> dict[str, str]:
+def colours(row: PublishedRow, suite: Suite, metrics: dict[str, MetricTable]) -> dict[str, str]:
     """metric -> green (ours is within the largest inter-lab difference), yellow (within twice that), red, or dim where
     nothing can be said: another protocol, no second laboratory, no complete measurement of this method."""
     limits = tolerances() if suite.published == TOLERANCE_BENCHMARK and suite.same_protocol else {}
@@ -59,11 +68,11 @@ def colours(row: dict[str, Any], suite: Suite, metrics: dict[str, Any]) -> dict[
     for name, value in row["values"].items():
         ours = [
             measured["mean"]
-            for method, measured in metrics.get(name, {"rows": {}})["rows"].items()
+            for method, measured in (metrics[name]["rows"] if name in metrics else {}).items()
             if base_name(method) == base_name(row["method"]) and measured["n"] == measured["of"]
         ]
         result[name] = "dim"
-        if name in limits and len(ours) == 1:
+        if name in limits and len(ours) == 1 and ours[0] is not None:
             off = abs(ours[0] - value)
             result[name] = "green" if off <= limits[name] else "yellow" if off <= 2 * limits[name] else "red"
     return result

@@ -29,7 +29,7 @@ class Bootstrap:
 
     def _shares(self, n: int, stream: int) -> np.ndarray:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, stream]))
-        return rng.multinomial(n, np.full(n, 1 / n), self.resamples).astype(np.float64) / n
+        return np.asarray(rng.multinomial(n, np.full(n, 1 / n), self.resamples).astype(np.float64) / n)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(resamples,) means of `values` (seeds, images)."""

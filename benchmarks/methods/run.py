@@ -14,8 +14,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.environment import commit
 from benchmarks.methods.adapters import Adapter
 from benchmarks.methods.memory import memory_of
-from benchmarks.methods.submission import METHOD_FILE
+from benchmarks.methods.method_file import METHOD_FILE, CommandRecord, MethodFile, RunRecord, read_method
 from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
@@ -35,28 +35,30 @@ LOG_FILE = "log.txt"
 READ_BY_ALL = (".png", ".jpg", ".jpeg")
 
 
-def start_method(folder: Path, about: dict[str, Any], fixed: tuple[str, ...]) -> dict[str, Any]:
+def start_method(folder: Path, about: MethodFile, fixed: tuple[str, ...]) -> MethodFile:
     """method.json of a new or a resumed method. ConfigError where the outputs there were made in another way: where
     one of `fixed` differs."""
 
-    def resume(before: dict[str, Any]) -> bool:
+    def resume(before: Mapping[str, object]) -> bool:
         changed = [key for key in fixed if before.get(key) != about.get(key)]
         if changed:
             raise ConfigError(f"{folder} was made with another {', '.join(changed)}: choose another --out")
         return False
 
-    place, new = Folder(folder), about | {"runs": {}}
-    before = claim(  # before the first image, so that a killed run is known for what it is
+    place, new = Folder(folder), MethodFile({**about, "runs": {}})
+    there = claim(  # before the first image, so that a killed run is known for what it is
         place, new, "holds images that `bench infer` did not make", resume,
         name=METHOD_FILE, encode=indented_json, taken=lambda _: any(folder.rglob("*.png")),
     )  # fmt: skip
-    if before is not None:
-        return before | about
-    place.sweep()
-    return new
+    if there is None:
+        place.sweep()
+        return new
+    resumed: MethodFile = {**(read_method(folder) or {}), **about}
+    resumed.setdefault("runs", {})
+    return resumed
 
 
-def finish_method(folder: Path, about: dict[str, Any]) -> None:
+def finish_method(folder: Path, about: MethodFile) -> None:
     """Writes method.json, with seconds an image and peak memory over all runs."""
     runs = [run for by_seed in about["runs"].values() for run in by_seed]
     images, seconds = sum(run["images"] for run in runs), sum(run["wall_seconds"] for run in runs)
@@ -85,8 +87,9 @@ def run_adapter(
     python: str,
     repo: Path,
     timeout_s: float | None,
-) -> dict[str, Any]:
-    """Makes the images of `inputs` that are not in `place` yet; gives what is to be recorded of the run.
+) -> RunRecord | None:
+    """Makes the images of `inputs` that are not in `place` yet; gives what is to be recorded of the run, None where
+    all are there.
 
     InputError where the command made no image, with the last line that it printed.
     """
@@ -95,7 +98,7 @@ def run_adapter(
         shutil.rmtree(before, ignore_errors=True)
     left = {id_: path for id_, path in inputs.items() if id_ not in done_ids(place)}
     if not left:
-        return {}
+        return None
     work = folder / f".work-{seed}-{secrets.token_hex(4)}"
     collected: dict[str, bool] = {}
     try:
@@ -110,7 +113,8 @@ def run_adapter(
     if not collected:
         end = "was stopped at its time limit" if run["timed_out"] else f"ended with exit code {run['exit_code']}"
         raise InputError(f"{adapter.name} {end} and made no image: {run['last_line']} (all of it: {folder / LOG_FILE})")
-    return run | {
+    return {
+        **run,
         "images": len(collected),
         "missing": sorted(set(left) - set(collected)),
         "wrong_size": sorted(id_ for id_, right in collected.items() if not right),
@@ -153,7 +157,7 @@ def collect(
     return collected
 
 
-def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None) -> dict[str, Any]:
+def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None) -> CommandRecord:
     """Runs a command in a session of its own; everything that it prints goes to `log`. Ctrl-C and the limit end it."""
     start = time.monotonic()
     with log.open("ab") as sink:
@@ -191,7 +195,7 @@ def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None)
 
 def describe(
     adapter: Adapter, method: str, settings: dict[str, str], scale: int, repo: Path, python: str
-) -> dict[str, Any]:
+) -> MethodFile:
     """What method.json says of an adapter's method; all of it must stay the same for its outputs to be resumed."""
     there = commit(repo)
     return {

@@ -8,7 +8,6 @@ Set, size, mode and codec are read from the headers; equality with bicubic, and 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -16,17 +15,16 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.methods.method_file import MethodFile, read_method
 from benchmarks.suites.suite import Suite, images_by_id
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
 
 SEED_FOLDER = re.compile(r"seed-(\w+)")
-METHOD_FILE = "method.json"  # written by `bench infer`: settings, commit, seconds, memory, contaminated suites
 COMPARED = 5  # images, evenly spaced, whose pixels are compared with bicubic and between methods
 
 
@@ -50,7 +48,7 @@ class Method:
     name: str
     folder: Path
     paths: dict[str, dict[str, Path]]
-    about: dict[str, Any] = field(default_factory=dict)
+    about: MethodFile = field(default_factory=MethodFile)
     files: dict[str, dict[str, OutputFile]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
 
@@ -101,12 +99,7 @@ def _method(folder: Path, name: str) -> Method:
     if seeds and _has_images(folder):
         raise InputError(f"{folder} holds images beside its seed folders: move them into one")
     paths = {seed: images_by_id(place) for seed, place in seeds.items()} or {"0": images_by_id(folder)}
-    about = {}
-    if (folder / METHOD_FILE).exists():
-        try:
-            about = json.loads((folder / METHOD_FILE).read_text())
-        except ValueError:
-            raise InputError(f"{folder / METHOD_FILE} is not JSON") from None
+    about = read_method(folder) or {}
     return Method(about.get("method", name) if name == folder.name else name, folder, paths, about)
 
 
@@ -160,9 +153,9 @@ def expected_sizes(suite: Suite, ids: tuple[str, ...]) -> dict[str, tuple[int, i
         if id_ in suite.gt:
             header = probe(suite.gt[id_].read_bytes())
             sizes[id_] = (header.width, header.height)
-        elif suite.scale and "width" in suite.pins.get(id_, {}):
+        elif suite.scale and id_ in suite.pins:
             pin = suite.pins[id_]
-            sizes[id_] = (pin["width"] * suite.scale, pin["height"] * suite.scale)
+            sizes[id_] = (pin.width * suite.scale, pin.height * suite.scale)
     return sizes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from benchmarks import environment
 from benchmarks.metrics import weights
@@ -13,11 +13,33 @@ LICENCE = (
 )
 
 
-def diagnose(profile: str | None) -> dict[str, Any]:
-    """metrics: name -> {status, needs (what to install, files with folder and source), sentence}.
+WeightsFile = TypedDict("WeightsFile", {"file": str, "folder": str, "from": str})  # name, where it belongs, its source
 
-    Status: ready, package, weights, damaged or gpu, the first that applies.
-    """
+
+class MetricState(TypedDict):
+    """Whether a metric can run here."""
+
+    status: str  # ready, package, weights, damaged or gpu: the first that applies
+    packages: list[str]  # what to install
+    files: list[WeightsFile]  # that are missing or damaged
+    needs_gpu: bool
+    sentence: str
+
+
+class Diagnosis(TypedDict):
+    """What `bench doctor --json` prints."""
+
+    profiles: list[str]
+    gpus: list[str]
+    versions: dict[str, str | None]  # by distribution; None where it is not installed
+    torch_hub: str  # folders that weights are looked for in
+    hugging_face: str
+    metrics: dict[str, MetricState]
+    licence: str
+
+
+def diagnose(profile: str | None) -> Diagnosis:
+    """The state of every metric of a profile, of all profiles where None is named."""
     gpus = environment.gpus()
     profiles = [profile] if profile else profile_names()
     names = dict.fromkeys(spec.name for name in profiles for spec in load_profile(name).metrics)
@@ -32,7 +54,7 @@ def diagnose(profile: str | None) -> dict[str, Any]:
     }
 
 
-def _metric(name: str, gpu: bool) -> dict[str, Any]:
+def _metric(name: str, gpu: bool) -> MetricState:
     packages, files = weights.missing_packages(name), weights.missing_weights(name)
     wrong = [(weights.location(file), weights.source(file)) for file in weights.wrong_weights(name)]
     status = "ready"
@@ -53,7 +75,7 @@ def _metric(name: str, gpu: bool) -> dict[str, Any]:
     }
 
 
-def recipe(found: dict[str, Any]) -> list[str]:
+def recipe(found: Diagnosis) -> list[str]:
     """The lines of a shell that bring the missing weights to a machine without a network; [] where none is missing."""
     files = {item["from"]: item for metric in found["metrics"].values() for item in metric["files"]}
     if not files:

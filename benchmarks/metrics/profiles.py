@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,6 +25,13 @@ OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alo
 BACKBONES = {"qalign": ("transformers",), "maniqa": ("timm",), "maniqa-pipal": ("timm",), "nima": ("timm",)}
 OWN_VERSION = 1  # raised when one of OWN gives other numbers
 SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
+
+
+class Parameters(TypedDict):
+    """What a metric was computed with, as it stands in run.json and in the fingerprint."""
+
+    crop: int  # pixels that are left out at each border
+    channel: NotRequired[str]  # of psnr and ssim: rgb, yiq or ycbcr
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ class MetricSpec:
         """Multiplies values so that more is better."""
         return -1 if self.lower_is_better else 1
 
-    def parameters(self) -> dict[str, Any]:
-        values: dict[str, Any] = {"crop": self.crop}
+    def parameters(self) -> Parameters:
+        values: Parameters = {"crop": self.crop}
         if self.name in ("psnr", "ssim"):
             values["channel"] = self.channel or {"psnr": "rgb", "ssim": "yiq"}[self.name]
         return values
@@ -176,5 +183,5 @@ def profile_of_metrics(names: list[str]) -> Profile:
     return Profile("metrics", f"Metrics asked for: {', '.join(names)}.", metrics, {})
 
 
-def _read_profiles() -> dict[str, Any]:
+def _read_profiles() -> dict[str, object]:
     return read_toml(PROFILES_FILE)

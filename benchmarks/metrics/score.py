@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,31 @@ PER_IMAGE = pa.schema(
     ]
 )
 Key = tuple[str, str]  # sha256 of the image, sha256 of the reference or ""
+
+
+class Outcome(TypedDict):
+    """A score, or why there is none."""
+
+    value: float | None
+    reason: str | None
+    seconds: float | None
+
+
+class ScoreRow(Outcome):
+    """A row of CACHED."""
+
+    image: str  # sha256
+    reference: str  # sha256, "" for metrics of single images
+
+
+class ImageRow(Outcome):
+    """A row of PER_IMAGE."""
+
+    suite: str
+    method: str
+    seed: str
+    id: str
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -116,9 +141,9 @@ def cache_place(spec: MetricSpec, device: str) -> str:
     return f"{spec.name}-{spec.fingerprint(device)}"
 
 
-def read_cache(cache: Folder, place: str) -> dict[Key, dict[str, Any]]:
+def read_cache(cache: Folder, place: str) -> dict[Key, ScoreRow]:
     """All scores of one metric and fingerprint, by key; a value stands before a reason of an earlier run."""
-    rows: dict[Key, dict[str, Any]] = {}
+    rows: dict[Key, ScoreRow] = {}
     for name in cache.names(place):
         for row in cache.read_table(f"{place}/{name}").to_pylist():
             key = row["image"], row["reference"]
@@ -127,13 +152,13 @@ def read_cache(cache: Folder, place: str) -> dict[Key, dict[str, Any]]:
     return rows
 
 
-def is_settled(row: dict[str, Any] | None) -> bool:
+def is_settled(row: ScoreRow | None) -> bool:
     """Whether a row of the cache needs no other try."""
     return row is not None and not str(row["reason"] or "").startswith(TRANSIENT)
 
 
 def missing_units(
-    items: list[Item], known: dict[Key, dict[str, Any]], images: int = UNIT_IMAGES
+    items: list[Item], known: dict[Key, ScoreRow], images: int = UNIT_IMAGES
 ) -> Iterator[tuple[str, list[Item]]]:
     """(name, items) of the units that are still to be scored; the name follows from the items alone."""
     wanted = [item for item in items if not is_settled(known.get(item.key))]
@@ -151,7 +176,7 @@ class ScoreImages:
         self.place = cache_place(spec, device)
         self._scorer: Callable[[np.ndarray, np.ndarray | None], float] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_scorer": None}
 
     def __call__(self, name: str, items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
@@ -162,25 +187,27 @@ class ScoreImages:
         yield f"{self.place}/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, CACHED))
 
 
-def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], float]) -> dict[str, Any]:
+def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], float]) -> ScoreRow:
     """A row of CACHED: a finite value, or a reason."""
     start = time.perf_counter()
-    row: dict[str, Any] = {"image": item.key[0], "reference": item.key[1], "value": None, "reason": None}
+    found: float | None = None
+    reason: str | None = None
     try:
         image = decode(_read(item.path))
         reference = decode(_read(item.reference)) if item.reference else None
         value = scorer(image, reference)
-        row |= {"value": value} if math.isfinite(value) else {"reason": "iqa_not_finite"}
+        found, reason = (value, None) if math.isfinite(value) else (None, "iqa_not_finite")
     except OutOfMemory:
-        row["reason"] = "iqa_out_of_memory"
+        reason = "iqa_out_of_memory"
     except ImageError as error:
-        row["reason"] = error.reason
+        reason = error.reason
     except ConfigError:
         raise
     except Exception as error:  # one image that a library does not take is no end of the others
         said = (str(error).splitlines() or [""])[0]
-        row["reason"] = f"{FAILED} ({type(error).__name__}: {said[:80]})"
-    return row | {"seconds": round(time.perf_counter() - start, 4)}
+        reason = f"{FAILED} ({type(error).__name__}: {said[:80]})"
+    seconds = round(time.perf_counter() - start, 4)
+    return {"image": item.key[0], "reference": item.key[1], "value": found, "reason": reason, "seconds": seconds}
 
 
 def _read(path: str) -> bytes:
@@ -192,7 +219,7 @@ def _read(path: str) -> bytes:
 
 def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarray | None], float]:
     """(output, reference or None) -> number, both uint8 HxWx3 RGB; crop and channel as the metric says."""
-    parameters = spec.parameters()
+    channel = spec.parameters().get("channel", "rgb")
     if spec.name == "lr_consistency":
         return _lr_consistency
     if spec.needs == "nothing":
@@ -206,9 +233,9 @@ def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarr
             raise ImageError("wrong_size", "output and reference have different sizes")
         pair = _cropped(image, spec.crop), _cropped(reference, spec.crop)
         if spec.name == "psnr":
-            return fidelity.psnr(*pair, parameters["channel"])
+            return fidelity.psnr(*pair, channel)
         if spec.name == "ssim":
-            return fidelity.ssim(*pair, parameters["channel"])
+            return fidelity.ssim(*pair, channel)
         return compare(*pair)
 
     return with_reference
@@ -229,32 +256,38 @@ def _lr_consistency(image: np.ndarray, lq: np.ndarray | None) -> float:
 
 
 def per_image_table(
-    suite: Suite, methods: list[Method], ids: tuple[str, ...], scores: dict[str, tuple[MetricSpec, dict[Key, Any]]]
+    suite: Suite, methods: list[Method], ids: tuple[str, ...], scores: dict[str, tuple[MetricSpec, dict[Key, ScoreRow]]]
 ) -> pa.Table:
     """PER_IMAGE: a row for every method, seed, id and metric; what could not be scored has its reason."""
-    rows = []
+    rows: list[ImageRow] = []
     for name, (spec, known) in scores.items():
         for method in methods:
             for seed, files in method.files.items():
                 for id_ in ids:
-                    head = {"suite": suite.label(), "method": method.name, "seed": seed, "id": id_, "metric": name}
-                    rows.append(head | _outcome(spec, files.get(id_), id_, suite, known))
+                    rows.append(
+                        {
+                            **_outcome(spec, files.get(id_), id_, suite, known),
+                            "suite": suite.label(),
+                            "method": method.name,
+                            "seed": seed,
+                            "id": id_,
+                            "metric": name,
+                        }
+                    )
     return pa.Table.from_pylist(rows, PER_IMAGE)
 
 
-def _outcome(
-    spec: MetricSpec, file: OutputFile | None, id_: str, suite: Suite, known: dict[Key, Any]
-) -> dict[str, Any]:
+def _outcome(spec: MetricSpec, file: OutputFile | None, id_: str, suite: Suite, known: dict[Key, ScoreRow]) -> Outcome:
     if file is None or file.reason:
         return {"value": None, "reason": file.reason if file else "missing", "seconds": None}
     item = _item(spec, file, id_, suite)
     if item is None:
         return {"value": None, "reason": NO_REFERENCE, "seconds": None}
     row = known[item.key]
-    return {name: row[name] for name in ("value", "reason", "seconds")}
+    return {"value": row["value"], "reason": row["reason"], "seconds": row["seconds"]}
 
 
-def score_set(method: Method, seed: str, suite: Suite, device: str) -> dict[str, Any]:
+def score_set(method: Method, seed: str, suite: Suite, device: str) -> Outcome:
     """FID of one seed of a method against the references of the same ids: value, reason, seconds."""
     start = time.perf_counter()
     files = _set_files(method, seed, suite)

@@ -10,7 +10,7 @@ import base64
 import html
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 from scipy import stats
 
 from benchmarks.leaderboard.board import Column, read_columns
+from benchmarks.leaderboard.schema import Board, ColouredRow, MetricRow
 from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.report import tables
@@ -29,8 +30,26 @@ GALLERY = 8  # images; half are those on which the metrics disagree most, half a
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
+class Entry(TypedDict):
+    """An image of the gallery."""
+
+    id: str
+    pictures: dict[str, str]  # input, methods and reference -> data url
+
+
+class PageData(TypedDict):
+    """What page.js reads. Lists over images follow `ids`."""
+
+    ids: list[str]  # images with a score
+    methods: list[str]  # in the order of the leaderboard
+    metrics: dict[str, int]  # metric -> 1 where more is better, else -1
+    scores: dict[str, dict[str, list[float | None]]]  # metric -> method -> mean over the seeds
+    disagreement: list[float | None]  # how differently the metrics rank the methods on an image
+    gallery: list[Entry]
+
+
 def make_report(
-    board: dict[str, Any],
+    board: Board,
     table: pa.Table,
     ids: tuple[str, ...],
     specs: list[MetricSpec],
@@ -43,8 +62,8 @@ def make_report(
     shown = np.flatnonzero(_has_score(columns, len(ids)))
     chosen = _gallery_ids(tuple(ids[k] for k in shown), conflict[shown])
     ranked = sorted(methods, key=lambda method: tables.order(board).index(method.name))
-    gallery = [{"id": id_, "pictures": _pictures(id_, suite, ranked)} for id_ in chosen]
-    data = {
+    gallery: list[Entry] = [{"id": id_, "pictures": _pictures(id_, suite, ranked)} for id_ in chosen]
+    data: PageData = {
         "ids": [ids[k] for k in shown],
         "methods": tables.order(board),
         "metrics": {name: column.spec.sign for name, column in columns.items()},
@@ -68,7 +87,8 @@ def disagreement(columns: dict[str, Column], ids: tuple[str, ...]) -> np.ndarray
         complete = np.isfinite(means).all(axis=0)
         rank = stats.rankdata(-column.spec.sign * means, axis=0)
         ranks.append(np.where(complete, rank, np.nan))
-    return np.std(np.stack(ranks), axis=0).mean(axis=0)
+    spread: np.ndarray = np.std(np.stack(ranks), axis=0).mean(axis=0)
+    return spread
 
 
 def _gallery_ids(ids: tuple[str, ...], conflict: np.ndarray) -> list[str]:
@@ -83,7 +103,7 @@ def _has_score(columns: dict[str, Column], ids: int) -> np.ndarray:
     if not columns:
         return np.ones(ids, bool)
     every = [values for column in columns.values() for values in column.values.values()]
-    return np.logical_or.reduce([np.isfinite(values).any(axis=0) for values in every])
+    return np.any([np.isfinite(values).any(axis=0) for values in every], axis=0)
 
 
 def _scores(column: Column, shown: np.ndarray) -> dict[str, list[float | None]]:
@@ -120,7 +140,7 @@ def picture(path: Path) -> str | None:
     return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-def _page(board: dict[str, Any], columns: dict[str, Column], data: dict[str, Any]) -> str:
+def _page(board: Board, columns: dict[str, Column], data: PageData) -> str:
     title = html.escape(f"{board['suite']}, {board['profile']}")
     here = Path(__file__).parent
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
@@ -145,7 +165,7 @@ def _page(board: dict[str, Any], columns: dict[str, Column], data: dict[str, Any
     )
 
 
-def _leaderboard(board: dict[str, Any]) -> str:
+def _leaderboard(board: Board) -> str:
     names = tables.header(board)
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)
     rows = []
@@ -163,23 +183,26 @@ def _leaderboard(board: dict[str, Any]) -> str:
             cells.append(f"<td class='{kind}' data-value='{text.split()[0].strip('-')}'>{html.escape(text)}</td>")
         cells.append(f"<td class=text>{html.escape(line[-1][0])}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    for row in board["published"]:
-        cells = [f"<td>{html.escape(row['method'])} ({html.escape(row['source'])})</td>"]
-        for name in board["metrics"]:
-            value = row["values"].get(name)
-            shown = "" if value is None else f"{value:g}"
-            cells.append(f"<td class='{row['colours'].get(name, 'dim')}' data-value='{shown}'>{shown}</td>")
-        cells += ["<td data-value=''></td>"] * (len(names) - len(cells) - 1)
-        source = html.escape(row["reference"], quote=True)
-        cells.append(f"<td class=text title='{source}'>{source.split(' (')[0]}</td>")
-        rows.append(f"<tr class=published>{''.join(cells)}</tr>")
+    rows += [_published_line(paper, list(board["metrics"]), len(names)) for paper in board["published"]]
     return (
         f"<div class=wide><table class=sortable id=leaderboard><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _plots(board: dict[str, Any], columns: dict[str, Column]) -> str:
+def _published_line(paper: ColouredRow, metrics: list[str], columns: int) -> str:
+    cells = [f"<td>{html.escape(paper['method'])} ({html.escape(paper['source'])})</td>"]
+    for name in metrics:
+        value = paper["values"].get(name)
+        shown = "" if value is None else f"{value:g}"
+        cells.append(f"<td class='{paper['colours'].get(name, 'dim')}' data-value='{shown}'>{shown}</td>")
+    cells += ["<td data-value=''></td>"] * (columns - len(cells) - 1)
+    source = html.escape(paper["reference"], quote=True)
+    cells.append(f"<td class=text title='{source}'>{source.split(' (')[0]}</td>")
+    return f"<tr class=published>{''.join(cells)}</tr>"
+
+
+def _plots(board: Board, columns: dict[str, Column]) -> str:
     parts = []
     for name, column in columns.items():
         parts.append(f"<div><h3>{html.escape(name)} {tables.ARROW[column.spec.lower_is_better]}</h3>")
@@ -187,7 +210,7 @@ def _plots(board: dict[str, Any], columns: dict[str, Column]) -> str:
     return f"<h2>Scores of every image</h2><div class=plots>{''.join(parts)}</div>" if parts else ""
 
 
-def _strip(column: Column, rows: dict[str, Any], order: list[str]) -> str:
+def _strip(column: Column, rows: dict[str, MetricRow], order: list[str]) -> str:
     """A row of dots for each method (at most 400, evenly taken), with the mean and its interval above them."""
     values = np.concatenate([scores[np.isfinite(scores)] for scores in column.values.values()])
     if len(values) == 0:
@@ -209,7 +232,7 @@ def _strip(column: Column, rows: dict[str, Any], order: list[str]) -> str:
             jitter = (k * 0.618) % 1 * 12 - 6
             lines.append(f"<circle cx='{x(value):.1f}' cy='{y + jitter:.1f}' r='2.4' fill='#2f6aa8' opacity='.5'/>")
         row = rows[method]
-        if row["low"] is not None:
+        if row["low"] is not None and row["high"] is not None:
             lines.append(
                 f"<rect x='{x(row['low']):.1f}' width='{max(1.0, x(row['high']) - x(row['low'])):.1f}' y='{y - 1}' "
                 f"height='3' fill='#b3261e'><title>{row['low']:.4g} to {row['high']:.4g}</title></rect>"
@@ -222,7 +245,7 @@ def _strip(column: Column, rows: dict[str, Any], order: list[str]) -> str:
     return f"<svg viewBox='0 0 {width} {bottom + 6}' role=img>{''.join(lines)}</svg>"
 
 
-def _heat(board: dict[str, Any]) -> str:
+def _heat(board: Board) -> str:
     """A table for each metric; the page shows one. Bold: significant after Holm."""
     made = []
     for name, metric in board["metrics"].items():
@@ -259,7 +282,7 @@ def _heat_cell(rate: float | None, sure: bool) -> str:
     return f"<td style='background:{colour}'>{text}</td>"
 
 
-def _correlation(board: dict[str, Any]) -> str:
+def _correlation(board: Board) -> str:
     names, rho = board["correlation"]["metrics"], board["correlation"]["rho"]
     if not rho:
         return ""
@@ -277,7 +300,7 @@ def _correlation(board: dict[str, Any]) -> str:
     )
 
 
-def _images(data: dict[str, Any]) -> str:
+def _images(data: PageData) -> str:
     methods = data["methods"]
     order = {
         "disagreement": "metrics disagree most",
@@ -296,7 +319,7 @@ def _images(data: dict[str, Any]) -> str:
     )
 
 
-def _gallery(data: dict[str, Any]) -> str:
+def _gallery(data: PageData) -> str:
     return (
         "<h2 id=gallery>Gallery</h2><p class=note><kbd>n</kbd> <kbd>p</kbd> next and previous image, <kbd>[</kbd> "
         "<kbd>]</kbd> slider, <kbd>+</kbd> <kbd>-</kbd> <kbd>0</kbd> zoom; wheel zooms and dragging moves all pictures "

@@ -8,13 +8,16 @@ Everything but environment.json and the seconds of the table follows from the ou
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from benchmarks import environment
-from benchmarks.leaderboard import published
+from benchmarks.leaderboard import published, statistics
 from benchmarks.leaderboard.board import BOARD, TABLE, make_leaderboard
+from benchmarks.leaderboard.schema import Board, ColouredRow, MetricTable, RunCost, ScoreBoard
+from benchmarks.methods.method_file import MethodFile
 from benchmarks.methods.submission import Method
 from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
@@ -32,12 +35,25 @@ CLIP_NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a leaderboard is made. `limit`: images that are drawn of the suite's, None for all; `device`: cpu or cuda, of
+    learned metrics; `groups`: name -> metrics of overall ranks, beside the profile's."""
+
+    allow_partial: bool = False
+    test: str = "permutation"
+    resamples: int = statistics.RESAMPLES
+    limit: int | None = None
+    device: str = "cpu"
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
 def start(folder: Folder, suite: Suite, profile: Profile) -> None:
     """Writes run.json. ConfigError where the folder holds something else, or another suite's or profile's results."""
-    about = {"schema_version": 1, "suite": suite.label(), "profile": profile.name}
-    about["metrics"] = [{"name": spec.name, **spec.parameters()} for spec in profile.metrics]
+    metrics = [{"name": spec.name, **spec.parameters()} for spec in profile.metrics]
+    about = {"schema_version": 1, "suite": suite.label(), "profile": profile.name, "metrics": metrics}
 
-    def resume(before: dict[str, Any]) -> bool:
+    def resume(before: Mapping[str, object]) -> bool:
         if {key: before.get(key) for key in ("suite", "profile")} != {"suite": suite.label(), "profile": profile.name}:
             raise ConfigError(
                 f"{folder} holds results of {before.get('suite')}, {before.get('profile')}: choose another --out"
@@ -59,41 +75,40 @@ def write(
     ids: tuple[str, ...],
     specs: list[MetricSpec],
     not_computed: dict[str, str],
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """Makes the leaderboard of a per-image table and publishes everything, the board last. `options`: allow_partial,
-    test, resamples, device, groups, limit. Returns the leaderboard."""
-    total = suite.count if suite.ids is None or options["limit"] else len(suite.ids)
-    groups = {name: names for name, names in (profile.groups | options["groups"]).items() if _is_asked(names, profile)}
+    options: Options,
+) -> Board:
+    """Makes the leaderboard of a per-image table and publishes everything, the board last. Returns the leaderboard."""
+    total = suite.count if suite.ids is None or options.limit else len(suite.ids)
+    groups = {name: names for name, names in (profile.groups | options.groups).items() if _is_asked(names, profile)}
     groups = {name: names for name, names in groups.items() if not _needs_absent(names, not_computed, suite)}
     in_sets = {method.name: evaluate.images_in_sets(method, suite) for method in methods}
-    sampled = bool(options["limit"]) and suite.ids is not None
-    board = make_leaderboard(
+    sampled = bool(options.limit) and suite.ids is not None
+    scores = make_leaderboard(
         table,
         ids,
         total,
         specs,
         groups,
-        options["allow_partial"],
-        options["test"],
-        options["resamples"],
+        options.allow_partial,
+        options.test,
+        options.resamples,
         sampled,
         in_sets,
     )
     surroundings = environment.capture()
-    board = {
+    board: Board = {
         "schema_version": 1,
         "suite": suite.label(),
         "profile": profile.name,
         "about": profile.about,
-        **board,
+        **scores,
         "flags": {method.name: method.flags for method in methods},
         "runs": {method.name: _cost(method.about) for method in methods if method.about},
         "not_computed": not_computed,
         "footnotes": _footnotes(suite, specs, len(ids), options),
-        "published": _published(suite, board["metrics"]),
+        "published": _published(suite, scores["metrics"]),
         "signature": signature(
-            suite, specs, _ranked_over(board, len(ids)), total, options["device"], surroundings["hash"]
+            suite, specs, _ranked_over(scores, len(ids)), total, options.device, surroundings["hash"]
         ),
     }
     folder.publish(TABLE, table_bytes(table))
@@ -105,7 +120,7 @@ def write(
     return board
 
 
-def _ranked_over(board: dict[str, Any], scored: int) -> int:
+def _ranked_over(board: ScoreBoard, scored: int) -> int:
     """The images that every ranked metric's ranks are over: all that were scored, or a part that methods share. Where
     nobody is ranked, the most that a method has."""
     ranked = [metric for metric in board["metrics"].values() if metric["ranked"]]
@@ -127,12 +142,21 @@ def _needs_absent(names: tuple[str, ...], not_computed: dict[str, str], suite: S
     return not suite.gt and all(name in not_computed and "reference" in not_computed[name] for name in names)
 
 
-def _cost(about: dict[str, Any]) -> dict[str, Any]:
+def _cost(about: MethodFile) -> RunCost:
     """What method.json says of the run: seconds an image, peak memory, commit."""
-    return {key: about[key] for key in ("seconds_per_image", "peak_gpu_mb", "commit", "settings") if key in about}
+    cost: RunCost = {}
+    if "seconds_per_image" in about:
+        cost["seconds_per_image"] = about["seconds_per_image"]
+    if "peak_gpu_mb" in about:
+        cost["peak_gpu_mb"] = about["peak_gpu_mb"]
+    if "commit" in about:
+        cost["commit"] = about["commit"]
+    if "settings" in about:
+        cost["settings"] = about["settings"]
+    return cost
 
 
-def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: dict[str, Any]) -> list[str]:
+def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: Options) -> list[str]:
     names = {spec.name for spec in specs}
     lines = []
     if names & {"clipiqa", "clipiqa+"}:
@@ -142,7 +166,7 @@ def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: dict
             f"FID over {scored} images is biased upwards and not comparable with FID over another number of images "
             f"(fewer than the {SMALL_FID_SET} features)."
         )
-    if options["limit"]:
+    if options.limit:
         lines.append(f"A sample of {scored} images (--limit): for a first look, not for a claim.")
     if not suite.pinned:
         what = "folders" if suite.name == "ad-hoc" else f"{suite.name} is not prepared, so its images"
@@ -152,9 +176,9 @@ def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: dict
     return lines
 
 
-def _published(suite: Suite, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def _published(suite: Suite, metrics: dict[str, MetricTable]) -> list[ColouredRow]:
     rows = published.published_rows(suite, list(metrics))
-    return [row | {"colours": published.colours(row, suite, metrics)} for row in rows]
+    return [{**row, "colours": published.colours(row, suite, metrics)} for row in rows]
 
 
 def signature(suite: Suite, specs: list[MetricSpec], scored: int, total: int, device: str, env: str) -> str:

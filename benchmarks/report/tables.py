@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from benchmarks.leaderboard.schema import Board, Comparison, Group, MetricRow, MetricTable, PublishedRow
+from benchmarks.suites.suite import Suite
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ARROW = {True: "↓", False: "↑"}
+Cost = Literal["seconds_per_image", "peak_gpu_mb"]
 
 
 def digits(value: float) -> str:
@@ -19,46 +27,47 @@ def digits(value: float) -> str:
     return f"{value:.4f}" if size < 1 else f"{value:.3f}" if size < 20 else f"{value:.2f}"
 
 
-def cell(row: dict[str, Any] | None) -> str:
+def cell(row: MetricRow | None) -> str:
     """`3.674 ±0.041`, with `n=248/250` where the mean is over fewer images than the suite has."""
     if row is None or row["mean"] is None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in (row or {"reasons": {}})["reasons"].items())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (row["reasons"] if row else {}).items())
         return f"- ({reasons})" if reasons else "-"
     text = digits(row["mean"])
-    if row["low"] is not None:
+    if row["low"] is not None and row["high"] is not None:
         half = (row["high"] - row["low"]) / 2
         text += f" ±{half:.2g}" if half < 10 else f" ±{half:.0f}"
     return text if row["n"] == row["of"] else f"{text} n={row['n']}/{row['of']}"
 
 
-def order(board: dict[str, Any]) -> list[str]:
+def order(board: Board) -> list[str]:
     """Methods by the first group that has ranks, else by the first ranked metric, else as given."""
     for group in board["groups"].values():
         if group["rows"]:
-            return sorted(board["methods"], key=lambda m: group["rows"].get(m, {"mean_rank": 1e9})["mean_rank"])
+            placed = group["rows"]
+            return sorted(board["methods"], key=lambda m: placed[m]["mean_rank"] if m in placed else 1e9)
     for metric in board["metrics"].values():
         if metric["ranked"]:
             return sorted(board["methods"], key=lambda m: metric["rows"][m]["rank"] or 1e9)
     return list(board["methods"])
 
 
-def header(board: dict[str, Any]) -> list[str]:
+def header(board: Board) -> list[str]:
     names = [f"{name} {ARROW[metric['lower_is_better']]}" for name, metric in board["metrics"].items()]
     return ["method", *names, *(f"rank: {name}" for name in _ranked_groups(board)), *_costs(board), "remarks"]
 
 
-def _costs(board: dict[str, Any]) -> dict[str, str]:
+def _costs(board: Board) -> dict[str, Cost]:
     """Title -> key in method.json of what `bench infer` measured; only what some method has."""
-    titles = {"s/image": "seconds_per_image", "GPU MB": "peak_gpu_mb"}
+    titles: dict[str, Cost] = {"s/image": "seconds_per_image", "GPU MB": "peak_gpu_mb"}
     runs = board["runs"].values()
     return {title: key for title, key in titles.items() if any(run.get(key) is not None for run in runs)}
 
 
-def _ranked_groups(board: dict[str, Any]) -> dict[str, Any]:
+def _ranked_groups(board: Board) -> dict[str, Group]:
     return {name: group for name, group in board["groups"].items() if group["rows"]}
 
 
-def body(board: dict[str, Any], ranks: bool = True) -> list[list[tuple[str, bool]]]:
+def body(board: Board, ranks: bool = True) -> list[list[tuple[str, bool]]]:
     """Rows of (text, bold). `ranks`: with `#1` behind the mean of the first of a metric, and so on."""
     lines = []
     for method in order(board):
@@ -68,18 +77,20 @@ def body(board: dict[str, Any], ranks: bool = True) -> list[list[tuple[str, bool
             rank = f" #{row['rank']}" if ranks and row and row["rank"] else ""
             line.append((cell(row) + rank, bool(row and row.get("tied_with_best"))))
         for group in _ranked_groups(board).values():
-            row = group["rows"].get(method)
-            text = f"{row['rank']} ({row['mean_rank']:.2f}, first in {row['first_share']:.0%})" if row else "-"
-            line.append((text, bool(row and row["rank"] == 1)))
+            placed = group["rows"].get(method)
+            text = "-"
+            if placed is not None:
+                text = f"{placed['rank']} ({placed['mean_rank']:.2f}, first in {placed['first_share']:.0%})"
+            line.append((text, placed is not None and placed["rank"] == 1))
         for key in _costs(board).values():
-            value = board["runs"].get(method, {}).get(key)
+            value = board["runs"][method].get(key) if method in board["runs"] else None
             line.append(("-" if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}", False))
         line.append(("; ".join(board["flags"].get(method, [])), False))
         lines.append(line)
     return lines
 
 
-def notes(board: dict[str, Any]) -> list[str]:
+def notes(board: Board) -> list[str]:
     """What a reader of the numbers must know, one sentence a line."""
     lines = [board["about"]]
     partial = sorted({metric["n"] for metric in board["metrics"].values() if 0 < metric["n"] < metric["of"]})
@@ -97,31 +108,32 @@ def notes(board: dict[str, Any]) -> list[str]:
     return [*lines, f"Signature: {board['signature']}"]
 
 
-def _unranked(metrics: dict[str, Any]) -> list[str]:
+def _unranked(metrics: dict[str, MetricTable]) -> list[str]:
     """A line for each reason why nobody is ranked, with the metrics that have it."""
     reasons: dict[str, list[str]] = {}
     for name, metric in metrics.items():
-        if metric.get("why_not"):
-            reasons.setdefault(metric["why_not"], []).append(name)
+        why = metric.get("why_not")
+        if why:
+            reasons.setdefault(why, []).append(name)
     return [f"No rank in {', '.join(names)}: {why}." for why, names in reasons.items()]
 
 
-def is_comparable(metric: dict[str, Any], row: dict[str, Any]) -> bool:
+def is_comparable(metric: MetricTable, row: MetricRow) -> bool:
     """Whether a mean may be put in order with the others of its column; one over a hole may not."""
     if metric["ranked"]:
         return row["rank"] is not None
     return row["n"] == max(other["n"] for other in metric["rows"].values())
 
 
-def markdown(board: dict[str, Any]) -> str:
+def markdown(board: Board) -> str:
     names = header(board)
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in body(board):
         cells = [f"**{text}**" if bold else text for text, bold in row]
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
-    for row in board["published"]:
-        cells = [f"_{row['method']} (published, {row['source']})_"]
-        cells += [_published(row["values"].get(name)) for name in board["metrics"]]
+    for paper in board["published"]:
+        cells = [f"_{paper['method']} (published, {paper['source']})_"]
+        cells += [_published(paper["values"].get(name)) for name in board["metrics"]]
         lines.append("| " + " | ".join([*cells, *[""] * (len(names) - len(cells))]) + " |")
     return f"## {board['suite']}, {board['profile']}\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(notes(board)) + "\n"
 
@@ -130,7 +142,7 @@ def _published(value: float | None) -> str:
     return "" if value is None else f"_{value:g}_"
 
 
-def latex(board: dict[str, Any]) -> str:
+def latex(board: Board) -> str:
     """A booktabs table; needs \\usepackage{booktabs}."""
     arrows = {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
     names = header(board)[:-1]
@@ -142,9 +154,9 @@ def latex(board: dict[str, Any]) -> str:
         lines.append(" & ".join(cells) + r" \\")
     if board["published"]:
         lines.append(r"\midrule")
-    for row in board["published"]:
-        cells = [rf"\textit{{{_tex(row['method'])}}} ({_tex(row['source'])})"]
-        cells += [_tex(_published(row["values"].get(name)).strip("_")) for name in board["metrics"]]
+    for paper in board["published"]:
+        cells = [rf"\textit{{{_tex(paper['method'])}}} ({_tex(paper['source'])})"]
+        cells += [_tex(_published(paper["values"].get(name)).strip("_")) for name in board["metrics"]]
         lines.append(" & ".join([*cells, *[""] * (len(names) - len(cells))]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*(f"% {line}" for line in notes(board)), *lines]) + "\n"
@@ -156,7 +168,7 @@ def _tex(text: str) -> str:
     return text.replace("±", r"$\pm$")
 
 
-def csv_text(board: dict[str, Any]) -> str:
+def csv_text(board: Board) -> str:
     """A row for each method and metric, with plain numbers; published rows have the kind `published`."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -164,15 +176,15 @@ def csv_text(board: dict[str, Any]) -> str:
     for method in order(board):
         for name, metric in board["metrics"].items():
             row = metric["rows"][method]
-            values = [row[key] for key in ("mean", "low", "high", "rank", "n", "of")]
+            values = [row["mean"], row["low"], row["high"], row["rank"], row["n"], row["of"]]
             writer.writerow(["measured", method, name, *values, row.get("tied_with_best", False), ""])
-    for row in board["published"]:
-        for name, value in row["values"].items():
-            writer.writerow(["published", row["method"], name, value, "", "", "", "", "", "", row["source"]])
+    for paper in board["published"]:
+        for name, value in paper["values"].items():
+            writer.writerow(["published", paper["method"], name, value, "", "", "", "", "", "", paper["source"]])
     return sink.getvalue()
 
 
-def _console() -> Any:
+def _console() -> Console:
     """Standard output; wide where it is no terminal, so that a pipe or a log gets whole tables."""
     import sys
 
@@ -181,7 +193,7 @@ def _console() -> Any:
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 
-def print_terminal(board: dict[str, Any]) -> None:
+def print_terminal(board: Board) -> None:
     """The table on standard output; colours where it is a terminal."""
     from rich.table import Table
     from rich.text import Text
@@ -192,11 +204,11 @@ def print_terminal(board: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in body(board):
         table.add_row(*(Text(text, style="bold" if bold else "") for text, bold in row[:-1]))
-    for row in board["published"]:
-        cells = [Text(f"{row['method']} ({row['source']})", style="italic dim")]
+    for paper in board["published"]:
+        cells = [Text(f"{paper['method']} ({paper['source']})", style="italic dim")]
         for name in board["metrics"]:
-            value = row["values"].get(name)
-            style = f"italic {row['colours'].get(name, 'dim')}"
+            value = paper["values"].get(name)
+            style = f"italic {paper['colours'].get(name, 'dim')}"
             cells.append(Text("" if value is None else f"{value:g}", style=style))
         table.add_row(*cells)
     console.print(table)
@@ -209,7 +221,7 @@ def print_terminal(board: dict[str, Any]) -> None:
 RENDERERS = {"leaderboard.md": markdown, "leaderboard.tex": latex, "leaderboard.csv": csv_text}
 
 
-def print_comparison(found: dict[str, Any]) -> None:
+def print_comparison(found: Comparison) -> None:
     """A row for each metric; bold where the difference is significant."""
     from rich.table import Table
     from rich.text import Text
@@ -231,7 +243,7 @@ def print_comparison(found: dict[str, Any]) -> None:
         console.print(f"Left out, computed in two ways: {', '.join(found['computed_in_two_ways'])}.", highlight=False)
 
 
-def print_published(suite: Any, rows: list[dict[str, Any]], tolerances: dict[str, float]) -> None:
+def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict[str, float]) -> None:
     """Published numbers as printed, a table for each paper."""
     from rich.table import Table
 

@@ -23,7 +23,7 @@ def make_pairs(suite: Suite, archive: Path | None) -> dict[str, dict[str, bytes]
     """role -> id -> PNG bytes of every pair. InputError names an image that cannot be used."""
     assert suite.synthesis is not None
     about = suite.synthesis
-    config = make_degrade_config(about["preset"], [f"seed={about['seed']}", f"size={about['size']}"])
+    config = make_degrade_config(about.preset, [f"seed={about.seed}", f"size={about.size}"])
     degrade = load_backend("cv2")
     images: dict[str, dict[str, bytes]] = {"lq": {}, "gt": {}}
     for id_, data in _bundled(suite) if archive is None else _archived(suite, archive):
@@ -59,7 +59,7 @@ def _bundled(suite: Suite) -> Iterator[tuple[str, bytes]]:
         raise ConfigError(f"{suite.name} takes scikit-image's photos: pip install 'lucidflux[demo]'") from None
     assert suite.synthesis is not None
     found = {path.stem: path for path in (Path(skimage.__file__).parent / "data").iterdir()}
-    for name in suite.synthesis["photos"]:
+    for name in suite.synthesis.photos or ():
         if name not in found or found[name].suffix.lower() not in IMAGE_EXTENSIONS:
             raise InputError(f"{suite.name}: this scikit-image has no photo {name}")
         yield name, found[name].read_bytes()

@@ -14,10 +14,10 @@ import os
 import secrets
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 from benchmarks.suites.archives import Archive, opened
-from benchmarks.suites.suite import Suite, id_of
+from benchmarks.suites.suite import ImageRecord, Suite, SuiteRecord, id_of
 from lucidflux_data.degradation.backends import versions
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
@@ -27,9 +27,20 @@ FINGERPRINTS = "fingerprints.parquet"
 Images = dict[str, dict[str, bytes]]  # role (lq, gt) -> id -> encoded bytes
 
 
+class Prepared(TypedDict):
+    """What `bench prepare --json` prints."""
+
+    suite: str  # name:version
+    images: int  # ids
+    bytes: int
+    fingerprint: str
+    folder: str
+    firewall: str  # where `select --forbid NAME` finds its fingerprints
+
+
 def makes_itself(suite: Suite) -> bool:
     """Whether a suite needs no archive: its images come from an installed package."""
-    return suite.synthesis is not None and "photos" in suite.synthesis
+    return suite.synthesis is not None and suite.synthesis.photos is not None
 
 
 def is_current(suite: Suite) -> bool:
@@ -37,7 +48,7 @@ def is_current(suite: Suite) -> bool:
     return suite.pinned and (suite.made_with is None or suite.made_with == versions("cv2"))
 
 
-def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
+def prepare(suite: Suite, archive: Path | None, target: Path) -> Prepared:
     """Puts a suite into `target` and returns a summary. InputError names the image that is missing, extra or wrong;
     VerificationError where a hash differs from the one that is pinned."""
     if archive is None and not makes_itself(suite):
@@ -51,7 +62,9 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> dict[str, Any]:
         assert archive is not None
         with opened(archive) as names:
             images = _read(suite, archive, names)
-    record = check(suite, images) | ({"made_with": made_with} if made_with else {})
+    record = check(suite, images)
+    if made_with is not None:
+        record["made_with"] = made_with
     prints = firewall_prints(suite, images)
     _publish(images, record, prints, target)
     shared = firewall_file(suite)
@@ -113,21 +126,26 @@ def _in_first_place(names: list[str], places: list[str]) -> list[str]:
     return []
 
 
-def check(suite: Suite, images: Images) -> dict[str, Any]:
+def check(suite: Suite, images: Images) -> SuiteRecord:
     """The content of suite.json. Raises as `prepare` does."""
     _check_ids(suite, images)
-    record: dict[str, Any] = {"name": suite.name, "version": suite.version, "scale": suite.scale, "images": {}}
+    described: dict[str, dict[str, ImageRecord]] = {}
     lines = []
     for id_ in sorted(images["lq"]):
-        roles: dict[str, Any] = {}
+        roles: dict[str, ImageRecord] = {}
         for role, by_id in images.items():
             roles[role] = _describe(suite, role, id_, by_id[id_])
             lines.append(f"{id_} {role} {roles[role]['sha256']}\n")
         if suite.scale and "gt" in roles:
             _check_pair(suite, id_, roles)
-        record["images"][id_] = roles
-    record["fingerprint"] = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return record
+        described[id_] = roles
+    return {
+        "name": suite.name,
+        "version": suite.version,
+        "scale": suite.scale,
+        "images": described,
+        "fingerprint": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
 
 
 def _check_ids(suite: Suite, images: Images) -> None:
@@ -147,7 +165,7 @@ def _check_ids(suite: Suite, images: Images) -> None:
             raise InputError(f"{suite.name}: {only[0]} is an input or a reference alone ({len(only)} such ids, {role})")
 
 
-def _describe(suite: Suite, role: str, id_: str, data: bytes) -> dict[str, Any]:
+def _describe(suite: Suite, role: str, id_: str, data: bytes) -> ImageRecord:
     """File name, sha256 and size of an image, decoded to be sure of it."""
     sha256 = hashlib.sha256(data).hexdigest()
     try:
@@ -155,7 +173,7 @@ def _describe(suite: Suite, role: str, id_: str, data: bytes) -> dict[str, Any]:
         decode(data)
     except ImageError as error:
         raise InputError(f"{suite.name}: {role}/{id_} is {error.reason}: {error.detail}") from None
-    pinned = suite.pins.get(id_, {}).get("sha256") if role == "lq" else None
+    pinned = suite.pins[id_].sha256 if role == "lq" and id_ in suite.pins else None
     if pinned and pinned != sha256:
         raise VerificationError(f"{suite.name}: {role}/{id_} is another image: sha256 {sha256[:16]}, not {pinned[:16]}")
     wanted = suite.input_size if role == "lq" else suite.output_size
@@ -166,14 +184,14 @@ def _describe(suite: Suite, role: str, id_: str, data: bytes) -> dict[str, Any]:
     return {"file": file, "sha256": sha256, "width": header.width, "height": header.height}
 
 
-def _check_pair(suite: Suite, id_: str, roles: dict[str, Any]) -> None:
+def _check_pair(suite: Suite, id_: str, roles: dict[str, ImageRecord]) -> None:
     small, large = roles["lq"], roles["gt"]
-    for side in ("width", "height"):
-        if large[side] != small[side] * (suite.scale or 1):
-            raise InputError(f"{suite.name}: gt/{id_} is not {suite.scale} times as large as lq/{id_}")
+    scale = suite.scale or 1
+    if (large["width"], large["height"]) != (small["width"] * scale, small["height"] * scale):
+        raise InputError(f"{suite.name}: gt/{id_} is not {suite.scale} times as large as lq/{id_}")
 
 
-def _publish(images: Images, record: dict[str, Any], prints: bytes, target: Path) -> None:
+def _publish(images: Images, record: SuiteRecord, prints: bytes, target: Path) -> None:
     """Writes beside the target and renames: a prepared suite is whole or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{target.name}-{secrets.token_hex(4)}.part"

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -55,6 +55,26 @@ class Synthesis(FileModel):
         if preset not in PRESETS:
             raise ValueError(f"there is no preset of this name: {', '.join(PRESETS)}")
         return preset
+
+
+class ImageRecord(TypedDict):
+    """One image of a prepared suite."""
+
+    file: str  # its name below the folder of its role
+    sha256: str
+    width: int  # pixels
+    height: int
+
+
+class SuiteRecord(TypedDict):
+    """suite.json, which `prepare` leaves beside the images of a suite."""
+
+    name: str
+    version: str
+    scale: int | None
+    images: dict[str, dict[str, ImageRecord]]  # id -> role (lq, gt) -> image
+    fingerprint: str  # sha256 over the sorted lines of id, role and sha256
+    made_with: NotRequired[dict[str, str]]  # versions of the libraries, of a suite that is made here
 
 
 class SuiteFile(FileModel):
@@ -126,8 +146,8 @@ class Suite:
     published: str | None = None
     same_protocol: bool = False
     layout: dict[str, list[str]] = field(default_factory=dict)
-    synthesis: dict[str, Any] | None = None
-    pins: dict[str, Any] = field(default_factory=dict)
+    synthesis: Synthesis | None = None
+    pins: dict[str, Pin] = field(default_factory=dict)
     fingerprint: str | None = None
     made_with: dict[str, str] | None = None
     lq: dict[str, Path] = field(default_factory=dict)
@@ -172,17 +192,17 @@ def load_suite(name: str, folder: Path | None) -> Suite:
         ids_verified=bool(pins) if content.ids_verified is None else content.ids_verified,
         pins=pins,
         layout={role: list(places) for role, places in content.layout.items()},
-        synthesis=content.synthesis.model_dump(exclude_none=True) if content.synthesis else None,
+        synthesis=content.synthesis,
     )
     return _with_images(suite, folder / name) if folder is not None else suite
 
 
-def _read_pins(file: Path, count: int) -> dict[str, dict[str, Any]]:
-    """id -> sha256, width and height of each input, as the archive is known to hold them. ConfigError else."""
+def _read_pins(file: Path, count: int) -> dict[str, Pin]:
+    """id -> what is known of each input, as the archive is known to hold them. ConfigError else."""
     content = read_json(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} is no table of ids")
-    pins = {id_: checked(Pin, row, file, below=id_).model_dump() for id_, row in content.items()}
+    pins = {id_: checked(Pin, row, file, below=id_) for id_, row in content.items()}
     if len(pins) != count:
         raise ConfigError(f"{file} pins {len(pins)} images, the suite has {count}")
     return pins
@@ -201,7 +221,7 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
     """The suite with what `prepare` has left in `folder`; InputError when files have gone since."""
     if not (folder / "suite.json").exists():
         return suite
-    prepared = json.loads((folder / "suite.json").read_text())
+    prepared: SuiteRecord = json.loads((folder / "suite.json").read_text())
     if prepared["version"] != suite.version:
         raise InputError(
             f"{folder} holds version {prepared['version']} of {suite.name}, this is {suite.version}: prepare it again"
@@ -219,12 +239,16 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
         suite,
         ids=tuple(prepared["images"]),
         ids_verified=True,
-        pins={id_: roles.get("lq", {}) for id_, roles in prepared["images"].items()},
+        pins={id_: _pin(roles["lq"]) for id_, roles in prepared["images"].items()},
         fingerprint=prepared["fingerprint"],
         made_with=prepared.get("made_with"),
         lq=places["lq"],
         gt=places["gt"],
     )
+
+
+def _pin(image: ImageRecord) -> Pin:
+    return Pin(sha256=image["sha256"], width=image["width"], height=image["height"])
 
 
 def ad_hoc_suite(inputs: Path | None, gt: Path | None, ids_of_outputs: set[str]) -> Suite:

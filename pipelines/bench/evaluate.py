@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
+from benchmarks.leaderboard.schema import Board
 from benchmarks.methods import submission
 from benchmarks.methods.submission import Method
 from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import OWN, MetricSpec, Profile
-from benchmarks.metrics.score import ScoreImages
+from benchmarks.metrics.score import ImageRow, ScoreImages
 from benchmarks.report import results
+from benchmarks.report.results import Options
 from benchmarks.suites import suite as suites
 from benchmarks.suites.suite import Suite
 from lucidflux_data.errors import ConfigError, Interrupted
@@ -60,27 +62,34 @@ def prepared_suite(name: str, folder: Path) -> Suite:
     return suite
 
 
-def plan(
-    cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: dict[str, Any]
-) -> dict[str, Any]:
+class Estimate(TypedDict):
+    """What `bench --dry-run` prints."""
+
+    suite: str  # name:version
+    images: int
+    methods: dict[str, list[str]]  # method -> remarks
+    metrics: dict[str, dict[str, int | str]]  # metric -> cached and to_score, or sets, or not_computed: why not
+
+
+def plan(cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: Options) -> Estimate:
     """What `evaluate_outputs` would do: images, and per metric how many scores are cached and missing, or why not."""
-    ids = suites.sample_ids(submission.check_ids(methods, suite), options["limit"])
+    ids = suites.sample_ids(submission.check_ids(methods, suite), options.limit)
     submission.inspect(methods, suite, ids)
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, dict[str, int | str]] = {}
     for spec in profile.metrics:
-        reason = evaluate.why_not(spec, suite, options["device"])
+        reason = evaluate.why_not(spec, suite, options.device)
         if reason is not None or spec.needs == "set":
             metrics[spec.name] = {"not_computed": reason} if reason else {"sets": sum(len(m.files) for m in methods)}
             continue
         items = evaluate.make_items(spec, methods, suite)
-        known = evaluate.read_cache(cache, evaluate.cache_place(spec, options["device"]))
+        known = evaluate.read_cache(cache, evaluate.cache_place(spec, options.device))
         cached = sum(evaluate.is_settled(known.get(item.key)) for item in items)
         metrics[spec.name] = {"cached": cached, "to_score": len(items) - cached}
     flags = {method.name: method.flags for method in methods}
     return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics}
 
 
-def count_missing(board: dict[str, Any]) -> tuple[int, int]:
+def count_missing(board: Board) -> tuple[int, int]:
     """(scores that are missing, those that were asked for)."""
     rows = [row for metric in board["metrics"].values() for row in metric["rows"].values()]
     wanted = board["images"]["scored"] * len(rows)
@@ -95,17 +104,17 @@ def evaluate_outputs(
     profile: Profile,
     executor: Executor,
     progress: Progress,
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """Scores, writes the results folder and returns the leaderboard. `options` as in results.write."""
+    options: Options,
+) -> Board:
+    """Scores, writes the results folder and returns the leaderboard."""
     ids = submission.check_ids(methods, suite)
-    ids = suites.sample_ids(ids, options["limit"])
+    ids = suites.sample_ids(ids, options.limit)
     results.start(out, suite, profile)
     progress.say(f"reading {sum(len(p) for m in methods for p in m.paths.values()):,} images of {len(methods)} methods")
     submission.inspect(methods, suite, ids)
-    device = options["device"]
+    device = options.device
     not_computed: dict[str, str] = {}
-    scores: dict[str, tuple[MetricSpec, Any]] = {}
+    scores: dict[str, tuple[MetricSpec, dict[evaluate.Key, evaluate.ScoreRow]]] = {}
     sets: list[MetricSpec] = []
     for spec in profile.metrics:
         reason = evaluate.why_not(spec, suite, device)
@@ -134,7 +143,7 @@ def _score(
     executor: Executor,
     progress: Progress,
     device: str,
-) -> dict[evaluate.Key, dict[str, Any]]:
+) -> dict[evaluate.Key, evaluate.ScoreRow]:
     """All scores of one metric: from the cache, and what it lacked."""
     items = evaluate.make_items(spec, methods, suite)
     place = evaluate.cache_place(spec, device)
@@ -153,9 +162,17 @@ def _score(
 
 
 def _score_sets(spec: MetricSpec, suite: Suite, methods: list[Method], device: str) -> pa.Table:
-    rows = []
+    rows: list[ImageRow] = []
     for method in methods:
         for seed in method.files:
-            head = {"suite": suite.label(), "method": method.name, "seed": seed, "id": "", "metric": spec.name}
-            rows.append(head | evaluate.score_set(method, seed, suite, device))
+            rows.append(
+                {
+                    **evaluate.score_set(method, seed, suite, device),
+                    "suite": suite.label(),
+                    "method": method.name,
+                    "seed": seed,
+                    "id": "",
+                    "metric": spec.name,
+                }
+            )
     return pa.Table.from_pylist(rows, evaluate.PER_IMAGE)

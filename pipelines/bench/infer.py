@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import Image
 from benchmarks.environment import commit, versions
 from benchmarks.methods import adapters
 from benchmarks.methods import run as infer
+from benchmarks.methods.method_file import MethodFile, RunRecord
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_data.images import ImageError, decode, probe, upsample_lq
 from lucidflux_data.storage.folder import Folder
@@ -47,6 +48,24 @@ class Place:
     wait_s: float = 0.0  # as of lease.hold
 
 
+# inputs by id, the method's folder, the folder of a seed, the seed, progress -> the run, None where nothing was left
+Make = Callable[[dict[str, Path], Path, Path, int, Progress], RunRecord | None]
+
+
+class Summary(TypedDict):
+    """What `bench infer --json` prints."""
+
+    method: str
+    folder: str
+    images: int  # made by this command
+    there_before: int
+    missing: list[str]  # ids that could not be made
+    wrong_size: list[str]  # ids whose output is not of the promised size
+    seconds_per_image: float | None
+    peak_gpu_mb: int | None
+    commit: str | None
+
+
 def check_method(name: str, settings: list[str]) -> None:
     """ConfigError for an adapter that is unknown, wrong, or lacks one of `settings`: before a suite is prepared."""
     if name.split("[")[0] not in OWN:
@@ -56,7 +75,7 @@ def check_method(name: str, settings: list[str]) -> None:
 def infer_method(
     name: str, inputs: dict[str, Path], out: Path, scale: int, seeds: list[int], settings: list[str], place: Place,
     progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
+) -> Summary:  # fmt: skip
     """Makes the images of a method that are not there yet; returns a summary. No seeds: one run."""
     base = name.split("[")[0]
     own = base in OWN
@@ -67,40 +86,59 @@ def infer_method(
 
 
 def _infer(
-    folder: Path, about: dict[str, Any], make: Callable[..., Any], inputs: dict[str, Path], seeds: list[int], own: bool,
+    folder: Path, about: MethodFile, make: Make, inputs: dict[str, Path], seeds: list[int], own: bool,
     progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
+) -> Summary:  # fmt: skip
     about = infer.start_method(folder, about, ("method", "settings", "weights") if own else tuple(about))
-    summary: dict[str, Any] = {"method": about["method"], "folder": str(folder), "images": 0, "there_before": 0}
-    summary |= {"missing": [], "wrong_size": []}
+    runs: list[RunRecord] = []
+    there_before = 0
     for seed in seeds or [0]:
         target = folder / f"seed-{seed}" if len(seeds) > 1 else folder
         before = len(infer.done_ids(target) & inputs.keys())
         run = make(inputs, folder, target, seed, progress)
-        summary["there_before"] += before
+        there_before += before
         if run:
             about["runs"].setdefault(str(seed), []).append(run)
-            summary["images"] += run["images"]
-            summary["missing"] += run["missing"]
-            summary["wrong_size"] += run["wrong_size"]
+            runs.append(run)
     infer.finish_method(folder, about)
-    return summary | {key: about[key] for key in ("seconds_per_image", "peak_gpu_mb", "commit")}
+    return {
+        "method": about["method"],
+        "folder": str(folder),
+        "images": sum(run["images"] for run in runs),
+        "there_before": there_before,
+        "missing": [id_ for run in runs for id_ in run["missing"]],
+        "wrong_size": [id_ for run in runs for id_ in run["wrong_size"]],
+        "seconds_per_image": about["seconds_per_image"],
+        "peak_gpu_mb": about["peak_gpu_mb"],
+        "commit": about["commit"],
+    }
 
 
-def plan(name: str, images: int, scale: int, settings: list[str]) -> dict[str, Any]:
+def plan(name: str, images: int, scale: int, settings: list[str]) -> dict[str, object]:
     """What would be run: for an adapter its repository, recipe, command and what is known to go wrong."""
     if name.split("[")[0] in OWN:
         return {"method": name, "images": images, "scale": scale}
     adapter = adapters.load_adapter(name)
     values, method = adapters.resolve(adapter, settings)
     shown = {name: f"<{name}>" for name in ("python", "inputs", "outputs", "seed")}
-    about = {"method": method, "images": images, "scale": scale, "about": adapter.about, "licence": adapter.licence}
-    about |= {"repository": adapter.repository, "commit": adapter.commit, "environment": list(adapter.environment)}
-    about |= {"weights": adapter.weights, "gpus": adapter.gpus, "settings": values, "gotchas": list(adapter.gotchas)}
-    return about | {"command": adapter.argv(values, scale=scale, **shown)}
+    return {
+        "method": method,
+        "images": images,
+        "scale": scale,
+        "about": adapter.about,
+        "licence": adapter.licence,
+        "repository": adapter.repository,
+        "commit": adapter.commit,
+        "environment": list(adapter.environment),
+        "weights": adapter.weights,
+        "gpus": adapter.gpus,
+        "settings": values,
+        "gotchas": list(adapter.gotchas),
+        "command": adapter.argv(values, scale=scale, **shown),
+    }
 
 
-def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[dict[str, Any], Callable[..., Any]]:
+def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[MethodFile, Make]:
     adapter = adapters.load_adapter(name)
     if place.repo is None or not place.repo.is_dir():
         raise ConfigError(
@@ -115,7 +153,7 @@ def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[
     python = os.path.abspath(place.python) if os.sep in place.python else place.python  # it is started in the checkout
     about = infer.describe(adapter, method, values, scale, repo, python)
 
-    def make(inputs: dict[str, Path], folder: Path, target: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    def make(inputs: dict[str, Path], folder: Path, target: Path, seed: int, progress: Progress) -> RunRecord | None:
         if not about["at_pinned_commit"]:
             progress.say(f"{repo} is at {about['commit'] or 'no commit'}, the adapter was written for {adapter.commit}")
         progress.say(f"{method}: {len(inputs)} images; the program writes to {folder / infer.LOG_FILE}")
@@ -124,7 +162,7 @@ def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[
     return about, make
 
 
-def _own(name: str, scale: int, settings: list[str], place: Place) -> tuple[dict[str, Any], Callable[..., Any]]:
+def _own(name: str, scale: int, settings: list[str], place: Place) -> tuple[MethodFile, Make]:
     match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", name)
     base, options = (match[1], match[2]) if match else (name, None)
     if settings:
@@ -138,9 +176,14 @@ def _own(name: str, scale: int, settings: list[str], place: Place) -> tuple[dict
         values["model"] = place.model or "flux-dev"
     parts = [value for key, value in values.items() if not (key == "model" and value == "flux-dev")]
     method = f"{base}[{','.join(parts)}]" if parts else base
-    about = {"method": method, "repository": "this package", "commit": commit(Path(__file__).parent)}
-    about |= {"at_pinned_commit": True, "settings": values | {"scale": str(scale)}}
-    about["packages"] = ",".join(f"{key} {value}" for key, value in versions().items() if value)
+    about: MethodFile = {
+        "method": method,
+        "repository": "this package",
+        "commit": commit(Path(__file__).parent),
+        "at_pinned_commit": True,
+        "settings": values | {"scale": str(scale)},
+        "packages": ",".join(f"{key} {value}" for key, value in versions().items() if value),
+    }
     if base in ("lucidflux", "proxy"):
         about["weights"] = _weights(values["model"], place)
     if base == "lucidflux":
@@ -209,7 +252,7 @@ def _proxy(place: Place) -> Upscale:
 
 def _resize(
     upscale: Upscale, scale: int, inputs: dict[str, Path], _folder: Path, target: Path, _seed: int, progress: Progress
-) -> dict[str, Any]:
+) -> RunRecord | None:
     """Every image that is not there, through a function of pixels, as PNG."""
     left = {id_: path for id_, path in inputs.items() if id_ not in infer.done_ids(target)}
     target.mkdir(parents=True, exist_ok=True)
@@ -225,7 +268,7 @@ def _resize(
                 missing.append(id_)
             advance(1)
     Folder(target).sweep()
-    return _record(len(left) - len(missing), missing, time.monotonic() - start, None) if left else {}
+    return _record(len(left) - len(missing), missing, time.monotonic() - start, None) if left else None
 
 
 def _restore(
@@ -237,14 +280,14 @@ def _restore(
     target: Path,
     seed: int,
     progress: Progress,
-) -> dict[str, Any]:
+) -> RunRecord | None:
     """LucidFlux through the same batches as `lucidflux restore`; what an interrupted run has made is kept."""
     with needs_extra("model"):
         from pipelines.restoration import job as restore
 
     left = {id_: path for id_, path in inputs.items() if id_ not in infer.done_ids(target)}
     if not left:
-        return {}
+        return None
     start = time.monotonic()
     work = folder / f".restore-{seed}"
     shutil.rmtree(work / "inputs", ignore_errors=True)
@@ -277,9 +320,16 @@ def _on_gpu(place: Place) -> bool:
     return pick_device(place.device).type == "cuda"
 
 
-def _record(images: int, missing: list[str], seconds: float, peak_gpu_mb: int | None) -> dict[str, Any]:
-    run = {"exit_code": 0, "timed_out": False, "wall_seconds": round(seconds, 3), "peak_gpu_mb": peak_gpu_mb}
-    return run | {"images": images, "missing": missing, "wrong_size": []}
+def _record(images: int, missing: list[str], seconds: float, peak_gpu_mb: int | None) -> RunRecord:
+    return {
+        "exit_code": 0,
+        "timed_out": False,
+        "wall_seconds": round(seconds, 3),
+        "peak_gpu_mb": peak_gpu_mb,
+        "images": images,
+        "missing": missing,
+        "wrong_size": [],
+    }
 
 
 def check_inputs(inputs: dict[str, Path]) -> None:

@@ -103,6 +103,7 @@ def eval_command(
     """Score folders of images, rank them, and write tables and a page."""
     from benchmarks.methods import submission
     from benchmarks.report import tables
+    from benchmarks.report.results import Options
     from benchmarks.suites import suite as suites
     from lucidflux_data.storage.folder import Folder
     from pipelines.bench import evaluate
@@ -110,8 +111,8 @@ def eval_command(
     from pipelines.execution.progress import Progress
 
     chosen = _profile(profile, metrics, test)
-    options: dict[str, Any] = {"allow_partial": allow_partial, "test": test, "resamples": resamples, "limit": limit}
-    options |= {"device": "cuda" if num_gpus else "cpu", "groups": _groups(group or [])}
+    device = "cuda" if num_gpus else "cpu"
+    options = Options(allow_partial, test, resamples, limit, device, _groups(group or []))
     methods = submission.find_methods(outputs)
     over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), inputs, gt, methods, allow_partial)
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
@@ -207,7 +208,8 @@ def infer_command(
     place = infer.Place(repo, python, timeout, model, weights, trained, device, wait)
     target = (out or Path("bench-outputs") / over).absolute()
     summary = infer.infer_method(method, images, target, factor, seed or [], set_ or [], place, Progress(json_))
-    tell(summary if json_ else summary | {key: len(summary[key]) for key in ("missing", "wrong_size")}, json_)
+    counts = {"missing": len(summary["missing"]), "wrong_size": len(summary["wrong_size"])}
+    tell(summary if json_ else {**summary, **counts}, json_)
     asked = len(images) * max(1, len(seed or []))
     check_failed(len(summary["missing"]), asked, max_failed, "of the images are missing")
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -86,7 +86,7 @@ def writing(folder: str, wait: float, new: bool = False, dry_run: bool = False) 
         yield
 
 
-def tell(result: Mapping[str, Any], json_: bool) -> None:
+def tell(result: Mapping[str, object], json_: bool) -> None:
     """The outcome: one JSON object, or a line for each fact."""
     if json_:
         typer.echo(json.dumps(result))
@@ -95,7 +95,7 @@ def tell(result: Mapping[str, Any], json_: bool) -> None:
         typer.echo(f"{name}: {_said(value)}")
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, (list, tuple)):

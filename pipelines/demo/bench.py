@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.methods import submission
 from benchmarks.metrics.profiles import load_profile
+from benchmarks.report.results import Options
 from benchmarks.suites import prepare
 from benchmarks.suites import suite as suites
 from benchmarks.suites.suite import Suite
@@ -19,15 +20,6 @@ from lucidflux_data.storage.folder import Folder
 from pipelines.bench import evaluate, infer
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
-
-OPTIONS = {
-    "allow_partial": False,
-    "test": "permutation",
-    "resamples": 10_000,
-    "limit": None,
-    "device": "cpu",
-    "groups": {},
-}
 
 
 def run_bench_demo(out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
@@ -44,7 +36,7 @@ def run_bench_demo(out: Path, executor: Executor, progress: Progress) -> dict[st
     results = Folder(out / "results")
     profile, methods = load_profile("offline"), submission.find_methods([str(outputs)])
     board = evaluate.evaluate_outputs(
-        results, Folder(out / "scores"), suite, methods, profile, executor, progress, OPTIONS
+        results, Folder(out / "scores"), suite, methods, profile, executor, progress, Options()
     )
     first = {name: next(m for m, row in metric["rows"].items() if row["rank"] == 1)
              for name, metric in board["metrics"].items() if metric["ranked"]}  # fmt: skip

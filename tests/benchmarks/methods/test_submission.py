@@ -159,6 +159,26 @@ def test_a_contaminated_checkpoint_and_several_seeds(methods_folder: Path, photo
     assert "one seed" in methods["ours[step-9]"].flags
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "method.json: input should be a table"),
+        ('{"method": 3}', "method: input should be a valid string"),
+        ('{"contaminated": "reallq250"}', "contaminated: input should be a list"),
+        ('{"seconds_per_image": "fast"}', "seconds_per_image: input should be a valid number"),
+    ],
+)
+def test_a_method_file_of_ones_own_is_refused_in_a_sentence(text: str, why: str, methods_folder: Path) -> None:
+    """A word in the place of a list would be flagged letter by letter."""
+    (methods_folder / "lanczos" / "method.json").write_text(text)
+    with pytest.raises(InputError) as refused:
+        submission.find_methods([str(methods_folder)])
+    assert why in str(refused.value)
+    assert str(refused.value).startswith(str(methods_folder / "lanczos" / "method.json"))
+    assert "_Shown" not in str(refused.value)
+
+
 def test_the_wrong_size_everywhere_is_an_error_that_says_which_one_is_right(photos: Path) -> None:
     """The inputs in the place of the outputs."""
     found = submission.find_methods([str(photos / "lq")])

@@ -182,7 +182,7 @@ def test_pinned_hashes_name_the_image_that_differs(photos: Path, tmp_path: Path)
     for name in ("astronaut", "coins"):
         data = (photos / "gt" / f"{name}.png").read_bytes()
         (folder / f"{name}.png").write_bytes(data)
-        pins[name] = {"sha256": hashlib.sha256(data).hexdigest(), "width": 192, "height": 192}
+        pins[name] = suites.Pin(sha256=hashlib.sha256(data).hexdigest(), width=192, height=192)
     real = suites.load_suite("realset65", None)
     suite = replace(real, count=2, ids=tuple(pins), pins=pins)
     prepare(suite, tmp_path, tmp_path / "out")
@@ -213,7 +213,8 @@ def test_offline_photos_are_pairs_of_their_plans(tmp_path: Path) -> None:
 
     suite = suites.load_suite("offline-photos", tmp_path)
     assert suite.synthesis is not None
-    few = replace(suite, count=3, synthesis=suite.synthesis | {"photos": ["astronaut", "coffee", "coins"]})
+    synthesis = suite.synthesis.model_copy(update={"photos": ["astronaut", "coffee", "coins"]})
+    few = replace(suite, count=3, synthesis=synthesis)
     assert prepare(few, None, tmp_path / "a") == prepare(few, None, tmp_path / "a")
     about = json.loads((tmp_path / "a" / "suite.json").read_text())
     assert about["images"]["coffee"]["gt"]["width"] == 288
@@ -226,8 +227,9 @@ def test_offline_photos_are_pairs_of_their_plans(tmp_path: Path) -> None:
 
 def test_lsdir_is_regenerated_from_its_images(photos: Path, tmp_path: Path) -> None:
     suite = suites.load_suite("lsdir-val-lf1", tmp_path)
-    small = replace(suite, count=6, input_size=(32, 32), output_size=(128, 128),
-                    synthesis=(suite.synthesis or {}) | {"size": 128})  # fmt: skip
+    assert suite.synthesis is not None
+    synthesis = suite.synthesis.model_copy(update={"size": 128})
+    small = replace(suite, count=6, input_size=(32, 32), output_size=(128, 128), synthesis=synthesis)
     summary = prepare(small, photos / "gt", tmp_path / "out")
     assert summary["images"] == 6
     with pytest.raises(InputError, match="is smaller than 1024 pixels"):

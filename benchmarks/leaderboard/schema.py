@@ -1,0 +1,164 @@
+"""The keys of leaderboard.json, table by table, and of what is made of it. Every view reads these and nothing else."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class MetricRow(TypedDict):
+    """One method under one metric."""
+
+    n: int  # images that the mean is over
+    of: int  # images of the suite
+    seeds: int
+    mean: float | None  # None where no image has a score
+    low: float | None  # bounds of the mean's interval; None with one image, and for a metric of a set
+    high: float | None
+    rank: int | None  # 1 for the best; None where it is not ranked
+    reasons: dict[str, int]  # why scores are missing -> how many
+    first_share: NotRequired[float]  # of ranked methods: the share of the resamples in which it is the best
+    tied_with_best: NotRequired[bool]  # of ranked methods: the best, or no significant difference from it
+
+
+class PairRow(TypedDict):
+    """Two ranked methods under one metric."""
+
+    methods: list[str]  # first, second
+    difference: float  # mean of first minus second, over images
+    low: float  # bounds of its interval
+    high: float
+    p: float
+    detectable: float  # the difference that this many images would show with a power of 0.8
+    p_holm: float  # p adjusted over the pairs of the metric
+
+
+class MetricTable(TypedDict):
+    """One metric."""
+
+    lower_is_better: bool
+    ranked: bool  # whether its methods may be ranked at all
+    n: int  # images that the ranks are over, 0 where nobody is ranked
+    of: int  # images of the suite
+    rows: dict[str, MetricRow]  # by method
+    pairs: list[PairRow]
+    win_rate: dict[str, dict[str, float]]  # [a][b]: share of images on which a is better than b
+    why_not: str | None  # why nobody is ranked, where somebody could be
+
+
+class GroupRow(TypedDict):
+    """One method over the metrics of a group."""
+
+    rank: int
+    mean_rank: float  # over the metrics
+    low: float  # bounds of its interval
+    high: float
+    first_share: float  # the share of the resamples in which it has the best mean rank
+
+
+class Group(TypedDict):
+    """An overall rank over named metrics."""
+
+    metrics: list[str]
+    rows: dict[str, GroupRow]  # by method; empty where nobody is ranked
+    why_not: str | None
+
+
+class Correlation(TypedDict):
+    """Spearman's rho between metrics that are turned so that more is better."""
+
+    metrics: list[str]
+    rho: list[list[float | None]]  # a row and a column a metric; [] where there is too little, None for a constant
+
+
+class ImageCounts(TypedDict):
+    """How many images were scored, and how many the suite has."""
+
+    scored: int
+    of: int
+
+
+class StatisticsUsed(TypedDict):
+    """How intervals and p values were made."""
+
+    resamples: int
+    level: float  # of the intervals
+    test: str  # permutation or wilcoxon
+    adjusted: str  # holm
+
+
+class ScoreBoard(TypedDict):
+    """What follows from the scores alone: equal scores give equal content."""
+
+    methods: list[str]
+    images: ImageCounts
+    statistics: StatisticsUsed
+    metrics: dict[str, MetricTable]
+    groups: dict[str, Group]
+    correlation: Correlation
+
+
+class RunCost(TypedDict, total=False):
+    """What method.json has of the making of the outputs."""
+
+    seconds_per_image: float | None
+    peak_gpu_mb: int | None
+    commit: str | None
+    settings: dict[str, str]
+
+
+class PublishedRow(TypedDict):
+    """A method as a paper printed it."""
+
+    method: str
+    source: str  # the paper's name
+    reference: str  # where in it
+    values: dict[str, float]  # by metric
+
+
+class ColouredRow(PublishedRow):
+    """A published row beside measured ones."""
+
+    colours: dict[str, str]  # metric -> green, yellow, red or dim: how near ours is
+
+
+class Board(ScoreBoard):
+    """leaderboard.json."""
+
+    schema_version: int
+    suite: str  # name:version, or ad-hoc
+    profile: str
+    about: str  # the profile's sentence
+    flags: dict[str, list[str]]  # method -> remarks, in order of weight
+    runs: dict[str, RunCost]  # by method; only methods that have a method.json
+    not_computed: dict[str, str]  # metric -> why it has no column
+    footnotes: list[str]
+    published: list[ColouredRow]
+    signature: str  # one line to quote beside the numbers
+
+
+class ComparedRow(TypedDict):
+    """One metric of two methods, over the images that both have scores for."""
+
+    methods: list[str]  # a, b
+    metric: str
+    lower_is_better: bool
+    n: int  # images
+    mean_a: float
+    mean_b: float
+    difference: float  # a minus b
+    low: float  # bounds of its interval
+    high: float
+    p: float
+    win_rate: float  # share of images on which a is better
+    detectable: float  # the difference that this many images would show with a power of 0.8
+    better: str  # a, b or equal
+    p_holm: float  # p adjusted over all rows
+
+
+class Comparison(TypedDict):
+    """Two methods, or two results folders."""
+
+    a: str  # as it was asked for
+    b: str
+    rows: list[ComparedRow]
+    computed_in_two_ways: list[str]  # metrics that are left out for it
