@@ -47,8 +47,7 @@ def make_report(folder: Folder) -> bytes:
         limits[metric] = _cut_value(table, metric)
     parts: list[str | int] = [
         f"<h1>{html.escape(run['label'])}</h1>",
-        f"<p class=note>{counts['candidates']:,} candidates, {counts['kept']:,} kept, "
-        f"other files ignored: {run['listed']['ignored']:,}{_kinds(run['listed'].get('ignored_by', {}))}</p>",
+        _sums(runs.count_listed(run, counts["candidates"]), counts),
         _note(metric),
         _firewall(folder, run["config"]["select"]["forbid"]),
         _funnel(counts),
@@ -66,9 +65,14 @@ def make_report(folder: Folder) -> bytes:
     return render_page(html.escape(run["label"]), sheets.filled(parts))
 
 
-def _kinds(ignored: dict[str, int]) -> str:
-    """What was ignored, where it is more than files that are no image."""
-    return f" ({html.escape(describe_ignored(ignored))})" if set(ignored) - {"other_files"} else ""
+def _sums(listed: runs.Sums, counts: ledger.Counts) -> str:
+    """Both sums in words: what was listed, and what became of the candidates."""
+    rejected, failed = sum(counts["rejected"].values()), sum(counts["failed"].values())
+    ignored = describe_ignored(listed["ignored_by"]) if listed["ignored_by"] else f"{listed['ignored']:,} ignored"
+    return (
+        f"<p class=note>{listed['listed']:,} listed = {counts['candidates']:,} candidates + {html.escape(ignored)}<br>"
+        f"{counts['candidates']:,} candidates = {counts['kept']:,} kept + {rejected:,} rejected + {failed:,} failed</p>"
+    )
 
 
 def _note(metric: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NotRequired, TypedDict, cast
@@ -36,17 +37,34 @@ class Part:
     kept_by: Folder | None = None
 
 
-class Listed(TypedDict):
-    """What was listed. `sources`: urls; `limit`, `seed`: of a sample of them, else None; `candidates`: how many;
-    `ignored`: other files, `ignored_by`: these by kind; `damaged_tars`: that could not be read to the end."""
+class Counted(TypedDict):
+    """`candidates`: how many; `ignored`: what else was met, `ignored_by`: that by kind (counts.IGNORED)."""
+
+    candidates: int
+    ignored: int
+    ignored_by: NotRequired[dict[str, int]]  # since 0.2
+
+
+class Listed(Counted):
+    """What was listed. `sources`: urls; `limit`, `seed`: of a sample of them, else None; `total`: candidates + ignored;
+    `damaged_tars`: that could not be read to the end; `warnings`: a sentence each; `included`: of the runs kept
+    beside the rules."""
 
     sources: list[str]
     limit: int | None
     seed: int | None
-    candidates: int
-    ignored: int
-    ignored_by: NotRequired[dict[str, int]]  # since 0.2
+    total: NotRequired[int]  # since 0.2
     damaged_tars: NotRequired[list[str]]  # since 0.2
+    warnings: NotRequired[list[str]]  # since 0.2
+    included: NotRequired[list[Counted]]  # since 0.2
+
+
+class Sums(TypedDict):
+    """`listed` = the candidates + `ignored`; `ignored_by`: these by kind."""
+
+    listed: int
+    ignored: int
+    ignored_by: dict[str, int]
 
 
 class FilterRun(RunFile):
@@ -111,6 +129,24 @@ def make_run(
     if config.select.forbid:
         run["firewall"] = suites
     return run
+
+
+def count_listed(run: FilterRun, candidates: int) -> Sums:
+    """The sum of a run whose ledger has so many candidates. A run of 0.1 does not say the kinds."""
+    found = count_together([run])
+    kinds, elsewhere = dict(found["ignored_by"]), max(0, found["candidates"] - candidates)
+    if elsewhere:
+        kinds["of_other_runs"] = kinds.get("of_other_runs", 0) + elsewhere
+    ignored = found["ignored"] + elsewhere
+    return {"listed": candidates + ignored, "ignored": ignored, "ignored_by": kinds}
+
+
+def count_together(parts: Sequence[FilterRun]) -> Counted:
+    """What was listed for several runs, and for those that they include."""
+    counted: list[Counted] = [one for run in parts for one in (run["listed"], *run["listed"].get("included", []))]
+    kinds = sum((Counter(one.get("ignored_by", {})) for one in counted), Counter[str]())
+    candidates, ignored = sum(one["candidates"] for one in counted), sum(one["ignored"] for one in counted)
+    return {"candidates": candidates, "ignored": ignored, "ignored_by": dict(kinds)}
 
 
 def renew_run(

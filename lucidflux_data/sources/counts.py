@@ -15,6 +15,8 @@ IGNORED = {
     "damaged_tails": "damaged parts of tars",
     "damaged_files": "damaged or empty files",
     "packed_tars": "packed tars",
+    "not_drawn": "left out by --limit",
+    "of_other_runs": "in several of the runs, or not kept by one that is included",
 }
 
 

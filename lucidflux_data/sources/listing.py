@@ -64,6 +64,11 @@ class Listing:
     ignored_by: dict[str, int]
     warnings: list[str]
 
+    def all_warnings(self) -> list[str]:
+        """Those, and a sentence for each damaged tar."""
+        told = "is damaged or breaks off; what can be read of it is used"
+        return [*(f"{tar} {told}" for tar in self.damaged_tars), *self.warnings]
+
 
 def list_sources(sources: list[str]) -> Listing:
     """Every candidate of every source, once. Raises InputError for a source that is not there or holds no image."""

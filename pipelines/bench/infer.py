@@ -27,7 +27,7 @@ from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_data.images import ImageError, decode, probe, upsample_lq
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 
 OWN = ("bicubic", "lanczos", "proxy", "lucidflux")
 SCHEDULES = ("published", "flux")
@@ -155,7 +155,7 @@ def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[
 
     def make(inputs: dict[str, Path], folder: Path, target: Path, seed: int, progress: Progress) -> RunRecord | None:
         if not about["at_pinned_commit"]:
-            progress.say(f"{repo} is at {about['commit'] or 'no commit'}, the adapter was written for {adapter.commit}")
+            warn(f"{repo} is at {about['commit'] or 'no commit'}, the adapter was written for {adapter.commit}")
         progress.say(f"{method}: {len(inputs)} images; the program writes to {folder / infer.LOG_FILE}")
         return infer.run_adapter(adapter, inputs, folder, target, values, scale, seed, python, repo, place.timeout_s)
 

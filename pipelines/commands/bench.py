@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from pipelines.commands.options import (
     Wait,
     check_finite,
     tell,
+    tell_json,
     writing,
 )
 from pipelines.execution.failures import check_failed
@@ -118,7 +118,7 @@ def eval_command(
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     scores = Folder(cache or score_cache())
     if dry_run:
-        typer.echo(json.dumps(evaluate.plan(scores, over, methods, chosen, options), indent=None if json_ else 1))
+        tell_json(evaluate.plan(scores, over, methods, chosen, options), None if json_ else 1)
         return
     kind = executor or ("ray" if address or num_gpus or os.environ.get("RAY_ADDRESS") else "local")
     progress = Progress(quiet=json_)
@@ -126,7 +126,7 @@ def eval_command(
         progress.say(started.description)
         board = evaluate.evaluate_outputs(Folder(place), scores, over, methods, chosen, started, progress, options)
     if json_:
-        typer.echo(json.dumps(board))
+        tell_json(board)
     else:
         tables.print_terminal(board)
         typer.echo(f"results: {place}")
@@ -202,7 +202,7 @@ def infer_command(
     chosen = suites.sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}
     if dry_run:
-        typer.echo(json.dumps(infer.plan(method, len(images), factor, set_ or []), indent=None if json_ else 1))
+        tell_json(infer.plan(method, len(images), factor, set_ or []), None if json_ else 1)
         return
     infer.check_inputs(images)
     place = infer.Place(repo, python, timeout, model, weights, trained, device, wait)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.options import Json, tell
+from pipelines.commands.options import Json, tell, tell_json
 
 SuiteName = Annotated[str | None, typer.Option("--suite", metavar="NAME", help="A suite by name; see `bench suites`.")]
 SuitesDir = Annotated[Path | None, typer.Option(help="Where prepared suites are; LUCIDFLUX_SUITES by default.")]
@@ -68,7 +68,7 @@ def compare_command(
 
     found = compare.compare(a, b, resamples)
     if json_:
-        typer.echo(json.dumps(found))
+        tell_json(found)
     else:
         tables.print_comparison(found)
 
@@ -85,7 +85,7 @@ def published_command(
     over = suites.load_suite(suite, None)
     rows = published.published_rows(over)
     if json_:
-        typer.echo(json.dumps({"suite": suite, "same_protocol": over.same_protocol, "rows": rows}))
+        tell_json({"suite": suite, "same_protocol": over.same_protocol, "rows": rows})
     else:
         tables.print_published(over, rows, published.tolerances())
 
@@ -98,7 +98,7 @@ def doctor_command(profile: ProfileName = None, json_: Json = False) -> None:
 
     found = doctor.diagnose(profile)
     if json_:
-        typer.echo(json.dumps(found))
+        tell_json(found)
     else:
         for metric in found["metrics"].values():
             typer.echo(f"{metric['status']:8} {metric['sentence']}")

@@ -37,6 +37,7 @@ from pipelines.commands.options import (
     Where,
     select_settings,
     tell,
+    tell_json,
     writing,
 )
 from pipelines.execution.failures import check_failed
@@ -139,12 +140,9 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
     urls = [absolute_url(item) for item in source]
     if dry_run:
         from lucidflux_data.selection.config import label
-        from lucidflux_data.sources.listing import list_sources
 
-        listing = list_sources(urls)
-        plan = {"label": label(preset, config), "candidates": listing.table.num_rows, "ignored": listing.ignored}
-        plan |= {"ignored_by": listing.ignored_by, "damaged_tars": listing.damaged_tars, "warnings": listing.warnings}
-        typer.echo(json.dumps(plan | {"config": config.model_dump()}, indent=None if json_ else 2))
+        plan = {"label": label(preset, config), **job.preview_listing(urls, limit, progress)}
+        tell_json(plan | {"config": config.model_dump()}, None if json_ else 2)
         return
     with writing(out, wait, new=True):
         if "select" in steps:
@@ -349,8 +347,6 @@ def verify_command(
     with writing(run, wait, dry_run=not repair), open_executor(executor, num_cpus, 0, address) as started:
         check = verify_pairs if is_pairs(Folder(run)) else verify_run
         result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
-    if not json_ and "warnings" in result:
-        result["warnings"] = len(result["warnings"])  # each was said
     tell(result, json_)
 
 

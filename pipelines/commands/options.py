@@ -89,10 +89,23 @@ def writing(folder: str, wait: float, new: bool = False, dry_run: bool = False) 
 def tell(result: Mapping[str, object], json_: bool) -> None:
     """The outcome: one JSON object, or a line for each fact."""
     if json_:
-        typer.echo(json.dumps(result))
+        tell_json(result)
         return
-    for name, value in result.items():
+    warnings = _take_warnings()
+    told = {**result, **({"warnings": len(warnings)} if warnings else {})}  # each was said
+    for name, value in told.items():
         typer.echo(f"{name}: {_said(value)}")
+
+
+def tell_json(result: Mapping[str, object], indent: int | None = None) -> None:
+    """One JSON object, with all that was warned of under `warnings`."""
+    typer.echo(json.dumps({**result, "warnings": _take_warnings()}, indent=indent))
+
+
+def _take_warnings() -> list[str]:
+    from pipelines.execution.progress import take_warnings
+
+    return take_warnings()
 
 
 def _said(value: object) -> str:

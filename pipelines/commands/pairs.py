@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import Annotated
 
 import typer
@@ -22,6 +21,7 @@ from pipelines.commands.options import (
     Sources,
     Wait,
     tell,
+    tell_json,
     writing,
 )
 from pipelines.execution.failures import check_failed
@@ -70,7 +70,7 @@ def synthesize_command(
     urls = [absolute_url(item) for item in source]
     about = pairs_run.make_run(resolved, pairs_label(preset, resolved), backend, urls, limit)
     if dry_run:
-        typer.echo(json.dumps(about, indent=None if json_ else 2))
+        tell_json(about, None if json_ else 2)
         return
     folder, progress = Folder(out), Progress(quiet=json_)
     job.check_sources(urls)
@@ -117,7 +117,10 @@ def info_command(
     from lucidflux_data.storage.folder import Folder
 
     card = make_card(Folder(pairs), limit)
-    typer.echo(json.dumps(card) if json_ else card_text(card))
+    if json_:
+        tell_json(card)
+    else:
+        typer.echo(card_text(card))
 
 
 @app.command("view")

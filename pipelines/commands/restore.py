@@ -115,7 +115,6 @@ def _restore(
 ) -> dict[str, Any]:
     from lucidflux_data.config import resolve
     from lucidflux_data.errors import Interrupted, needs_extra
-    from lucidflux_data.sources.listing import list_sources
     from lucidflux_data.storage.folder import Folder
     from lucidflux_model.inference.config import RANDOM_LABEL
     from pipelines.execution.progress import Progress
@@ -127,7 +126,7 @@ def _restore(
     config = resolve(restore.RestoreConfig, {}, file, settings)
     folder, progress = Folder(out), Progress(quiet)
     if dry_run:
-        rows = restore.plan(list_sources(inputs).table, config.format, limit)
+        rows = restore.plan(restore.list_images(inputs), config.format, limit)
         return {"images": len(rows), "names": [row["name"] for row in rows[:10]], "config": config.model_dump()}
     rows = restore.start(folder, inputs, config, limit)
     units = restore.todo(folder, rows, config.batch)

@@ -22,6 +22,7 @@ from pipelines.commands.options import (
     Wait,
     check_finite,
     tell,
+    tell_json,
     writing,
 )
 
@@ -73,7 +74,7 @@ def plan_command(
         with writing(out, wait, new=True):
             Folder(out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())
     if json_:
-        typer.echo(json.dumps({"probe": shares, "costs": costs.__dict__, **prediction}))
+        tell_json({"probe": shares, "costs": costs.__dict__, **prediction})
         return
     for reason, (share, low, high) in shares.items():
         typer.echo(f"{reason}: {share:.1%} ({low:.1%} to {high:.1%}) of {costs.images} sampled")
@@ -201,7 +202,7 @@ def fingerprint_command(
     from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
     from lucidflux_data.errors import InputError
     from lucidflux_data.measures.fingerprints import count_images
-    from pipelines.execution.progress import Progress
+    from pipelines.execution.progress import warn
     from pipelines.filter.forbidden import make_fingerprints
 
     data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
@@ -209,7 +210,7 @@ def fingerprint_command(
     if images == 0:
         raise InputError(f"{source} has no image that can be read ({of} listed): there is nothing to compare with")
     if images != of:
-        Progress(quiet=json_).say(f"warning: {source} has {of} images, {images} of them can be read: no whole suite")
+        warn(f"{source} has {of} images, {images} of them can be read: no whole suite")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(data)
     tell({"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}, json_)
@@ -227,7 +228,7 @@ def doctor_command(
 
     cards = examine_metrics(metric, images)
     if json_:
-        typer.echo(json.dumps(cards))
+        tell_json(cards)
         return
     for name, card in cards.items():
         typer.echo(f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in card.items()))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pipelines.execution.in_flight import flights
 
 SECONDS_BETWEEN_LINES = 10.0
+_warned: dict[str, None] = {}  # what this process warned of and no outcome has said yet, in order, each once
 
 
 class Progress:
@@ -36,6 +37,20 @@ class Progress:
                 yield advance
         else:
             yield _lines(name, total, self.say)
+
+
+def warn(sentence: str) -> None:
+    """Says `warning: SENTENCE` on standard error, once; `take_warnings` gives it to the outcome of the command."""
+    if sentence not in _warned:
+        _warned[sentence] = None
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def take_warnings() -> list[str]:
+    """The warnings of this process so far; they are told then."""
+    taken = list(_warned)
+    _warned.clear()
+    return taken
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from lucidflux_data.sources.listing import list_sources, sample
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
+from pipelines.execution.progress import warn
 from pipelines.filter.measures import HistoryUnit
 
 EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
@@ -70,7 +71,10 @@ class Machines:
 
 def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, dict[str, Any], int]:
     """(costs, share of each reason with a 95% interval, candidates) from a seeded sample. InputError for no image."""
-    table = list_sources(sources).table
+    listing = list_sources(sources)
+    for warning in listing.all_warnings():
+        warn(warning)
+    table = listing.table
     rows, seconds, sizes = [], {"read": 0.0, "measure": 0.0, "history": 0.0}, []
     further: list[float] = []
     for row in sample(table, size, seed=0).to_pylist():

@@ -23,7 +23,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.sources.listing import Listing, list_sources
 from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage.folder import Folder
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Missing(Exception):
 def _tell_missing(what: str, config: FilterConfig, progress: Progress) -> None:
     if config.select.forbid_missing == "stop":
         raise ConfigError(f"{what}: put it in place, or --forbid-missing warn selects a set that is NOT checked")
-    progress.say(f"warning: {what}: NOT CHECKED")
+    warn(f"{what}: NOT CHECKED")
 
 
 def check_suites(folder: Folder, config: FilterConfig) -> None:
@@ -95,7 +95,7 @@ def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progre
     except InputError as error:
         if kept is None:
             raise _Missing(str(error)) from None
-        progress.say(f"warning: {error}: the fingerprints that this run took of it before are used")
+        warn(f"{error}: the fingerprints that this run took of it before are used")
         data = kept
     try:
         images, of = fingerprints.count_images(data)
@@ -106,7 +106,7 @@ def _take_suite(item: str, max_pixels: int, kept: bytes | None, progress: Progre
     compared = Compared(sha256=hashlib.sha256(data).hexdigest(), images=images, of=of)
     if images != of:
         again = ": make it again with `lucidflux-data fingerprint` or `lucidflux bench prepare`" if of is None else ""
-        progress.say(f"warning: {item} is NOT CHECKED as a whole ({describe_partly(compared)}){again}")
+        warn(f"{item} is NOT CHECKED as a whole ({describe_partly(compared)}){again}")
     return ForbiddenSuite(compared, data)
 
 
@@ -118,7 +118,7 @@ def _find_fingerprints(item: str, max_pixels: int, kept: bytes | None) -> bytes:
         return file.read_bytes()
     if not _may_be_source(item):
         raise InputError(_NOWHERE.format(item=item))
-    listing = list_sources([item])
+    listing = _list(item)
     source = digest_images(listing)
     if kept is not None and _source_of(kept) == source:
         return kept
@@ -137,20 +137,27 @@ def _source_of(data: bytes) -> str:
 def make_fingerprints(source: str, suite: str, max_pixels: int) -> bytes:
     """The fingerprint file of all images of a source that can be read; it says how many there are. InputError for a
     source without images, StorageError where a store does not answer."""
-    listing = list_sources([source])
+    listing = _list(source)
     return _print_images(listing, digest_images(listing), suite, max_pixels)
+
+
+def _list(source: str) -> Listing:
+    listing = list_sources([source])
+    for warning in listing.all_warnings():
+        warn(warning)
+    return listing
 
 
 def digest_images(listing: Listing) -> str:
     """sha256 over names and bytes of the images of a suite: the same for the same fingerprints."""
-    whole = hashlib.sha256(f"fingerprints {fingerprints.VERSION}, {len(listing.damaged_tars)} broken".encode())
+    whole = hashlib.sha256(f"fingerprints {fingerprints.VERSION}, {_count_broken(listing)} broken".encode())
     for name, data in _read_images(listing):
         whole.update(f"\n{name}\0{data if isinstance(data, str) else hashlib.sha256(data).hexdigest()}".encode())
     return whole.hexdigest()
 
 
 def _print_images(listing: Listing, source: str, suite: str, max_pixels: int) -> bytes:
-    """A tar that breaks off counts as one image that cannot be read."""
+    """What cannot be read as a whole counts as one image that cannot be read."""
 
     def readable() -> Iterator[tuple[str, bytes, np.ndarray]]:
         for name, data in _read_images(listing):
@@ -160,8 +167,13 @@ def _print_images(listing: Listing, source: str, suite: str, max_pixels: int) ->
                 except ImageError:
                     continue
 
-    images = listing.table.num_rows + len(listing.damaged_tars)
+    images = listing.table.num_rows + _count_broken(listing)
     return fingerprints.fingerprint_file(readable(), suite, images, source)
+
+
+def _count_broken(listing: Listing) -> int:
+    """Tars that break off, packed ones, and damaged Parquet files: whatever images they hold are not compared."""
+    return len(listing.damaged_tars) + sum(listing.ignored_by.get(kind, 0) for kind in ("damaged_files", "packed_tars"))
 
 
 def _read_images(listing: Listing) -> Iterator[tuple[str, bytes | str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+import pyarrow as pa
 
 from lucidflux_data.audit import report
 from lucidflux_data.config import digest
@@ -26,7 +27,7 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
 from pipelines.execution.executor import Executor
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.filter import estimate as plan
 from pipelines.filter import measures
 from pipelines.filter import pack as packing
@@ -55,32 +56,44 @@ def list_into(
                 progress.say(
                     f"resuming {folder}: {before['listed']['candidates']:,} candidates, as listed at the start"
                 )
+                for warning in before["listed"].get("warnings", []):  # a run of 0.1 does not say
+                    warn(warning)
                 return before
+    table, listed = _list(asked, limit, progress)
+    run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
+    runs.start_run(folder, run, steps)
+    run_folder.write_inventory(folder, table)
+    return run
+
+
+def _list(asked: list[str], limit: int | None, progress: Progress) -> tuple[pa.Table, Listed]:
+    """The candidates, and what run.json says of the listing. Says it, with a warning for each thing that could not be
+    read as a whole."""
     listing = sources.list_sources(asked)
     table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
-    listed: Listed = {
+    left_out = listing.table.num_rows - table.num_rows
+    kinds = listing.ignored_by | ({"not_drawn": left_out} if left_out else {})
+    progress.say(f"{table.num_rows:,} candidates, {describe_ignored(kinds)}")
+    for warning in listing.all_warnings():
+        warn(warning)
+    return table, {
         "sources": asked,
         "limit": limit,
         "seed": 0 if limit else None,
         "candidates": table.num_rows,
-        "ignored": listing.ignored,
-        "ignored_by": listing.ignored_by,
+        "ignored": listing.ignored + left_out,
+        "ignored_by": kinds,
+        "total": listing.table.num_rows + listing.ignored,
         "damaged_tars": listing.damaged_tars,
+        "warnings": listing.all_warnings(),
     }
-    run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
-    runs.start_run(folder, run, steps)
-    run_folder.write_inventory(folder, table)
-    tell_listing(listing, table.num_rows, progress)
-    return run
 
 
-def tell_listing(listing: sources.Listing, candidates: int, progress: Progress) -> None:
-    """The counts, and a warning for each thing that could not be read as a whole."""
-    progress.say(f"{candidates:,} candidates, {describe_ignored(listing.ignored_by)}")
-    for tar in listing.damaged_tars:
-        progress.say(f"warning: {tar} is damaged or breaks off; what can be read of it is used")
-    for warning in listing.warnings:
-        progress.say(f"warning: {warning}")
+def preview_listing(asked: list[str], limit: int | None, progress: Progress) -> dict[str, Any]:
+    """What a run would list: `listed` = `candidates` + `ignored`, by kind."""
+    _, found = _list(asked, limit, progress)
+    told = {"candidates": found["candidates"], "ignored": found["ignored"], "ignored_by": found["ignored_by"]}
+    return {"listed": found["total"], **told, "damaged_tars": found["damaged_tars"]}
 
 
 def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
@@ -118,16 +131,9 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
     for part, run in zip(drawn_from, parts, strict=True):
         if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
             raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
-    kinds = sum((Counter(run["listed"].get("ignored_by", {})) for run in parts), Counter[str]())
-    listed: Listed = {
-        "sources": [],
-        "limit": None,
-        "seed": None,
-        "damaged_tars": [],
-        "candidates": sum(run["listed"]["candidates"] for run in parts),
-        "ignored": sum(run["listed"]["ignored"] for run in parts),
-        "ignored_by": dict(kinds),
-    }
+    found = runs.count_together(parts)
+    total = found["candidates"] + found["ignored"]
+    listed: Listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], "total": total, **found}
     runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
 
@@ -157,6 +163,7 @@ def include(
             score(place, own, executor, progress)
         urls.append(place.url)
     run["included"] = urls
+    run["listed"]["included"] = [runs.count_together([runs.read_run(Folder(url))]) for url in urls]
     folder.publish(run_folder.RUN_FILE, canonical_json(run))
     return run
 
@@ -188,9 +195,9 @@ def summary(folder: Folder) -> dict[str, Any]:
     """Counts of the ledger and of what was listed and packed."""
     run = runs.read_run(folder)
     counts = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
-    result = {"run": str(folder), "label": run["label"], "ignored": run["listed"]["ignored"]}
-    kinds = run["listed"].get("ignored_by", {})  # a run of 0.1 does not say
-    result |= ({"ignored_by": kinds} if kinds else {}) | counts
+    result = {"run": str(folder), "label": run["label"], **runs.count_listed(run, counts["candidates"]), **counts}
+    if not result["ignored_by"]:
+        del result["ignored_by"]
     if folder.exists(shards.MANIFEST):
         manifest = json.loads(folder.read(shards.MANIFEST))
         result |= {

@@ -29,7 +29,7 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, configure
 from lucidflux_data.storage.formats import canonical_json, table_bytes
 from pipelines.execution.executor import Executor, run
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
 from pipelines.filter import pack as packing
 from pipelines.filter.job import pack, score, select
@@ -184,7 +184,7 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
         raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
     doubts = earlier.find_doubts(folder)
     for doubt in doubts:
-        progress.say(f"warning: {doubt}")
+        warn(doubt)
     return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": doubts}
 
 

@@ -36,6 +36,7 @@ from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.names import safe_name
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.inference.config import ModelConfig, weights_digest
+from pipelines.execution.progress import warn
 from pipelines.execution.worker import File, Publish, Unit
 
 MANIFEST = "manifest.json"
@@ -249,6 +250,14 @@ def _name_results(rows: list[dict[str, Any]], extension: str) -> None:
             raise ConfigError(f"{before} and {row['uri']} would both become {row['name']}: restore them in two runs")
 
 
+def list_images(sources: list[str]) -> pa.Table:
+    """The candidates of the sources; what could not be read as a whole is warned of."""
+    listing = list_sources(sources)
+    for warning in listing.all_warnings():
+        warn(warning)
+    return listing.table
+
+
 _EXTENSIONS = {*EXTENSION_OF.values(), *EXTENSION_OF, "jpe", "jfif", "dib"}
 
 
@@ -257,7 +266,7 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int 
     for source in sources:
         if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
             raise ConfigError(f"{folder} lies inside {source}, whose images would then be restored again: move --out")
-    rows = plan(list_sources(sources).table, config.format, limit)
+    rows = plan(list_images(sources), config.format, limit)
     settings = {**config.model_dump(), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
     run = {"schema_version": 1, "settings": settings, "digest": digest(settings)}

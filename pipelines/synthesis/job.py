@@ -33,7 +33,7 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes
 from lucidflux_data.storage.run_folder import forgotten_keys
 from pipelines.execution.executor import Executor, run
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import File, Unit
 
 
@@ -133,8 +133,8 @@ def list_inputs(
         table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
         run_folder.write_inventory(folder, table)
         progress.say(f"{table.num_rows:,} candidates, {describe_ignored(listing.ignored_by)}")
-        for warning in [*(f"{tar} is damaged or breaks off" for tar in listing.damaged_tars), *listing.warnings]:
-            progress.say(f"warning: {warning}")
+        for warning in listing.all_warnings():
+            warn(warning)
     inventory = run_folder.read_inventory(folder)
     size = run_folder.unit_size(inventory.num_rows)
     there = set(folder.names(PLACE))

@@ -268,6 +268,7 @@ def test_retry_measures_failures_again(photos: Path, tmp_path: Path, data_comman
         "recovered": 1,
         "scores_dropped": 0,
         "next": "",
+        "warnings": [],
     }
     assert data_command("select", run, *LOCAL).returncode == 0
     assert ledger(run)["rocket.jpg"]["sha256"] == hashlib.sha256(hidden).hexdigest()
