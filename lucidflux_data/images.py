@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from lucidflux_data.codecs import alpha as alphas
-from lucidflux_data.codecs import icc, signatures, tiff
+from lucidflux_data.codecs import icc, pages, signatures
 from lucidflux_data.codecs.alpha import clear_grey, find_outside, put_on_white
 from lucidflux_data.codecs.opening import opened
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
@@ -37,25 +37,14 @@ FORMATS = {
     "GIF": ("gif", "gif"),
     "AVIF": ("avif", "avif"),
     "HEIF": ("heic", "heic"),  # where the extra `formats` is installed
+    "JXL": ("jxl", "jxl"),
+    "JPEG2000": ("jp2", "jp2"),
+    "J2K": ("j2k", "j2k"),  # a codestream of JPEG 2000 without boxes
 }
 EXTENSION_OF = dict(FORMATS.values())
 IMAGE_EXTENSIONS = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".avif",
-        ".heic",
-        ".heif",
-    }
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"}
+    | {".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx"}
 )
 SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange width and height (EXIF 2.3, tag 274)
 FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "no_end", "orientation", "palette", "sixteen_bit")
@@ -78,7 +67,7 @@ class Header:
     animated: bool
     transparency: bool
     icc: bytes | None
-    page: tiff.TiffPage | None = None  # of a TIFF that Pillow does not read as the file says
+    page: pages.Page | None = None  # of what Pillow does not read as the file says
     ended: bool = True  # whether a JPEG has its end marker
 
     @property
@@ -133,7 +122,7 @@ def _decode(data: bytes, header: Header) -> Decoded:
         data = _ended(data, header)
         flags.add("no_end")
     if header.page is not None:
-        pixels = _decode_tiff(data, header, header.page, flags)
+        pixels = _decode_page(data, header, header.page, flags)
     elif _is_plain(header):
         pixels = _decode_opencv(data, header)
     elif header.mode.endswith(";16"):
@@ -177,8 +166,8 @@ def probe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
 def _probe(data: bytes, max_pixels: int) -> Header:
     if not data:
         raise ImageError("not_an_image", "the file is empty")
-    if data[:4] in signatures.TIFF_SIGNATURES:
-        page = tiff.read_page(data)
+    page = pages.read_page(data)
+    if page is not None:
         _check_budget(page.width, page.height, max_pixels)
         if not page.is_plain:
             return _header_of_page(page)
@@ -212,9 +201,11 @@ def _check_budget(width: int, height: int, max_pixels: int) -> None:
         raise ImageError("too_many_pixels", f"{width}x{height} is over the pixel budget of {max_pixels:,} pixels")
 
 
-def _header_of_page(page: tiff.TiffPage) -> Header:
+def _header_of_page(page: pages.Page) -> Header:
     width, height = (page.height, page.width) if page.orientation in SIDEWAYS else (page.width, page.height)
-    return Header("tiff", width, height, page.mode, page.orientation, page.several, bool(page.alpha), page.icc, page)
+    return Header(
+        page.format, width, height, page.mode, page.orientation, page.several, bool(page.alpha), page.icc, page
+    )
 
 
 def _ended(data: bytes, header: Header) -> bytes:
@@ -317,11 +308,10 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     return _finish(np.ascontiguousarray(colours), alpha, header, flags)
 
 
-def _decode_tiff(data: bytes, header: Header, page: tiff.TiffPage, flags: set[str]) -> np.ndarray:
-    colours, alpha = tiff.read_colours(data, page)
-    if page.photometric == tiff.PALETTE:
-        flags.add("palette")
-    return _finish(colours, alpha, header, flags, page.alpha == tiff.ASSOCIATED)
+def _decode_page(data: bytes, header: Header, page: pages.Page, flags: set[str]) -> np.ndarray:
+    colours, alpha = page.read_colours(data)
+    flags.update(page.flags)
+    return _finish(colours, alpha, header, flags, page.alpha == pages.ASSOCIATED)
 
 
 def _finish(

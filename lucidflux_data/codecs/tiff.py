@@ -38,6 +38,14 @@ class TiffPage:
     icc: bytes | None
     several: bool  # another page at full resolution follows
     is_plain: bool  # Pillow reads it as the file says
+    format: str = "tiff"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return ("palette",) if self.photometric == PALETTE else ()
+
+    def read_colours(self, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+        return read_colours(data, self)
 
     @property
     def mode(self) -> str:

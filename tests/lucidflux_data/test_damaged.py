@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -16,7 +17,7 @@ from lucidflux_data.images import ImageError, decode, probe
 from tests.support.paths import DATA
 
 MAX_PIXELS = 100_000
-EACH = 750  # of 16 files: 12,000
+EACH = 750  # of 22 files: 16,500
 
 
 def picture() -> Image.Image:
@@ -60,6 +61,12 @@ FILES = {
     "tiff_jpeg": saved("TIFF", compression="jpeg"),
     "tiff16": tiff(DEEP[..., :3], photometric="rgb", compression="zlib"),
     "tiff_alpha": tiff(DEEP, photometric="rgb", extrasamples=["assocalpha"], tile=(16, 16)),
+    "jxl": imagecodecs.jpegxl_encode(np.asarray(picture()), lossless=True),
+    "jxl_lossy": imagecodecs.jpegxl_encode(DEEP[..., :3], lossless=False, distance=1.0),
+    "jxl_alpha": imagecodecs.jpegxl_encode(DEEP, lossless=True, usecontainer=True),
+    "jp2": saved("JPEG2000"),
+    "jp2_16": imagecodecs.jpeg2k_encode(DEEP[..., :3], level=0, codecformat="jp2"),
+    "j2k": imagecodecs.jpeg2k_encode(np.asarray(picture()), level=60, codecformat="j2k"),
     "no_end": (DATA / "cases" / "images" / "jpeg_no_eoi.jpg").read_bytes(),
 }
 DAMAGES: dict[str, Callable[[bytearray, int, int, bytes], bytearray]] = {
