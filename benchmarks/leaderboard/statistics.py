@@ -33,10 +33,10 @@ class Bootstrap:
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(resamples,) means of `values` (seeds, images)."""
-        by_seed = values @ self.images.T  # (seeds, resamples)
+        by_seed: np.ndarray = values @ self.images.T  # (seeds, resamples)
         if len(values) == 1:
-            return by_seed[0]
-        return np.einsum("rs,sr->r", self._shares(len(values), len(values)), by_seed)
+            return np.asarray(by_seed[0])
+        return np.asarray(np.einsum("rs,sr->r", self._shares(len(values), len(values)), by_seed))
 
 
 def interval(means: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -105,7 +105,7 @@ def first_shares(resampled: np.ndarray, sign: int) -> list[float]:
 def mean_ranks(resampled: np.ndarray, signs: Sequence[int]) -> np.ndarray:
     """(metrics, methods, resamples) -> (methods, resamples): ranks averaged over the metrics (Borda)."""
     oriented = -np.asarray(signs)[:, None, None] * resampled
-    return stats.rankdata(oriented, axis=1).mean(axis=0)
+    return np.asarray(stats.rankdata(oriented, axis=1).mean(axis=0))
 
 
 def detectable_difference(differences: np.ndarray, power: float = 0.8) -> float:

@@ -103,7 +103,8 @@ def _has_score(columns: dict[str, Column], ids: int) -> np.ndarray:
     if not columns:
         return np.ones(ids, bool)
     every = [values for column in columns.values() for values in column.values.values()]
-    return np.any([np.isfinite(values).any(axis=0) for values in every], axis=0)
+    shown: np.ndarray = np.any([np.isfinite(values).any(axis=0) for values in every], axis=0)
+    return shown
 
 
 def _scores(column: Column, shown: np.ndarray) -> dict[str, list[float | None]]:

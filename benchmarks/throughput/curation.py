@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import cv2
 import numpy as np
 import typer
 
+from benchmarks.throughput.timing import Facts, print_json
 from lucidflux_data.measures.artifacts import blockiness, fixed_sharpness, spectral_cutoff
 from lucidflux_data.measures.fingerprints import fingerprint, fingerprint_file, make_firewall
 from lucidflux_data.measures.near_duplicates import dihedral, group_near, phash
@@ -20,6 +20,21 @@ from lucidflux_data.sources.listing import list_sources
 
 app = typer.Typer()
 Damage = Callable[[np.ndarray], np.ndarray]
+# The area under the ROC, the share of damaged photos below the limit that loses 5% of the clean ones, and that limit.
+Roc = TypedDict("Roc", {"auc": float, "found_at_5%_lost": float, "limit": float})
+
+
+class FirewallReport(TypedDict):
+    """Every second photo as a benchmark, and the others against it."""
+
+    suite: int  # photos of the benchmark
+    bytes_an_image: int  # of its fingerprints
+    recall: dict[str, float]  # kind of copy -> share that is found
+    ms_an_image: float
+    other_photos: int
+    taken_for_the_suite: dict[str, str]  # photo -> image of the benchmark that it is taken for
+
+
 LONG_SIDE = 1400
 
 
@@ -31,14 +46,11 @@ def curation_command(
 ) -> None:
     """ROC of the strict rules, precision and recall of firewall and near-duplicates, time and memory at scale."""
     photos = read_photos(images)
-    result: dict[str, Any] = {"photos": len(photos), "rules": _rules(photos), "near_duplicates": _near(photos)}
+    result: Facts = {"photos": len(photos), "rules": _rules(photos), "near_duplicates": _near(photos)}
     result["firewall"] = _firewall(photos)
     if hashes:
         result["near_duplicates_at_scale"] = _at_scale(hashes)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if out is not None:
-        out.write_text(text + "\n")
+    print_json(result, out)
 
 
 def read_photos(folder: Path) -> dict[str, np.ndarray]:
@@ -60,7 +72,7 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
     assert decoded is not None, "what was just encoded can be decoded"
-    return decoded
+    return np.asarray(decoded)
 
 
 def _noisy(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -71,7 +83,7 @@ def _noisy(image: np.ndarray, sigma: float) -> np.ndarray:
 def _enlarged(image: np.ndarray, factor: float, kernel: int) -> np.ndarray:
     size = (round(image.shape[1] / factor), round(image.shape[0] / factor))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=kernel)
+    return np.asarray(cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=kernel))
 
 
 def _cut(image: np.ndarray, share: float) -> np.ndarray:
@@ -81,7 +93,7 @@ def _cut(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def _half(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
 
 
 def _degraded(image: np.ndarray) -> np.ndarray:
@@ -129,25 +141,28 @@ COPIES: dict[str, Damage] = {
 }
 
 
-def _rules(photos: dict[str, np.ndarray]) -> dict[str, Any]:
+def _rules(photos: dict[str, np.ndarray]) -> dict[str, Roc]:
     """Area under the ROC, and the share of damaged photos found at the limit that loses 5% of the clean ones."""
-    result: dict[str, Any] = {}
+    result: dict[str, Roc] = {}
     for measure, (score, damages) in DAMAGES.items():
         clean = np.array([score(image) for image in photos.values()])
         limit = float(np.percentile(clean, 5))
         for name, damage in damages.items():
             found = np.array([score(damage(image)) for image in photos.values()])
             above = (found[:, None] < clean[None]).mean() + 0.5 * (found[:, None] == clean[None]).mean()
-            row = {"auc": round(float(above), 3), "found_at_5%_lost": round(float((found < limit).mean()), 3)}
-            result[f"{measure}: {name}"] = row | {"limit": round(abs(limit), 3)}
+            result[f"{measure}: {name}"] = {
+                "auc": round(float(above), 3),
+                "found_at_5%_lost": round(float((found < limit).mean()), 3),
+                "limit": round(abs(limit), 3),
+            }
     return result
 
 
-def _near(photos: dict[str, np.ndarray]) -> dict[str, Any]:
+def _near(photos: dict[str, np.ndarray]) -> Facts:
     """Recall of the hash by radius for each kind of copy, and pairs of different photos within it."""
     hashes = {name: value for name, image in photos.items() if (value := phash(image)) is not None}
     own = np.array(list(hashes.values()), np.uint64)
-    result: dict[str, Any] = {}
+    result: Facts = {}
     for kind in ("half size", "jpeg 30", "flipped", "turned", "x4 degraded (blur, noise, jpeg 50)"):
         copies = np.array([phash(COPIES[kind](photos[name])) or 0 for name in hashes], np.uint64)
         distance = np.bitwise_count(dihedral(copies) ^ own[None]).min(axis=0)
@@ -159,29 +174,33 @@ def _near(photos: dict[str, np.ndarray]) -> dict[str, Any]:
     return result
 
 
-def _firewall(photos: dict[str, np.ndarray]) -> dict[str, Any]:
+def _firewall(photos: dict[str, np.ndarray]) -> FirewallReport:
     """Every second photo is the benchmark: copies of it that are found, and other photos that are taken for it."""
     names = sorted(photos)
     suite = names[::2]
     data = fingerprint_file([(name, name.encode(), photos[name]) for name in suite], "suite")
     firewall = make_firewall([data])
     firewall.match("", fingerprint(photos[suite[0]]))
-    result: dict[str, Any] = {"suite": len(suite), "bytes_an_image": len(data) // len(suite), "recall": {}}
+    recall: dict[str, float] = {}
     for kind, change in COPIES.items():
         matches = [firewall.match("", fingerprint(change(photos[name]))) for name in suite]
         right = [
             match is not None and match.image == f"suite/{name}" for match, name in zip(matches, suite, strict=True)
         ]
-        result["recall"][kind] = round(float(np.mean(right)), 3)
+        recall[kind] = round(float(np.mean(right)), 3)
     start = time.perf_counter()
     others = {name: firewall.match("", fingerprint(photos[name])) for name in names[1::2]}
-    result["ms_an_image"] = round((time.perf_counter() - start) / max(1, len(others)) * 1e3, 1)
-    result["other_photos"] = len(others)
-    result["taken_for_the_suite"] = {name: match.image for name, match in others.items() if match is not None}
-    return result
+    return {
+        "suite": len(suite),
+        "bytes_an_image": len(data) // len(suite),
+        "recall": recall,
+        "ms_an_image": round((time.perf_counter() - start) / max(1, len(others)) * 1e3, 1),
+        "other_photos": len(others),
+        "taken_for_the_suite": {name: match.image for name, match in others.items() if match is not None},
+    }
 
 
-def _at_scale(count: int) -> dict[str, Any]:
+def _at_scale(count: int) -> Facts:
     """Random hashes, one in ten a copy within the radius: seconds and peak memory of `group_near`."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, count, dtype=np.uint64)

@@ -9,8 +9,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -18,7 +19,18 @@ import psutil
 import pyarrow as pa
 import typer
 
-from benchmarks.throughput.timing import Images, OutFile, core_seconds, paired_ratio, pin, real_photos, seconds, tell
+from benchmarks.throughput.timing import (
+    Facts,
+    Images,
+    OutFile,
+    Value,
+    core_seconds,
+    paired_ratio,
+    pin,
+    real_photos,
+    seconds,
+    tell,
+)
 from lucidflux_data.audit import report
 from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.images import ImageError, decode, luma, probe
@@ -68,7 +80,7 @@ def filter_command(images: Images, repeats: Annotated[int, typer.Option(min=1)] 
         except ImageError:
             continue
         grey = luma(pixels)
-        contenders: dict[str, Callable[[], Any]] = {
+        contenders: dict[str, Callable[[], object]] = {
             "colour_decode": lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR),  # noqa: B023
             "plain_measures": lambda: plain_measures(pixels),  # noqa: B023
             "measures_on_luma": lambda: measure_luma(grey),  # noqa: B023
@@ -79,7 +91,7 @@ def filter_command(images: Images, repeats: Annotated[int, typer.Option(min=1)] 
             times.setdefault(name, []).append(min(core_seconds(call) for _ in range(repeats)) / megapixels[-1])
     if not megapixels:
         raise typer.BadParameter("no 8-bit JPEG among the images")
-    result = {
+    result: Facts = {
         "images": len(megapixels),
         "megapixels_median": round(statistics.median(megapixels), 2),
         "ms_per_megapixel": {name: round(statistics.median(values) * 1e3, 3) for name, values in times.items()},
@@ -123,7 +135,7 @@ def niqe_command(images: Images, limit: int = 24, out: OutFile = None) -> None:
         times["pyiqa"].append(min(core_seconds(lambda: theirs(tensor)) for _ in range(3)))  # noqa: B023
         if len(differences) == limit:
             break
-    result = {
+    result: Facts = {
         "images": len(differences),
         "pyiqa / ours": paired_ratio(times["pyiqa"], times["ours"]),
         "ours_ms": round(statistics.median(times["ours"]) * 1e3, 1),
@@ -147,13 +159,13 @@ def selection_command(rows: int = 2_950_000, out: OutFile = None) -> None:
     tell({"rows": rows, **result}, out)
 
 
-def _select(folder: Folder, queue: Any) -> None:
+def _select(folder: Folder, queue: Queue[Facts]) -> None:
     from pipelines.filter.pack import plan
 
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
-    result: dict[str, Any] = {}
+    result: Facts = {}
 
-    def measured(name: str, call: Callable[[], Any]) -> Any:
+    def measured(name: str, call: Callable[[], Value]) -> Value:
         start = time.perf_counter()
         value = call()
         result[f"{name}_seconds"] = round(time.perf_counter() - start, 2)
@@ -247,7 +259,7 @@ def ray_command(images: Images, candidates: int = 2000, rounds: int = 2, out: Ou
             with _Watch() as watch:
                 times["ray"].append(_through_ray(photos, run, cpus))
             memory.append(watch.largest)
-    result = {
+    result: Facts = {
         "candidates": candidates,
         "cpus": cpus,
         "bare_loop / ray": paired_ratio(times["bare_loop"], times["ray"]),
@@ -267,7 +279,7 @@ def _linked(images: Path, folder: Path, candidates: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _measure(path: Path) -> Any:
+def _measure(path: Path) -> object:
     try:
         return measure_bytes(path.read_bytes())
     except ImageError as error:

@@ -6,15 +6,15 @@ Both ways round, so that every photo is reported on once, by limits that it had 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import numpy as np
 import typer
 
-from benchmarks.throughput.curation import COPIES, DAMAGES, read_photos
+from benchmarks.throughput.curation import COPIES, DAMAGES, Damage, read_photos
+from benchmarks.throughput.timing import Facts, print_json
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.fingerprints import fingerprint, fingerprint_file, make_firewall
 from lucidflux_data.selection.config import make_config
@@ -30,6 +30,34 @@ TILES = (1, 2, 3, 4, 5)
 Photos = dict[str, np.ndarray]
 
 
+class RuleReport(TypedDict):
+    """One rule, by limits that the reported half had no part in, beside the preset's own."""
+
+    chosen: list[float]  # the limit of each way
+    clean_lost: float  # shares
+    preset: float
+    clean_lost_by_preset: float
+    found: dict[str, list[float]]  # damage -> share that is found by the chosen limits, by the preset's
+
+
+class Trial(TypedDict):
+    """The firewall with one number of tiles."""
+
+    recall: dict[str, str]  # kind of copy -> `found of copies`
+    others: int  # photos of other pictures
+    other_sizes: int  # of pictures of the benchmark: right hits
+    taken_for_the_suite: dict[str, str]  # photo -> image that it is mistaken for
+
+
+class Way(TypedDict):
+    """Tiles that were chosen on one half, on the other."""
+
+    chosen_tiles: int
+    tiles_in_force: int
+    with_chosen: Trial
+    with_those_in_force: Trial
+
+
 @app.command("held-out")
 def held_out_command(
     images: Annotated[Path, typer.Option(help="A folder of real photos.")],
@@ -39,11 +67,8 @@ def held_out_command(
     photos = read_photos(images)
     halves = _halves(photos)
     ways = [(halves[0], halves[1]), (halves[1], halves[0])]
-    result = {"photos": [len(half) for half in halves], "rules": _rules(ways), "firewall": _firewall(ways)}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if out is not None:
-        out.write_text(text + "\n")
+    result: Facts = {"photos": [len(half) for half in halves], "rules": _rules(ways), "firewall": _firewall(ways)}
+    print_json(result, out)
 
 
 def _halves(photos: Photos) -> tuple[Photos, Photos]:
@@ -60,12 +85,12 @@ def _picture(name: str) -> str:
     return name.partition("wallpapers/")[2].partition("/")[0] or re.sub(r"_\d+x\d+$", "", Path(name).stem)
 
 
-def _rules(ways: list[tuple[Photos, Photos]]) -> dict[str, Any]:
+def _rules(ways: list[tuple[Photos, Photos]]) -> dict[str, RuleReport]:
     """A limit loses LOST% of the clean photos of one half; what it loses and finds on the other, counts of both ways.
 
     Beside it the same of the preset's own limit, over all photos.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, RuleReport] = {}
     for measure, rule in RULES.items():
         score, damages = DAMAGES[measure]
         clean = [{name: score(image) for name, image in half.items()} for half, _ in ways]
@@ -74,7 +99,7 @@ def _rules(ways: list[tuple[Photos, Photos]]) -> dict[str, Any]:
         every = [value for values in clean for value in values.values()]
         reports = list(zip(limits, reversed(clean), strict=True))  # a limit, and the half that it was not chosen on
         lost = sum(value < limit for limit, values in reports for value in values.values())
-        row: dict[str, Any] = {
+        row: RuleReport = {
             "chosen": [round(abs(limit), 3) for limit in limits],
             "clean_lost": round(float(lost) / len(every), 3),
             "preset": abs(own),
@@ -91,22 +116,26 @@ def _rules(ways: list[tuple[Photos, Photos]]) -> dict[str, Any]:
     return result
 
 
-def _firewall(ways: list[tuple[Photos, Photos]]) -> dict[str, Any]:
+def _firewall(ways: list[tuple[Photos, Photos]]) -> dict[str, list[Way]]:
     """The fewest tiles without a false hit on one half; copies found and photos mistaken with them on the other."""
     before = fingerprints.MIN_AGREEING
-    result: list[dict[str, Any]] = []
+    result: list[Way] = []
     try:
         for chosen_on, reported_on in ways:
-            fewest = next(tiles for tiles in TILES if not _tried(chosen_on, tiles, {})["taken_for_the_suite"])
-            told = {"with_chosen": _tried(reported_on, fewest, COPIES)}
-            told["with_those_in_force"] = _tried(reported_on, before, COPIES)
-            result.append({"chosen_tiles": fewest, "tiles_in_force": before, **told})
+            fewest = next(tiles for tiles in TILES if not _try_tiles(chosen_on, tiles, {})["taken_for_the_suite"])
+            way: Way = {
+                "chosen_tiles": fewest,
+                "tiles_in_force": before,
+                "with_chosen": _try_tiles(reported_on, fewest, COPIES),
+                "with_those_in_force": _try_tiles(reported_on, before, COPIES),
+            }
+            result.append(way)
     finally:
         fingerprints.MIN_AGREEING = before
     return {"ways": result}
 
 
-def _tried(photos: Photos, tiles: int, copies: dict[str, Any]) -> dict[str, Any]:
+def _try_tiles(photos: Photos, tiles: int, copies: dict[str, Damage]) -> Trial:
     """Every second photo is the benchmark: copies of it that are found, other photos that are taken for it."""
     fingerprints.MIN_AGREEING = tiles
     names = sorted(photos)

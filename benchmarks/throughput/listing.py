@@ -6,12 +6,12 @@ import multiprocessing
 import os
 import resource
 import tempfile
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from benchmarks.throughput.timing import OutFile, seconds, tell
+from benchmarks.throughput.timing import Facts, OutFile, seconds, tell
 from lucidflux_data.sources.listing import list_sources
 
 app = typer.Typer()
@@ -43,7 +43,7 @@ def _make_links(place: Path, files: int) -> None:
             os.link(first, folder / f"{number:07d}.jpg")
 
 
-def _list(place: str, queue: Any) -> None:
+def _list(place: str, queue: Queue[Facts]) -> None:
     found: list[int] = []
     took = seconds(lambda: found.append(list_sources([place]).table.num_rows))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

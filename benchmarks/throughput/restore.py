@@ -13,12 +13,30 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
 import typer
 
+from benchmarks.throughput.timing import Facts, print_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from lucidflux_model.inference.pipeline import LucidFluxPipeline
+
 app = typer.Typer(add_completion=False)
+# Ours against the straight loop: seconds and bytes by contender, the median of the paired ratios.
+Contest = TypedDict(
+    "Contest",
+    {
+        "kind": str,  # eager or compiled
+        "batch": int,
+        "seconds_an_image": dict[str, float],
+        "straight / ours": float,
+        "peak_memory_bytes": dict[str, int],
+    },
+)
 
 
 @app.command("restore")
@@ -43,14 +61,12 @@ def restore_command(
         pipeline.conditioner.compile_repeated_blocks()
         rows += [measure(pipeline, size, steps, count, pairs, "compiled") for count in batch]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU core"
-    result = {"device": name, "model": model, "size": size, "steps": steps, "torch": torch.__version__, "rows": rows}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if out is not None:
-        out.write_text(text + "\n")
+    head = {"device": name, "model": model, "size": size, "steps": steps, "torch": torch.__version__}
+    result: Facts = {**head, "rows": rows}
+    print_json(result, out)
 
 
-def make_pipeline(model: str, device: Any) -> Any:
+def make_pipeline(model: str, device: torch.device) -> LucidFluxPipeline:
     import torch
 
     from lucidflux_model.inference.pipeline import LucidFluxPipeline
@@ -65,14 +81,14 @@ def make_pipeline(model: str, device: Any) -> Any:
     return pipeline
 
 
-def measure(pipeline: Any, size: int, steps: int, count: int, pairs: int, kind: str) -> dict[str, Any]:
+def measure(pipeline: LucidFluxPipeline, size: int, steps: int, count: int, pairs: int, kind: str) -> Contest:
     """Ours and the straight loop, in turns, after one run of each that is not counted."""
     import copy
 
     photos = np.random.default_rng(0).integers(0, 256, (count, size // 4, size // 4, 3), dtype=np.uint8)
     images = list(photos)
     vae = copy.deepcopy(pipeline.vae).float()
-    contenders: dict[str, Callable[[], Any]] = {
+    contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: pipeline(images, steps, output_type="pt"),
         "straight": lambda: straight(pipeline, images, steps, vae),
     }
@@ -93,7 +109,7 @@ def measure(pipeline: Any, size: int, steps: int, count: int, pairs: int, kind: 
     }
 
 
-def seconds(pipeline: Any, call: Callable[[], Any]) -> float:
+def seconds(pipeline: LucidFluxPipeline, call: Callable[[], object]) -> float:
     synchronise(pipeline)
     start = time.perf_counter()
     call()
@@ -101,14 +117,14 @@ def seconds(pipeline: Any, call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def synchronise(pipeline: Any) -> None:
+def synchronise(pipeline: LucidFluxPipeline) -> None:
     import torch
 
     if pipeline.device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def peak(pipeline: Any, call: Callable[[], Any]) -> int:
+def peak(pipeline: LucidFluxPipeline, call: Callable[[], object]) -> int:
     """Bytes: of the allocator on a GPU, of the whole process (which only grows) on a CPU."""
     import torch
 
@@ -120,7 +136,7 @@ def peak(pipeline: Any, call: Callable[[], Any]) -> int:
     return peak_memory(pipeline.device)
 
 
-def straight(pipeline: Any, images: list[np.ndarray], steps: int, vae: Any) -> Any:
+def straight(pipeline: LucidFluxPipeline, images: list[np.ndarray], steps: int, vae: Any) -> Any:
     """The same image (to rounding) without a single thing kept from one step to the next."""
     import torch
 
@@ -215,7 +231,7 @@ def activations(size: int) -> dict[str, float]:
     from lucidflux_model.network.build import MODELS, build
     from lucidflux_model.network.conditioner import Control, position_ids
 
-    def peak_of(module: Any, call: Callable[[], Any]) -> tuple[Any, float]:
+    def peak_of(module: Any, call: Callable[[], object]) -> tuple[Any, float]:
         tracker = MemTracker()
         tracker.track_external(module)
         with tracker:

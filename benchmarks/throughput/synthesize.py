@@ -10,22 +10,22 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypedDict, cast
 
 import cv2
 import numpy as np
 import typer
 
-from benchmarks.throughput.timing import Images, OutFile, paired_ratio, pin, real_photos, tell
+from benchmarks.throughput.timing import Facts, Images, OutFile, Value, paired_ratio, pin, real_photos, tell
 from lucidflux_data.degradation import backends as degradation_backends
 from lucidflux_data.degradation import convolution as filters
 from lucidflux_data.degradation import opencv as degrade_cv2
-from lucidflux_data.degradation.config import make_degrade_config
+from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.noise import poisson_cells
 from lucidflux_data.degradation.plan import Plan, draw_plan
-from lucidflux_data.images import ImageError, decode, decode_full, probe
+from lucidflux_data.images import Decoded, ImageError, decode, decode_full, probe
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs.config import make_pairs_config, pairs_label
@@ -33,7 +33,12 @@ from lucidflux_data.storage.folder import Folder, absolute_url
 from pipelines.execution.worker import limit_threads
 
 app = typer.Typer()
+Row = dict[str, object]  # of inputs.parquet
 PAIRS = 1_370_000  # what the paper's set has
+# What pairs of one HQ format cost: processor time and bytes of one, and of PAIRS.
+PairCost = TypedDict(
+    "PairCost", {"ms_a_pair": float, "bytes_a_pair": int, "core_hours_for_1.37M": float, "TB_for_1.37M": float}
+)
 HQ_FORMATS = ("png", "webp", "jpeg:95", "ref")
 
 
@@ -79,7 +84,7 @@ def by_step(backend: str, hq: np.ndarray, plan: Plan) -> dict[str, float]:
 
     taken: dict[str, float] = {}
 
-    def timed(name: str, call: Any) -> Any:
+    def timed(name: str, call: Callable[[], Value]) -> Value:
         start = time.process_time()
         result = call()
         taken[name] = taken.get(name, 0.0) + (time.process_time() - start) * 1e3
@@ -131,7 +136,7 @@ def synthesize_command(
 
     pin()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {
+    result: Facts = {
         "plans": count,
         "preset": "realesrgan-x4, align=reference, jpeg=reference",
         **degradation_backends.versions("reference"),
@@ -141,7 +146,7 @@ def synthesize_command(
     tell(result, out)
 
 
-def _compare(images: Path, size: int, count: int) -> dict[str, Any]:
+def _compare(images: Path, size: int, count: int) -> Facts:
     # Plans that BasicSR can follow to the letter: its sampling, its JPEG table.
     config = make_degrade_config("realesrgan-x4", [f"size={size}", "align=reference", "jpeg=reference"])
     backends = ("cv2", "reference", "torch")
@@ -158,7 +163,7 @@ def _compare(images: Path, size: int, count: int) -> dict[str, Any]:
                 steps[backend][name] += value / count
             whole[backend].append(sum(taken.values()))
             sharpened[backend].append(whole[backend][-1] + usm_ms(backend, hq))
-    report: dict[str, Any] = {}
+    report: Facts = {}
     for backend in backends:
         report[backend] = {
             "ms_a_pair_mean": round(statistics.mean(whole[backend]), 2),
@@ -177,7 +182,7 @@ def _compare(images: Path, size: int, count: int) -> dict[str, Any]:
     return report
 
 
-def warm_up(hq: np.ndarray, config: Any) -> None:
+def warm_up(hq: np.ndarray, config: DegradeConfig) -> None:
     """Compiles, loads and fills tables before the clock starts."""
     for number in range(40):
         degrade_cv2.degrade(hq[:256, :256].copy(), draw_plan(f"warm{number}", 0, config))
@@ -198,7 +203,7 @@ def synthesize_job_command(
     out: OutFile = None,
 ) -> None:
     """The whole job beside a bare loop, through local processes and Ray; one core by HQ format; RealESRGANPairs."""
-    result: dict[str, Any] = {"photos": limit, "pairs": 4 * limit, "size": size, **degradation_backends.versions("cv2")}
+    result: Facts = {"photos": limit, "pairs": 4 * limit, "size": size, **degradation_backends.versions("cv2")}
     rates: dict[str, list[float]] = {"bare_loop": [], "local": [], "ray": []}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds):
@@ -212,20 +217,17 @@ def synthesize_job_command(
     result["pairs_per_s"] = {name: [round(rate, 2) for rate in found] for name, found in rates.items()}
     for name in ("local", "ray"):
         result[f"{name} / bare_loop"] = paired_ratio(rates[name], rates["bare_loop"])
-    for row in result["one_core"].values():
-        row["core_hours_for_1.37M"] = round(row["ms_a_pair"] * PAIRS / 3.6e6, 1)
-        row["TB_for_1.37M"] = round(row["bytes_a_pair"] * PAIRS / 1e12, 3)
     tell(result, out)
 
 
-def _rows(made: Path) -> list[dict[str, Any]]:
+def _rows(made: Path) -> list[Row]:
     """The photos that a job used."""
     folder = Folder(made)
     rows = pairs_run.read_inputs(folder, pairs_run.read_config(folder)).to_pylist()
     return [row for row in rows if row["reason"] is None]
 
 
-def _bare_processes(rows: list[dict[str, Any]], size: int, num_cpus: int) -> float:
+def _bare_processes(rows: list[Row], size: int, num_cpus: int) -> float:
     """Pairs a second of as many processes that do nothing but make pairs; they have started and compiled before."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(num_cpus, initializer=limit_threads) as pool:
@@ -236,7 +238,7 @@ def _bare_processes(rows: list[dict[str, Any]], size: int, num_cpus: int) -> flo
         return made / (time.perf_counter() - start)
 
 
-def _pairs_of(work: tuple[dict[str, Any], int]) -> int:
+def _pairs_of(work: tuple[Row, int]) -> int:
     row, size = work
     config = make_degrade_config("realesrgan-x4", [f"size={size}"])
     clean = _opened(row)
@@ -263,14 +265,14 @@ def _job(images: Path, out: Path, limit: int, size: int, num_cpus: int, kind: st
         start = time.perf_counter()
         summary = synthesize(folder, about, executor, Progress(quiet=True))
         taken = time.perf_counter() - start
-    return summary["samples"] / taken
+    return float(summary["samples"]) / taken
 
 
-def _one_core(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
+def _one_core(rows: list[Row], size: int) -> dict[str, PairCost]:
     """Processor time and bytes of a pair by HQ format: decode (shared by four variants), cut, degrade, encode."""
     config, degrade = make_degrade_config("realesrgan-x4", [f"size={size}"]), degradation_backends.load_backend("cv2")
     pairs.make_pair(*_opened(rows[0]), 0, config, "png", degrade)
-    report: dict[str, Any] = {}
+    report: dict[str, PairCost] = {}
     for name in HQ_FORMATS:
         taken = data_bytes = count = 0.0
         for row in rows:
@@ -281,24 +283,30 @@ def _one_core(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
                 data_bytes += sum(map(len, pair.members.values()))
                 count += 1
             taken += time.process_time() - start
-        report[name] = {"ms_a_pair": round(taken / count * 1e3, 2), "bytes_a_pair": round(data_bytes / count)}
+        time_ms, size_bytes = round(taken / count * 1e3, 2), round(data_bytes / count)
+        report[name] = {
+            "ms_a_pair": time_ms,
+            "bytes_a_pair": size_bytes,
+            "core_hours_for_1.37M": round(time_ms * PAIRS / 3.6e6, 1),
+            "TB_for_1.37M": round(size_bytes * PAIRS / 1e12, 3),
+        }
     return report
 
 
-def _opened(row: dict[str, Any]) -> tuple[bytes, Any, pairs.CleanImage]:
+def _opened(row: Row) -> tuple[bytes, Decoded, pairs.CleanImage]:
     """What `make_pair` takes of an image: bytes, pixels, and what its json tells."""
-    data = Path(row["uri"].removeprefix("file://")).read_bytes()
+    data = Path(str(row["uri"]).removeprefix("file://")).read_bytes()
     known = {name: row[name] for name in ("key", "source_key", "group", "carried")}
     return data, decode_full(data), cast(pairs.CleanImage, known | {"versions": {}, "ref": {}})
 
 
-def _dataset(rows: list[dict[str, Any]], size: int) -> float:
+def _dataset(rows: list[Row], size: int) -> float:
     """Processor time of `RealESRGANPairs[i]`, decode of the source included, in one process."""
     from lucidflux_data import RealESRGANPairs
 
     with tempfile.TemporaryDirectory() as photos:
         for number, row in enumerate(rows):
-            path = row["uri"].removeprefix("file://")
+            path = str(row["uri"]).removeprefix("file://")
             os.symlink(path, f"{photos}/{number:03d}{Path(path).suffix}")
         dataset = RealESRGANPairs(photos, settings=[f"size={size}"])
         dataset[0]

@@ -6,15 +6,17 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import cv2
 import typer
 
 from lucidflux_data.sources.listing import list_sources
 
+Value = TypeVar("Value")
+Facts = dict[str, object]  # what a script found, by name: numbers, texts, and tables of them, as they stand in the JSON
 Images = Annotated[Path, typer.Option(help="A folder of real photos.")]
 OutFile = Annotated[Path | None, typer.Option(help="Write the JSON here too.")]
 
@@ -25,13 +27,13 @@ def pin() -> None:
     cv2.setNumThreads(1)
 
 
-def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+def seconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     start = clock()
     call()
     return clock() - start
 
 
-def core_seconds(call: Callable[[], Any]) -> float:
+def core_seconds(call: Callable[[], object]) -> float:
     """Processor time: what one thread on one core needs, whatever else the machine does."""
     return seconds(call, time.process_time)
 
@@ -42,7 +44,7 @@ def paired_ratio(above: list[float], below: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
 
 
-def tell(result: dict[str, Any], out: Path | None) -> None:
+def tell(result: Facts, out: Path | None) -> None:
     """A table on standard error, the JSON on standard output and, where asked for, in a file."""
     from rich.console import Console
     from rich.table import Table
@@ -52,6 +54,11 @@ def tell(result: dict[str, Any], out: Path | None) -> None:
         for inner, number in value.items() if isinstance(value, dict) else [("", value)]:
             table.add_row(name, inner, str(number))
     Console(stderr=True).print(table)
+    print_json(result, out)
+
+
+def print_json(result: Mapping[str, object], out: Path | None) -> None:
+    """The JSON on standard output and, where asked for, in a file."""
     text = json.dumps(result, indent=2)
     print(text)
     if out is not None:

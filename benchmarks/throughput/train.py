@@ -11,13 +11,34 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from benchmarks.throughput.timing import Facts, Value
+
+if TYPE_CHECKING:
+    import torch
+
+    from lucidflux_model.network.build import Components
+    from lucidflux_model.training.config import TrainConfig
+    from lucidflux_model.training.progress.log import Step
+
 app = typer.Typer(add_completion=False)
 WARM = 3  # steps before the clock starts
+
+
+class LoaderReport(TypedDict):
+    """The loader in one process."""
+
+    samples: int
+    size: list[int]  # height and width of the pairs
+    samples_per_s_per_core: float
+    megabytes_per_s: float  # of encoded images
+    share: dict[str, float]  # of the time: read, decode_hq, decode_lq, upsample
 
 
 @app.command("train")
@@ -35,7 +56,7 @@ def train_command(
     from benchmarks.environment import capture
 
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"topic": "train", "environment": capture(), "loader": measure_loader(pairs)}
+    result: Facts = {"topic": "train", "environment": capture(), "loader": measure_loader(pairs)}
     rows = []
     for size in batch:
         for how in ("full", "selective", "off"):
@@ -52,7 +73,7 @@ def train_command(
         out.write_text(text + "\n")
 
 
-def measure_loader(pairs: Path, samples: int = 200) -> dict[str, Any]:
+def measure_loader(pairs: Path, samples: int = 200) -> LoaderReport:
     """One process, shuffled order: samples a second, and which part of it is reading, decoding and upsampling."""
     import numpy as np
 
@@ -68,21 +89,21 @@ def measure_loader(pairs: Path, samples: int = 200) -> dict[str, Any]:
     spent = {"all": 0.0, "read": 0.0, "decode_hq": 0.0, "decode_lq": 0.0, "upsample": 0.0}
     size = 0
 
-    def timed(name: str, call: Any) -> Any:
+    def timed(name: str, call: Callable[[], Value]) -> Value:
         start = time.perf_counter()
         found = call()
         spent[name] += time.perf_counter() - start
         return found
 
     for position in range(samples):
-        timed("all", lambda position=position: dataset[position])
+        timed("all", partial(dataset.__getitem__, position))
         index = order.at(position)[1]
         row = {name: int(column[index]) for name, column in source._columns.items()}
-        hq, lq = timed("read", lambda index=index, row=row: source._bytes(index, row))
+        hq, lq = timed("read", partial(source._bytes, index, row))
         size += len(hq) + len(lq)
-        timed("decode_hq", lambda hq=hq: decode(hq))
-        small = timed("decode_lq", lambda lq=lq: decode(lq))
-        timed("upsample", lambda small=small: upsample_lq(small, *source.size))
+        timed("decode_hq", partial(decode, hq))
+        small = timed("decode_lq", partial(decode, lq))
+        timed("upsample", partial(upsample_lq, small, *source.size))
     total = spent.pop("all")
     shares = {name: round(seconds / total, 3) for name, seconds in spent.items()}
     return {
@@ -94,7 +115,7 @@ def measure_loader(pairs: Path, samples: int = 200) -> dict[str, Any]:
     }
 
 
-def measure(pairs: Path, settings: list[str], steps: int) -> dict[str, Any]:
+def measure(pairs: Path, settings: list[str], steps: int) -> Facts:
     """Median of `steps` steps of the trainer itself, after WARM."""
     import torch
 
@@ -103,13 +124,14 @@ def measure(pairs: Path, settings: list[str], steps: int) -> dict[str, Any]:
     from lucidflux_model.training import setup as train_setup
     from lucidflux_model.training.config import TrainConfig
     from lucidflux_model.training.distributed import Runtime
+    from lucidflux_model.training.model import FROZEN
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fixed = ["warmup=1", "validation.fraction=0", "tensorboard=false", "checkpoint_every=1000000", "ema=0"]
     fixed.append(f"data.workers={min(4, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0}")
     config = resolve(TrainConfig, {}, None, [*fixed, f"steps={steps + WARM}", *settings])
 
-    def random_parts(config: TrainConfig, dtype: torch.dtype, names: Any = train_setup.FROZEN) -> dict[str, Any]:
+    def random_parts(config: TrainConfig, dtype: torch.dtype, names: Sequence[str] = FROZEN) -> Components:
         parts = build_random(config.model.name, device=device, dtype=dtype, parts=names)
         if "proxy" in parts:
             parts["proxy"].float()
@@ -118,7 +140,7 @@ def measure(pairs: Path, settings: list[str], steps: int) -> dict[str, Any]:
     train_setup.frozen_parts = random_parts
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    lines: list[dict[str, Any]] = []
+    lines: list[Step] = []
     with tempfile.TemporaryDirectory() as out:
         alone = Runtime(0, 1, device)
         try:
@@ -133,7 +155,7 @@ def measure(pairs: Path, settings: list[str], steps: int) -> dict[str, Any]:
     return {**median, "peak_memory_bytes": timed[-1]["peak_memory_bytes"], "profile": profile(config, device)}
 
 
-def profile(config: Any, device: Any) -> dict[str, float]:
+def profile(config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Share of a step's time: encoding (VAE, SwinIR, SigLIP2), forward, backward."""
     import torch
 
@@ -161,7 +183,7 @@ def profile(config: Any, device: Any) -> dict[str, float]:
     return {name: round(seconds / sum(spent.values()), 3) for name, seconds in spent.items()}
 
 
-def _now(device: Any) -> float:
+def _now(device: torch.device) -> float:
     import torch
 
     if device.type == "cuda":

@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,7 +30,6 @@ from lucidflux_model.weights import layouts
 from lucidflux_model.weights.files import WEIGHTS_FILE, file_sha256, folder_hashes
 from lucidflux_model.weights.published import (
     LUCIDFLUX_PARTS,
-    MARK,
     check_parts,
     layouts_of,
     read_tensors,
@@ -53,6 +52,23 @@ PUBLISHED_FILES = {  # component -> names its file may have
 FLOAT32 = ("proxy", "vae")  # published in float32, and used so by numerics="parity"
 
 
+class WeightsIndex(TypedDict):
+    """weights.json of a folder of converted weights."""
+
+    schema_version: int
+    model: str
+    files: dict[str, str]  # path below the folder -> sha256
+    contaminated: NotRequired[list[str]]  # suites that the weights were validated on
+
+
+class Verified(TypedDict):
+    """What `lucidflux weights verify --json` prints."""
+
+    model: str
+    files: int
+    verified: bool
+
+
 def convert(files: Path, out: Path, model: str = "flux-dev", say: Callable[[str], None] = print) -> dict[str, str]:
     """Gives file -> sha256 of the new folder. Raises InputError naming what is missing or wrong, before writing."""
     sizes = sizes_of(model)
@@ -70,9 +86,9 @@ def convert(files: Path, out: Path, model: str = "flux-dev", say: Callable[[str]
             _convert_one(name, component, sources[name], part / name, torch.float32 if name in FLOAT32 else dtype)
         write_index(part, components)
         hashes = {str(path.relative_to(part)): file_sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        about: dict[str, Any] = {"schema_version": 1, "model": model, "files": hashes}
+        about: WeightsIndex = {"schema_version": 1, "model": model, "files": hashes}
         if mark := read_mark(sources["conditioner"]):
-            about[MARK] = mark
+            about["contaminated"] = mark
         (part / WEIGHTS_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
         part.rename(out)
     finally:
@@ -161,7 +177,7 @@ def read_prompt(source: Path, like: PromptEmbeddings) -> PromptEmbeddings:
     state = read_tensors(source)
     wanted = {"txt": tuple(like.text.shape), "vec": tuple(like.pooled.shape)}
     layouts.check(str(source), {key: tuple(tensor.shape) for key, tensor in state.items()}, wanted)
-    prompt = PromptEmbeddings(*like.text.shape[1:], like.pooled.shape[1])
+    prompt: PromptEmbeddings = PromptEmbeddings(*like.text.shape[1:], like.pooled.shape[1])
     prompt.text.data.copy_(state["txt"])
     prompt.pooled.data.copy_(state["vec"])
     return prompt
@@ -184,7 +200,7 @@ def export(folder: Path, out: Path) -> None:
     save_lucidflux(loaded["conditioner"], loaded["connector"], out, read_mark(folder))
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path) -> Verified:
     """Hashes against weights.json, and keys and shapes against the model. Raises VerificationError."""
     try:
         model = json.loads((folder / WEIGHTS_FILE).read_text())["model"]

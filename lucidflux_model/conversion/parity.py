@@ -12,14 +12,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from lucidflux_data.errors import InputError
 from lucidflux_model.inference.color import align_colors, wavelet_split
-from lucidflux_model.network.build import MODELS, ModelSizes, build
+from lucidflux_model.network.build import MODELS, Components, ConnectorSizes, FluxSizes, ModelSizes, ProxySizes, build
 from lucidflux_model.network.conditioner import Control, pack, position_ids, unpack
 from lucidflux_model.network.encode import siglip_input
 from lucidflux_model.network.schedule import make_scheduler, schedule_length, set_sigmas
@@ -28,6 +28,31 @@ from lucidflux_model.weights.published import layouts_of, load_published, read_t
 TOLERANCE = 1e-4
 PARTS = ("transformer", "conditioner", "connector", "proxy")
 INPUTS = frozenset({"noise", "guidance", "timestep", "lq_image", "siglip_features", "txt", "vec", "wavelet_content"})
+
+
+class GoldenFlux(TypedDict):
+    """Sizes of the backbone, in the published code's words."""
+
+    in_channels: int
+    num_heads: int
+    hidden_size: int
+    context_in_dim: int
+    vec_in_dim: int
+    axes_dim: list[int]
+    depth: int
+    depth_single_blocks: int
+    guidance_embed: bool
+
+
+class Golden(TypedDict):
+    """config.json of a golden folder."""
+
+    height: int  # pixels
+    width: int
+    flux: GoldenFlux
+    swinir: ProxySizes
+    connector: ConnectorSizes
+    condition_depth: int  # blocks of a branch
 
 
 def parity(folder: Path) -> dict[str, float]:
@@ -52,10 +77,10 @@ def relative_error(ours: Tensor, golden: Tensor) -> float:
     return float((ours.double() - golden.double()).abs().max() / golden.double().abs().max())
 
 
-def load_golden(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_golden(folder: Path) -> tuple[Golden, Components]:
     """(config, components with the golden weights in float32)."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config: Golden = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         raise InputError(f"{folder} is not a golden folder: config.json is missing or damaged") from None
     components = build(golden_sizes(config), parts=PARTS)
@@ -66,35 +91,41 @@ def load_golden(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, components
 
 
-def golden_sizes(config: dict[str, Any]) -> ModelSizes:
+def golden_sizes(config: Golden) -> ModelSizes:
     """Our sizes from the published code's; parts that a golden folder does not hold stay tiny."""
     flux, swinir = config["flux"], config["swinir"]
-    shared = {
+    shared: FluxSizes = {
         "in_channels": flux["in_channels"],
         "num_attention_heads": flux["num_heads"],
         "attention_head_dim": flux["hidden_size"] // flux["num_heads"],
         "joint_attention_dim": flux["context_in_dim"],
         "pooled_projection_dim": flux["vec_in_dim"],
         "axes_dims_rope": tuple(flux["axes_dim"]),
-        "num_layers": flux["depth"],
     }
     tiny = MODELS["tiny"]
     return ModelSizes(
         transformer={
             **shared,
+            "num_layers": flux["depth"],
             "num_single_layers": flux["depth_single_blocks"],
             "guidance_embeds": flux["guidance_embed"],
         },
-        conditioner={**shared, "branch_depth": config["condition_depth"]},
+        conditioner={**shared, "num_layers": flux["depth"], "branch_depth": config["condition_depth"]},
         connector=config["connector"],
-        proxy={name: swinir[name] for name in ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")},
+        proxy={
+            "embed_dim": swinir["embed_dim"],
+            "depths": swinir["depths"],
+            "num_heads": swinir["num_heads"],
+            "window_size": swinir["window_size"],
+            "mlp_ratio": swinir["mlp_ratio"],
+        },
         image_encoder=tiny.image_encoder,
         vae=tiny.vae,
         prompt=tiny.prompt,
     )
 
 
-def recompute(config: dict[str, Any], components: dict[str, Any], golden: dict[str, Tensor]) -> dict[str, Tensor]:
+def recompute(config: Golden, components: Components, golden: dict[str, Tensor]) -> dict[str, Tensor]:
     """Every golden result, from the golden inputs alone."""
     height, width = config["height"], config["width"]
     results: dict[str, Tensor] = {}
@@ -129,7 +160,7 @@ def numbered(golden: dict[str, Tensor], pattern: str) -> Iterator[tuple[str, lis
 
 
 def _denoise(
-    components: dict[str, Any], golden: dict[str, Tensor], results: dict[str, Tensor], height: int, width: int
+    components: Components, golden: dict[str, Tensor], results: dict[str, Tensor], height: int, width: int
 ) -> dict[str, Tensor]:
     """Branches, modulation, control and velocity at the golden timestep; then the sampler's steps from the noise."""
     conditioner, transformer = components["conditioner"], components["transformer"]

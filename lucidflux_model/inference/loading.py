@@ -49,16 +49,17 @@ def _pretrained(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     folder = Path(config.weights)
     default = torch.float32 if config.name == "tiny" else torch.bfloat16
     vae = torch.float32 if numerics == "parity" else default
-    given: dict[str, Any] = {}
+    given: dict[str, object] = {}
     if config.quantize == "nf4":
         given["transformer"] = _nf4(folder, default)
     dtypes = {"default": default, "proxy": torch.float32, "vae": vae}
     quiet_libraries()
     given |= {"dtype": dtypes, "local_files_only": True, "use_safetensors": True}  # a pickle is never run
     try:
-        return LucidFluxPipeline.from_pretrained(str(folder), **given)
+        pipeline: LucidFluxPipeline = LucidFluxPipeline.from_pretrained(str(folder), **given)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    return pipeline
 
 
 def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:

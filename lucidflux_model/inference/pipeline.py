@@ -302,7 +302,8 @@ def _levels(image: Images) -> np.ndarray:
     """uint8 B x H x W x 3."""
     if isinstance(image, Tensor):
         batch = image[None] if image.ndim == 3 else image
-        return (batch.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        levels = (batch.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return np.asarray(levels.cpu().numpy())
     if isinstance(image, Image.Image) or (isinstance(image, np.ndarray) and image.ndim == 3):
         image = [image]
     arrays = [_upright_rgb(one) if isinstance(one, Image.Image) else np.asarray(one) for one in image]

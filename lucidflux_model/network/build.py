@@ -20,7 +20,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -36,17 +36,84 @@ from lucidflux_model.network.proxy import SwinIRProxy
 TRAINED = ("conditioner", "connector")
 
 
+Components = dict[str, nn.Module]  # by the names above
+
+
+class FluxSizes(TypedDict):
+    """What backbone and branches share."""
+
+    in_channels: int  # of a token: 16 latent channels x 2 x 2
+    attention_head_dim: int
+    num_attention_heads: int
+    joint_attention_dim: int  # width of the text
+    pooled_projection_dim: int  # width of the pooled text
+    axes_dims_rope: tuple[int, ...]  # head dimensions of index, row and column
+
+
+class TransformerSizes(FluxSizes):
+    num_layers: int  # of two streams
+    num_single_layers: int
+    guidance_embeds: bool
+
+
+class ConditionerSizes(FluxSizes):
+    num_layers: int  # that get a control
+    branch_depth: int  # blocks of a branch
+
+
+class ConnectorSizes(TypedDict):
+    redux_dim: int  # width of the features
+    txt_in_features: int  # width of the text
+
+
+class ProxySizes(TypedDict):
+    embed_dim: int
+    depths: tuple[int, ...]  # blocks a group
+    num_heads: tuple[int, ...]  # of each group
+    window_size: NotRequired[int]
+    mlp_ratio: NotRequired[float]
+
+
+class VisionSizes(TypedDict):
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int  # pixels
+    patch_size: int
+
+
+class VaeSizes(TypedDict):
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    latent_channels: int
+    norm_num_groups: int
+    sample_size: int
+    scaling_factor: float
+    shift_factor: float
+    use_quant_conv: bool
+    use_post_quant_conv: bool
+
+
+class PromptSizes(TypedDict):
+    tokens: int
+    width: int
+    pooled_width: int
+
+
 @dataclass(frozen=True)
 class ModelSizes:
     """Constructor arguments of every component."""
 
-    transformer: dict[str, Any]
-    conditioner: dict[str, Any]
-    connector: dict[str, Any]
-    proxy: dict[str, Any]
-    image_encoder: dict[str, Any]
-    vae: dict[str, Any]
-    prompt: dict[str, Any]
+    transformer: TransformerSizes
+    conditioner: ConditionerSizes
+    connector: ConnectorSizes
+    proxy: ProxySizes
+    image_encoder: VisionSizes
+    vae: VaeSizes
+    prompt: PromptSizes
 
 
 _DOWN, _UP = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
@@ -58,15 +125,15 @@ def _sizes(
     axes: tuple[int, int, int],
     blocks: tuple[int, int],
     text: tuple[int, int, int],  # tokens, width, pooled width
-    image_encoder: dict[str, Any],
-    proxy: dict[str, Any],
+    image_encoder: VisionSizes,
+    proxy: ProxySizes,
     vae_channels: tuple[int, ...],
     vae_layers: int,
     vae_groups: int,
 ) -> ModelSizes:
     tokens, width, pooled = text
-    flux = {
-        "in_channels": 64,  # 16 latent channels x 2 x 2
+    flux: FluxSizes = {
+        "in_channels": 64,
         "attention_head_dim": head_dim,
         "num_attention_heads": heads,
         "joint_attention_dim": width,
@@ -137,7 +204,7 @@ MODELS: dict[str, ModelSizes] = {
         vae_groups=32,
     ),
 }
-CLASSES: dict[str, Any] = {
+CLASSES: dict[str, type[nn.Module]] = {
     "transformer": FluxTransformer2DModel,
     "conditioner": LucidFluxConditioner,
     "connector": ReduxImageEncoder,
@@ -160,7 +227,7 @@ def build(
     device: str | torch.device = "meta",
     dtype: torch.dtype = torch.float32,
     parts: Iterable[str] = tuple(CLASSES),
-) -> dict[str, Any]:
+) -> Components:
     """Fresh components. On the meta device they take no memory; `weights.load_*` then puts tensors in their places."""
     components = {}
     default = torch.get_default_dtype()
@@ -184,7 +251,7 @@ def build_random(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     parts: Iterable[str] = tuple(CLASSES),
-) -> dict[str, Any]:
+) -> Components:
     """Components with random weights, the same for a (seed, device kind, dtype). For plumbing and for timing."""
     components = build(sizes_of(model), device, dtype, parts)
     for part, component in components.items():

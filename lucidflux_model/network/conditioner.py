@@ -93,7 +93,7 @@ class Control(Sequence[Tensor]):
         self.proxy_strength = proxy_strength
 
     def __len__(self) -> int:
-        return self.conditions.shift_lq.shape[1]
+        return int(self.conditions.shift_lq.shape[1])
 
     def __getitem__(self, layer: Any) -> Any:
         if not 0 <= layer < len(self):
@@ -256,7 +256,8 @@ class LucidFluxConditioner(ModelMixin, ConfigMixin):
     def rotary(self, text_tokens: int, image_ids: Tensor) -> Rotary:
         """Rotary tables of text tokens, all at position zero, and image tokens, in float32."""
         zeros = image_ids.new_zeros(text_tokens, 3)
-        return self.pos_embed(torch.cat([zeros, image_ids]))
+        cosines, sines = self.pos_embed(torch.cat([zeros, image_ids]))
+        return cosines, sines
 
     def prepare(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -11,10 +11,19 @@ from PIL import Image
 from torch import Tensor
 
 
+class Tensors(TypedDict, total=False):
+    """What the frozen parts take: of one sample, or stacked to B x ... for a batch."""
+
+    hq: Tensor  # uint8 3 x H x W
+    lq: Tensor  # uint8 3 x H x W
+    latent: Tensor  # the rest only where it is cached: see `lucidflux_model.samples.cached`
+    proxy: Tensor  # uint8 3 x H x W
+    semantic: Tensor
+
+
 @torch.no_grad()
-def encode(parts: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
-    """`parts` has vae, proxy and image_encoder. `batch`: hq, lq as uint8 B x 3 x H x W, and what is cached of latent,
-    proxy, semantic.
+def encode(parts: Any, batch: Tensors) -> dict[str, Tensor]:
+    """`parts` has vae, proxy and image_encoder. `batch`: hq, lq, and what is cached of the rest.
 
     latent: B x C x H/8 x W/8, scaled as the backbone wants it; lq, proxy: B x 3 x H x W in [-1, 1]; features:
     B x tokens x width; float32 but for the last.

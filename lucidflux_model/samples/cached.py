@@ -24,7 +24,7 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
-from lucidflux_model.network.encode import encode
+from lucidflux_model.network.encode import Tensors, encode
 from lucidflux_model.samples.sources import ShardPairs, Unreadable, read_range
 
 CACHED = ("latent", "proxy", "semantic")
@@ -45,7 +45,7 @@ def encoded(parts: Any, hq: np.ndarray, lq: np.ndarray, kinds: Sequence[str]) ->
 
     Features are of the stored, 8-bit proxy.
     """
-    batch: dict[str, Any] = {"hq": _batch(hq), "lq": _batch(lq)}
+    batch: Tensors = {"hq": _batch(hq), "lq": _batch(lq)}
     proxy = ((encode(parts, batch)["proxy"] + 1) / 2 * 255).round().to(torch.uint8)
     found = encode(parts, {**batch, "proxy": proxy})
     dtype = np.float16 if parts.vae.dtype == torch.bfloat16 else np.float32

@@ -13,7 +13,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +80,7 @@ class ShardPairs:
         return [key.decode() for key in self.keys]
 
     def key(self, index: int, epoch: int) -> str:
-        return self.keys[index].decode()
+        return str(self.keys[index].decode())
 
     @property
     def decoder(self) -> int:
@@ -211,7 +210,7 @@ class SuiteImages:
         return len(self.keys)
 
     def key(self, index: int, epoch: int) -> str:
-        return self.keys[index]
+        return str(self.keys[index])
 
     def read(self, index: int, epoch: int) -> tuple[np.ndarray | None, np.ndarray]:
         """Raises Unreadable."""
@@ -249,7 +248,7 @@ def read_range(url: str, start: int, end: int) -> bytes:
         with open(place.path(name), "rb") as file:
             file.seek(start)
             return file.read(end - start)
-    return place.fs.cat_file(place.path(name), start=start, end=end)
+    return bytes(place.fs.cat_file(place.path(name), start=start, end=end))
 
 
 def open_shards(sources: Sequence[str], index: Folder) -> ShardPairs:
@@ -274,7 +273,9 @@ def open_shards(sources: Sequence[str], index: Folder) -> ShardPairs:
     return ShardPairs(index.read_table(name))
 
 
-def open_pairs(sources: Sequence[str], online: str | None, seed: int, settings: Sequence[str], index: Folder) -> Any:
+def open_pairs(
+    sources: Sequence[str], online: str | None, seed: int, settings: Sequence[str], index: Folder
+) -> PairSource:
     """The source that the settings ask for."""
     for source in sources:
         url = absolute_url(source)
@@ -317,7 +318,7 @@ def _joined(url: str, index: pa.Table) -> pa.Table:
 
 def _stock_index(urls: list[str]) -> pa.Table:
     """MEMBERS of tars of anyone: a sample is what shares a name up to its first dot."""
-    samples: dict[tuple[str, str], dict[str, Any]] = {}
+    samples: dict[tuple[str, str], dict[str, int | str | None]] = {}
     for row in list_sources(urls).table.to_pylist():
         tar, inside, member = row["uri"].partition("#")
         if not inside or row["offset"] < 0:

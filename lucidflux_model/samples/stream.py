@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lucidflux_data.errors import InputError
+from lucidflux_model.network.encode import Tensors
 from lucidflux_model.samples.sources import PairSource, Unreadable, mixed_sizes
 
 REPLACEMENTS = 32  # samples that are tried in the place of one that cannot be read
@@ -62,7 +63,7 @@ class Order:
             spans = bounds[:, first : first + self.window].T
             members = np.concatenate([by_shard[start:end] for start, end in spans])
             parts.append(generator.permutation(members))
-        return self.indices[np.concatenate(parts)]
+        return np.asarray(self.indices[np.concatenate(parts)])
 
     def at(self, position: int) -> tuple[int, int]:
         """(epoch, sample index) of a position in the stream."""
@@ -76,21 +77,43 @@ class Order:
         return self is other
 
 
-class PairDataset(Dataset):
-    """`dataset[position]` -> hq, lq: uint8 3xHxW, key, position, corrupt (1: another in its place), or `error`."""
+class Sample(Tensors, total=False):
+    """A sample of the stream, or `error` alone."""
 
-    def __init__(self, source: PairSource, order: Order, extra: Any = None) -> None:
+    key: str
+    position: int  # in the stream
+    corrupt: int  # 1: another stands in the place of one that cannot be read
+    why: str  # the reason, or ""
+    error: str  # what ends the training
+
+
+class Batch(Tensors, total=False):
+    """Samples stacked, or `error` alone: lists have one entry a sample."""
+
+    key: list[str]
+    position: list[int]
+    corrupt: list[int]
+    why: list[str]
+    error: str
+
+
+class PairDataset(Dataset):
+    """`dataset[position]` -> Sample."""
+
+    def __init__(
+        self, source: PairSource, order: Order, extra: Callable[[int], dict[str, Tensor]] | None = None
+    ) -> None:
         """`extra(index)` -> further tensors of a sample by name: see `lucidflux_model.samples.cached`."""
         self.source, self.order, self.extra = source, order, extra
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: int) -> Sample:
         # Errors travel as text: the loader would wrap an exception in its worker's traceback.
         try:
             return self._read(position)
         except InputError as error:
             return {"error": str(error)}
 
-    def _read(self, position: int) -> dict[str, Any]:
+    def _read(self, position: int) -> Sample:
         epoch, _ = self.order.at(position)
         start = epoch * len(self.order)
         why = ""
@@ -105,9 +128,11 @@ class PairDataset(Dataset):
             if hq.shape[:2] != self.source.size:
                 sizes = {self.source.size: "the first", hq.shape[:2]: self.source.key(index, epoch)}
                 raise InputError(mixed_sizes(sizes))
-            pixels = {"hq": _planes(hq), "lq": _planes(lq)}
-            told = {"key": self.source.key(index, epoch), "position": position, "corrupt": int(tried > 0), "why": why}
-            return pixels | more | told
+            sample: Sample = {"hq": _planes(hq), "lq": _planes(lq)}
+            sample.update(cast(Sample, more))
+            key = self.source.key(index, epoch)
+            sample.update({"key": key, "position": position, "corrupt": int(tried > 0), "why": why})
+            return sample
         raise InputError(f"{REPLACEMENTS} pairs in a row cannot be read, the first: {why}")
 
 
@@ -151,9 +176,9 @@ class Pieces:
         return self.steps * self.share.pieces
 
 
-def load(dataset: PairDataset, pieces: Pieces, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+def load(dataset: PairDataset, pieces: Pieces, workers: int, pin: bool) -> Iterator[Batch]:
     """Batches in order: tensors stacked, the rest as lists. Raises InputError for what cannot be trained on."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if workers:  # spawned: neither CUDA nor the clients of object stores live through a fork
         options = {"multiprocessing_context": "spawn", "worker_init_fn": _one_thread, "prefetch_factor": 4}
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # it knows cores, not what they do
@@ -166,16 +191,13 @@ def load(dataset: PairDataset, pieces: Pieces, workers: int, pin: bool) -> Itera
         yield batch
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: list[Sample]) -> Batch:
     for sample in samples:
         if "error" in sample:
-            return sample
-    return {
-        name: torch.stack([sample[name] for sample in samples])
-        if isinstance(samples[0][name], Tensor)
-        else [sample[name] for sample in samples]
-        for name in samples[0]
-    }
+            return {"error": sample["error"]}
+    columns = {name: [dict(sample)[name] for sample in samples] for name in samples[0]}
+    stacked = {name: torch.stack(found) if isinstance(found[0], Tensor) else found for name, found in columns.items()}
+    return cast(Batch, stacked)
 
 
 def _one_thread(_: int) -> None:

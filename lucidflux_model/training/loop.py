@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_model.network.conditioner import pack
-from lucidflux_model.samples.stream import PairDataset, Pieces, Share, load
+from lucidflux_model.samples.stream import Batch, PairDataset, Pieces, Share, load
 from lucidflux_model.training.checkpoints import Checkpoints, latest
 from lucidflux_model.training.config import BINS, TrainConfig
 from lucidflux_model.training.contamination import joined
@@ -29,7 +28,7 @@ from lucidflux_model.training.distributed import Parallel, Runtime, clip_gradien
 from lucidflux_model.training.model import VelocityModel
 from lucidflux_model.training.objective import draw, sigma_bins, velocity_losses
 from lucidflux_model.training.optimizer import MovingAverage, learning_rate, make_optimizer
-from lucidflux_model.training.progress.log import TrainLog
+from lucidflux_model.training.progress.log import Speed, Step, TrainLog, Validated
 from lucidflux_model.training.progress.validation import Validation
 
 
@@ -45,10 +44,6 @@ class Progress:
     skipped_in_a_row: int = 0
     contaminated: list[str] = field(default_factory=list)
 
-    def counts(self) -> dict[str, int]:
-        """What a line of metrics says of it."""
-        return {name: value for name, value in asdict(self).items() if name != "contaminated"}
-
 
 @dataclass
 class Trainer:
@@ -63,7 +58,7 @@ class Trainer:
     validations: list[Validation] = field(default_factory=list)  # held-out pairs, benchmark suites
     work: tuple[float, float] | None = None  # useful FLOPs of a sample, FLOP/s of the device
     say: Callable[[str], None] = print
-    on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    on_step: Callable[[Step], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False  # asked after every step: end with a checkpoint
     leaving: Callable[[], bool] = lambda: False  # asked after every step: a node will be taken away, save once
 
@@ -97,12 +92,12 @@ class Trainer:
                 log.close()
         return self.progress
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
+    def _batches(self) -> Iterator[Batch]:
         start = self.progress.epoch * len(self.dataset.order) + self.progress.consumed
         pieces = Pieces(self.share, start, self.config.steps - self.progress.step)
         return load(self.dataset, pieces, self.config.data.workers, pin=self.runtime.device.type == "cuda")
 
-    def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    def _step(self, batches: Iterator[Batch]) -> tuple[Step, bool]:
         """One step of the optimizer over one global batch; its line of metrics, and whether a process was signalled."""
         started, waited = time.perf_counter(), 0.0
         self.optimizer.zero_grad(set_to_none=True)
@@ -131,10 +126,28 @@ class Trainer:
                 self.average.update(self.progress.step)
         self._advance(int(told[2 * BINS]), bool(fine))
         by_sigma = [total / count if count else None for total, count in zip(told[:BINS], told[BINS:-2], strict=True)]
-        figures = {"loss": loss, "loss_by_sigma": by_sigma, "grad_norm": norm, "lr": rate}
-        return {**self.progress.counts(), **figures, **self._speed(started, waited)}, told[-1] > 0
+        now, speed = self.progress, self._speed(started, waited)
+        line: Step = {
+            "step": now.step,
+            "epoch": now.epoch,
+            "consumed": now.consumed,
+            "corrupt": now.corrupt,
+            "skipped": now.skipped,
+            "skipped_in_a_row": now.skipped_in_a_row,
+            "loss": loss,
+            "loss_by_sigma": by_sigma,
+            "grad_norm": norm,
+            "lr": rate,
+            "seconds": speed["seconds"],
+            "images_per_s": speed["images_per_s"],
+            "data_wait": speed["data_wait"],
+            "peak_memory_bytes": speed["peak_memory_bytes"],
+        }
+        if "mfu" in speed:
+            line["mfu"] = speed["mfu"]
+        return line, told[-1] > 0
 
-    def _losses(self, batch: dict[str, Any], last: bool) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: Batch, last: bool) -> tuple[Tensor, Tensor]:
         """Losses and sigmas of a piece, B each; adds its gradient."""
         inputs = self.model.encode(batch)
         clean = inputs.pop("latent")
@@ -182,7 +195,7 @@ class Trainer:
         path = latest(self.run)
         return path.name if path else "none yet"
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, object]:
         parts = torch.nn.ModuleDict({"conditioner": self.model.conditioner, "connector": self.model.connector})
         state = {"model": parts.state_dict(), "optimizer": get_optimizer_state_dict(parts, self.optimizer)}
         return state | ({"ema": self.average.shadows} if self.average is not None else {})
@@ -197,34 +210,35 @@ class Trainer:
         if self.runtime.main:
             self.say(f"goes on after step {self.progress.step:,}")
 
-    def _validated(self, step: int) -> dict[str, Any]:
+    def _validated(self, step: int) -> Validated:
         """Losses of the weights and of their average; images of the average, which is what is exported."""
         found = [validation.losses() for validation in self.validations]
         with self.average.in_place() if self.average is not None else nullcontext():
             for validation, figures in zip(self.validations, found, strict=True):
-                if self.average is not None:
-                    figures |= {f"ema_{name}": value for name, value in validation.losses().items()}
-                figures |= validation.images(step)
-        told: dict[str, Any] = {}
+                if self.average is not None and (averaged := validation.losses()):
+                    figures["ema_loss"] = averaged["loss"]
+                    figures["ema_loss_by_sigma"] = averaged["loss_by_sigma"]
+                figures.update(validation.images(step))
+        told: Validated = {}
         for validation, figures in zip(self.validations, found, strict=True):
             if validation.suite is None:
-                told |= figures
+                told = {**told, **figures}
             else:
                 told.setdefault("suites", {})[validation.suite] = figures
         return told
 
-    def _tell_corrupt(self, batch: dict[str, Any]) -> None:
+    def _tell_corrupt(self, batch: Batch) -> None:
         for why in batch["why"]:
             if why:
                 self.say(f"replaced a pair that cannot be read: {why}")
 
-    def _speed(self, started: float, waited: float) -> dict[str, Any]:
+    def _speed(self, started: float, waited: float) -> Speed:
         """Of this process, after all that the device was given is done."""
         cuda = self.runtime.device.type == "cuda"
         if cuda:
             torch.cuda.synchronize(self.runtime.device)
         seconds = time.perf_counter() - started
-        figures = {
+        figures: Speed = {
             "seconds": round(seconds, 4),
             "images_per_s": round(self.config.batch_size / seconds, 3),
             "data_wait": round(waited / seconds, 4),
@@ -241,5 +255,5 @@ def peak_memory(device: torch.device) -> int:
     import resource
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

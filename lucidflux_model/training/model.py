@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
-from lucidflux_model.network.build import TRAINED, build, sizes_of
+from lucidflux_model.network.build import TRAINED, Components, build, sizes_of
 from lucidflux_model.network.conditioner import Conditions, Control, pack, position_ids
-from lucidflux_model.network.encode import encode
+from lucidflux_model.network.encode import Tensors, encode
 from lucidflux_model.training.objective import Draws
 
 # Dense bfloat16 tensor throughput, FLOP/s, of the makers' data sheets (without sparsity); the first name that is part
@@ -55,7 +55,7 @@ class VelocityModel(nn.Module):
     conditioner: Any
     connector: Any
 
-    def __init__(self, components: dict[str, Any], autocast: bool) -> None:
+    def __init__(self, components: Components, autocast: bool) -> None:
         super().__init__()
         for name in (*FROZEN, *TRAINED):
             setattr(self, name, components[name])
@@ -70,8 +70,9 @@ class VelocityModel(nn.Module):
         """bfloat16 for the layers of float32 parameters, where the run is in bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
-    def encode(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return encode(self, batch)
+    def encode(self, batch: Tensors) -> dict[str, Tensor]:
+        inputs: dict[str, Tensor] = encode(self, batch)
+        return inputs
 
     def forward(self, noisy: Tensor, lq: Tensor, proxy: Tensor, features: Tensor, draws: Draws) -> Tensor:
         """Velocity tokens, B x N x 64. `noisy`: x_s, B x C x H x W."""

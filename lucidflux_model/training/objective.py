@@ -82,7 +82,7 @@ def model_time(config: TrainConfig, sigma: np.ndarray) -> np.ndarray:
     if config.timestep_sampling != "published-script":
         return sigma
     rounded = torch.from_numpy(np.floor(1000 * sigma) / 1000).to(torch.bfloat16)
-    return rounded.double().numpy()
+    return np.asarray(rounded.double().numpy())
 
 
 def velocity_losses(prediction: Tensor, clean: Tensor, noise: Tensor) -> Tensor:

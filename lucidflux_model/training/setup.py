@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.run_folder import RUN_FILE
-from lucidflux_model.network.build import CLASSES, TRAINED, build, build_random, fill_random, sizes_of
+from lucidflux_model.network.build import CLASSES, TRAINED, Components, build, build_random, fill_random, sizes_of
 from lucidflux_model.samples.cached import Sidecars, cache_folder
-from lucidflux_model.samples.sources import PairSource, SuiteImages, Unreadable, open_pairs
+from lucidflux_model.samples.sources import PairSource, ShardPairs, SuiteImages, Unreadable, open_pairs
 from lucidflux_model.samples.stream import Order, PairDataset, Share, split
 from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
 from lucidflux_model.training.config import TrainConfig
@@ -41,6 +41,7 @@ from lucidflux_model.training.model import (
     use_checkpointing,
     useful_flops,
 )
+from lucidflux_model.training.progress.log import Step
 from lucidflux_model.training.progress.report import REPORT, make_report
 from lucidflux_model.training.progress.validation import EPOCH, Validation, choose
 from lucidflux_model.weights import published as weights
@@ -48,6 +49,20 @@ from lucidflux_model.weights.files import folder_hashes
 from lucidflux_model.weights.published import MARK
 
 KIND = "train"
+
+
+class Summary(TypedDict):
+    """What `lucidflux train --json` prints."""
+
+    run: str
+    model: str
+    steps: int
+    epoch: int
+    corrupt: int  # pairs that were replaced
+    skipped: int  # steps without an update
+    trained: str  # the exported weights
+    report: str
+    contaminated: NotRequired[list[str]]  # suites that the run was validated on
 
 
 def train(
@@ -58,10 +73,10 @@ def train(
     init: str | None = None,
     resume: bool = False,
     say: Callable[[str], None] = print,
-    on_step: Callable[[dict[str, Any]], None] = lambda _: None,
+    on_step: Callable[[Step], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     leaving: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> Summary:
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
     `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
@@ -80,9 +95,10 @@ def train(
             mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
             claim_run(config, out, sources, source.digest(), init, joined(mark, read_mark(Path(init)) if init else []))
     model = prepare_model(config, runtime, init if latest(out) is None else None)
-    extra = (
-        Sidecars(cache_folder(Folder(sources[0]), base_digest(config)), source, data.cached) if data.cached else None
-    )
+    extra = None
+    if data.cached:
+        assert isinstance(source, ShardPairs), "the settings refuse data.cached with data.online"
+        extra = Sidecars(cache_folder(Folder(sources[0]), base_digest(config)), source, data.cached)
     dataset = PairDataset(source, Order(training, source.shard_of[training], config.seed, data.window), extra)
     if runtime.main:
         say(f"model: {label(config)}")
@@ -249,7 +265,7 @@ def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
     return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
 
 
-def frozen_parts(config: TrainConfig, dtype: torch.dtype, names: Sequence[str] = FROZEN) -> dict[str, Any]:
+def frozen_parts(config: TrainConfig, dtype: torch.dtype, names: Sequence[str] = FROZEN) -> Components:
     """In `dtype`, the proxy in float32 as at inference. ConfigError without weights, InputError for damaged ones."""
     base = config.model
     check_base(config, names)
@@ -309,7 +325,7 @@ def _read_parts(path: Path, name: str) -> dict[str, nn.Module]:
     raise InputError(f"{path} is neither a file of trained weights, nor a folder of them, nor a run")
 
 
-def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
+def finish(trainer: Trainer, progress: Progress) -> Summary:
     """Exports the last checkpoint; gives the summary."""
     out = trainer.run
     exported = out / "trained.safetensors"
@@ -317,7 +333,7 @@ def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         export(out, exported)
         Folder(out).publish(REPORT, make_report(out))
     trainer.runtime.barrier()
-    summary = {
+    summary: Summary = {
         "run": str(out),
         "model": label(trainer.config),
         "steps": progress.step,
@@ -327,7 +343,9 @@ def finish(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         "trained": str(exported),
         "report": str(out / REPORT),
     }
-    return summary | ({MARK: progress.contaminated} if progress.contaminated else {})
+    if progress.contaminated:
+        summary["contaminated"] = progress.contaminated
+    return summary
 
 
 def export(run: Path, out: Path, averaged: bool = True) -> None:

@@ -7,7 +7,7 @@ a folder with one sub-folder for each component, safetensors inside            o
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def layouts_of(part: str, module: Any) -> dict[str, tuple[nn.Module, list[Entry]
             "modulation_lq": (module.modulation_lq, layouts.modulation_layout()),
             "modulation_ldr": (module.modulation_proxy, layouts.modulation_layout()),
         }
-    makers = {
+    makers: dict[str, tuple[str, Callable[[Any], list[Entry]]]] = {
         "connector": ("connector", lambda _: layouts.connector_layout()),
         "transformer": ("flux", layouts.flux_layout),
         "proxy": ("swinir", layouts.swinir_layout),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from pipelines.commands.options import Address, DryRun, ExecutorKind, Json, NumC
 
 if TYPE_CHECKING:
     from lucidflux_model.training.config import TrainConfig
+    from lucidflux_model.training.setup import Summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -76,7 +77,7 @@ def train_command(
     request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu", wait)
     progress = Progress(json_)
     processes = num_cpus or num_gpus
-    result: dict[str, Any] | None
+    result: Summary | None
     if launcher == "ray":
         from pipelines.training.on_ray import train_on_ray
 

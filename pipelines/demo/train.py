@@ -46,7 +46,7 @@ def run_train_demo(pairs: Folder, out: Path, progress: Progress) -> dict[str, An
     with showing(progress, STEPS) as show:
         alone = Runtime(0, 1, torch.device("cpu"))
         summary = train(config, [pairs.url], run, alone, resume=True, say=progress.say, on_step=show)
-    losses = [line["loss"] for line in read_metrics(run)]
+    losses = [line["loss"] for line in read_metrics(run) if line["loss"] is not None]
     first, last = (sum(part) / AVERAGED for part in (losses[:AVERAGED], losses[-AVERAGED:]))
     (out / "lq").mkdir(exist_ok=True)
     (out / "lq" / "first.png").write_bytes(first_lq(pairs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -10,14 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import launch, launch_line, open_runtime
+from lucidflux_model.training.progress.log import Step
 from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress
+
+if TYPE_CHECKING:
+    from lucidflux_model.training.setup import Summary
 
 # An error that all processes have is said by the first, whose end ends the others before they say it too; after a
 # signal they end quietly by themselves.
@@ -37,7 +42,7 @@ class Request:
     wait_s: float = 0.0  # as of lease.hold
 
 
-def train_here(request: Request, progress: Progress) -> dict[str, Any] | None:
+def train_here(request: Request, progress: Progress) -> Summary | None:
     """In this process, alone or as one of torchrun's. The summary, from process 0."""
     try:
         with catching_signals() as stop, _held(request):
@@ -60,7 +65,7 @@ def _held(request: Request) -> contextlib.AbstractContextManager[None]:
     return hold(Folder(request.out), request.wait_s, new=True)
 
 
-def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any] | None:
+def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> Summary | None:
     from lucidflux_model.inference.loading import quiet_libraries
     from lucidflux_model.training.setup import train
 
@@ -82,7 +87,7 @@ def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) 
         return result if runtime.main else None
 
 
-def launch_processes(request: Request, processes: int, on_gpus: bool, progress: Progress) -> dict[str, Any] | None:
+def launch_processes(request: Request, processes: int, on_gpus: bool, progress: Progress) -> Summary | None:
     """This command again, as `processes` processes, one a GPU or all without; what is to be said is said by the first
     of them. One process is this one. ConfigError where there are fewer GPUs."""
     import torch
@@ -117,7 +122,7 @@ def catching_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def showing(progress: Progress, steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def showing(progress: Progress, steps: int) -> Iterator[Callable[[Step], None]]:
     """A line on the terminal that moves, a plain one every ten seconds elsewhere."""
     if progress.quiet:
         yield lambda _: None
@@ -128,20 +133,24 @@ def showing(progress: Progress, steps: int) -> Iterator[Callable[[dict[str, Any]
         yield lines(progress, steps)
 
 
-def told(line: dict[str, Any]) -> str:
-    loss = "not finite" if line["loss"] != line["loss"] else f"{line['loss']:.4f}"
-    parts = [f"loss {loss}", f"gradient {line['grad_norm']:.2f}", f"rate {line['lr']:.1e}"]
+def told(line: Step) -> str:
+    parts = [f"loss {_number(line['loss'], 4)}", f"gradient {_number(line['grad_norm'], 2)}", f"rate {line['lr']:.1e}"]
     parts += [f"{line['images_per_s']:.2f} images/s", f"waiting {line['data_wait']:.0%}"]
     if "mfu" in line:
         parts.append(f"MFU {line['mfu']:.0%}")
     return ", ".join(parts)
 
 
-def lines(progress: Progress, steps: int) -> Callable[[dict[str, Any]], None]:
+def _number(value: float | None, digits: int) -> str:
+    """A line of metrics.jsonl has null where a step's own line has a number that is not finite."""
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def lines(progress: Progress, steps: int) -> Callable[[Step], None]:
     """A line of text every ten seconds, and where something was validated."""
     last = 0.0
 
-    def show(line: dict[str, Any]) -> None:
+    def show(line: Step) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or line["step"] == steps or "validation" in line:
@@ -152,7 +161,7 @@ def lines(progress: Progress, steps: int) -> Callable[[dict[str, Any]], None]:
 
 
 @contextlib.contextmanager
-def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _bar(steps: int) -> Iterator[Callable[[Step], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress

@@ -13,7 +13,7 @@ import pickle
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.distributed import PATIENCE, Runtime
-from lucidflux_model.training.progress.log import read_metrics, read_on
-from lucidflux_model.training.setup import check_run, train
+from lucidflux_model.training.progress.log import Step, read_metrics, read_on
+from lucidflux_model.training.setup import Summary, check_run, train
 from pipelines.execution.on_ray import RayExecutor, own_path
 from pipelines.execution.progress import Progress
 from pipelines.training.launch import Request, showing
@@ -37,7 +37,7 @@ POLL_SECONDS = 2.0
 
 def train_on_ray(
     request: Request, num_gpus: int | None, num_cpus: int | None, address: str | None, progress: Progress
-) -> dict[str, Any]:
+) -> Summary:
     """Trains on `num_gpus` GPUs, all of the cluster by default; on `num_cpus` processes without GPUs where given."""
     check_run(request.config, Path(request.out), request.init, request.resume)
     with hold(Folder(request.out), request.wait_s, new=True):
@@ -46,7 +46,7 @@ def train_on_ray(
 
 def _train_on_ray(
     request: Request, num_gpus: int | None, num_cpus: int | None, address: str | None, progress: Progress
-) -> dict[str, Any]:
+) -> Summary:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -91,7 +91,7 @@ def _workers(executor: RayExecutor, num_gpus: int | None, num_cpus: int | None) 
     return asked or found
 
 
-def _fitted(job: Any, place: Path) -> dict[str, Any]:
+def _fitted(job: Any, place: Path) -> Summary:
     """The summary. A worker's own error is raised as what it was, a lost group as Interrupted."""
     from ray.train import TrainingFailedError
 
@@ -102,9 +102,10 @@ def _fitted(job: Any, place: Path) -> dict[str, Any]:
             _raise_told(place)
             reason = (str(error).splitlines() or ["no reason given"])[0]
             raise Interrupted(f"the workers were lost {RESTARTS + 1} times ({reason}): --resume goes on") from None
-    summary = json.loads((place / SUMMARY).read_text())
-    if "stopped" in summary:
-        raise Interrupted(summary["stopped"])
+    told = json.loads((place / SUMMARY).read_text())
+    if "stopped" in told:
+        raise Interrupted(told["stopped"])
+    summary: Summary = told
     return summary
 
 
@@ -123,7 +124,7 @@ def _beside(call: Callable[[], Any]) -> Future[Any]:
 
 
 @contextlib.contextmanager
-def _following(run: Path, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _following(run: Path, show: Callable[[Step], None]) -> Iterator[None]:
     """Shows the lines that the workers write while the block runs."""
     done = threading.Event()
 
@@ -215,14 +216,15 @@ def work(about: dict[str, Any]) -> None:
             (place / STOP).exists,
             lambda: drained() is not None,
         )
+        if runtime.main:
+            _tell(place, SUMMARY, summary)
     except Interrupted as stopped:
-        summary = {"stopped": str(stopped)}
+        if runtime.main:
+            _tell(place, SUMMARY, {"stopped": str(stopped)})
     except LucidFluxError as error:
         _tell(place, ERROR, {"kind": type(error).__name__, "message": str(error)})
         raise
-    if runtime.main:
-        _tell(place, SUMMARY, summary)
 
 
-def _tell(place: Path, name: str, content: dict[str, Any]) -> None:
+def _tell(place: Path, name: str, content: Mapping[str, object]) -> None:
     Folder(place).publish(name, json.dumps(content).encode())

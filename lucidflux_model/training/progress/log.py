@@ -9,20 +9,65 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NotRequired, TypedDict
 
 from lucidflux_data.errors import ConfigError
 
 METRICS = "metrics.jsonl"
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
+class Figures(TypedDict, total=False):
+    """One validation: losses of pairs held out, measures of restored images. `ema_`: of the moving average."""
+
+    loss: float
+    loss_by_sigma: list[float]  # one a bin of sigma, from clean to noise
+    ema_loss: float
+    ema_loss_by_sigma: list[float]
+    psnr: float  # means over images
+    ssim: float
+    niqe: float
+
+
+class Validated(Figures, total=False):
+    """The validation of a step: the figures of pairs held out, and of benchmark suites."""
+
+    suites: dict[str, Figures]  # by name
+
+
+class Speed(TypedDict):
+    """How fast a step was, in this process."""
+
+    seconds: float
+    images_per_s: float
+    data_wait: float  # share of the time
+    peak_memory_bytes: int
+    mfu: NotRequired[float]  # useful FLOP/s over the device's; of known GPUs
+
+
+class Step(Speed):
+    """A line of metrics.jsonl. Counts are from the start of the run."""
+
+    step: int  # from 1
+    epoch: int
+    consumed: int  # samples of the epoch
+    corrupt: int  # pairs that were replaced
+    skipped: int  # steps without an update
+    skipped_in_a_row: int
+    loss: float | None  # null where it was not finite
+    loss_by_sigma: list[float | None]  # one a bin; null for a bin without samples
+    grad_norm: float | None  # before clipping
+    lr: float
+    validation: NotRequired[Validated]
+
+
+def read_metrics(run: Path) -> list[Step]:
     """Whole lines only."""
     return read_on(run, 0)[0]
 
 
-def read_on(run: Path, place: int) -> tuple[list[dict[str, Any]], int]:
+def read_on(run: Path, place: int) -> tuple[list[Step], int]:
     """The whole lines after byte `place`, and where they end; from the start where no line ends at `place` any more:
     a run that goes on has written the file anew."""
     try:
@@ -60,7 +105,7 @@ class TrainLog:
             ) from None
         return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Step) -> None:
         """Numbers that are not finite become null: JSON has no word for them."""
         clean = _finite(line)
         self._file.write(json.dumps(clean) + "\n")
@@ -83,7 +128,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _flat(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+def _flat(line: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = []
     for name, value in line.items():
         if isinstance(value, dict):

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import cv2
 
 from lucidflux_data.page import STYLE
 from lucidflux_model.training.config import BINS
-from lucidflux_model.training.progress.log import read_metrics
+from lucidflux_model.training.progress.log import Step, read_metrics
 from lucidflux_model.training.progress.validation import PLACE
 from lucidflux_model.weights.published import MARK
 
@@ -58,19 +59,19 @@ def make_report(run: Path) -> bytes:
     return page.encode()
 
 
-def _suites(lines: list[dict[str, Any]]) -> list[str]:
+def _suites(lines: list[Step]) -> list[str]:
     """A curve for each measure of each benchmark suite."""
     found: dict[tuple[str, str], list[Point]] = {}
     for line in lines:
-        for suite, figures in line.get("validation", {}).get("suites", {}).items():
-            for name in ("psnr", "niqe"):
-                if figures.get(name) is not None:
-                    found.setdefault((suite, name), []).append((line["step"], figures[name]))
+        for suite, figures in (line["validation"].get("suites", {}) if "validation" in line else {}).items():
+            for name, value in (("psnr", figures.get("psnr")), ("niqe", figures.get("niqe"))):
+                if value is not None:
+                    found.setdefault((suite, name), []).append((line["step"], value))
     titles = {"psnr": "PSNR, dB", "niqe": "NIQE, lower is better"}
     return [_chart(f"{suite}: {titles[name]}", {name: points}) for (suite, name), points in found.items()]
 
 
-def _counts(lines: list[dict[str, Any]], config: dict[str, Any]) -> str:
+def _counts(lines: list[Step], config: Mapping[str, Any]) -> str:
     if not lines:
         return "no step yet"
     last = lines[-1]
@@ -81,7 +82,7 @@ def _counts(lines: list[dict[str, Any]], config: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
-def _series(lines: list[dict[str, Any]], name: str, place: int | None = None) -> list[Point]:
+def _series(lines: Sequence[Mapping[str, Any]], name: str, place: int | None = None) -> list[Point]:
     """(step, line[name]), or its element `place`, where there is a finite number."""
     found = [(line["step"], line.get(name)) for line in lines]
     if place is not None:
@@ -89,7 +90,7 @@ def _series(lines: list[dict[str, Any]], name: str, place: int | None = None) ->
     return [(step, number) for step, number in found if number is not None and math.isfinite(number)]
 
 
-def _named(lines: list[dict[str, Any]], names: dict[str, str]) -> dict[str, list[Point]]:
+def _named(lines: Sequence[Mapping[str, Any]], names: dict[str, str]) -> dict[str, list[Point]]:
     return {title: points for title, name in names.items() if (points := _series(lines, name))}
 
 
@@ -172,6 +173,6 @@ def _strip(path: Path) -> str:
     return f"<p><img alt='{name}' width='100%' src='data:image/jpeg;base64,{data}'><br>{name}</p>"
 
 
-def _settings(config: dict[str, Any]) -> str:
+def _settings(config: Mapping[str, Any]) -> str:
     text = html.escape(json.dumps(config, indent=1))
     return f"<details><summary>Settings</summary><pre>{text}</pre></details>"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,14 +23,16 @@ from lucidflux_data.iqa.niqe import niqe
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.names import safe_file
 from lucidflux_model.inference.pipeline import TOKEN_PX, LucidFluxPipeline
+from lucidflux_model.network.build import TRAINED
 from lucidflux_model.network.conditioner import pack
 from lucidflux_model.network.schedule import make_scheduler
 from lucidflux_model.samples.sources import PairSource, SuiteImages, Unreadable
 from lucidflux_model.samples.stream import hash64
 from lucidflux_model.training.config import BINS, TrainConfig
 from lucidflux_model.training.distributed import Runtime
-from lucidflux_model.training.model import FROZEN, TRAINED, VelocityModel
+from lucidflux_model.training.model import FROZEN, VelocityModel
 from lucidflux_model.training.objective import Draws, model_time, velocity_losses
+from lucidflux_model.training.progress.log import Figures
 
 EPOCH = 0  # of on-line pairs: the variant that is measured
 PLACE = "validation"
@@ -64,7 +65,7 @@ class Validation:
         return ("psnr", "ssim") if with_references else ("niqe",)
 
     @torch.no_grad()
-    def losses(self) -> dict[str, Any]:
+    def losses(self) -> Figures:
         """`loss` and `loss_by_sigma` over the chosen pairs, dealt to the processes; {} without references. InputError
         for a damaged pair."""
         if "psnr" not in self.measures:
@@ -104,7 +105,7 @@ class Validation:
         guidance = sum(self.config.guidance) / 2
         return Draws(noise, one(sigma), one(time), one(guidance))
 
-    def images(self, step: int) -> dict[str, Any]:
+    def images(self, step: int) -> Figures:
         """Restores the first of the chosen pairs, saves the strips, gives the mean of each measure."""
         alone = self.config.parallel != "fsdp"  # weights in pieces: every process takes part in every image
         chosen = self.chosen[: self.config.validation.images]
@@ -120,7 +121,10 @@ class Validation:
                 strip = np.hstack([lq, self._proxy(lq), output, *([hq] if hq is not None else [])])
                 self._save(step, self.source.key(index, EPOCH), strip)
         count, *totals = self.runtime.sum(sums).tolist()
-        return {name: total / count for name, total in zip(self.measures, totals, strict=True)} if count else {}
+        means = [total / count for total in totals] if count else []
+        if not means:
+            return {}
+        return {"psnr": means[0], "ssim": means[1]} if "psnr" in self.measures else {"niqe": means[0]}
 
     def _restore(self, lq: np.ndarray, index: int) -> np.ndarray:
         parts = {name: getattr(self.model, name) for name in (*FROZEN, *TRAINED)}
@@ -138,13 +142,13 @@ class Validation:
                 generator=torch.Generator().manual_seed(hash64("image", self.source.key(index, EPOCH))),
                 output_type="np",
             ).images[0]
-        return (image * 255).round().astype(np.uint8)
+        return np.asarray((image * 255).round().astype(np.uint8))
 
     @torch.no_grad()
     def _proxy(self, lq: np.ndarray) -> np.ndarray:
         unit = _batch(lq).to(self.runtime.device).float() / 255
         proxy = self.model.proxy.restore(unit.to(self.model.proxy.dtype))[0].float()
-        return (proxy.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+        return np.asarray((proxy.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
 
     def _read(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
         try:
