@@ -6,13 +6,11 @@ Equal results give equal bytes. page.css and page.js are put into the page; pict
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from pathlib import Path
 from typing import TypedDict
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from scipy import stats
@@ -23,6 +21,7 @@ from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.report import tables
 from benchmarks.suites.suite import Suite
+from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.images import ImageError, decode
 
 PICTURE_PX = 1024
@@ -132,13 +131,7 @@ def picture(path: Path) -> str | None:
         pixels = decode(path.read_bytes())
     except (ImageError, OSError):
         return None
-    scale = min(1.0, PICTURE_PX / max(pixels.shape[:2]))
-    if scale < 1:
-        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode(".webp", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, 90])
-    assert done, "WebP takes any 8-bit RGB image of this size"
-    return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+    return data_url(shrink(pixels, PICTURE_PX), "webp", 90)
 
 
 def _page(board: Board, columns: dict[str, Column], data: PageData) -> str:

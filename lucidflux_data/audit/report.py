@@ -5,16 +5,15 @@ Equal runs give equal bytes: no time, no place, and the images are chosen by sco
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping
 from typing import cast
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.measures import firewall
 from lucidflux_data.page import render_page
@@ -204,9 +203,4 @@ def _thumbnail(row: records.LedgerRow, max_pixels: int) -> str:
         pixels = decode(read_bytes(row["uri"], row["offset"], row["bytes"] or -1), max_pixels)
     except ImageError:
         return "<div class=note>no picture</div>"
-    scale = min(1.0, THUMBNAIL_PX / max(pixels.shape[:2]))
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert done, "JPEG takes any 8-bit RGB image"
-    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}'>"
+    return f"<img alt='' src='{data_url(shrink(pixels, THUMBNAIL_PX), 'jpeg', 80)}'>"

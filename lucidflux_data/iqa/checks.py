@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.iqa.batches import BatchScorer
 
 SIDE_PX = 256
@@ -27,8 +28,8 @@ def damaged(image: np.ndarray, kind: str, amount: float) -> np.ndarray:
     if kind == "noise":
         noise = np.random.default_rng(0).normal(0, amount, image.shape)
         return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
-    encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, int(amount)])[1]
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    encoded = encode(image, "jpeg", [cv2.IMWRITE_JPEG_QUALITY, int(amount)])
+    decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None, "what was just encoded can be decoded"
     return np.ascontiguousarray(decoded[..., ::-1])
 

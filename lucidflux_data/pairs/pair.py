@@ -15,6 +15,7 @@ from typing import NotRequired, TypedDict
 import cv2
 import numpy as np
 
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.degradation import backends
 from lucidflux_data.degradation.backends import Degrade
@@ -196,18 +197,11 @@ def encode_hq(pixels: np.ndarray, how: str) -> tuple[str, bytes]:
     """(extension, bytes) of uint8 RGB as png, webp (lossless) or jpeg:Q (4:4:4)."""
     kind, _, quality = how.partition(":")
     options = {"png": HQ_PNG, "webp": HQ_WEBP, "jpeg": [cv2.IMWRITE_JPEG_QUALITY, int(quality or 0), *JPEG_444]}[kind]
-    extension = EXTENSION_OF[kind]
-    return extension, _encoded(f".{extension}", pixels, options)
+    return EXTENSION_OF[kind], encode(pixels, kind, options)
 
 
 def encode_lq(pixels: np.ndarray) -> bytes:
-    return _encoded(".png", pixels, LQ_PNG)
-
-
-def _encoded(extension: str, pixels: np.ndarray, options: list[int]) -> bytes:
-    done, data = cv2.imencode(extension, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    assert done, "these codecs take any 8-bit RGB image"
-    return data.tobytes()
+    return encode(pixels, "png", LQ_PNG)
 
 
 def hq_pixels(record: PairRecord, data: bytes, crop: CropConfig) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lucidflux_data.codecs.encoding import data_url
 from lucidflux_data.images import decode, upsample_lq
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
@@ -104,5 +104,4 @@ def step_text(step: Mapping[str, Any]) -> str:
 def _uri(pixels: np.ndarray) -> str:
     if pixels.shape[0] > SIDE:
         pixels = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+    return data_url(pixels, "jpeg", 90)

@@ -14,12 +14,12 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from lucidflux_data.codecs import version
+from lucidflux_data.codecs.encoding import encode as to_bytes
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
 from lucidflux_data.shards import shard as shards
@@ -52,7 +52,7 @@ def encoded(parts: Any, hq: np.ndarray, lq: np.ndarray, kinds: Sequence[str]) ->
     pixels = proxy[0].permute(1, 2, 0).cpu().numpy()
     members = {
         "latent": lambda: _npy(found["latent"], dtype),
-        "proxy": lambda: cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes(),
+        "proxy": lambda: to_bytes(pixels),
         "semantic": lambda: _npy(found["features"], dtype),
     }
     return {EXTENSIONS[kind]: members[kind]() for kind in CACHED if kind in kinds}

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -23,6 +22,7 @@ from benchmarks.environment import commit, versions
 from benchmarks.methods import adapters
 from benchmarks.methods import run as infer
 from benchmarks.methods.method_file import MethodFile, RunRecord
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_data.images import ImageError, decode, probe, upsample_lq
 from lucidflux_data.storage.folder import Folder
@@ -262,8 +262,7 @@ def _resize(
             try:
                 pixels = decode(path.read_bytes())
                 result = upscale(pixels, pixels.shape[0] * scale, pixels.shape[1] * scale)
-                encoded = cv2.imencode(".png", np.ascontiguousarray(result[..., ::-1]))[1]
-                Folder(target).publish(f"{id_}.png", encoded.tobytes())
+                Folder(target).publish(f"{id_}.png", encode(result))
             except ImageError:
                 missing.append(id_)
             advance(1)

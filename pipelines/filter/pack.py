@@ -9,11 +9,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
@@ -62,17 +61,11 @@ class PackShard:
                 data = stripped(row["scored_as"]["uri"], data, row["stripped"])
                 assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
             if self.config.shards.normalize and needs_normalizing(row):
-                data, name = _as_png(data, self.config.decode.max_pixels), "png"
+                data, name = encode(decode(data, self.config.decode.max_pixels)), "png"
                 record = formats.canonical_json(json.loads(record) | {"normalized": True})
             members = {name: data, "json": record}
             writer.sha256s.append(shards.sample_sha256(members))
             yield row["key"], members
-
-
-def _as_png(data: bytes, max_pixels: int) -> bytes:
-    done, encoded = cv2.imencode(".png", np.ascontiguousarray(decode(data, max_pixels)[..., ::-1]))
-    assert done, "PNG takes any 8-bit RGB image"
-    return encoded.tobytes()
 
 
 def needs_normalizing(row: dict[str, Any]) -> bool:

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from lucidflux_data.codecs.encoding import encode as encode_pixels
 from lucidflux_data.config import Section, digest
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
 from lucidflux_data.errors import ConfigError
@@ -195,7 +196,6 @@ def encode(image: np.ndarray, kind: str, jpeg_quality: int) -> bytes:
     """float32 HxWx3 RGB in [0, 1] as PNG of 8 or 16 bits, or as a JPEG without chroma subsampling."""
     import io
 
-    import cv2
     from PIL import Image
 
     if kind == "jpeg":
@@ -205,7 +205,7 @@ def encode(image: np.ndarray, kind: str, jpeg_quality: int) -> bytes:
         return buffer.getvalue()
     top, dtype = (65535, np.uint16) if kind == "png16" else (255, np.uint8)
     levels = (image.astype(np.float64) * top).round().astype(dtype)
-    return cv2.imencode(".png", np.ascontiguousarray(levels[..., ::-1]))[1].tobytes()
+    return encode_pixels(levels)
 
 
 def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -12,6 +11,7 @@ from typing import Any
 
 import cv2
 
+from lucidflux_data.codecs.encoding import data_url
 from lucidflux_data.page import STYLE
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import Step, read_metrics
@@ -168,9 +168,9 @@ def _strip(path: Path) -> str:
     if pixels.shape[1] > STRIP_PX:
         height = max(1, round(pixels.shape[0] * STRIP_PX / pixels.shape[1]))
         pixels = cv2.resize(pixels, (STRIP_PX, height), interpolation=cv2.INTER_AREA)
-    data = base64.b64encode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()).decode()
+    picture = data_url(pixels[..., ::-1], "jpeg", 92)  # OpenCV has read it
     name = html.escape(path.stem)
-    return f"<p><img alt='{name}' width='100%' src='data:image/jpeg;base64,{data}'><br>{name}</p>"
+    return f"<p><img alt='{name}' width='100%' src='{picture}'><br>{name}</p>"
 
 
 def _settings(config: Mapping[str, Any]) -> str:

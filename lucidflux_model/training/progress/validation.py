@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.iqa.fidelity import psnr, ssim
@@ -157,10 +157,8 @@ class Validation:
             raise InputError(f"a pair of the validation set cannot be read: {error}") from None
 
     def _save(self, step: int, key: str, strip: np.ndarray) -> None:
-        done, data = cv2.imencode(".png", np.ascontiguousarray(strip[..., ::-1]))
-        assert done, "PNG takes any 8-bit RGB image"
         folder = f"{PLACE}/step-{step:08d}" + (f"/{safe_file(self.suite)}" if self.suite else "")
-        Folder(self.run).publish(f"{folder}/{safe_file(key)}.png", data.tobytes())
+        Folder(self.run).publish(f"{folder}/{safe_file(key)}.png", encode(strip))
 
 
 def measured(output: np.ndarray, hq: np.ndarray | None) -> tuple[float, ...]:
