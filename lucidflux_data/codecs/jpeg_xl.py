@@ -116,7 +116,7 @@ def stretch(samples: np.ndarray, bits: int) -> np.ndarray:
     here = 2**bits - 1
     if here == most:
         return samples.astype(kind, copy=False)
-    return ((np.minimum(samples, here).astype(np.uint32) * most + here // 2) // here).astype(kind)
+    return np.asarray(((np.minimum(samples, here).astype(np.uint32) * most + here // 2) // here).astype(kind))
 
 
 def is_jpeg_xl(data: bytes) -> bool:
