@@ -1,4 +1,5 @@
-"""What stands beside the images of a local folder: img2dataset's `files` output, and Hugging Face's ImageFolder.
+"""What stands beside the images of a folder, on this machine or in a store: img2dataset's `files` output, and Hugging
+Face's ImageFolder.
 
 00000/000000000.jpg, .json    00000.parquet                  the row of the same `key`, or the json
 train/a.jpg                   train/metadata.parquet         the row whose `file_name` names the image, also in a
@@ -7,9 +8,10 @@ train/a.jpg                   train/metadata.parquet         the row whose `file
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +22,8 @@ import pyarrow.parquet as pq
 from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.parquet import absolute_uri, side_json, sides_by_key
 from lucidflux_data.sources.tars import MAX_SIDE_BYTES, is_image_name
-from lucidflux_data.sources.uris import is_special, show_name
+from lucidflux_data.sources.uris import show_name
+from lucidflux_data.storage.folder import file_system
 from lucidflux_data.storage.formats import to_rows
 
 METADATA = ("metadata.parquet", "metadata.csv", "metadata.jsonl")
@@ -29,30 +32,36 @@ NAME_COLUMN = "file_name"
 
 @dataclass
 class Beside:
-    """`labels`: side json by the uri of an image, of all metadata files met so far. `names`: their source key by uri.
-    `used`: the uris of images that were met."""
+    """`root`: url of the source; all other urls are below it. `labels`: side json by the uri of an image, of all
+    metadata files met so far. `names`: their source key by uri. `used`: the uris of images that were met. `twins`: urls
+    of folders whose table was met."""
 
+    root: str
     counts: Counts
     labels: dict[str, str | None] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    twins: set[str] = field(default_factory=set)
 
-    def enter(self, folder: str, files: list[str], root: str) -> tuple[list[str], dict[str, str]]:
-        """The files of a folder that are sources of their own, and img2dataset's columns by the key of an image."""
-        taken = {name for name in METADATA if name in files and self._take_metadata(folder, name, root)}
-        sides = _twin_of_folder(folder)
+    def enter(self, folder: str, folders: Collection[str], files: Collection[str]) -> tuple[list[str], dict[str, str]]:
+        """The files of a folder (a url, with the names in it) that are sources of their own, and img2dataset's columns
+        by the key of an image. A folder is entered before those in it."""
+        taken = {name for name in METADATA if name in files and self._take_metadata(folder, name)}
+        sides = self._sides_of_folder(folder)
         if sides is not None:
             keys = {os.path.splitext(name)[0] for name in files if is_image_name(name)}
             jsons = {name for name in files if name.endswith(".json") and name[: -len(".json")] in keys}
-            for name in jsons - {f"{key}.json" for key in sides}:
-                side = _read_side(os.path.join(folder, name))
+            for name in sorted(jsons - {f"{key}.json" for key in sides}):
+                side = _read_side(f"{folder}/{name}")
                 if side is not None:
                     sides[name[: -len(".json")]] = side
             taken |= jsons
         for name in files:
-            if name.endswith(".parquet") and name not in taken and is_twin(os.path.join(folder, name)):
+            stem, extension = os.path.splitext(name)
+            if extension == ".parquet" and stem in folders and name not in taken and is_table(f"{folder}/{name}"):
                 self.counts.ignored["other_files"] += 1
                 taken.add(name)
+                self.twins.add(f"{folder}/{stem}")
         return [name for name in files if name not in taken], sides or {}
 
     def side(self, uri: str, key: str, sides: dict[str, str]) -> str | None:
@@ -66,20 +75,33 @@ class Beside:
             if uri not in self.used:
                 yield uri, name, self.labels[uri]
 
-    def _take_metadata(self, folder: str, name: str, root: str) -> bool:
+    def _sides_of_folder(self, folder: str) -> dict[str, str] | None:
+        """The columns of img2dataset's table of this folder; None where it has none."""
+        table = f"{folder}.parquet"
+        if folder not in self.twins and not (folder == self.root and "/" in folder.split("://")[1] and is_table(table)):
+            return None
+        try:
+            return sides_by_key(table)
+        except (pa.ArrowException, OSError) as error:
+            _raise_of_store(error, table)
+            return {}
+
+    def _take_metadata(self, folder: str, name: str) -> bool:
         """Whether it is a table of images. A damaged one is counted and told."""
-        path = os.path.join(folder, name)
-        shown = show_name(os.path.relpath(path, root))
-        if not os.path.isfile(path):
+        url = f"{folder}/{name}"
+        shown = show_name(url.removeprefix(self.root).lstrip("/"))
+        if not _is_file(url):
             return False
         found = False
         try:
-            for row in _metadata_rows(path):
+            for row in _metadata_rows(url):
                 found = True
                 self._take_row(folder, shown, row)
-        except (pa.ArrowException, OSError, ValueError, RecursionError):
+        except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+            _raise_of_store(error, url)
             self.counts.ignored["damaged_files"] += 1
-            self.counts.warnings.append(f"{show_name(path)} is damaged: what stands before the damage is used")
+            told = "is damaged: what stands before the damage is used"
+            self.counts.warnings.append(f"{show_name(url.removeprefix('file://'))} {told}")
             return True
         return found
 
@@ -88,7 +110,7 @@ class Beside:
         if not isinstance(name, str) or not name:
             self.counts.ignored["null_rows"] += 1
             return
-        uri = absolute_uri(name, f"file://{os.path.abspath(folder)}")
+        uri = absolute_uri(name, folder)
         if uri in self.labels:
             self.counts.ignored["duplicate_rows"] += 1
             return
@@ -96,51 +118,55 @@ class Beside:
         self.names[uri] = f"{shown}#{show_name(name)}"
 
 
-def is_twin(path: str) -> bool:
+def is_table(url: str) -> bool:
     """Whether a Parquet file is img2dataset's table of the images in the folder of the same name."""
-    folder = os.path.splitext(path)[0]
-    if not os.path.isdir(folder) or not os.path.isfile(path):
+    if not _is_file(url):
         return False
     try:
-        return {"key", "url"} <= set(pq.read_schema(pa.OSFile(os.fsencode(path), "rb")).names)
-    except (pa.ArrowException, OSError):
+        with file_system(url).open(url, "rb") as file:
+            return {"key", "url"} <= set(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError) as error:
+        _raise_of_store(error, url)
         return False
 
 
-def _twin_of_folder(folder: str) -> dict[str, str] | None:
-    twin = f"{os.path.abspath(folder)}.parquet"
-    if not is_twin(twin):
-        return None
-    try:
-        return sides_by_key(f"file://{twin}")
-    except (pa.ArrowException, OSError):
-        return {}
+def _is_file(url: str) -> bool:
+    """No pipe of this machine is opened."""
+    path = _local_path(url)
+    return os.path.isfile(path) if path is not None else bool(file_system(url).isfile(url))
 
 
-def _read_side(path: str) -> str | None:
-    if is_special(path) or os.path.getsize(path) > MAX_SIDE_BYTES:
+def _local_path(url: str) -> str | None:
+    return url.removeprefix("file://") if url.startswith("file://") else None
+
+
+def _raise_of_store(error: Exception, url: str) -> None:
+    """What a store could not do is no damage of the file."""
+    if isinstance(error, OSError) and not isinstance(error, pa.ArrowException) and _local_path(url) is None:
+        raise error
+
+
+def _read_side(url: str) -> str | None:
+    if not _is_file(url):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        with file_system(url).open(url, "rb") as file:
+            data = file.read(MAX_SIDE_BYTES + 1)
+        text = data.decode("utf-8")
         json.loads(text)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        _raise_of_store(error, url)
         return None
-    return text
+    return text if len(data) <= MAX_SIDE_BYTES else None
 
 
-def _metadata_rows(path: str) -> Iterator[dict[str, object]]:
+def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
     """Rows with a `file_name`; none at all where the table has no such column."""
-    if path.endswith(".jsonl"):
-        with open(path, encoding="utf-8-sig") as file:
-            for row in map(json.loads, filter(str.strip, file)):
-                if not isinstance(row, dict):
-                    raise ValueError("a line is no object")
-                if NAME_COLUMN in row:
-                    yield row
-        return
-    with open(path, "rb") as file:
-        if path.endswith(".parquet"):
+    with file_system(url).open(url, "rb") as file:
+        if url.endswith(".jsonl"):
+            yield from _json_rows(io.TextIOWrapper(file, "utf-8-sig"))
+            return
+        if url.endswith(".parquet"):
             batches = pq.ParquetFile(file).iter_batches(4096, use_threads=False)  # its threads may abort at exit
         else:
             batches = _csv_batches(file)
@@ -149,6 +175,14 @@ def _metadata_rows(path: str) -> Iterator[dict[str, object]]:
             if NAME_COLUMN not in columns:
                 return
             yield from to_rows(batch.select(columns))
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for row in map(json.loads, filter(str.strip, lines)):
+        if not isinstance(row, dict):
+            raise ValueError("a line is no object")
+        if NAME_COLUMN in row:
+            yield row
 
 
 def _csv_batches(file: Any) -> Iterator[pa.RecordBatch]:

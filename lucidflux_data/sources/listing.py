@@ -176,10 +176,10 @@ def _list_local(position: int, root: str, counts: Counts) -> Iterator[Row]:
         return
     if not os.path.isdir(root):
         raise InputError(f"{root} is not there")
-    beside = Beside(counts)
+    beside = Beside(f"file://{root}", counts)
     for folder, folders, files in os.walk(root, onerror=_refuse):
         folders.sort()
-        names, sides = beside.enter(folder, files, root)
+        names, sides = beside.enter(f"file://{folder}", folders, files)
         for name in names:
             path = os.path.join(folder, name)
             if is_special(path):
@@ -190,14 +190,20 @@ def _list_local(position: int, root: str, counts: Counts) -> Iterator[Row]:
             except OSError:
                 size = -1  # a dangling link: listed here, `missing` when it is read
             for row in _entry(position, f"file://{path}", os.path.relpath(path, root), size, counts):
-                yield row if row[5] is not None or row[4] >= 0 else _with_side(row, beside, name, sides)
-    for uri, key, side in beside.left():
-        yield uri, key, position, -1, -1, side
+                yield _with_side(row, beside, name, sides)
+    yield from _not_met(position, beside)
 
 
 def _with_side(row: Row, beside: Beside, name: str, sides: dict[str, str]) -> Row:
-    """An image of a folder with what stands beside it."""
+    """An image of a folder with what stands beside it; one in a tar or a table as it is."""
+    if row[5] is not None or row[4] >= 0:
+        return row
     return *row[:5], beside.side(row[0], os.path.splitext(name)[0], sides)
+
+
+def _not_met(position: int, beside: Beside) -> Iterator[Row]:
+    for uri, key, side in beside.left():
+        yield uri, key, position, -1, -1, side
 
 
 def _refuse(error: OSError) -> None:
@@ -213,11 +219,16 @@ def _list_remote(position: int, url: str, counts: Counts) -> Iterator[Row]:
             name = root.rsplit("/", 1)[-1]
             yield from _entry(position, url, name, int(fs.size(root) or -1), counts)
             return
-        for _, _, files in fs.walk(root, detail=True, on_error="raise"):
-            for path, info in ((info["name"], info) for info in files.values()):
-                name = path.removeprefix(root).lstrip("/")
+        beside = Beside(url, counts)
+        for place, folders, files in fs.walk(root, detail=True, on_error="raise"):
+            folder = place if "://" in place else f"{protocol}://{place}"
+            names, sides = beside.enter(folder.rstrip("/"), folders, files)
+            for name in names:
+                path, size = files[name]["name"], int(files[name].get("size") or -1)
                 uri = path if "://" in path else f"{protocol}://{path}"
-                yield from _entry(position, uri, name, int(info.get("size") or -1), counts)
+                for row in _entry(position, uri, path.removeprefix(root).lstrip("/"), size, counts):
+                    yield _with_side(row, beside, name, sides)
+        yield from _not_met(position, beside)
 
 
 def _list_web(position: int, url: str, counts: Counts) -> Iterator[Row]:
@@ -307,7 +318,7 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
     if name and file_system(uri).isfile(tar):
         counts.ignored["other_files"] += 1
         return
-    found = 0
+    found, null_rows = 0, counts.ignored["null_rows"]
     try:
         for row_uri, row_name, side in rows(uri, counts):
             found += 1
@@ -323,7 +334,7 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
         counts.ignored["damaged_files"] += 1
         counts.warnings.append(f"{told}; {found:,} rows of it are used")
         return
-    counts.ignored["other_files"] += not found
+    counts.ignored["other_files"] += not found and counts.ignored["null_rows"] == null_rows
 
 
 def _describe_damage(error: Exception) -> str:

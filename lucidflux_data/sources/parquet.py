@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import posixpath
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -123,6 +124,9 @@ def absolute_uri(uri: str, folder: str) -> str:
     if "://" in uri:
         return uri
     local = escape_text(uri)
+    protocol, _, place = escape_url(folder).partition("://")
+    if protocol not in ("file", "http", "https") and {".", ".."} & set(local.split("/")):  # a store has no such folders
+        return f"{protocol}://{posixpath.normpath(f'{place}/{local}')}"
     return absolute_url(local if local.startswith("/") else f"{escape_url(folder)}/{local}")
 
 

@@ -14,6 +14,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.listing import Listing, list_sources
 from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.storage.folder import SETTINGS, configure
 from tests.support.odd_sources import jpeg, tar_bytes, write
 
 DATA = [jpeg(number) for number in range(3)]
@@ -221,3 +222,42 @@ def test_a_table_without_names_of_files_is_no_metadata(tmp_path: Path) -> None:
     listing = list_sources([str(tmp_path)])
     assert set(read_all(listing)) == {"a.jpg", "metadata.parquet#000000000"}
     assert listing.ignored_by == {"other_files": 1}
+
+
+def test_a_store_gives_what_the_folder_gives(store, tmp_path: Path, monkeypatch) -> None:
+    """img2dataset's files, ImageFolder in each form, odd names of folders, folders called parquet, damage."""
+    place = tmp_path / "all"
+    img2dataset_folder(place / "files")
+    write(place / "files" / "00000" / "late.jpg", jpeg(9))
+    write(place / "files" / "00000" / "late.json", b'{"n": 9}')
+    for number, form in enumerate(("parquet", "csv", "jsonl")):
+        folder = place / f"odd.tar#{form}" / "in.parquet#1"
+        for name in ("a.jpg", "in/z.jpg", "b.jpg"):
+            write(folder / name, jpeg(10 + number))
+        more = [{"file_name": name, "label": "x", "n": 0} for name in ("./a.jpg", None, "gone.jpg")]
+        write_metadata(folder / f"metadata.{form}", METADATA + more)
+    write(place / "odd.tar#1" / "s.tar", tar_bytes([("in.parquet#2.jpg", jpeg(20))]))
+    table(place / "x.parquet" / "part-0.parquet", image=pa.array(DATA[:1], pa.binary()))
+    write(place / "x.parquet" / "_SUCCESS", b"")
+    write(place / "torn" / "metadata.csv", b"\xff\xfe\0[")
+    write(place / "torn" / "empty.parquet", b"")
+    write(place / "torn" / "._t.parquet", b"\0\5\x16\7")
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(SETTINGS, "endpoint_url", store.url)
+    configure({})
+    store.upload("layouts", place)
+    url = "s3://layouts"
+    for below in ("", "/files", "/files/00000", "/odd.tar#csv/in.parquet#1", "/x.parquet"):
+        here, there = list_sources([f"{place}{below}"]), list_sources([f"{url}{below}"])
+        assert sides(there) == sides(here)
+        assert there.ignored_by == here.ignored_by
+        assert len(there.warnings) == len(here.warnings)
+        missing = [name for name in sides(here) if name.endswith("gone.jpg")]
+        rows = [[row for row in one.table.to_pylist() if row["source_key"] not in missing] for one in (here, there)]
+        read = [{r["source_key"]: read_bytes(r["uri"], r["offset"], r["size"]) for r in one} for one in rows]
+        assert read[0] == read[1]
+    whole = list_sources([url])
+    assert sides(whole)["files/00000/late.jpg"] == {"n": 9}
+    assert sides(whole)["odd.tar#csv/in.parquet#1/in/z.jpg"] == {"label": "dog", "n": 2.5}
+    assert whole.ignored_by == {"other_files": 3, "duplicate_rows": 3, "null_rows": 3, "damaged_files": 3}
