@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.codecs.encoding import data_url, shrink
+from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.measures import firewall
 from lucidflux_data.page import render_page
@@ -21,7 +22,7 @@ from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.counts import describe_ignored
-from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage.folder import Folder
 
 THUMBNAIL_PX = 160
@@ -169,7 +170,7 @@ class _Sheets:
 
     def filled(self, parts: list[str | int]) -> str:
         """`parts` as html, with every sheet in its place."""
-        shown = ["uri", "source_key", "offset", "bytes", "keep", "reason"]
+        shown = ["uri", "key", "source_key", "offset", "bytes", "keep", "reason"]
         shown += sorted({score for _, _, score in self._sheets if score})
         rows = sorted({row for _, chosen, _ in self._sheets for row in chosen})
         if runs.read_run(self.folder)["config"]["select"]["forbid"]:
@@ -200,7 +201,7 @@ def _thumbnail(row: records.LedgerRow, max_pixels: int) -> str:
     if row["reason"] in records.FAILURES and not row["reason"].startswith("iqa_"):
         return "<div class=note>no picture</div>"  # it could not be decoded, or not in time
     try:
-        pixels = decode(read_bytes(row["uri"], row["offset"], row["bytes"] or -1), max_pixels)
-    except ImageError:
+        pixels = decode(read_known(row["uri"], row["offset"], row["bytes"] or -1, row["key"]), max_pixels)
+    except (ImageError, InputError, StorageError):
         return "<div class=note>no picture</div>"
     return f"<img alt='' src='{data_url(shrink(pixels, THUMBNAIL_PX), 'jpeg', 80)}'>"

@@ -106,7 +106,8 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         try:
             pixels = decode(pairs_run.read_clean(row))
         except ImageError as error:
-            raise InputError(f"{row['uri']} cannot be read: {error.detail}") from None
+            told = error.detail if error.reason == "changed" else f"{row['uri']} cannot be read: {error.detail}"
+            raise InputError(told) from None
         plan = draw_plan(row["key"], variant, self.config)
         hq, _ = pairs.cut(pixels, plan, self.config.crop)
         return hq, backends.load_backend("cv2")(hq, plan)

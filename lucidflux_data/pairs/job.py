@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict, cast
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from lucidflux_data.config import digest
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
 from lucidflux_data.degradation.config import DegradeConfig
-from lucidflux_data.errors import ConfigError, InputError, StorageError
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError, probe
 from lucidflux_data.pairs.config import PairsConfig, deciding
 from lucidflux_data.pairs.pair import too_small
@@ -32,7 +31,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import Shard
 from lucidflux_data.sources.listing import Candidate
-from lucidflux_data.sources.reading import PASSING, read_bytes
+from lucidflux_data.sources.reading import read_bytes, read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
@@ -237,20 +236,19 @@ def probe_row(row: Candidate, max_pixels: int = DEFAULT_MAX_PIXELS) -> ProbedRow
 
 
 def read_clean(row: CleanRow) -> bytes:
-    """The bytes of a clean image. InputError where they are gone, or are not those that were listed."""
+    """The bytes of a clean image that was listed. ImageError `changed` where they are others now. InputError where they
+    are gone, or are others in a shard of ours, which can be mended."""
+    sha256 = row["key"] if row["crc32"] is None else None
+    size = row["size"] if row["offset"] >= 0 else -1
     try:
-        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
+        return read_known(row["uri"], row["offset"], size, sha256, row["crc32"])
     except ImageError as error:
-        if error.detail == PASSING:
-            raise StorageError(f"{row['uri']}: {error.detail}") from None
-        raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
-    if row["crc32"] is not None and zlib.crc32(data) != row["crc32"]:
-        raise InputError(
-            f"{row['uri']} is damaged, or its run was packed again: `lucidflux-data verify` tells, --repair mends it"
-        )
-    if row["crc32"] is None and hashlib.sha256(data).hexdigest()[:20] != row["key"]:
-        raise InputError(f"{row['uri']} has changed since it was listed: synthesize into a new folder")
-    return data
+        if error.reason != "changed":
+            raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
+        if row["crc32"] is not None:
+            mend = "`lucidflux-data verify` tells, --repair mends it"
+            raise InputError(f"{row['uri']} is damaged, or its run was packed again: {mend}") from None
+        raise ImageError("changed", f"{row['uri']} has changed since it was listed") from None
 
 
 def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:

@@ -13,7 +13,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.pairs.pair import PairRecord
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import IndexRow, ShardEntry
-from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage.folder import Folder
 
 FAILED = "failed"  # in an index's metadata: images that turned out not to decode
@@ -36,11 +36,15 @@ def failed_images(folder: Folder, tar_name: str) -> list[FailedImage]:
 
 
 def read_sample(folder: Folder, tar_name: str, rows: Sequence[IndexRow]) -> dict[str, bytes]:
-    """The members of one sample by extension (`hq.png`, `lq.png`, `json`). `rows`: its rows of the index."""
+    """The members of one sample by extension (`hq.png`, `lq.png`, `json`). `rows`: its rows of the index. InputError
+    where the bytes are not those of the index."""
     shard = f"shards/{tar_name.removesuffix('.tar')}"
     found = {}
     for row in rows:
-        found[row["member"].partition(".")[2]] = shards.read_member(folder, shard, row["offset"], row["size"])
+        data = shards.read_member(folder, shard, row["offset"], row["size"])
+        if zlib.crc32(data) != row["crc32"]:
+            raise InputError(f"{row['member']} of {folder} is damaged: `lucidflux-data verify --repair` mends it")
+        found[row["member"].partition(".")[2]] = data
     return found
 
 
@@ -78,13 +82,11 @@ def stored_hq(members: dict[str, bytes], record: PairRecord, sources: list[str])
     ref = record["hq"]["ref"]
     place = ref["path"] if ref["source"] < 0 else f"{sources[ref['source']]}/{ref['path']}".rstrip("/")
     gone = f"the HQ of {record['key']} is gone: it was stored as a pointer into {place}"
+    uri = place if ref["offset"] < 0 else f"{place}#"
     try:
-        data = read_bytes(place if ref["offset"] < 0 else f"{place}#", ref["offset"], ref["size"])
-    except ImageError:
-        raise InputError(gone) from None
-    if zlib.crc32(data) != ref["crc32"]:
-        raise InputError(f"{gone}, which now holds something else")
-    return data
+        return read_known(uri, ref["offset"], ref["size"], crc32=ref["crc32"])
+    except ImageError as error:
+        raise InputError(f"{gone}, which now holds something else" if error.reason == "changed" else gone) from None
 
 
 def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[PairRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 
 import pyarrow as pa
 
@@ -51,17 +52,21 @@ def _read(uri: str, offset: int, size: int) -> bytes:
     return data
 
 
-def read_known(uri: str, offset: int = -1, size: int = -1, sha256: str | None = None) -> bytes:
-    """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key); other
-    bytes are an ImageError `changed`. A store that does not answer now is a StorageError, which is tried again and
-    then stops the job, and no failure of the image; so is an InputError, one that cannot be spoken to any more."""
+def read_known(
+    uri: str, offset: int = -1, size: int = -1, sha256: str | None = None, crc32: int | None = None
+) -> bytes:
+    """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key);
+    `crc32`: of its bytes, where an index has that. Other bytes are an ImageError `changed`. A store that does not
+    answer now is a StorageError, which is tried again and then stops the job, and no failure of the image; so is an
+    InputError, one that cannot be spoken to any more."""
     try:
         data = _read(uri, offset, size)
     except ImageError as error:
         if error.detail == PASSING:
             raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
         raise
-    if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256):
+    other = sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256)
+    if other or (crc32 is not None and zlib.crc32(data) != crc32):
         raise ImageError("changed", "the bytes are not those that were read before")
     return data
 

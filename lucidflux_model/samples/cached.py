@@ -11,6 +11,7 @@ what `data.cached` names, and computes the rest.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class Sidecars:
     def __init__(self, folder: Folder, source: ShardPairs, kinds: Sequence[str]) -> None:
         """ConfigError where the cache lacks a shard, or one of `kinds`."""
         self._kinds, self._source = tuple(kinds), source
-        self._places: dict[str, dict[str, tuple[str, int, int]]] = {kind: {} for kind in kinds}
+        self._places: dict[str, dict[str, tuple[str, int, int, int]]] = {kind: {} for kind in kinds}
         hint = f"`lucidflux cache` with kinds {','.join(kinds)} makes it, of the same pairs and --weights"
         for url in source.shards:
             name = url.rpartition("/")[2].removesuffix(".tar")
@@ -90,7 +91,8 @@ class Sidecars:
             for row in rows:
                 for kind in kinds:
                     if row["member"].endswith(EXTENSIONS[kind]):
-                        self._places[kind][row["key"]] = (f"{folder.url}/shards/{name}.tar", row["offset"], row["size"])
+                        place = (f"{folder.url}/shards/{name}.tar", row["offset"], row["size"], row["crc32"])
+                        self._places[kind][row["key"]] = place
             if rows and not all(self._places.values()):
                 raise ConfigError(f"{folder} was cached without some of {', '.join(kinds)}: {hint}")
 
@@ -99,8 +101,10 @@ class Sidecars:
         for kind in self._kinds:
             if key not in self._places[kind]:
                 raise Unreadable(f"{key}: its {kind} is not cached")
-            url, offset, size = self._places[kind][key]
+            url, offset, size, crc32 = self._places[kind][key]
             data = read_range(url, offset, offset + size)
+            if zlib.crc32(data) != crc32:
+                raise Unreadable(f"{key}: its cached {kind} is damaged")
             array = decode(data).transpose(2, 0, 1) if kind == "proxy" else np.load(io.BytesIO(data))
             found[kind] = torch.from_numpy(np.ascontiguousarray(array))
         return found

@@ -9,6 +9,7 @@ A sample is one ranged read. `Unreadable` is a sample's own trouble, which the l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data.codecs import version
 from lucidflux_data.config import digest
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import ImageError, decode, upsample_lq
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
@@ -122,7 +123,7 @@ class ShardPairs:
             else:
                 hq = decode(hq_data)
             lq = decode(lq_data)
-        except (ImageError, InputError) as error:
+        except (ImageError, InputError, StorageError, ValueError) as error:  # ValueError: a damaged json
             raise Unreadable(f"{self.key(index, epoch)}: {getattr(error, 'detail', error)}") from None
         return hq, upsample_lq(lq, *hq.shape[:2])
 
@@ -202,6 +203,7 @@ class SuiteImages:
             raise InputError(f"{folder}/suite.json is damaged, or of an older version: prepare it again") from None
         self.keys = sorted(images)
         self._files = {id_: {role: image["file"] for role, image in images[id_].items()} for id_ in self.keys}
+        self._sha256 = {id_: {role: image.get("sha256") for role, image in images[id_].items()} for id_ in self.keys}
         for name in (file for roles in self._files.values() for item in roles.items() for file in item):
             check_file_name(name, self.folder)
         self.references = all("gt" in roles for roles in self._files.values())
@@ -216,8 +218,12 @@ class SuiteImages:
         """Raises Unreadable."""
         found: dict[str, np.ndarray] = {}
         for role, file in self._files[self.keys[index]].items():
+            known = self._sha256[self.keys[index]][role]
             try:
-                found[role] = decode((self.folder / role / file).read_bytes())
+                data = (self.folder / role / file).read_bytes()
+                if known is not None and hashlib.sha256(data).hexdigest() != known:
+                    raise ImageError("changed", "another image than that of suite.json")
+                found[role] = decode(data)
             except (ImageError, OSError) as error:
                 why = error.detail if isinstance(error, ImageError) else error.strerror
                 raise Unreadable(f"{self.folder / role / file}: {why}") from None

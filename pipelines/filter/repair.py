@@ -55,9 +55,11 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
     return {"tried": int(again.sum()), "recovered": recovered, "scores_dropped": dropped}
 
 
-def _measure_again(folder: Folder, again: np.ndarray, executor: Executor, progress: Progress) -> FilterConfig:
-    """The rows of scores/basic where `again` (bool, one a candidate) holds, of the units that are there. Gives the
-    config of the run."""
+def _measure_again(
+    folder: Folder, again: np.ndarray, executor: Executor, progress: Progress, same: bool = False
+) -> FilterConfig:
+    """The rows of scores/basic where `again` (bool, one a candidate) holds, of the units that are there. `same`: other
+    bytes than those of before are a failure `changed`. Gives the config of the run."""
     about = runs.read_run(folder)
     config, size = FilterConfig.model_validate(about["config"]), run_folder.unit_size(about["listed"]["candidates"])
     configure(config.storage.model_dump())
@@ -68,7 +70,10 @@ def _measure_again(folder: Folder, again: np.ndarray, executor: Executor, progre
         rows = inventory.slice(number * size, size).to_pylist()
         known = runs.read_unit(folder, "basic", number).to_pylist()
         mine = again[number * size : (number + 1) * size]
-        payload = [row | {"known": None if now else old} for row, old, now in zip(rows, known, mine, strict=True)]
+        payload = [
+            row | {"known": None if now else old, "sha256": old["sha256"] if same else None}
+            for row, old, now in zip(rows, known, mine, strict=True)
+        ]
         units.append(Unit(run_folder.unit_name(number), int(mine.sum()), payload))
     with progress.phase("retry", sum(unit.size for unit in units), 0) as advance:
         for unit in run(executor, "retry", units, MeasureUnit(config), folder):
@@ -84,7 +89,7 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
     """
     again = decoders.affected(folder)
     uris = run_folder.read_inventory(folder, ["uri"])["uri"].filter(pa.array(again))
-    _measure_again(folder, again, executor, progress)
+    _measure_again(folder, again, executor, progress, same=True)
     dropped = 0
     for measure in folder.folders("scores"):
         if measure != "basic":

@@ -37,7 +37,8 @@ DECODE_THREADS = 4  # in front of a GPU, which takes images faster than one core
 
 @dataclass(frozen=True)
 class MeasureUnit:
-    """Reads, decodes and measures the candidates of a unit; yields its scores/basic file."""
+    """Reads, decodes and measures the candidates of a unit; yields its scores/basic file. A row with `known` is taken
+    as it is; the bytes of one with `sha256` must still be those."""
 
     config: FilterConfig
 
@@ -54,7 +55,10 @@ class MeasureUnit:
     def _measure(self, row: dict[str, Any], isolated: Isolated | None) -> dict[str, Any]:
         record = {"uri": row["uri"], "source_key": row["source_key"]}
         try:
-            data = read_bytes(row["uri"], row["offset"], row["size"])
+            if row.get("sha256"):
+                data = read_known(row["uri"], row["offset"], row["size"], row["sha256"])
+            else:
+                data = read_bytes(row["uri"], row["offset"], row["size"])
         except ImageError as error:
             return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
         if isolated is not None:

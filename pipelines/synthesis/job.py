@@ -71,13 +71,14 @@ class SynthesizeShard:
         degrade = backends.load_backend(self.backend, self.device)
         versions = pairs.versions(self.backend, self.device)
         for row in rows:
-            data = pairs_run.read_clean(row)
             try:
+                data = pairs_run.read_clean(row)
                 image = decode_full(data, self.config.decode.max_pixels)
             except ImageError as error:
                 if row["crc32"] is not None:
                     raise InputError(f"{row['uri']} does not decode: {error.detail}") from None
-                failed.append({"key": row["key"], "reason": error.reason, "detail": error.detail})
+                detail = error.detail if error.reason != "changed" else "the bytes are not those that were listed"
+                failed.append({"key": row["key"], "reason": error.reason, "detail": detail})
                 continue
             told: pairs.CleanImage = {
                 "key": row["key"],

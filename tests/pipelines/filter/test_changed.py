@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.audit.report import make_report
+from lucidflux_data.errors import ImageError, InputError
+from lucidflux_data.pairs import job as pairs_run
+from lucidflux_data.pairs.config import make_pairs_config
 from lucidflux_data.pairs.dataset import RealESRGANPairs
+from lucidflux_data.pairs.replay import replay_pair
 from lucidflux_data.selection.config import make_config
 from lucidflux_data.sources import parquet as parquet_source
+from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage.folder import Folder, absolute_url
 from pipelines.filter import job
 from pipelines.filter.score import score_basic
-from tests.support.here import QUIET, Here
+from pipelines.synthesis import job as synthesis
+from tests.support.here import QUIET, Here, run_filter, run_synthesize, verified
 
 
 @pytest.mark.parametrize("threads", [0, 4])
@@ -51,3 +59,66 @@ def test_pairs_on_line_are_never_of_another_picture(photo_paths: list[Path], tmp
     first.write_bytes(other.read_bytes())
     with pytest.raises(InputError, match="has changed"):
         pairs[0]
+
+
+def test_a_clean_image_that_changes_before_synthesis_is_a_named_failure(
+    photo_paths: list[Path], tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "pairs"
+    photos.mkdir()
+    for number, path in enumerate(photo_paths[:3]):
+        (photos / f"{number}{path.suffix}").write_bytes(path.read_bytes())
+    config = make_pairs_config("realesrgan-x4", settings=["degrade.size=128", "variants=1"])
+    about = pairs_run.make_run(config, "pairs", "cv2", [absolute_url(str(photos))], None)
+    pairs_run.start(Folder(str(out)), about)
+    synthesis.list_inputs(Folder(str(out)), about["sources"], config, None, Here(), QUIET)
+    first, second, _ = sorted(photos.iterdir())
+    key = hashlib.sha256(first.read_bytes()).hexdigest()[:20]
+    first.write_bytes(second.read_bytes())
+    summary = synthesis.synthesize(Folder(str(out)), about, Here(), QUIET)
+    assert (summary["candidates"], summary["used"], summary["failed"]) == (3, 2, {"changed": 1})
+    keys = {row["key"] for row in pq.read_table(out / "shards" / "pairs-000000.index.parquet").to_pylist()}
+    assert len(keys) == 2
+    assert not any(name.startswith(key) for name in keys)
+    assert verified(out) == 2
+
+
+def test_a_damaged_member_is_not_replayed(photo_paths: list[Path], tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "pairs"
+    photos.mkdir()
+    (photos / photo_paths[0].name).write_bytes(photo_paths[0].read_bytes())
+    run_synthesize(photos, out, "degrade.size=128", "variants=1")
+    rows = pq.read_table(out / "shards" / "pairs-000000.index.parquet").to_pylist()
+    (row,) = [row for row in rows if row["member"].endswith(".lq.png")]
+    tar = out / "shards" / "pairs-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[row["offset"] + row["size"] // 2] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(InputError, match=r"_00\.lq\.png of .* is damaged"):
+        replay_pair(Folder(str(out)), row["key"])
+
+
+def test_the_page_shows_no_other_picture(photo_paths: list[Path], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, path in enumerate(photo_paths[:2]):
+        (photos / f"{number}{path.suffix}").write_bytes(path.read_bytes())
+    run_filter(
+        photos, tmp_path / "run", "rules.min_laplacian_variance=0", "rules.max_flat_fraction=1", "iqa.metric=none"
+    )
+    folder = Folder(str(tmp_path / "run"))
+    before = make_report(folder).count(b"no picture")
+    first, second = sorted(photos.iterdir())
+    first.write_bytes(second.read_bytes())
+    assert make_report(folder).count(b"no picture") > before
+
+
+@pytest.mark.parametrize("known", ["sha256", "crc32"])
+def test_known_bytes(known: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    file.write_bytes(b"those")
+    told = {"sha256": hashlib.sha256(b"those").hexdigest()[:20], "crc32": zlib.crc32(b"those")}[known]
+    assert read_known(f"file://{file}", **{known: told}) == b"those"
+    file.write_bytes(b"other")
+    with pytest.raises(ImageError, match="changed"):
+        read_known(f"file://{file}", **{known: told})

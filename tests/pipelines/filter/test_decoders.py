@@ -153,6 +153,18 @@ def test_scores_of_those_candidates_are_dropped_and_a_kill_is_repeated(made: Pat
     assert measure_outdated(folder, Here(), QUIET) == {"tried": 0, "scores_dropped": 0}
 
 
+def test_other_bytes_are_not_measured_in_the_place_of_those_of_before(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "photos", tmp_path / "photos")
+    run_filter(tmp_path / "photos", tmp_path / "all", *ALL, "iqa.metric=none")
+    run = by_decoder_1(tmp_path / "run", tmp_path / "all")
+    shutil.copy(DATA / "cases" / "images" / "tiff_rgb.tif", tmp_path / "photos" / "tiff_rgbx16.tif")
+    measure_outdated(Folder(run), Here(), QUIET)
+    rows = [row for file in sorted((run / "scores" / "basic").iterdir()) for row in pq.read_table(file).to_pylist()]
+    told = {row["source_key"]: (row["status"], row["reason"]) for row in rows}
+    assert told.pop("tiff_rgbx16.tif") == ("failed", "changed")
+    assert set(told.values()) == {("ok", None)}
+
+
 def test_a_jpeg_run_goes_on(made: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for path in (made / "photos").glob("*.jpg"):
