@@ -5,9 +5,11 @@ LucidFluxError
   InputError         3  a source that cannot be used
   TooManyFailed      4  finished, but more failed than --max-failed
   Interrupted        5  stopped half-way; the same command resumes (StorageError: the store kept failing; FolderBusy:
-                        another command writes there)
+                        another command writes there; CredentialsError: the store no longer accepts who asks)
   VerificationError  6  what is on disk is not what the manifest says
 """
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
@@ -41,6 +43,20 @@ class StorageError(Interrupted):
 
 class FolderBusy(Interrupted):
     """Another command writes into the folder, or has taken it over."""
+
+
+class CredentialsError(Interrupted):
+    """A store that could be spoken to no longer accepts who asks: nothing is tried again, and no image is at fault."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"{url}: the store no longer accepts these credentials (expired, or withdrawn): "
+            "refresh them, then repeat the command to resume"
+        )
+        self.url = url
+
+    def __reduce__(self) -> tuple[type[CredentialsError], tuple[str]]:
+        return CredentialsError, (self.url,)
 
 
 class VerificationError(LucidFluxError):

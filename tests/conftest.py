@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,12 +52,14 @@ class FaultyApp:
     """A WSGI application in front of another that answers some requests with 500, 503, or late.
 
     Which ones is a hash of the seed and the number of the request, so that a retry meets another fate. `share`: of the
-    requests that fail; `slow_s`: how long one in ten of the failing ones waits instead.
+    requests that fail; `slow_s`: how long one in ten of the failing ones waits instead. `refuse(method, path)` gives
+    the code of a refusal (403, or 401), or None.
     """
 
     def __init__(self, app: object) -> None:
         self.app = app
         self.share, self.seed, self.slow_s = 0.0, 0, 0.0
+        self.refuse: Callable[[str, str], str | None] = lambda method, path: None
         self.requests = self.failures = 0
         self._lock = threading.Lock()
 
@@ -65,6 +67,13 @@ class FaultyApp:
         with self._lock:
             self.requests += 1
             number = self.requests
+        code = self.refuse(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        if code is not None:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            body = f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode()
+            status = "401 Unauthorized" if code == "401" else "403 Forbidden"
+            start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+            return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
         draw = random.Random(f"{self.seed} {number}").random()
         if draw >= self.share:
             return self.app(environ, start_response)

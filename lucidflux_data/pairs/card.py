@@ -335,7 +335,9 @@ def _row_text(row: TestedParameter) -> str:
     if set(row["counts"]) <= {f"{number / BINS:.1f}" for number in range(BINS)}:
         shares = "tenths " + " ".join(f"{row['counts'].get(f'{n / BINS:.1f}', 0) / row['n']:.0%}" for n in range(BINS))
     else:
-        names = sorted(set(row["counts"]) | set(row["expected"]), key=lambda name: -row["expected"].get(name, 0))
+        names = sorted(
+            set(row["counts"]) | set(row["expected"]), key=lambda name: (-row["expected"].get(name, 0), name)
+        )
         parts = [(name, row["counts"].get(name, 0) / row["n"], row["expected"].get(name, 0)) for name in names]
         shares = ", ".join(f"{name} {got:.1%}/{wanted:.1%}" for name, got, wanted in parts)
     return f"{row['name']:28} n={row['n']:<8,} {p:8}{' FLAGGED' if row['flagged'] else ''} {shares}"

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zlib
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lucidflux_data.errors import InputError, StorageError
+from lucidflux_data.errors import CredentialsError, InputError, StorageError
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.uris import is_special, local_path, restore_url, split_member, split_row
 from lucidflux_data.storage.folder import file_system, tried
+from lucidflux_data.storage.refusals import note_read, readable_before, store_of
 
-PASSING = "the store did not answer, again and again"  # the detail of a failure that can pass
+# The details of failures that can pass: `retry` reads those candidates again.
+PASSING = "the store did not answer, again and again"
+REFUSED = "the store refuses this object to who asks (401 or 403)"
 
 
 def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
     """The encoded bytes of a candidate. Raises ImageError `missing`, `truncated` or `unreadable`; errors of a remote
     store that can pass are tried again before they count, and then say so (`PASSING`). A uri that cannot be read at all
-    here (an unknown protocol, no credentials) is `unreadable`, too: one odd row costs one row."""
+    here (an unknown protocol, no credentials) is `unreadable`, too: one odd row costs one row. So is an object that its
+    store refuses (`REFUSED`), unless the store refuses everything now: CredentialsError, and no image is at fault."""
     try:
         return _read(uri, offset, size)
     except InputError as error:
@@ -29,19 +35,27 @@ def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
 def _read(uri: str, offset: int, size: int) -> bytes:
     """As `read_bytes`; InputError where the store cannot be spoken to."""
     try:
-        path = local_path(split_member(uri) if offset >= 0 else uri)
         row = split_row(uri) if offset < 0 else None
+        container = split_member(uri) if offset >= 0 else row[0] if row is not None else None
+        path = local_path(container or uri)
         if row is not None:
             data = _parquet_row(*row) if path is not None else tried(lambda: _parquet_row(*row), uri)
         elif path is not None:
             data = _local(path, offset, size)
         else:
             data = tried(lambda: _read_once(uri, offset, size), uri)
+        if path is None:
+            note_read(restore_url(container or uri))
     except FileNotFoundError:
         if offset < 0 and ".parquet#" in uri:
             raise ImageError("unreadable", "what stands after .parquet# is no number of a row") from None
         raise ImageError("missing", "the file is listed but not there") from None
-    except (PermissionError, IsADirectoryError) as error:
+    except PermissionError as error:
+        if path is None:
+            _check_store(restore_url(container or uri), container is not None)
+            raise ImageError("unreadable", REFUSED) from None
+        raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
+    except IsADirectoryError as error:
         raise ImageError("unreadable", f"the file cannot be opened: {os.strerror(error.errno or 13)}") from None
     except StorageError:
         raise ImageError("unreadable", PASSING) from None
@@ -57,11 +71,13 @@ def read_known(
 ) -> bytes:
     """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key);
     `crc32`: of its bytes, where an index has that. Other bytes are an ImageError `changed`. A store that does not
-    answer now is a StorageError, which is tried again and then stops the job, and no failure of the image; so is an
-    InputError, one that cannot be spoken to any more."""
+    answer now is a StorageError, which is tried again and then stops the job, and no failure of the image; one that
+    refuses it now is a CredentialsError. So is an InputError, a store that cannot be spoken to any more."""
     try:
         data = _read(uri, offset, size)
     except ImageError as error:
+        if error.detail == REFUSED:
+            raise CredentialsError(uri) from None
         if error.detail == PASSING:
             raise StorageError(f"{uri} was read before and the store does not answer now: repeat the command") from None
         raise
@@ -69,6 +85,50 @@ def read_known(
     if other or (crc32 is not None and zlib.crc32(data) != crc32):
         raise ImageError("changed", "the bytes are not those that were read before")
     return data
+
+
+ASKED_FIRST = 3  # objects of each source: one of them may be refused for a reason of its own
+
+
+def check_sources(sources: list[str], inventory: pa.Table) -> None:
+    """CredentialsError where the first candidates of a remote source are all refused now, though they were listed.
+
+    `sources`: the urls of the run, in order; `inventory`: uri, source, size, offset. Candidates that a table names
+    elsewhere are not asked for: they may never have been readable.
+    """
+    for number, source in enumerate(sources):
+        if local_path(source) is not None or source.startswith(("http://", "https://")):
+            continue
+        rows = inventory.filter(pc.equal(inventory["source"], number)).slice(0, ASKED_FIRST).to_pylist()
+        below = [row for row in rows if row["uri"].startswith(re.split(r"[*?[]", source)[0])]
+        if below and all(_is_refused(row["uri"], row["offset"], row["size"]) for row in below):
+            raise CredentialsError(source)
+
+
+def _is_refused(uri: str, offset: int, size: int) -> bool:
+    try:
+        read_bytes(uri, offset, size)
+    except ImageError as error:
+        return error.detail == REFUSED
+    return False
+
+
+def _check_store(url: str, read_before: bool) -> None:
+    """CredentialsError where a store refuses what it gave before (a tar or table that was listed, another object), or
+    names who asks as the reason: only an answer with a body does, and the first request of a file has none."""
+    if read_before:
+        raise CredentialsError(url)
+    known = readable_before(url)
+    if known is None and url.startswith(("http://", "https://")):
+        return
+    fs = file_system(url)
+    try:
+        tried(lambda: fs.cat_file(known, start=0, end=1) if known else fs.ls(url.rsplit("/", 1)[0]), known or url)
+    except PermissionError:
+        if known is not None:
+            raise CredentialsError(store_of(url)) from None
+    except (StorageError, OSError):
+        return  # it says nothing about who asks
 
 
 def _local(path: str, offset: int, size: int) -> bytes:

@@ -23,10 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, StorageError
+from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
 from lucidflux_data.storage.process import has_writer, part_name
+from lucidflux_data.storage.refusals import raise_refusal
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
@@ -55,7 +56,6 @@ SETTINGS: Settings = {
     "attempts": 3,
 }
 _opened_with: dict[str, object] = {}
-NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 WAIT_S = 0.2  # before the second attempt; four times as long before each further one
 
 
@@ -118,15 +118,16 @@ def _opened(url: str) -> fsspec.AbstractFileSystem:
 def tried(call: Callable[[], Result], what: str) -> Result:
     """`call()`, again after errors of a remote store that can pass. Raises StorageError after the last attempt.
 
-    A file that is not there, or that may not be read, is known at once: FileNotFoundError, PermissionError.
+    A file that is not there, or that may not be read, is known at once: FileNotFoundError, PermissionError; and so are
+    credentials that no longer hold: CredentialsError.
     """
     for attempt in range(1, SETTINGS["attempts"] + 1):
         try:
             return call()
-        except (FileNotFoundError, PermissionError, IsADirectoryError, LucidFluxError):
+        except (FileNotFoundError, IsADirectoryError, LucidFluxError):
             raise
         except Exception as error:  # each client library has errors of its own, few of them OSError
-            _check_credentials(error, what)
+            raise_refusal(error, what)
             if attempt == SETTINGS["attempts"]:
                 break
             time.sleep(WAIT_S * 4 ** (attempt - 1))
@@ -137,22 +138,17 @@ def tried(call: Callable[[], Result], what: str) -> Result:
 def told_of(url: str) -> Iterator[None]:
     """Around the listing of a remote source: InputError where it cannot be had, StorageError for what can pass."""
     try:
-        yield
-    except LucidFluxError:
-        raise
+        try:
+            yield
+        except (LucidFluxError, FileNotFoundError):
+            raise
+        except Exception as error:
+            raise_refusal(error, url)
+            raise StorageError(f"{url} did not answer: repeat the command to resume") from None
     except FileNotFoundError:
         raise InputError(f"{url} is not there") from None
-    except PermissionError:
+    except (PermissionError, CredentialsError):
         raise InputError(f"{url} may not be read with these credentials") from None
-    except Exception as error:
-        _check_credentials(error, url)
-        raise StorageError(f"{url} did not answer: repeat the command to resume") from None
-
-
-def _check_credentials(error: Exception, what: str) -> None:
-    """InputError where a client found no credentials; botocore's and google.auth's errors, by name."""
-    if type(error).__name__ in NO_CREDENTIALS:
-        raise InputError(f"{what}: no credentials were found (storage.anonymous=true asks without)") from None
 
 
 def absolute_url(path: str) -> str:
@@ -252,9 +248,11 @@ class Folder:
         try:
             yield
         except OSError as error:
-            if not self.is_local and isinstance(error, (FileNotFoundError, PermissionError)):
-                raise ConfigError(
-                    f"{self.url} cannot be written to: no such bucket, or not with these rights"
+            if not self.is_local and isinstance(error, FileNotFoundError):
+                raise ConfigError(f"{self.url} cannot be written to: there is no such bucket") from None
+            if not self.is_local and isinstance(error, PermissionError):
+                raise Interrupted(
+                    f"{self.url} cannot be written to with these credentials: refresh them, then repeat the command"
                 ) from None
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Interrupted(
@@ -388,9 +386,10 @@ class Folder:
 def _as_storage_error(url: str, name: str) -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, LucidFluxError):
         raise
-    except Exception:
+    except Exception as error:
+        raise_refusal(error, url)
         raise StorageError(f"{url} did not take {name}: repeat the command to resume") from None
 
 

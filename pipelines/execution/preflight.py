@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lucidflux_data.codecs.version import LIBRARIES, decoder_versions
-from lucidflux_data.errors import ConfigError, LucidFluxError
+from lucidflux_data.errors import ConfigError, CredentialsError, LucidFluxError
 from lucidflux_data.sources.tars import is_image_name
 from lucidflux_data.storage.folder import Folder, file_system, tried
 from pipelines.execution.executor import Executor
@@ -39,6 +39,10 @@ class CheckNode:
                 known = any(mark in url for mark in "*?[") or tried(lambda u=url: file_system(u).exists(u), url)  # type: ignore[misc]
                 if not known:
                     problems.append(f"{url} is not there" + (" (a path of another machine?)" * url.startswith("file:")))
+            except CredentialsError:
+                raise
+            except PermissionError:  # it was listed: it could be read then
+                raise CredentialsError(url) from None
             except LucidFluxError as error:
                 problems.append(str(error))
         name = f".tmp/preflight-{secrets.token_hex(4)}"

@@ -24,7 +24,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import verify
 from lucidflux_data.sources.listing import list_sources
-from lucidflux_data.sources.reading import PASSING, read_bytes
+from lucidflux_data.sources.reading import PASSING, REFUSED, read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, configure
 from lucidflux_data.storage.formats import canonical_json, table_bytes
@@ -102,7 +102,9 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
 def _again(basic: pa.Table, statuses: list[str]) -> np.ndarray:
     if statuses:
         return pc.is_in(basic["reason"], pa.array(statuses)).to_numpy()
-    passing = pc.or_kleene(pc.equal(basic["detail"], PASSING), pc.is_in(basic["reason"], pa.array(PASSING_REASONS)))
+    passing = pc.or_kleene(
+        pc.is_in(basic["detail"], pa.array([PASSING, REFUSED])), pc.is_in(basic["reason"], pa.array(PASSING_REASONS))
+    )
     return pc.fill_null(passing, False).to_numpy(zero_copy_only=False)
 
 

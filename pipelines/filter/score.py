@@ -22,7 +22,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.ledger import survivors
 from lucidflux_data.selection.pool import Pool
 from lucidflux_data.selection.records import KEPT
-from lucidflux_data.sources.reading import read_bytes, read_known
+from lucidflux_data.sources.reading import check_sources, read_bytes, read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes
@@ -160,6 +160,8 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
         for n in numbers
     )
     total = sum(min(size, inventory.num_rows - n * size) for n in numbers)
+    if numbers:
+        check_sources(runs.read_run(folder)["listed"]["sources"], inventory)
     with progress.phase("score", total, inventory.num_rows - total) as advance:
         for unit in run(executor, "score", units, MeasureUnit(config), folder):
             advance(unit.size)
