@@ -47,7 +47,8 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
     preset, settings and seed, whatever the number of workers. Call `set_epoch` before each epoch, as with a
     DistributedSampler; workers that persist see it too.
 
-    hq_shards_or_folder: a run of the filter, HQ shards, or any SOURCE of the command line.
+    hq_shards_or_folder: a run of the filter, HQ shards, or any SOURCE of the command line, or several sources; each a
+    string or a path.
     settings: as `--set degrade...` without the `degrade.`, like "size=512" or "sharpen_hq=target".
     on_error: "raise" ends the epoch at an image that is gone, has changed or does not decode; "skip" gives the next one
     that can be used, in key order and around the end, so that an index always gives the same pair. `replaced` counts
@@ -58,7 +59,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
 
     def __init__(
         self,
-        hq_shards_or_folder: str | os.PathLike[str] | Sequence[str],
+        hq_shards_or_folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         preset: str = "realesrgan-x4",
         seed: int = 0,
         settings: Sequence[str] = (),
@@ -68,8 +69,8 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
             raise ConfigError(f"on_error is skip or raise, not {on_error!r}")
         self.on_error = on_error
         self.config: DegradeConfig = make_degrade_config(preset, [*settings, f"seed={seed}"])
-        one = isinstance(hq_shards_or_folder, str | os.PathLike)
-        asked = [os.fspath(hq_shards_or_folder)] if one else list(hq_shards_or_folder)  # type: ignore[arg-type]
+        given = hq_shards_or_folder
+        asked = [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
         self.skipped: dict[str, str] = {}
         self.rows = self._list(asked)
         if not self.rows:

@@ -24,6 +24,7 @@ from tests.support.paths import DATA
 LOOSE = ("rules.min_laplacian_variance=0", "rules.max_laplacian_variance=1e9", "rules.max_flat_fraction=1")
 WANTED = {row[0]: row[1:3] for row in csv.reader((DATA / "cases" / "images.tsv").open(), delimiter="\t")}
 HISTORY = ("select.near_duplicates=0", "rules.min_fixed_sharpness=0")  # so that the measures of history are taken
+WARNED = ["tar_bad_header/s.tar", "apple_double/._0.parquet"]
 SAME = ("key", "sha256", "bytes", "format", "width", "height", "mode", "flags", "laplacian_variance", "flat_fraction",
         "jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharpness", "noise", "phash", "status", "detail",
         "keep", "reason", "group")  # fmt: skip
@@ -56,6 +57,11 @@ def test_all_cases_in_one_folder_end_with_a_sum_that_holds_the_same_through_ray(
     assert summary["candidates"] == len(ledger) == summary["kept"] + gone == listed["candidates"]
     assert (summary["ignored_by"], listed["ignored_by"]) == (IGNORED, IGNORED)
     assert summary["ignored"] == listed["ignored"] == sum(IGNORED.values())
+    assert summary["listed"] == listed["total"] == len(ledger) + sum(IGNORED.values())
+    assert [warning.split(" is ")[0].rsplit("/all/")[1] for warning in summary["warnings"]] == WARNED
+    assert summaries["ray"]["warnings"] == summary["warnings"] == listed["warnings"]
+    report = (tmp_path / "local" / "report.html").read_text()
+    assert f"{summary['listed']} listed = {len(ledger)} candidates + {sum(IGNORED.values())} ignored" in report
     failed = {row["source_key"]: row["reason"] for row in ledger if row["reason"] in summary["failed"]}
     asked = {f"images/{name}": want[5:] for name, (want, _) in WANTED.items() if want.startswith("fail:")}
     small = {name: reason for name, reason in failed.items() if reason == "iqa_not_finite"}

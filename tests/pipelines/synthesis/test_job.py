@@ -269,6 +269,24 @@ def test_the_torch_dataset_gives_the_pixels_of_the_shards(hq_run: Path, tmp_path
     assert set(skipped.values()) == {"too_small"}
 
 
+def test_sources_of_the_dataset_are_strings_or_paths_one_or_several(photo_paths: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from lucidflux_data import RealESRGANPairs
+
+    chosen = [path for path in photo_paths if path.stem in PHOTOS]
+    for number, path in enumerate(chosen[:2]):
+        (tmp_path / str(number)).mkdir()
+        shutil.copy(path, tmp_path / str(number))
+    folders = [tmp_path / "0", tmp_path / "1"]
+    found = [
+        [row["key"] for row in RealESRGANPairs(asked, settings=["size=192"]).rows]
+        for asked in (folders, tuple(map(str, folders)), [folders[0], str(folders[1])], tmp_path, str(tmp_path))
+    ]
+    assert all(keys == found[0] for keys in found)
+    assert len(found[0]) == 2
+    assert len(RealESRGANPairs([folders[0]], settings=["size=192"])) == 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_truncated_image_does_not_end_the_epoch(photo_paths: list[Path], tmp_path: Path, workers: int) -> None:
     torch = pytest.importorskip("torch")
