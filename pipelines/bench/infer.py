@@ -245,7 +245,7 @@ def _proxy(place: Place) -> Upscale:
         image = torch.from_numpy(upsample_lq(pixels, height, width).copy()).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             restored = model.restore(image.to(device))[0].permute(1, 2, 0)
-        return (restored.cpu().numpy() * 255).round().astype(np.uint8)
+        return np.asarray((restored.cpu().numpy() * 255).round().astype(np.uint8))
 
     return upscale
 
@@ -316,7 +316,7 @@ def _restore(
 def _on_gpu(place: Place) -> bool:
     from lucidflux_model.network.build import pick_device
 
-    return pick_device(place.device).type == "cuda"
+    return str(pick_device(place.device).type) == "cuda"
 
 
 def _record(images: int, missing: list[str], seconds: float, peak_gpu_mb: int | None) -> RunRecord:

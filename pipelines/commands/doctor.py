@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from typing import Any
+from typing import TypedDict
 
 from packaging.requirements import Requirement
 
@@ -15,7 +15,18 @@ from pipelines.execution.executor import available_cpus
 NAME = "lucidflux"
 
 
-def examine() -> dict[str, Any]:
+class MachineReport(TypedDict):
+    lucidflux: str  # version
+    python: str  # version
+    cpus: int  # that this process may use
+    memory_gb: float
+    gpus: list[str]  # name and memory of each
+    extras: dict[str, str]  # what each lacks, or "ready"
+    clipiqa_weights: str  # their file, or what to do where there is none
+    metrics: str  # the command that tells of them
+
+
+def examine() -> MachineReport:
     """Versions, cores, memory, GPUs, and what each extra lacks ("ready": nothing). Loads torch where it is there."""
     return {
         "lucidflux": importlib.metadata.version(NAME),

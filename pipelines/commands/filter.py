@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +12,11 @@ from lucidflux_data.audit import what_if as audit_what_if
 from pipelines.commands.options import (
     Address,
     Carry,
+    ConfigChanges,
     ConfigFile,
     DryRun,
     ExecutorKind,
+    ExecutorOptions,
     Forbid,
     ForbidMissing,
     Iqa,
@@ -35,12 +38,16 @@ from pipelines.commands.options import (
     TopK,
     Wait,
     Where,
+    cut_settings,
     select_settings,
     tell,
     tell_json,
     writing,
 )
 from pipelines.execution.failures import check_failed
+
+if TYPE_CHECKING:
+    from lucidflux_data.selection.config import FilterConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The data engine: from candidates to clean shards.")
 
@@ -76,11 +83,11 @@ def filter_command(
     """Score, select and pack: HQ shards, a ledger of every decision, and a report."""
     from lucidflux_data.selection.config import make_config
 
-    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
     resolved = make_config(preset, config, settings)
-    asked = (out, source, resolved, preset, limit, wait, dry_run, json_)
-    _run_job(asked, ("score", "select", "pack"), (executor, num_cpus, num_gpus, address), max_failed)
+    request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_)
+    _run_job(request, ("score", "select", "pack"), ExecutorOptions(executor, num_cpus, num_gpus, address))
 
 
 @app.command("score")
@@ -110,46 +117,61 @@ def score_command(
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.selection.config import make_config
 
-    where = (executor, num_cpus, num_gpus, address)
+    where = ExecutorOptions(executor, num_cpus, num_gpus, address)
     if out is not None:
-        resolved = make_config(preset, config, _settings(set_, iqa, None, None, None))
-        _run_job((out, source, resolved, preset, limit, wait, dry_run, json_), ("score",), where, max_failed)
+        resolved = make_config(preset, config, cut_settings(set_, iqa, None, None, None))
+        request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_)
+        _run_job(request, ("score",), where)
     elif scorer is None or len(source) != 1:
         raise ConfigError("give --out RUN for sources, or one RUN and --scorer to add scores to it")
     if scorer is not None:
         from pipelines.commands.runs import add_scores
 
         with writing(out or source[0], wait):
-            add_scores(out or source[0], scorer, (config, list(set_ or [])), where, json_)
+            add_scores(out or source[0], scorer, ConfigChanges(config, list(set_ or [])), where, json_)
 
 
-def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, ...], max_failed: float | None) -> None:
+@dataclass(frozen=True)
+class FilterRequest:
+    """What `filter` and `score` were given, with the config resolved."""
+
+    out: str
+    sources: list[str]
+    config: FilterConfig
+    preset: str
+    limit: int | None
+    wait: float  # seconds, for a folder that is in use
+    max_failed: float | None
+    dry_run: bool
+    json_: bool
+
+
+def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOptions) -> None:
     from lucidflux_data.audit.decoders import check_decoder
     from lucidflux_data.storage.folder import Folder, absolute_url, configure
-    from pipelines.execution.opening import open_executor
     from pipelines.execution.preflight import preflight
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
     from pipelines.filter.forbidden import check_suites
     from pipelines.filter.score import count_failed
 
-    out, source, config, preset, limit, wait, dry_run, json_ = asked
+    config, json_ = request.config, request.json_
     configure(config.storage.model_dump())
-    folder, progress = Folder(out), Progress(quiet=json_)
+    folder, progress = Folder(request.out), Progress(quiet=json_)
     _check_metric(config.iqa.metric)
-    urls = [absolute_url(item) for item in source]
-    if dry_run:
+    urls = [absolute_url(item) for item in request.sources]
+    if request.dry_run:
         from lucidflux_data.selection.config import label
 
-        plan = {"label": label(preset, config), **job.preview_listing(urls, limit, progress)}
+        plan = {"label": label(request.preset, config), **job.preview_listing(urls, request.limit, progress)}
         tell_json(plan | {"config": config.model_dump()}, None if json_ else 2)
         return
-    with writing(out, wait, new=True):
+    with writing(request.out, request.wait, new=True):
         if "select" in steps:
             check_suites(folder, config)
-        job.list_into(folder, urls, config, preset, limit, steps, progress)
+        job.list_into(folder, urls, config, request.preset, request.limit, steps, progress)
         check_decoder(folder)
-        with open_executor(*where) as executor:
+        with where.open() as executor:
             progress.say(executor.description)
             preflight(executor, urls, folder, config.iqa.metric, progress)
             job.score(folder, config, executor, progress)
@@ -158,10 +180,9 @@ def _run_job(asked: tuple[Any, ...], steps: tuple[str, ...], where: tuple[Any, .
                 job.pack(folder, config, executor, progress)
     if "select" in steps:
         tell(job.summary(folder), json_)
-        check_failed(*count_failed(folder), max_failed, "of the candidates failed")
     else:
         tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
-        check_failed(*count_failed(folder), max_failed, "of the candidates failed")
+    check_failed(*count_failed(folder), request.max_failed, "of the candidates failed")
 
 
 def _check_metric(metric: str) -> None:
@@ -204,22 +225,23 @@ def select_command(
     json_: Json = False,
 ) -> None:
     """Decide again under other rules; only scores that are not there yet are computed."""
-    settings = _settings(set_, iqa, top_fraction, top_k, min_side)
+    settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
     if len(run) > 1 and out is None:
         from lucidflux_data.errors import ConfigError
 
         raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
+    where_ = ExecutorOptions(executor, num_cpus, num_gpus, address)
     with writing(out or run[0], wait, new=out is not None, dry_run=dry_run):
-        _run_select(run, out, include, (config, settings), (executor, num_cpus, num_gpus, address), dry_run, json_)
+        _run_select(run, out, include, ConfigChanges(config, settings), where_, dry_run, json_)
 
 
 def _run_select(
     run: list[str],
     out: str | None,
     include: list[str] | None,
-    changes: tuple[str | None, list[str]],
-    where: tuple[Any, ...],
+    changes: ConfigChanges,
+    where: ExecutorOptions,
     dry_run: bool,
     json_: bool,
 ) -> None:
@@ -227,14 +249,13 @@ def _run_select(
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
-    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
 
     folder, drawn_from, progress = Folder(out or run[0]), [Folder(one) for one in run], Progress(quiet=json_)
     before = read_run(folder if folder.exists("run.json") else drawn_from[0])
     base = FilterConfig.model_validate(before["config"])
-    resolved = make_config(file=changes[0], settings=changes[1], base=base)
+    resolved = make_config(file=changes.file, settings=changes.settings, base=base)
     configure(resolved.storage.model_dump())
     _check_metric(resolved.iqa.metric)
     if dry_run:
@@ -243,7 +264,7 @@ def _run_select(
         return
     if [folder.url] != [one.url for one in drawn_from]:
         job.combine(folder, drawn_from, resolved, before["preset"])
-    with open_executor(*where) as started:
+    with where.open() as started:
         if include:
             job.include(folder, include, resolved, started, progress)
         counts = job.select(folder, resolved, started, progress)
@@ -274,14 +295,13 @@ def pack_command(
     settings += [f"shards.strip={strip}"] if strip else []
     settings += [f"shards.strip_unsupported={strip_unsupported}"] if strip_unsupported else []
     with writing(run, wait, dry_run=dry_run):
-        _run_pack(run, settings, (executor, num_cpus, 0, address), dry_run, json_)
+        _run_pack(run, settings, ExecutorOptions(executor, num_cpus, 0, address), dry_run, json_)
 
 
-def _run_pack(run: str, settings: list[str], where: tuple[Any, ...], dry_run: bool, json_: bool) -> None:
+def _run_pack(run: str, settings: list[str], where: ExecutorOptions, dry_run: bool, json_: bool) -> None:
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder, configure
-    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
     from pipelines.filter.pack import check_strip, plan
@@ -295,7 +315,7 @@ def _run_pack(run: str, settings: list[str], where: tuple[Any, ...], dry_run: bo
         rows = [row for shard in shards for row in shard.rows]
         tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
         return
-    with open_executor(*where) as started:
+    with where.open() as started:
         job.pack(folder, config, started, progress)
     tell(job.summary(folder), json_)
 
@@ -348,23 +368,3 @@ def verify_command(
         check = verify_pairs if is_pairs(Folder(run)) else verify_run
         result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
     tell(result, json_)
-
-
-def _settings(
-    set_: list[str] | None, iqa: str | None, top_fraction: str | None, top_k: int | None, min_side: int | None
-) -> list[str]:
-    """The short options as settings; they stand after --set, so they win."""
-    settings = list(set_ or [])
-    if iqa is not None:
-        settings.append(f"iqa.metric={iqa}")
-    if top_fraction is not None and top_k is not None:
-        from lucidflux_data.errors import ConfigError
-
-        raise ConfigError("--top-fraction and --top-k exclude each other")
-    if top_fraction is not None:
-        settings += ["cut.top_k=none", f"cut.top_fraction={top_fraction}"]
-    if top_k is not None:
-        settings += ["cut.top_fraction=none", f"cut.top_k={top_k}"]
-    if min_side is not None:
-        settings.append(f"rules.min_side={min_side}")
-    return settings

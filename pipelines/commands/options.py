@@ -6,9 +6,15 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.execution.executor import Executor
 
 
 def check_finite(value: float | None) -> float | None:
@@ -57,6 +63,51 @@ Wait = Annotated[
     float, typer.Option("--wait", metavar="SECONDS", min=0, callback=check_finite, help="For a folder that is in use.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+SuitesDir = Annotated[Path | None, typer.Option(help="Where prepared suites are; LUCIDFLUX_SUITES by default.")]
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """--executor, --num-cpus, --num-gpus and --address, as of `open_executor`."""
+
+    kind: str
+    num_cpus: int | None
+    num_gpus: int | None
+    address: str | None
+
+    def open(self) -> AbstractContextManager[Executor]:
+        """Imports Ray, which takes a second."""
+        from pipelines.execution.opening import open_executor
+
+        return open_executor(self.kind, self.num_cpus, self.num_gpus, self.address)
+
+
+@dataclass(frozen=True)
+class ConfigChanges:
+    """--config and --set: a TOML file over what is there, and single settings over the file."""
+
+    file: str | None
+    settings: list[str]
+
+
+def cut_settings(
+    set_: list[str] | None, iqa: str | None, top_fraction: str | None, top_k: int | None, min_side: int | None
+) -> list[str]:
+    """The short options as settings; they stand after --set, so they win."""
+    settings = list(set_ or [])
+    if iqa is not None:
+        settings.append(f"iqa.metric={iqa}")
+    if top_fraction is not None and top_k is not None:
+        from lucidflux_data.errors import ConfigError
+
+        raise ConfigError("--top-fraction and --top-k exclude each other")
+    if top_fraction is not None:
+        settings += ["cut.top_k=none", f"cut.top_fraction={top_fraction}"]
+    if top_k is not None:
+        settings += ["cut.top_fraction=none", f"cut.top_k={top_k}"]
+    if min_side is not None:
+        settings.append(f"rules.min_side={min_side}")
+    return settings
 
 
 def select_settings(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.commands.options import (
     Address,
+    ConfigChanges,
     ConfigFile,
     DryRun,
+    ExecutorOptions,
     Json,
     Limit,
     MaxFailed,
@@ -21,6 +24,12 @@ from pipelines.commands.options import (
     writing,
 )
 from pipelines.execution.failures import check_failed
+
+if TYPE_CHECKING:
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.execution.progress import Progress
+    from pipelines.execution.worker import Unit
+    from pipelines.restoration.job import RestoreSummary, RestoreUnit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -97,22 +106,23 @@ def restore_command(
         "model.device": device,
     }
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
-    where = ("ray" if address else executor, num_cpus, num_gpus, address)
+    where = ExecutorOptions("ray" if address else executor, num_cpus, num_gpus, address)
     with writing(out, wait, new=True, dry_run=dry_run):
-        result = _restore(inputs, out, limit, (config, settings), where, dry_run, json_)
-    tell(result, json_)
-    check_failed(sum(result.get("failed", {}).values()), result["images"], max_failed, "of the images failed")
+        summary = _restore(inputs, out, limit, ConfigChanges(config, settings), where, dry_run, json_)
+    if summary is not None:
+        check_failed(sum(summary["failed"].values()), summary["images"], max_failed, "of the images failed")
 
 
 def _restore(
     inputs: list[str],
     out: str,
     limit: int | None,
-    how: tuple[Any, ...],
-    where: tuple[Any, ...],
+    changes: ConfigChanges,
+    where: ExecutorOptions,
     dry_run: bool,
-    quiet: bool,
-) -> dict[str, Any]:
+    json_: bool,
+) -> RestoreSummary | None:
+    """The summary, when it was told; None of a dry run."""
     from lucidflux_data.config import resolve
     from lucidflux_data.errors import Interrupted, needs_extra
     from lucidflux_data.storage.folder import Folder
@@ -122,12 +132,13 @@ def _restore(
 
     with needs_extra("model"):
         _check_installed()
-    file, settings = how
-    config = resolve(restore.RestoreConfig, {}, file, settings)
-    folder, progress = Folder(out), Progress(quiet)
+    config = resolve(restore.RestoreConfig, {}, changes.file, changes.settings)
+    folder, progress = Folder(out), Progress(json_)
     if dry_run:
         rows = restore.plan(restore.list_images(inputs), config.format, limit)
-        return {"images": len(rows), "names": [row["name"] for row in rows[:10]], "config": config.model_dump()}
+        names = [row["name"] for row in rows[:10]]
+        tell({"images": len(rows), "names": names, "config": config.model_dump()}, json_)
+        return None
     rows = restore.start(folder, inputs, config, limit)
     units = restore.todo(folder, rows, config.batch)
     left = sum(unit.size for unit in units)
@@ -142,7 +153,8 @@ def _restore(
         raise Interrupted("interrupted: repeat the command to resume") from None
     summary = restore.finish(folder, rows)
     folder.sweep()
-    return summary | {"out": str(folder)}
+    tell({**summary, "out": str(folder)}, json_)
+    return summary
 
 
 def _check_installed() -> None:
@@ -154,18 +166,19 @@ def _check_installed() -> None:
             raise ImportError(name=package)
 
 
-def _run(folder: Any, units: list[Any], work: Any, where: tuple[Any, ...], progress: Any) -> Any:
+def _run(
+    folder: Folder, units: list[Unit], work: RestoreUnit, where: ExecutorOptions, progress: Progress
+) -> Iterator[Unit]:
     from lucidflux_data.errors import ConfigError
-    from pipelines.execution.opening import open_executor
     from pipelines.execution.worker import Publish
     from pipelines.restoration import job as restore
 
-    if where[0] == "local":
+    if where.kind == "local":
         yield from restore.here(folder, units, work)
         return
-    if where[0] != "ray":
-        raise ConfigError(f"--executor is ray or local, not {where[0]}")
-    with open_executor(*where) as executor:
+    if where.kind != "ray":
+        raise ConfigError(f"--executor is ray or local, not {where.kind}")
+    with where.open() as executor:
         progress.say(executor.description)
         if work.config.model.device == "auto":
             device = {"device": "cuda" if executor.num_gpus else "cpu"}

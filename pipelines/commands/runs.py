@@ -10,8 +10,10 @@ import typer
 
 from pipelines.commands.options import (
     Address,
+    ConfigChanges,
     ConfigFile,
     ExecutorKind,
+    ExecutorOptions,
     Iqa,
     Json,
     NumCpus,
@@ -238,10 +240,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def add_scores(
-    run: str, scorer: str, changes: tuple[str | None, list[str]], where: tuple[Any, ...], json_: bool
-) -> None:
-    """`score RUN --scorer pkg.mod:function`. `changes`: config file and settings, of `workers` and `storage` alone."""
+def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOptions, json_: bool) -> None:
+    """`score RUN --scorer pkg.mod:function`. `changes`: of `workers` and `storage` alone."""
     import os
 
     from lucidflux_data.audit.decoders import check_decoder
@@ -250,20 +250,19 @@ def add_scores(
     from lucidflux_data.selection.pool import load_pool
     from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
-    from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter.measures import run_measure
     from pipelines.filter.scorers import ScorerUnit, load_scorer, scorer_name
 
     folder = Folder(run)
     base = FilterConfig.model_validate(read_run(folder)["config"])
-    config = make_config(file=changes[0], settings=changes[1], base=base)
+    config = make_config(file=changes.file, settings=changes.settings, base=base)
     if config.model_copy(update={"workers": base.workers, "storage": base.storage}) != base:
         raise ConfigError("a scorer is added to a run as it is: only workers.* and storage.* can be set here")
     configure(config.storage.model_dump())
     check_decoder(folder)
     load_scorer(scorer, os.getcwd())
-    with open_executor(*where) as started:
+    with where.open() as started:
         job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)
         pool, name = load_pool(parts(folder)), scorer_name(scorer)
         run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.bench_tools import SuitesDir
-from pipelines.commands.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, Wait, tell
+from pipelines.commands.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, SuitesDir, Wait, tell
 
 if TYPE_CHECKING:
     from lucidflux_model.training.config import TrainConfig

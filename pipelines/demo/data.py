@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import cv2
 import numpy as np
@@ -74,7 +74,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict[str, Any]:
+def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict[str, object]:
     """Filters the planted candidates into `out`/run, makes pairs of what is kept in `out`/pairs, verifies both deeply.
 
     Then ranks four methods on the suite offline-photos. `full` also trains the tiny model on the pairs, whose result
@@ -102,7 +102,7 @@ def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict
         pairs = make_pairs(folder, out / "pairs", started, progress)
         ranked = run_bench_demo(out / "bench", started, progress)
     kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
-    made = kept | {f"pairs_{name}": value for name, value in pairs.items()} | ranked
+    made = {**kept, **{f"pairs_{name}": value for name, value in pairs.items()}, **ranked}
     if full:
         from pipelines.demo.train import run_train_demo
 
@@ -110,7 +110,15 @@ def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict
     return made
 
 
-def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
+class DemoPairs(TypedDict):
+    folder: str
+    rejected: dict[str, int]  # by reason
+    samples: int
+    verified: int  # samples that were checked deeply
+    view: str  # the page
+
+
+def make_pairs(run: Folder, out: Path, executor: Executor, progress: Progress) -> DemoPairs:
     """Four variants of every kept photo at the size that these photos have, checked deeply, with a page to look at."""
     from lucidflux_data.pairs import job as pairs_run
     from lucidflux_data.pairs.config import make_pairs_config, pairs_label

@@ -29,7 +29,7 @@ class RayExecutor:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
         import ray
 
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             for variable in worker.THREAD_VARIABLES:
                 os.environ.setdefault(variable, "1")
@@ -130,7 +130,8 @@ class RayExecutor:
         placed = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
         named = [Unit(f"node-{node[:12]}", 0, None) for node in nodes]
         asked = zip(named, placed, strict=True)
-        return ray.get([pool.submit(unit, 1, scheduling_strategy=place) for unit, place in asked])
+        answers: list[Any] = ray.get([pool.submit(unit, 1, scheduling_strategy=place) for unit, place in asked])
+        return answers
 
     def close(self) -> None:
         import ray

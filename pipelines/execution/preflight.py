@@ -7,7 +7,7 @@ import platform
 import secrets
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from lucidflux_data.codecs.version import LIBRARIES, decoder_versions
 from lucidflux_data.errors import ConfigError, CredentialsError, LucidFluxError
@@ -21,6 +21,12 @@ from pipelines.execution.worker import Unit
 PACKAGES = ("lucidflux", "numpy", "pyarrow", "numba", *LIBRARIES.values())
 
 
+class NodeReport(TypedDict):
+    host: str
+    versions: dict[str, str]  # of PACKAGES and Python
+    problems: list[str]  # sentences
+
+
 @dataclass(frozen=True)
 class CheckNode:
     """Runs on a node: versions, whether the sources can be listed, whether the output can be written to."""
@@ -29,7 +35,7 @@ class CheckNode:
     folder: Folder
     metric: str
 
-    def __call__(self, unit: Unit) -> dict[str, Any]:
+    def __call__(self, unit: Unit) -> NodeReport:
         return {"host": platform.node(), "versions": versions(), "problems": self._problems()}
 
     def _problems(self) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ class Events:
         line = {"outcome": "stalled", "in_flight": names, "without_an_end_s": seconds, "at": round(time.time(), 3)}
         self._publish(f"stalled.{time.time():.0f}", line)
 
-    def _publish(self, name: str, line: dict[str, Any]) -> None:
+    def _publish(self, name: str, line: Mapping[str, object]) -> None:
         """Events are for people: a full disk must not turn a finished unit into a failed one."""
         with contextlib.suppress(Exception):
             content = (json.dumps({"phase": self.phase, **line}) + "\n").encode()
@@ -70,7 +70,7 @@ class Publish:
 _loaded: tuple[bytes, Callable[[Unit], Any]] | None = None
 
 
-def handle(job: bytes, unit: Unit, events: Events | None, attempt: int, settings: dict[str, Any]) -> Any:
+def handle(job: bytes, unit: Unit, events: Events | None, attempt: int, settings: dict[str, object]) -> Any:
     """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once.
 
     `settings`: how the driver speaks to stores.

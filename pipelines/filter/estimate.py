@@ -10,7 +10,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,57 @@ class Machines:
     price_gpu_hour: float = 0.0
 
 
-def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, dict[str, Any], int]:
+Shares = dict[str, list[float]]  # by reason: share of the sample, and its 95% interval
+
+
+class Prediction(TypedDict):
+    """What a job will take. Hours and seconds are of the wall unless they are of cores or GPUs."""
+
+    candidates: int
+    survivors: int  # of the cheap rules
+    survivors_between: list[int]  # 95% interval
+    kept: int
+    units: int  # of work, in each phase
+    wall_hours: float
+    wall_seconds: dict[str, float]  # by phase
+    saturates_first: dict[str, str]  # by phase: cpu, gpu, storage or driver
+    core_hours: float
+    gpu_hours: float
+    bytes_in: int
+    bytes_out: int
+    worker_bytes: int  # memory of a worker
+    node_bytes: int  # memory of all workers of a node
+    shards: int
+    money: float  # by the prices of the machines
+
+
+class Timing(TypedDict):
+    """What the events of a run say."""
+
+    wall_hours: float
+    core_hours: float
+    attempts: int
+    lost_attempts: int
+    slowest_unit_s: float
+
+
+class ActualSet(TypedDict):
+    """What the tables of a run say, by the names of a Prediction."""
+
+    candidates: int
+    survivors: int
+    kept: int
+    bytes_in: int
+    bytes_out: int
+    shards: int
+
+
+class Comparison(TypedDict):
+    predicted: dict[str, object]  # what both have, and survivors_between
+    actual: dict[str, object]  # of ActualSet and Timing
+
+
+def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, Shares, int]:
     """(costs, share of each reason with a 95% interval, candidates) from a seeded sample. InputError for no image."""
     listing = list_sources(sources)
     for warning in listing.all_warnings():
@@ -109,7 +159,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, d
         read_s=seconds["read"] / n,
         measure_s=seconds["measure"] / n,
         history_s=float(np.mean(further)) if further else 0.0,
-        metric_s=_metric_seconds([rows[i] for i in alive[:8]], table, config),
+        metric_s=_metric_seconds([rows[i]["uri"] for i in alive[:8]], table, config),
         survivors=len(alive) / len(rows),
         survivors_between=wilson(len(alive), len(rows)),
         survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
@@ -117,18 +167,18 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, d
     return costs, shares, table.num_rows
 
 
-def _metric_seconds(rows: list[dict[str, Any]], table: pa.Table, config: FilterConfig) -> float:
+def _metric_seconds(uris: list[str], table: pa.Table, config: FilterConfig) -> float:
     """Seconds an image of the quality metric on this machine's CPU; 0 for none."""
-    if config.iqa.metric == "none" or not rows:
+    if config.iqa.metric == "none" or not uris:
         return 0.0
     from lucidflux_data.iqa.metrics import load_metric
 
     score = load_metric(config.iqa.metric)
     where = {row["uri"]: row for row in table.select(["uri", "offset", "size"]).to_pylist()}
     images = []
-    for row in rows:
-        place = where[row["uri"]]
-        images.append(decode(read_bytes(row["uri"], place["offset"], place["size"]), config.decode.max_pixels))
+    for uri in uris:
+        place = where[uri]
+        images.append(decode(read_bytes(uri, place["offset"], place["size"]), config.decode.max_pixels))
     list(score([images[0]]))  # loading and compiling are not the images' time
     start = time.perf_counter()
     for image in images:
@@ -139,8 +189,7 @@ def _metric_seconds(rows: list[dict[str, Any]], table: pa.Table, config: FilterC
     return (time.perf_counter() - start) / len(images)
 
 
-def _shares(codes: np.ndarray) -> dict[str, Any]:
-    """{reason: [share, low, high]}, with 95% intervals."""
+def _shares(codes: np.ndarray) -> Shares:
     shares = {}
     for code in np.unique(codes):
         count = int((codes == code).sum())
@@ -158,7 +207,7 @@ def wilson(count: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machines) -> dict[str, Any]:
+def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machines) -> Prediction:
     """Hours, bytes, memory, shards and money of `filter` on these machines, and what is busiest.
 
     Each resource's time is computed alone: cores (over EFFICIENCY), GPUs, storage, driver. A phase lasts as long as its
@@ -213,8 +262,9 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
     }
 
 
-def actual(folder: Folder) -> dict[str, Any]:
-    """What the events of a run say: wall seconds from the first start to the last end, core hours of all attempts."""
+def actual(folder: Folder) -> Timing | None:
+    """What the events of a run say: wall seconds from the first start to the last end, core hours of all attempts.
+    None where no unit has ended."""
     lines = []
     for name in folder.names("events"):
         if name.endswith(".jsonl"):
@@ -222,7 +272,7 @@ def actual(folder: Folder) -> dict[str, Any]:
     lines = [line for line in lines if "attempt" in line]
     done = [line for line in lines if "seconds" in line]
     if not done:
-        return {}
+        return None
     start, end = min(line["start"] for line in done), max(line["start"] + line["seconds"] for line in done)
     return {
         "wall_hours": round((end - start) / 3600, 3),
@@ -233,7 +283,7 @@ def actual(folder: Folder) -> dict[str, Any]:
     }
 
 
-def actual_set(folder: Folder) -> dict[str, Any]:
+def actual_set(folder: Folder) -> ActualSet:
     """What the tables of a packed run say, by the names of a prediction."""
     config = FilterConfig.model_validate(runs.read_run(folder)["config"])
     pool = load_pool(runs.parts(folder))
@@ -252,10 +302,11 @@ def actual_set(folder: Folder) -> dict[str, Any]:
     }
 
 
-def compared(folder: Folder) -> dict[str, Any]:
-    """Predicted against actual, where `plan --out RUN` was called before the run; {} otherwise."""
+def compared(folder: Folder) -> Comparison | None:
+    """Predicted against actual, where `plan --out RUN` was called before the run; None otherwise."""
     if not folder.exists(PLAN_FILE):
-        return {}
-    planned, found = json.loads(folder.read(PLAN_FILE)), actual_set(folder) | actual(folder)
+        return None
+    planned = json.loads(folder.read(PLAN_FILE))
+    found: dict[str, object] = {**actual_set(folder), **(actual(folder) or {})}
     both = [name for name in planned if name in found or name == "survivors_between"]
     return {"predicted": {name: planned[name] for name in both}, "actual": found}

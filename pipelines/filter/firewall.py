@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow as pa
 from lucidflux_data.images import luma
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.selection.config import FilterConfig
-from pipelines.filter.rows import HEAD, REASON, _Rows
+from pipelines.filter.rows import HEAD, REASON, Columns, _Rows
 
 LEAK_SCHEMA = pa.schema(
     [
@@ -34,10 +33,10 @@ class FirewallUnit(_Rows):
         self.config, self.measure, self.files = config, measure, files
         self._firewall: fingerprints.Firewall | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_firewall": None}
 
-    def row(self, data: bytes, pixels: np.ndarray) -> dict[str, Any]:
+    def row(self, data: bytes, pixels: np.ndarray) -> Columns:
         if self._firewall is None:
             self._firewall = fingerprints.make_firewall(self.files)
         match = self._firewall.match(hashlib.sha256(data).hexdigest(), fingerprints.fingerprint(luma(pixels)))

@@ -131,7 +131,8 @@ def _source_of(data: bytes) -> str:
         metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
     except (pa.ArrowInvalid, OSError):
         return ""
-    return metadata.get(b"source", b"").decode()
+    made_of: bytes = metadata.get(b"source", b"")
+    return made_of.decode()
 
 
 def make_fingerprints(source: str, suite: str, max_pixels: int) -> bytes:

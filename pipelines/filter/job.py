@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -34,6 +34,15 @@ from pipelines.filter import pack as packing
 from pipelines.filter import score as scoring
 
 
+class Preview(TypedDict):
+    """What a selection would start from."""
+
+    candidates: int
+    survivors: int  # of the cheap rules
+    scores_to_compute: int
+    kept_by_the_rules: int
+
+
 def list_into(
     folder: Folder,
     asked: list[str],
@@ -42,7 +51,7 @@ def list_into(
     limit: int | None,
     steps: tuple[str, ...],
     progress: Progress,
-) -> FilterRun:
+) -> None:
     """Lists the sources and starts the run, or finds it started: the first listing stays in force."""
     columns.check_columns(config)
     if folder.exists(run_folder.RUN_FILE):
@@ -58,12 +67,11 @@ def list_into(
                 )
                 for warning in before["listed"].get("warnings", []):  # a run of 0.1 does not say
                     warn(warning)
-                return before
+                return
     table, listed = _list(asked, limit, progress)
     run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
     runs.start_run(folder, run, steps)
     run_folder.write_inventory(folder, table)
-    return run
 
 
 def _list(asked: list[str], limit: int | None, progress: Progress) -> tuple[pa.Table, Listed]:
@@ -133,11 +141,20 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
             raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
     found = runs.count_together(parts)
     total = found["candidates"] + found["ignored"]
-    listed: Listed = {"sources": [], "limit": None, "seed": None, "damaged_tars": [], "total": total, **found}
+    listed: Listed = {
+        "sources": [],
+        "limit": None,
+        "seed": None,
+        "damaged_tars": [],
+        "total": total,
+        "candidates": found["candidates"],
+        "ignored": found["ignored"],
+        "ignored_by": found["ignored_by"],
+    }
     runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
 
-def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = None) -> dict[str, Any]:
+def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = None) -> Preview:
     """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps.
     `leaks`: as of a Pool."""
     pool = load_pool(parts, leaks)
@@ -148,9 +165,7 @@ def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = No
     return {"candidates": len(codes), "survivors": left, "scores_to_compute": missing, "kept_by_the_rules": kept}
 
 
-def include(
-    folder: Folder, asked: list[str], config: FilterConfig, executor: Executor, progress: Progress
-) -> FilterRun:
+def include(folder: Folder, asked: list[str], config: FilterConfig, executor: Executor, progress: Progress) -> None:
     """Takes runs, and anything that can be a source (scored first, without a cut), into a run beside its rules."""
     run = runs.read_run(folder)
     urls = []
@@ -165,10 +180,9 @@ def include(
     run["included"] = urls
     run["listed"]["included"] = [runs.count_together([runs.read_run(Folder(url))]) for url in urls]
     folder.publish(run_folder.RUN_FILE, canonical_json(run))
-    return run
 
 
-def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
+def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:
     packing.check_strip(folder, config)
     run = _update_run(folder, runs.read_run(folder), config)
     forbidden = config.select.forbid
@@ -191,11 +205,12 @@ def _update_run(
     return updated
 
 
-def summary(folder: Folder) -> dict[str, Any]:
+def summary(folder: Folder) -> dict[str, object]:
     """Counts of the ledger and of what was listed and packed."""
     run = runs.read_run(folder)
     counts = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
-    result = {"run": str(folder), "label": run["label"], **runs.count_listed(run, counts["candidates"]), **counts}
+    result: dict[str, object] = {"run": str(folder), "label": run["label"]}
+    result |= {**runs.count_listed(run, counts["candidates"]), **counts}
     if not result["ignored_by"]:
         del result["ignored_by"]
     if folder.exists(shards.MANIFEST):
@@ -216,4 +231,4 @@ def summary(folder: Folder) -> dict[str, Any]:
                 formats = ", ".join(f"{count} {name}" for name, count in unknown.items())
                 fate = "left out" if manifest["stripped"]["unsupported"] == "drop" else "packed as they are"
                 result["not_stripped"] = f"{formats}: {fate}"
-    return result | plan.compared(folder)
+    return {**result, **(plan.compared(folder) or {})}

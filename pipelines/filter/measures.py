@@ -26,7 +26,7 @@ from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.filter.firewall import FirewallUnit
 from pipelines.filter.forbidden import take_suites
-from pipelines.filter.rows import HEAD, REASON, MetricTable, _Rows
+from pipelines.filter.rows import HEAD, REASON, Columns, MetricTable, _Rows
 
 HISTORY_SCHEMA = pa.schema(
     [
@@ -51,7 +51,7 @@ class HistoryUnit(_Rows):
     def __init__(self, config: FilterConfig) -> None:
         self.config = config
 
-    def row(self, data: bytes, pixels: np.ndarray) -> dict[str, Any]:
+    def row(self, data: bytes, pixels: np.ndarray) -> Columns:
         grey = luma(pixels)
         return {
             "jpeg_quality": history.jpeg_quality(data),

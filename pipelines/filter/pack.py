@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
-from lucidflux_data.shards.shard import Shard, TarWriter
+from lucidflux_data.shards.shard import Manifest, Shard, StripCard, TarWriter
 from lucidflux_data.shards.stripping import FORMATS, STRIP_VERSION
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import formats, run_folder
@@ -36,7 +36,26 @@ PLACE = ".next/stripped"
 PREFIX = "hq"
 STAGE = ".next"
 NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256", "scored_as"}
-SOURCE = ("uri", "key", "offset", "bytes", "sha256")  # what reading the scored bytes takes
+
+
+class ScoredRow(TypedDict):
+    """What reading the scored bytes of a kept image takes."""
+
+    uri: str
+    key: str  # 20 hex digits of `sha256`
+    offset: int  # of the bytes inside a tar; -1 outside tars
+    bytes: int  # encoded
+    sha256: str  # of the encoded bytes
+
+
+class KeptRow(ScoredRow):
+    """A kept row of the ledger (records.LedgerRow has the other columns). `key`, `bytes` become those in the shard."""
+
+    format: str
+    flags: str  # sorted names joined by a comma
+    side: str | None  # the json beside it in its source
+    scored_as: NotRequired[ScoredRow]  # before --strip
+    stripped: NotRequired[list[str]]  # what --strip took out
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ class PackShard:
         yield f"{self.place}/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer))
         yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
 
-    def _samples(self, rows: list[dict[str, Any]], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def _samples(self, rows: list[KeptRow], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
         for row in rows:
             data = read_source(row["scored_as"])
             name = EXTENSION_OF[row["format"]]
@@ -68,11 +87,11 @@ class PackShard:
             yield row["key"], members
 
 
-def needs_normalizing(row: dict[str, Any]) -> bool:
+def needs_normalizing(row: KeptRow) -> bool:
     return not FLAGS_OTHER_PIXELS.isdisjoint(row["flags"].split(","))
 
 
-def sample_json(row: dict[str, Any]) -> bytes:
+def sample_json(row: KeptRow) -> bytes:
     """The json member: what is known of the image, and the json that stood beside it in its source."""
     known = {name: value for name, value in row.items() if name not in NOT_IN_JSON and value is not None}
     record = formats.make_portable(known)
@@ -82,28 +101,34 @@ def sample_json(row: dict[str, Any]) -> bytes:
     return formats.canonical_json(record)
 
 
-def plan(folder: Folder, config: FilterConfig) -> list[Shard]:
+def plan(folder: Folder, config: FilterConfig) -> list[Shard[KeptRow]]:
     """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
     changes = stripping.read_stripped(folder) if config.shards.strip else {}
-    by_key: dict[str, dict[str, Any]] = {}
+    by_key: dict[str, KeptRow] = {}
     for row in packable(kept_rows(folder), config):
-        row["scored_as"] = {name: row[name] for name in SOURCE}
+        row["scored_as"] = {
+            "uri": row["uri"],
+            "key": row["key"],
+            "offset": row["offset"],
+            "bytes": row["bytes"],
+            "sha256": row["sha256"],
+        }
         change = changes.get(row["key"])
         if change is not None:
-            told = {"key": change["packed_key"], "bytes": change["packed_bytes"]}
-            row |= told | {"stripped": list(config.shards.strip)}
+            row["key"], row["bytes"] = change["packed_key"], change["packed_bytes"]
+            row["stripped"] = list(config.shards.strip)
         by_key.setdefault(row["key"], row)  # two that differed in their tags alone are one image now
     rows = [by_key[key] for key in sorted(by_key)]
     sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
     return shards.plan_shards(rows, sizes, PREFIX, config.shards.max_samples, config.shards.max_bytes)
 
 
-def kept_rows(folder: Folder) -> list[dict[str, Any]]:
+def kept_rows(folder: Folder) -> list[KeptRow]:
     """The kept rows of the ledger in the order of their keys."""
-    return to_rows(runs.read_ledger(folder, where=pc.field("keep")).sort_by("key"))
+    return cast("list[KeptRow]", to_rows(runs.read_ledger(folder, where=pc.field("keep")).sort_by("key")))
 
 
-def packable(kept: list[dict[str, Any]], config: FilterConfig) -> list[dict[str, Any]]:
+def packable(kept: list[KeptRow], config: FilterConfig) -> list[KeptRow]:
     """The kept rows that go into shards: all but those that --strip does not look into and shall drop."""
     if not config.shards.strip or config.shards.strip_unsupported != "drop":
         return kept
@@ -136,7 +161,7 @@ def check_strip(folder: Folder, config: FilterConfig) -> None:
         )
 
 
-def count_unsupported(kept: list[dict[str, Any]]) -> dict[str, int]:
+def count_unsupported(kept: list[KeptRow]) -> dict[str, int]:
     """Images that --strip does not look into, by format."""
     return dict(sorted(Counter(row["format"] for row in kept if row["format"] not in FORMATS).items()))
 
@@ -147,8 +172,8 @@ def pack(
     digests: dict[str, str],
     executor: Executor,
     progress: Progress,
-    card: dict[str, Any],
-) -> dict[str, Any]:
+    card: Mapping[str, object],
+) -> Manifest:
     """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
     ledger_sha256, plan_digest = runs.ledger_sha256(folder), plan_digest_of(folder, config)
     kept = kept_rows(folder) if config.shards.strip else []
@@ -179,13 +204,13 @@ def pack(
         folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
     )
     if config.shards.strip:
-        card = card | {"stripped": _strip_card(folder, config, count_unsupported(kept))}
-    content = json.loads(manifest) | card
+        card = {**card, "stripped": _strip_card(folder, config, count_unsupported(kept))}
+    content = cast(Manifest, {**json.loads(manifest), **card})
     folder.publish(shards.MANIFEST, formats.canonical_json(content))
     return content
 
 
-def _strip_card(folder: Folder, config: FilterConfig, unknown: dict[str, int]) -> dict[str, Any]:
+def _strip_card(folder: Folder, config: FilterConfig, unknown: dict[str, int]) -> StripCard:
     """What the manifest says of stripping; images and not_looked_into are counts of the kept rows of the ledger."""
     return {
         "version": STRIP_VERSION,
@@ -205,18 +230,18 @@ def restage(folder: Folder, config: FilterConfig) -> None:
         folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
 
 
-def _files(planned: list[Shard]) -> set[str]:
+def _files(planned: list[Shard[KeptRow]]) -> set[str]:
     return {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
 
 
-def _is_packed(folder: Folder, planned: list[Shard], plan_digest: str) -> bool:
+def _is_packed(folder: Folder, planned: list[Shard[KeptRow]], plan_digest: str) -> bool:
     names = set(folder.names("shards"))
     return names == _files(planned) and all(
         shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
     )
 
 
-def read_source(row: dict[str, Any]) -> bytes:
+def read_source(row: ScoredRow) -> bytes:
     """The bytes that were scored. InputError where they are gone, or are others now."""
     try:
         return read_known(row["uri"], row["offset"], row["bytes"] if row["offset"] >= 0 else -1, row["sha256"])
@@ -253,7 +278,7 @@ class StripUnit:
 
 
 def find_stripped(
-    folder: Folder, kept: list[dict[str, Any]], what: tuple[str, ...], made_of: str, executor: Executor, bar: Progress
+    folder: Folder, kept: list[KeptRow], what: tuple[str, ...], made_of: str, executor: Executor, bar: Progress
 ) -> None:
     """Publishes stripped.parquet, or removes one that is of no use any more. `kept`: ledger rows in key order, of
     formats that are looked into; `made_of`: a digest of the ledger and the tags."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,21 @@ from pipelines.filter.score import MeasureUnit
 PASSING_REASONS = ("decode_timeout", "iqa_out_of_memory")  # may be gone on another machine, whatever the detail says
 
 
-def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Progress) -> dict[str, Any]:
+class Retried(TypedDict):
+    tried: int  # candidates
+    recovered: NotRequired[int]  # of those; not of outdated ones, which had not failed
+    scores_dropped: int  # rows of further measures
+
+
+class RunVerified(TypedDict):
+    run: str
+    samples: int
+    problems: int  # none: they are an error
+    deep: bool
+    warnings: list[str]  # what no hash can show
+
+
+def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Progress) -> Retried:
     """Measures again what failed for one of `statuses`; without any, what a store did not give and what took too long.
 
     Rows that are well keep their bytes; a unit's file is replaced by one rename. Scores of metrics that failed so are
@@ -81,7 +95,7 @@ def _measure_again(
     return config
 
 
-def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> dict[str, Any]:
+def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> Retried:
     """Measures again what decoders of an earlier version may have seen otherwise; then run.json names those of now.
 
     All further scores of those candidates are dropped: `select` computes them again, `score --scorer` a user's own.
@@ -101,11 +115,11 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
 
 def _again(basic: pa.Table, statuses: list[str]) -> np.ndarray:
     if statuses:
-        return pc.is_in(basic["reason"], pa.array(statuses)).to_numpy()
+        return np.asarray(pc.is_in(basic["reason"], pa.array(statuses)).to_numpy())
     passing = pc.or_kleene(
         pc.is_in(basic["detail"], pa.array([PASSING, REFUSED])), pc.is_in(basic["reason"], pa.array(PASSING_REASONS))
     )
-    return pc.fill_null(passing, False).to_numpy(zero_copy_only=False)
+    return np.asarray(pc.fill_null(passing, False).to_numpy(zero_copy_only=False))
 
 
 def _drop_scores(folder: Folder, metric: str, reasons: list[str]) -> int:
@@ -171,7 +185,7 @@ class _CheckShard:
         return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels)
 
 
-def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
+def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> RunVerified:
     """Raises VerificationError with every problem; with `repair`, broken shards are rebuilt first.
 
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,19 @@ from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.formats import table_bytes
 from pipelines.execution.worker import File, Unit
+
+Columns = dict[str, float | int | str | None]  # a row of a table: values by column
+
+
+class MeasureRow(TypedDict):
+    """A candidate of which a measure is wanted, or written again."""
+
+    uri: str
+    key: str  # 20 hex digits of the sha256 of the bytes that were scored
+    offset: int  # of the bytes inside a tar; -1 outside tars
+    size: int  # encoded bytes; -1 where the listing does not tell
+    known: Columns | None  # the row that is there already
+
 
 HEAD = [pa.field("uri", pa.string(), nullable=False), pa.field("key", pa.string(), nullable=False)]
 REASON = pa.field("reason", pa.string())
@@ -70,8 +83,8 @@ class _Rows(abc.ABC):
         table = pa.Table.from_pylist(rows, self.schema)
         yield f"scores/{self.measure}/{unit.name}.parquet", table_bytes(table)
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        record = {"uri": row["uri"], "key": row["key"]}
+    def _row(self, row: MeasureRow) -> Columns:
+        record: Columns = {"uri": row["uri"], "key": row["key"]}
         try:
             data = read_known(row["uri"], row["offset"], row["size"], row["key"])
             return record | self.row(data, decode(data, self.config.decode.max_pixels))
@@ -79,5 +92,5 @@ class _Rows(abc.ABC):
             return record | {"reason": error.reason}
 
     @abc.abstractmethod
-    def row(self, data: bytes, pixels: np.ndarray) -> dict[str, Any]:
+    def row(self, data: bytes, pixels: np.ndarray) -> Columns:
         """The columns of one image, from its encoded bytes and its uint8 HxWx3 pixels."""

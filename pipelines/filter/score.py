@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,22 @@ from lucidflux_data.storage.lease import hold
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
-from pipelines.filter.rows import MetricTable
+from pipelines.filter.rows import Columns, MeasureRow, MetricTable
 
 DECODE_THREADS = 4  # in front of a GPU, which takes images faster than one core decodes them
+
+
+class CandidateRow(TypedDict):
+    """A row of the inventory that is measured for the first time, or again."""
+
+    uri: str
+    source_key: str  # path relative to its source, or member name
+    source: int  # position among the sources
+    size: int  # encoded bytes; -1 where the listing does not tell
+    offset: int  # of the bytes inside a tar; -1 outside tars
+    side: str | None  # the json beside a tar member
+    known: NotRequired[Columns | None]  # by `retry`: the row of scores/basic that stays as it is
+    sha256: NotRequired[str | None]  # by `retry`: of the bytes, where they must still be those
 
 
 @dataclass(frozen=True)
@@ -52,19 +65,19 @@ class MeasureUnit:
                 isolated.close()
         yield f"{runs.BASIC}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, records.BASIC))
 
-    def _measure(self, row: dict[str, Any], isolated: Isolated | None) -> dict[str, Any]:
-        record = {"uri": row["uri"], "source_key": row["source_key"]}
+    def _measure(self, row: CandidateRow, isolated: Isolated | None) -> Mapping[str, object]:
+        record: Columns = {"uri": row["uri"], "source_key": row["source_key"]}
         try:
-            if row.get("sha256"):
-                data = read_known(row["uri"], row["offset"], row["size"], row["sha256"])
+            if known := row.get("sha256"):
+                data = read_known(row["uri"], row["offset"], row["size"], known)
             else:
                 data = read_bytes(row["uri"], row["offset"], row["size"])
         except ImageError as error:
             return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
         if isolated is not None:
-            return record | isolated.measure(data)
+            return {**record, **isolated.measure(data)}
         with hard_limit(self.config.decode.timeout_s):
-            return record | measure(data, self.config.decode, self.config.measures)
+            return {**record, **measure(data, self.config.decode, self.config.measures)}
 
 
 class MetricUnit:
@@ -75,7 +88,7 @@ class MetricUnit:
         self.device = device
         self._scorer: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"config": self.config, "device": self.device, "_scorer": None}
 
     def __call__(self, unit: Unit) -> Iterator[File]:
@@ -89,7 +102,7 @@ class MetricUnit:
         table = pa.Table.from_pylist(rows, records.measure_schema(metric))
         yield f"scores/{metric}/{unit.name}.parquet", table_bytes(table)
 
-    def _scores(self, rows: list[dict[str, Any]]) -> Iterator[float | ImageError]:
+    def _scores(self, rows: list[MeasureRow]) -> Iterator[float | ImageError]:
         """In windows of some batches' pixels, from the rows alone: what is decoded at a time is bounded."""
         from lucidflux_data.iqa.metrics import metric
 
@@ -107,11 +120,11 @@ class MetricUnit:
         yield from _in_place(self._scorer, images, rules, batched)
 
 
-def decoded(rows: list[dict[str, Any]], config: FilterConfig, on_gpu: bool) -> Iterator[np.ndarray | ImageError]:
+def decoded(rows: list[MeasureRow], config: FilterConfig, on_gpu: bool) -> Iterator[np.ndarray | ImageError]:
     """The pixels of rows, in order, or why there are none. Threads read and decode some ahead: as many as the config
     says, else where a GPU waits."""
 
-    def one(row: dict[str, Any]) -> np.ndarray | ImageError:
+    def one(row: MeasureRow) -> np.ndarray | ImageError:
         try:
             return decode(read_known(row["uri"], row["offset"], row["size"], row["key"]), config.decode.max_pixels)
         except ImageError as error:
@@ -140,8 +153,8 @@ def _in_place(
         yield image if isinstance(image, ImageError) else next(scores)
 
 
-def _metric_record(row: dict[str, Any], metric: str, score: float | ImageError) -> dict[str, Any]:
-    record = {"uri": row["uri"], "key": row["key"], metric: None, "reason": None}
+def _metric_record(row: MeasureRow, metric: str, score: float | ImageError) -> Columns:
+    record: Columns = {"uri": row["uri"], "key": row["key"], metric: None, "reason": None}
     return record | ({"reason": score.reason} if isinstance(score, ImageError) else {metric: score})
 
 

@@ -18,6 +18,7 @@ from lucidflux_data.selection.columns import OWN, TAKEN
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.storage.formats import make_portable, table_bytes
 from pipelines.execution.worker import File, Unit
+from pipelines.filter.rows import Columns, MeasureRow
 from pipelines.filter.score import decoded
 
 SCORER_BATCH = 16  # images that a user's function is given at a time
@@ -32,7 +33,7 @@ class ScorerUnit:
         self.config, self.spec, self.folder, self.on_gpu = config, spec, folder, on_gpu
         self._function: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_function": None}
 
     def __call__(self, unit: Unit) -> Iterator[File]:
@@ -48,8 +49,9 @@ class ScorerUnit:
         rows.sort(key=lambda row: order[row["uri"]])
         yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", table_bytes(_table(rows, self.spec))
 
-    def _batch(self, rows: list[dict[str, Any]], pixels: list[np.ndarray | ImageError]) -> list[dict[str, Any]]:
-        records, images = [], []
+    def _batch(self, rows: list[MeasureRow], pixels: list[np.ndarray | ImageError]) -> list[Columns]:
+        records: list[Columns] = []
+        images: list[np.ndarray] = []
         for row, image in zip(rows, pixels, strict=True):
             reason = image.reason if isinstance(image, ImageError) else None
             records.append({"uri": row["uri"], "key": row["key"], "reason": reason})
@@ -67,10 +69,10 @@ class ScorerUnit:
         return records
 
 
-def _table(rows: list[dict[str, Any]], spec: str) -> pa.Table:
+def _table(rows: list[Columns], spec: str) -> pa.Table:
     """The rows of a unit, each column of one kind. ConfigError where the function mixes them."""
     names = sorted({name for row in rows for name in row} - {"uri", "key", "reason"})
-    columns: dict[str, Any] = {name: pa.array([row[name] for row in rows], pa.string()) for name in ("uri", "key")}
+    columns: dict[str, pa.Array] = {name: pa.array([row[name] for row in rows], pa.string()) for name in ("uri", "key")}
     for name in names:
         values = [row.get(name) for row in rows]
         kinds = sorted({KINDS.get(type(value), type(value).__name__) for value in values if value is not None})

@@ -15,10 +15,10 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,46 @@ from pipelines.execution.worker import File, Publish, Unit
 MANIFEST = "manifest.json"
 RECORDS = "records"
 EXTENSION = {"png": "png", "png16": "png", "jpeg": "jpg"}
+
+
+class RestoreRow(TypedDict):
+    """An image to restore: its row of the inventory, and the names that its result and its record get."""
+
+    uri: str
+    source_key: str  # its name in the source
+    source: int  # position among the inputs
+    size: int  # encoded bytes; -1 where the listing does not tell
+    offset: int  # of the bytes inside a tar; -1 outside tars
+    side: str | None  # the json beside a tar member
+    path: str  # source_key as a path that stays in its folder
+    changed: bool  # whether that is another than source_key
+    stem: str  # `path` without the extension of an image
+    id: str  # 20 hex digits of the sha256 of `uri`: the name of the record
+    name: str  # of the result, relative to OUT
+
+
+class RestoreRecord(TypedDict):
+    """records/<id>.json."""
+
+    source_key: str
+    name: str
+    status: Literal["ok", "failed"]
+    reason: NotRequired[str]  # of a failure, as of ImageError
+    detail: NotRequired[str]
+    sha256: NotRequired[str]  # of the result, as what follows
+    input: NotRequired[list[int]]  # width, height in pixels
+    output: NotRequired[list[int]]
+    device: NotRequired[str]
+    seconds: NotRequired[float]  # an image, of its batch
+    peak_memory_bytes: NotRequired[int]
+
+
+class RestoreSummary(TypedDict):
+    images: int  # all that were asked for
+    restored: int
+    failed: dict[str, int]  # by reason
+    seconds_an_image: float | None  # the median of those restored; None for none
+    peak_memory_bytes: int  # the largest of those restored; 0 for none
 
 
 class RestoreConfig(Section):
@@ -75,7 +115,7 @@ class RestoreUnit:
         self.config = config
         self._pipeline: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pipeline": None}
 
     def __call__(self, unit: Unit) -> Iterator[File]:
@@ -96,7 +136,7 @@ class RestoreUnit:
             images = [pixels.pop(index) for index in same]
             yield from self._restore([unit.payload[index] for index in same], images)
 
-    def _read(self, row: dict[str, Any]) -> np.ndarray:
+    def _read(self, row: RestoreRow) -> np.ndarray:
         data = read_bytes(row["uri"], row["offset"], row["size"])
         pixels = decode(data, self.config.max_input_pixels)
         height, width = self._output_size(pixels)
@@ -112,7 +152,7 @@ class RestoreUnit:
         height, width = (round(side * config.upscale) for side in pixels.shape[:2])
         return config.height or max(1, height), config.width or max(1, width)
 
-    def _restore(self, rows: list[dict[str, Any]], images: list[np.ndarray]) -> Iterator[File]:
+    def _restore(self, rows: list[RestoreRow], images: list[np.ndarray]) -> Iterator[File]:
         """One call of the pipeline. What goes wrong with it is a failure of these images, not of the run."""
         import torch
 
@@ -171,13 +211,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def record(row: dict[str, Any], content: dict[str, Any]) -> File:
+def record(row: RestoreRow, content: Mapping[str, object]) -> File:
     return f"{RECORDS}/{row['id']}.json", canonical_json(
         {"source_key": row["source_key"], "name": row["name"], **content}
     )
 
 
-def failed(row: dict[str, Any], error: ImageError) -> File:
+def failed(row: RestoreRow, error: ImageError) -> File:
     return record(row, {"status": "failed", "reason": error.reason, "detail": error.detail})
 
 
@@ -188,7 +228,7 @@ def peak_memory(device: Any) -> int:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -208,7 +248,7 @@ def encode(image: np.ndarray, kind: str, jpeg_quality: int) -> bytes:
     return encode_pixels(levels)
 
 
-def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str, Any]]:
+def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[RestoreRow]:
     """A row for each image, with the name that its result gets: its own with another extension. With `limit`, a
     seeded sample of that many; an image has the same name and the same result in any sample.
 
@@ -216,7 +256,7 @@ def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str,
     their extension before the new one (`a.jpg.png`); a changed name, or one that is a folder of others, gets the id of
     its image. ConfigError where that is not enough: the same relative name in two sources.
     """
-    rows = table.to_pylist()
+    rows: list[RestoreRow] = table.to_pylist()
     for row in rows:
         given = _MARK.sub("/", row["source_key"])
         path = PurePosixPath(safe_name(given, (RECORDS,)))
@@ -231,7 +271,7 @@ def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[dict[str,
 _MARK = re.compile(r"(?<=\.tar)#|(?<=\.parquet)#|(?<=\.csv)#|(?<=\.jsonl)#", re.IGNORECASE)  # file and what is in it
 
 
-def _name_results(rows: list[dict[str, Any]], extension: str) -> None:
+def _name_results(rows: list[RestoreRow], extension: str) -> None:
     """Gives each row its `name`. Two rows never have one, and none is the folder of another."""
     # case too: some disks take A and a for one
     shared = Counter(row["stem"].lower() for row in rows if not row["changed"])
@@ -261,7 +301,7 @@ def list_images(sources: list[str]) -> pa.Table:
 _EXTENSIONS = {*EXTENSION_OF.values(), *EXTENSION_OF, "jpe", "jfif", "dib"}
 
 
-def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int | None = None) -> list[dict[str, Any]]:
+def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int | None = None) -> list[RestoreRow]:
     """Checks that OUT is new or was made by the same settings and weights. Gives the plan."""
     for source in sources:
         if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
@@ -286,7 +326,7 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int 
 _PATHS = ("weights", "trained")  # where the weights lie says nothing about them; their hash does
 
 
-def read_records(folder: Folder) -> dict[str, dict[str, Any]]:
+def read_records(folder: Folder) -> dict[str, RestoreRecord]:
     """The records by the id of their image. What else an earlier version put there is no record."""
     names = [name for name in folder.names(RECORDS) if _RECORD.fullmatch(name)]
     return {name.removesuffix(".json"): json.loads(folder.read(f"{RECORDS}/{name}")) for name in names}
@@ -295,7 +335,7 @@ def read_records(folder: Folder) -> dict[str, dict[str, Any]]:
 _RECORD = re.compile(r"[0-9a-f]{20}\.json")
 
 
-def todo(folder: Folder, rows: list[dict[str, Any]], batch: int) -> list[Unit]:
+def todo(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit]:
     """Batches, in order, of the images that have no result yet."""
     done = {key for key, content in read_records(folder).items() if content["status"] == "ok"}
     left = [row for row in rows if row["id"] not in done]
@@ -313,14 +353,14 @@ def here(folder: Folder, units: list[Unit], work: RestoreUnit) -> Iterator[Unit]
         yield unit
 
 
-def finish(folder: Folder, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def finish(folder: Folder, rows: list[RestoreRow]) -> RestoreSummary:
     """Publishes the manifest; gives the counts."""
     records = read_records(folder)
     images = [records[row["id"]] for row in rows if row["id"] in records]
     counts = Counter(image["status"] for image in images)
     reasons = Counter(image["reason"] for image in images if image["status"] == "failed")
     seconds = sorted(image["seconds"] for image in images if image["status"] == "ok")
-    summary = {
+    summary: RestoreSummary = {
         "images": len(rows),
         "restored": counts["ok"],
         "failed": dict(reasons),

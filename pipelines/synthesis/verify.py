@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TypedDict, cast
 
 from lucidflux_data.audit.forget import finish_forgetting
 from lucidflux_data.audit.forgotten import find_left
@@ -22,7 +22,14 @@ from pipelines.execution.worker import Unit
 from pipelines.synthesis.job import synthesize
 
 
-def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> dict[str, Any]:
+class PairsVerified(TypedDict):
+    pairs: str
+    samples: int
+    problems: int  # none: they are an error
+    deep: bool
+
+
+def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> PairsVerified:
     """Raises VerificationError with every problem; with `repair`, what is broken is made again first."""
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
 
 ENCODERS = ("vae", "proxy", "image_encoder")
+
+
+class CacheSummary(TypedDict):
+    cache: str  # its folder
+    pairs: int
+    shards: int
+    kinds: str  # by commas
 
 
 @dataclass
@@ -68,12 +75,12 @@ def cache(
     executor: Executor,
     progress: Progress,
     wait_s: float = 0.0,
-) -> dict[str, Any]:
+) -> CacheSummary:
     """Publishes the shards that are not there yet; a summary. `wait_s`: as of lease.hold."""
     source: ShardPairs = open_shards([pairs], Folder(pairs))
     base = base_digest(config)
     folder = cache_folder(Folder(pairs), base)
-    made_of: dict[str, Any] = {
+    made_of: dict[str, object] = {
         "pairs": source.digest(),
         "base": base,
         "kinds": sorted(kinds),

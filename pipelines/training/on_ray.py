@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lucidflux_data import errors
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
@@ -33,6 +33,15 @@ from pipelines.training.launch import Request, showing
 RESTARTS = 3
 PLACE, ERROR, STOP, SUMMARY = "ray", "error.json", "stop", "summary.json"
 POLL_SECONDS = 2.0
+
+
+class LoopSettings(TypedDict):
+    """What a worker is sent."""
+
+    request: bytes  # a pickled Request
+    quiet: bool
+    keep: list[str]  # what the driver itself imports from
+    folder: str  # the driver's working folder
 
 
 def train_on_ray(
@@ -171,7 +180,7 @@ def _asking_workers(place: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _loop(about: dict[str, Any]) -> None:
+def _loop(about: LoopSettings) -> None:
     """Sent by value: drops the driver's folder from the import path before it imports anything of ours."""
     import os
     import sys
@@ -184,7 +193,7 @@ def _loop(about: dict[str, Any]) -> None:
 _loop.__module__ = "__main__"  # cloudpickle sends functions of __main__ by value
 
 
-def work(about: dict[str, Any]) -> None:
+def work(about: LoopSettings) -> None:
     """One worker. Its group was started again where there is an error of ours: it would only come again."""
     import ray.train
     import torch.distributed as dist
