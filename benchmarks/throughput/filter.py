@@ -173,7 +173,7 @@ def _select(folder: Folder, queue: Queue[Facts]) -> None:
         return value
 
     measured("select", lambda: ledger.write_ledger(folder, load_pool(runs.parts(folder)), config))
-    shards = measured("plan", lambda: plan(folder, config))
+    shards = measured("plan", lambda: plan(folder, config.shards))
     result["kept"] = sum(len(shard.rows) for shard in shards)
     del shards
     measured("check", lambda: audit_verify.check_set(folder))

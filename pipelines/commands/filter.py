@@ -168,7 +168,7 @@ def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOpti
         return
     with writing(request.out, request.wait, new=True):
         if "select" in steps:
-            check_suites(folder, config)
+            check_suites(folder, config.select)
         job.list_into(folder, urls, config, request.preset, request.limit, steps, progress)
         check_decoder(folder)
         with where.open() as executor:
@@ -309,9 +309,9 @@ def _run_pack(run: str, settings: list[str], where: ExecutorOptions, dry_run: bo
     folder, progress = Folder(run), Progress(quiet=json_)
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
     configure(config.storage.model_dump())
-    check_strip(folder, config)
+    check_strip(folder, config.shards)
     if dry_run:
-        shards = plan(folder, config)
+        shards = plan(folder, config.shards)
         rows = [row for shard in shards for row in shard.rows]
         tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
         return

@@ -252,6 +252,7 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
     from lucidflux_data.storage.folder import Folder, configure
     from pipelines.execution.progress import Progress
     from pipelines.filter.measures import run_measure
+    from pipelines.filter.score import count_decode_threads
     from pipelines.filter.scorers import ScorerUnit, load_scorer, scorer_name
 
     folder = Folder(run)
@@ -263,7 +264,7 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
     check_decoder(folder)
     load_scorer(scorer, os.getcwd())
     with where.open() as started:
-        job = ScorerUnit(config, scorer, os.getcwd(), on_gpu=started.num_gpus > 0)
+        job = ScorerUnit(config.decode, scorer, os.getcwd(), count_decode_threads(config.workers, started.num_gpus > 0))
         pool, name = load_pool(parts(folder)), scorer_name(scorer)
         run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)
     for number in range(len(pool.parts)):

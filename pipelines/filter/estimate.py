@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.measures.basic import measure
@@ -142,7 +143,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
         seconds["measure"] += end - middle
         sizes.append(len(data))
         if rows[-1]["status"] == "ok" and rules.needs_history(config):
-            HistoryUnit(config).row(data, decode(data, config.decode.max_pixels))
+            HistoryUnit(config.decode).row(data, decode(data, config.decode.max_pixels))
             further.append(time.perf_counter() - end)
     if not sizes:
         raise InputError("no candidate of the sample could be read: nothing can be predicted")
@@ -159,7 +160,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
         read_s=seconds["read"] / n,
         measure_s=seconds["measure"] / n,
         history_s=float(np.mean(further)) if further else 0.0,
-        metric_s=_metric_seconds([rows[i]["uri"] for i in alive[:8]], table, config),
+        metric_s=_metric_seconds([rows[i]["uri"] for i in alive[:8]], table, config.iqa.metric, config.decode),
         survivors=len(alive) / len(rows),
         survivors_between=wilson(len(alive), len(rows)),
         survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
@@ -167,18 +168,18 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
     return costs, shares, table.num_rows
 
 
-def _metric_seconds(uris: list[str], table: pa.Table, config: FilterConfig) -> float:
+def _metric_seconds(uris: list[str], table: pa.Table, metric: str, limits: DecodeConfig) -> float:
     """Seconds an image of the quality metric on this machine's CPU; 0 for none."""
-    if config.iqa.metric == "none" or not uris:
+    if metric == "none" or not uris:
         return 0.0
     from lucidflux_data.iqa.metrics import load_metric
 
-    score = load_metric(config.iqa.metric)
+    score = load_metric(metric)
     where = {row["uri"]: row for row in table.select(["uri", "offset", "size"]).to_pylist()}
     images = []
     for uri in uris:
         place = where[uri]
-        images.append(decode(read_bytes(uri, place["offset"], place["size"]), config.decode.max_pixels))
+        images.append(decode(read_bytes(uri, place["offset"], place["size"]), limits.max_pixels))
     list(score([images[0]]))  # loading and compiling are not the images' time
     start = time.perf_counter()
     for image in images:

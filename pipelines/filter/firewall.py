@@ -7,9 +7,9 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import luma
 from lucidflux_data.measures import fingerprints
-from lucidflux_data.selection.config import FilterConfig
 from pipelines.filter.rows import HEAD, REASON, Columns, _Rows
 
 LEAK_SCHEMA = pa.schema(
@@ -29,8 +29,8 @@ class FirewallUnit(_Rows):
 
     schema = LEAK_SCHEMA
 
-    def __init__(self, config: FilterConfig, measure: str, files: list[bytes]) -> None:
-        self.config, self.measure, self.files = config, measure, files
+    def __init__(self, limits: DecodeConfig, measure: str, files: list[bytes]) -> None:
+        self.limits, self.measure, self.files = limits, measure, files
         self._firewall: fingerprints.Firewall | None = None
 
     def __getstate__(self) -> dict[str, object]:

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.images import ImageError, decode, luma
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.firewall import PLACE, Compared, describe_partly
-from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.config import SelectConfig
 from lucidflux_data.sources.listing import Listing, list_sources
 from lucidflux_data.sources.reading import PASSING, read_bytes
 from lucidflux_data.storage.folder import Folder
@@ -34,19 +35,21 @@ class ForbiddenSuite:
     data: bytes
 
 
-def take_suites(folder: Folder, config: FilterConfig, progress: Progress) -> dict[str, ForbiddenSuite]:
+def take_suites(
+    folder: Folder, rules: SelectConfig, limits: DecodeConfig, progress: Progress
+) -> dict[str, ForbiddenSuite]:
     """The forbidden items that have fingerprints. ConfigError for one that has none, with `forbid_missing` warn a
     warning; a warning, too, for each of which some images have none. InputError for a fingerprint file that is damaged
     or of another version; StorageError where a store does not answer."""
     there = set(folder.names(PLACE))
     suites = {}
-    for item in dict.fromkeys(config.select.forbid):
+    for item in dict.fromkeys(rules.forbid):
         name = _copy_name(item)
         kept = folder.read(f"{PLACE}/{name}") if name in there else None
         try:
-            suite = _take_suite(item, config.decode.max_pixels, kept, progress)
+            suite = _take_suite(item, limits.max_pixels, kept, progress)
         except _Missing as error:
-            _tell_missing(str(error), config, progress)
+            _tell_missing(str(error), rules, progress)
         else:
             suites[item] = suite
             if suite.data != kept:
@@ -58,18 +61,18 @@ class _Missing(Exception):
     """A forbidden item with which nothing can be compared."""
 
 
-def _tell_missing(what: str, config: FilterConfig, progress: Progress) -> None:
-    if config.select.forbid_missing == "stop":
+def _tell_missing(what: str, rules: SelectConfig, progress: Progress) -> None:
+    if rules.forbid_missing == "stop":
         raise ConfigError(f"{what}: put it in place, or --forbid-missing warn selects a set that is NOT checked")
     warn(f"{what}: NOT CHECKED")
 
 
-def check_suites(folder: Folder, config: FilterConfig) -> None:
+def check_suites(folder: Folder, rules: SelectConfig) -> None:
     """ConfigError for a forbidden suite that is not there, before hours of measuring; its images are read later."""
     kept = set(folder.names(PLACE))
-    for item in config.select.forbid if config.select.forbid_missing == "stop" else ():
+    for item in rules.forbid if rules.forbid_missing == "stop" else ():
         if _own_file(item) is None and _copy_name(item) not in kept and not _may_be_source(item):
-            _tell_missing(_NOWHERE.format(item=item), config, Progress(quiet=True))
+            _tell_missing(_NOWHERE.format(item=item), rules, Progress(quiet=True))
 
 
 _NOWHERE = "{item} is neither a folder nor a fingerprint file nor a suite with one"

@@ -183,7 +183,7 @@ def include(folder: Folder, asked: list[str], config: FilterConfig, executor: Ex
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:
-    packing.check_strip(folder, config)
+    packing.check_strip(folder, config.shards)
     run = _update_run(folder, runs.read_run(folder), config)
     forbidden = config.select.forbid
     card = {firewall.FIELD: firewall.make_card(forbidden, run.get(firewall.FIELD, {}))} if forbidden else {}

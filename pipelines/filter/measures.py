@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import luma
 from lucidflux_data.measures import artifacts as history
 from lucidflux_data.measures import near_duplicates as neardup
@@ -48,8 +49,8 @@ class HistoryUnit(_Rows):
     measure = rules.HISTORY
     schema = HISTORY_SCHEMA
 
-    def __init__(self, config: FilterConfig) -> None:
-        self.config = config
+    def __init__(self, limits: DecodeConfig) -> None:
+        self.limits = limits
 
     def row(self, data: bytes, pixels: np.ndarray) -> Columns:
         grey = luma(pixels)
@@ -69,13 +70,13 @@ def prepare(
     """Takes the measures that the rules in force need and the survivors of the cheap rules lack. Returns the pool of
     candidates, and what they are compared with of the suites that are forbidden."""
     jobs: list[tuple[str, Any]] = []
-    suites = take_suites(folder, config, progress)
+    suites = take_suites(folder, config.select, config.decode, progress)
     compared = {item: suite.compared for item, suite in suites.items()}
     name = measure_name(compared)
     if name is not None:
-        jobs.append((name, FirewallUnit(config, name, sorted({suite.data for suite in suites.values()}))))
+        jobs.append((name, FirewallUnit(config.decode, name, sorted({suite.data for suite in suites.values()}))))
     if rules.needs_history(config):
-        jobs.append((rules.HISTORY, HistoryUnit(config)))
+        jobs.append((rules.HISTORY, HistoryUnit(config.decode)))
     pool = load_pool(runs.parts(folder), name)
     for measure, job in jobs:
         run_measure(pool, config, measure, job, executor, progress)

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 
 from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.config import digest
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
+from lucidflux_data.shards.config import ShardConfig
 from lucidflux_data.shards.shard import Manifest, Shard, StripCard, TarWriter
 from lucidflux_data.shards.stripping import FORMATS, STRIP_VERSION
 from lucidflux_data.sources.reading import read_known
@@ -62,7 +64,8 @@ class KeptRow(ScoredRow):
 class PackShard:
     """Writes one shard into `place`: the tar, then its index."""
 
-    config: FilterConfig
+    settings: ShardConfig
+    limits: DecodeConfig
     place: str
     plan_digest: str
 
@@ -79,8 +82,8 @@ class PackShard:
             if "stripped" in row:
                 data = stripped(row["scored_as"]["uri"], data, row["stripped"])
                 assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
-            if self.config.shards.normalize and needs_normalizing(row):
-                data, name = encode(decode(data, self.config.decode.max_pixels)), "png"
+            if self.settings.normalize and needs_normalizing(row):
+                data, name = encode(decode(data, self.limits.max_pixels)), "png"
                 record = formats.canonical_json(json.loads(record) | {"normalized": True})
             members = {name: data, "json": record}
             writer.sha256s.append(shards.sample_sha256(members))
@@ -101,11 +104,11 @@ def sample_json(row: KeptRow) -> bytes:
     return formats.canonical_json(record)
 
 
-def plan(folder: Folder, config: FilterConfig) -> list[Shard[KeptRow]]:
+def plan(folder: Folder, settings: ShardConfig) -> list[Shard[KeptRow]]:
     """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
-    changes = stripping.read_stripped(folder) if config.shards.strip else {}
+    changes = stripping.read_stripped(folder) if settings.strip else {}
     by_key: dict[str, KeptRow] = {}
-    for row in packable(kept_rows(folder), config):
+    for row in packable(kept_rows(folder), settings):
         row["scored_as"] = {
             "uri": row["uri"],
             "key": row["key"],
@@ -116,11 +119,11 @@ def plan(folder: Folder, config: FilterConfig) -> list[Shard[KeptRow]]:
         change = changes.get(row["key"])
         if change is not None:
             row["key"], row["bytes"] = change["packed_key"], change["packed_bytes"]
-            row["stripped"] = list(config.shards.strip)
+            row["stripped"] = list(settings.strip)
         by_key.setdefault(row["key"], row)  # two that differed in their tags alone are one image now
     rows = [by_key[key] for key in sorted(by_key)]
     sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
-    return shards.plan_shards(rows, sizes, PREFIX, config.shards.max_samples, config.shards.max_bytes)
+    return shards.plan_shards(rows, sizes, PREFIX, settings.max_samples, settings.max_bytes)
 
 
 def kept_rows(folder: Folder) -> list[KeptRow]:
@@ -128,9 +131,9 @@ def kept_rows(folder: Folder) -> list[KeptRow]:
     return cast("list[KeptRow]", to_rows(runs.read_ledger(folder, where=pc.field("keep")).sort_by("key")))
 
 
-def packable(kept: list[KeptRow], config: FilterConfig) -> list[KeptRow]:
+def packable(kept: list[KeptRow], settings: ShardConfig) -> list[KeptRow]:
     """The kept rows that go into shards: all but those that --strip does not look into and shall drop."""
-    if not config.shards.strip or config.shards.strip_unsupported != "drop":
+    if not settings.strip or settings.strip_unsupported != "drop":
         return kept
     return [row for row in kept if row["format"] in FORMATS]
 
@@ -141,10 +144,10 @@ def plan_digest_of(folder: Folder, config: FilterConfig) -> str:
     return digest({"ledger": runs.ledger_sha256(folder), **config.pack_part(), **version})
 
 
-def check_strip(folder: Folder, config: FilterConfig) -> None:
+def check_strip(folder: Folder, settings: ShardConfig) -> None:
     """Raises ConfigError where --strip cannot do its work: formats that it does not look into, or shards in the folder
     that another version stripped."""
-    if not config.shards.strip:
+    if not settings.strip:
         return
     version = stripping.read_version(folder)
     if version not in (None, STRIP_VERSION):
@@ -153,7 +156,7 @@ def check_strip(folder: Folder, config: FilterConfig) -> None:
             f"manifest.json, {stripping.FILE} and shards/, and pack again"
         )
     unknown = count_unsupported(kept_rows(folder))
-    if unknown and config.shards.strip_unsupported == "refuse":
+    if unknown and settings.strip_unsupported == "refuse":
         counts = ", ".join(f"{count} {name}" for name, count in unknown.items())
         raise ConfigError(
             f"--strip looks into {', '.join(FORMATS)} alone, and the ledger keeps {counts}: "
@@ -179,7 +182,7 @@ def pack(
     kept = kept_rows(folder) if config.shards.strip else []
     looked_into = [row for row in kept if row["format"] in FORMATS]
     find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
-    planned = plan(folder, config)
+    planned = plan(folder, config.shards)
     stage = f"{STAGE}/{plan_digest[:16]}"
     if _is_packed(folder, planned, plan_digest):
         place = "shards"
@@ -192,7 +195,9 @@ def pack(
         todo = [s for s in planned if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
         units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
         with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
-            for unit in run(executor, "pack", units, PackShard(config, stage, plan_digest), folder):
+            for unit in run(
+                executor, "pack", units, PackShard(config.shards, config.decode, stage, plan_digest), folder
+            ):
                 advance(unit.size)
         if planned:
             folder.replace(stage, "shards")
@@ -204,20 +209,20 @@ def pack(
         folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
     )
     if config.shards.strip:
-        card = {**card, "stripped": _strip_card(folder, config, count_unsupported(kept))}
+        card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept))}
     content = cast(Manifest, {**json.loads(manifest), **card})
     folder.publish(shards.MANIFEST, formats.canonical_json(content))
     return content
 
 
-def _strip_card(folder: Folder, config: FilterConfig, unknown: dict[str, int]) -> StripCard:
+def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int]) -> StripCard:
     """What the manifest says of stripping; images and not_looked_into are counts of the kept rows of the ledger."""
     return {
         "version": STRIP_VERSION,
-        "tags": list(config.shards.strip),
+        "tags": list(settings.strip),
         "images": len(stripping.read_stripped(folder)),
         "not_looked_into": unknown,
-        "unsupported": config.shards.strip_unsupported,
+        "unsupported": settings.strip_unsupported,
     }
 
 

@@ -90,7 +90,7 @@ def _measure_again(
         ]
         units.append(Unit(run_folder.unit_name(number), int(mine.sum()), payload))
     with progress.phase("retry", sum(unit.size for unit in units), 0) as advance:
-        for unit in run(executor, "retry", units, MeasureUnit(config), folder):
+        for unit in run(executor, "retry", units, MeasureUnit(config.decode, config.measures), folder):
             advance(unit.size)
     return config
 
@@ -191,7 +191,7 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
     """
     if repair:
-        packing.check_strip(folder, FilterConfig.model_validate(runs.read_run(folder)["config"]))
+        packing.check_strip(folder, FilterConfig.model_validate(runs.read_run(folder)["config"]).shards)
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):
         problems, broken, samples = _problems(folder, deep, executor, progress)

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
-from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.pool import Pool
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import run_folder
@@ -72,11 +72,11 @@ class MetricTable:
 
 
 class _Rows(abc.ABC):
-    """A job whose rows are computed one by one. Subclasses have `measure`, `schema`, `config` and `row`."""
+    """A job whose rows are computed one by one. Subclasses have `measure`, `schema`, `limits` and `row`."""
 
     measure: str
     schema: pa.Schema
-    config: FilterConfig
+    limits: DecodeConfig
 
     def __call__(self, unit: Unit) -> Iterator[File]:
         rows = [row["known"] or self._row(row) for row in unit.payload]
@@ -87,7 +87,7 @@ class _Rows(abc.ABC):
         record: Columns = {"uri": row["uri"], "key": row["key"]}
         try:
             data = read_known(row["uri"], row["offset"], row["size"], row["key"])
-            return record | self.row(data, decode(data, self.config.decode.max_pixels))
+            return record | self.row(data, decode(data, self.limits.max_pixels))
         except ImageError as error:
             return record | {"reason": error.reason}
 

@@ -13,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa.batches import BatchRules, BatchScorer, score_all
+from lucidflux_data.iqa.config import IQAConfig
 from lucidflux_data.measures.basic import Isolated, hard_limit, measure, warm_up
+from lucidflux_data.measures.config import MeasureConfig
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.config import FilterConfig, WorkersConfig
 from lucidflux_data.selection.ledger import survivors
 from lucidflux_data.selection.pool import Pool
 from lucidflux_data.selection.records import KEPT
@@ -53,10 +56,11 @@ class MeasureUnit:
     """Reads, decodes and measures the candidates of a unit; yields its scores/basic file. A row with `known` is taken
     as it is; the bytes of one with `sha256` must still be those."""
 
-    config: FilterConfig
+    limits: DecodeConfig
+    measures: MeasureConfig
 
     def __call__(self, unit: Unit) -> Iterator[File]:
-        isolated = Isolated(self.config.decode, self.config.measures) if unit.attempt > 1 else None
+        isolated = Isolated(self.limits, self.measures) if unit.attempt > 1 else None
         warm_up()
         try:
             rows = [row["known"] if row.get("known") else self._measure(row, isolated) for row in unit.payload]
@@ -76,27 +80,27 @@ class MeasureUnit:
             return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
         if isolated is not None:
             return {**record, **isolated.measure(data)}
-        with hard_limit(self.config.decode.timeout_s):
-            return {**record, **measure(data, self.config.decode, self.config.measures)}
+        with hard_limit(self.limits.timeout_s):
+            return {**record, **measure(data, self.limits, self.measures)}
 
 
 class MetricUnit:
     """Scores the rows of a unit with one metric; the model is loaded once a process."""
 
-    def __init__(self, config: FilterConfig, device: str) -> None:
-        self.config = config
-        self.device = device
+    def __init__(self, iqa: IQAConfig, limits: DecodeConfig, device: str, decode_threads: int = 0) -> None:
+        self.iqa, self.limits = iqa, limits
+        self.device, self.decode_threads = device, decode_threads
         self._scorer: Any = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"config": self.config, "device": self.device, "_scorer": None}
+        return self.__dict__ | {"_scorer": None}
 
     def __call__(self, unit: Unit) -> Iterator[File]:
         from lucidflux_data.iqa.metrics import load_metric
 
         if self._scorer is None:
-            self._scorer = load_metric(self.config.iqa.metric, self.device)
-        metric = self.config.iqa.metric
+            self._scorer = load_metric(self.iqa.metric, self.device)
+        metric = self.iqa.metric
         scores = self._scores([row for row in unit.payload if row["known"] is None])
         rows = [row["known"] or _metric_record(row, metric, next(scores)) for row in unit.payload]
         table = pa.Table.from_pylist(rows, records.measure_schema(metric))
@@ -106,12 +110,12 @@ class MetricUnit:
         """In windows of some batches' pixels, from the rows alone: what is decoded at a time is bounded."""
         from lucidflux_data.iqa.metrics import metric
 
-        settings = self.config.iqa
+        settings = self.iqa
         rules = BatchRules(settings.batch_megapixels, 32, settings.max_megapixels, settings.oversize)
         batched = metric(settings.metric).batched
         images: list[np.ndarray | ImageError] = []
         pixels = 0
-        for image in decoded(rows, self.config, self.device != "cpu"):
+        for image in decoded(rows, self.limits, self.decode_threads):
             images.append(image)
             pixels += 0 if isinstance(image, ImageError) else image.size // 3
             if pixels >= 4e6 * settings.batch_megapixels:
@@ -120,19 +124,22 @@ class MetricUnit:
         yield from _in_place(self._scorer, images, rules, batched)
 
 
-def decoded(rows: list[MeasureRow], config: FilterConfig, on_gpu: bool) -> Iterator[np.ndarray | ImageError]:
-    """The pixels of rows, in order, or why there are none. Threads read and decode some ahead: as many as the config
-    says, else where a GPU waits."""
+def count_decode_threads(workers: WorkersConfig, on_gpu: bool) -> int:
+    """As many as the config says, else some where a GPU waits."""
+    if workers.decode_threads is not None:
+        return workers.decode_threads
+    return DECODE_THREADS if on_gpu else 0
+
+
+def decoded(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> Iterator[np.ndarray | ImageError]:
+    """The pixels of rows, in order, or why there are none. `threads` read and decode some ahead; with 0 none do."""
 
     def one(row: MeasureRow) -> np.ndarray | ImageError:
         try:
-            return decode(read_known(row["uri"], row["offset"], row["size"], row["key"]), config.decode.max_pixels)
+            return decode(read_known(row["uri"], row["offset"], row["size"], row["key"]), limits.max_pixels)
         except ImageError as error:
             return error
 
-    threads = config.workers.decode_threads
-    if threads is None:
-        threads = DECODE_THREADS if on_gpu else 0
     if threads == 0:
         yield from map(one, rows)
         return
@@ -176,7 +183,7 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
     if numbers:
         check_sources(runs.read_run(folder)["listed"]["sources"], inventory)
     with progress.phase("score", total, inventory.num_rows - total) as advance:
-        for unit in run(executor, "score", units, MeasureUnit(config), folder):
+        for unit in run(executor, "score", units, MeasureUnit(config.decode, config.measures), folder):
             advance(unit.size)
 
 
@@ -185,11 +192,12 @@ def score_metric(pool: Pool, config: FilterConfig, executor: Executor, progress:
     metric = config.iqa.metric
     device = "cuda" if executor.num_gpus else "cpu"
     each = config.workers.gpus_per_actor
+    job = MetricUnit(config.iqa, config.decode, device, count_decode_threads(config.workers, device != "cpu"))
     for number, scores in enumerate(_metric_tables(pool, config)):
         place = scores.part.folder
         held = hold(place) if scores.missing else contextlib.nullcontext()
         with held, progress.phase(metric, scores.missing, 0) as advance:
-            for unit in run(executor, metric, scores.units(), MetricUnit(config, device), place, True, each):
+            for unit in run(executor, metric, scores.units(), job, place, True, each):
                 advance(unit.size)
         pool.renew(number, metric, scores.numbers().tolist())
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, LucidFluxError
 from lucidflux_data.images import ImageError
 from lucidflux_data.selection.columns import OWN, TAKEN
-from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.storage.formats import make_portable, table_bytes
 from pipelines.execution.worker import File, Unit
 from pipelines.filter.rows import Columns, MeasureRow
@@ -29,8 +29,8 @@ NAMES_TAKEN = (*OWN, *TAKEN)
 class ScorerUnit:
     """scores/<scorer>: the columns of a user's function, called with lists of uint8 HxWx3 RGB images."""
 
-    def __init__(self, config: FilterConfig, spec: str, folder: str, on_gpu: bool = False) -> None:
-        self.config, self.spec, self.folder, self.on_gpu = config, spec, folder, on_gpu
+    def __init__(self, limits: DecodeConfig, spec: str, folder: str, decode_threads: int = 0) -> None:
+        self.limits, self.spec, self.folder, self.decode_threads = limits, spec, folder, decode_threads
         self._function: Any = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -41,7 +41,7 @@ class ScorerUnit:
             self._function = load_scorer(self.spec, self.folder)
         rows = [row["known"] for row in unit.payload if row["known"] is not None]
         todo = [row for row in unit.payload if row["known"] is None]
-        pixels = decoded(todo, self.config, self.on_gpu)
+        pixels = decoded(todo, self.limits, self.decode_threads)
         for start in range(0, len(todo), SCORER_BATCH):
             batch = todo[start : start + SCORER_BATCH]
             rows += self._batch(batch, list(islice(pixels, len(batch))))

@@ -19,7 +19,7 @@ from pipelines.execution.on_ray import RayExecutor
 from pipelines.execution.progress import Progress
 from pipelines.execution.ray_pools import number_of_actors
 from pipelines.execution.worker import Events, Unit
-from pipelines.filter.score import MetricUnit
+from pipelines.filter.score import MetricUnit, count_decode_threads
 from tests.support.paths import ROOT
 
 
@@ -83,7 +83,9 @@ def test_decode_threads_give_the_same_bytes(threads: int, tmp_path: Path, photo_
     unit = Unit("unit-000000", 7, rows)
 
     def score(*settings: str) -> list[tuple[str, bytes]]:
-        return list(MetricUnit(make_config("demo", settings=settings), "cpu")(unit))
+        config = make_config("demo", settings=settings)
+        ahead = count_decode_threads(config.workers, on_gpu=False)
+        return list(MetricUnit(config.iqa, config.decode, "cpu", ahead)(unit))
 
     assert score(f"workers.decode_threads={threads}") == score()
 

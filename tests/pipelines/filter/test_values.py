@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import cli
 from lucidflux_data.config import Section
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.pairs.job import inputs_of_run
 from lucidflux_data.selection.columns import TAKEN, read_join
@@ -321,7 +322,7 @@ def score_two(run: Path, function: object) -> pa.Table:
     payload = run_folder.read_inventory(Folder(str(run))).slice(0, 2).to_pylist()
     basic = pq.read_table(run / "scores" / "basic" / "unit-000000.parquet").to_pylist()
     keys = {row["uri"]: row["key"] for row in basic}
-    unit = ScorerUnit(make_config(settings=["iqa.metric=none"]), "theirs:function", ".")
+    unit = ScorerUnit(DecodeConfig(), "theirs:function", ".")
     unit._function = function
     rows = [row | {"key": keys[row["uri"]], "known": None} for row in payload]
     ((_, data),) = unit(Unit("unit-000000", 2, rows))
