@@ -470,7 +470,9 @@ def test_the_command_makes_no_file_of_nothing(photos: Path, tmp_path: Path, data
     suite, file = put(tmp_path / "suite", photos, "coffee"), tmp_path / "s.parquet"
     (suite / "no.png").write_bytes(b"no image")
     done = data_command("fingerprint", suite, "--name", "S", "--out", file, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    told = f"{suite} has 2 images, 1 of them can be read: no whole suite"
+    assert (done.returncode, done.stderr) == (0, f"warning: {told}\n")
+    assert json.loads(done.stdout)["warnings"] == [told]
     assert {name: json.loads(done.stdout)[name] for name in ("images", "of")} == {"images": 1, "of": 2}
     said = data_command("fingerprint", suite, "--name", "S", "--out", file)
     assert f"warning: {suite} has 2 images, 1 of them can be read" in said.stderr
