@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -9,6 +10,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,7 +19,7 @@ from PIL import Image
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import Folder
-from lucidflux_model.samples.sources import OnlinePairs, Unreadable, image_of, open_pairs, open_shards
+from lucidflux_model.samples.sources import OnlinePairs, SuiteImages, Unreadable, image_of, open_pairs, open_shards
 from lucidflux_model.samples.stream import Order, PairDataset, Pieces, Share, load, split
 from tests.support import training
 from tests.support.training import damage
@@ -210,3 +212,18 @@ def test_lines_are_read_on_after_the_file_was_written_anew(tmp_path: Path) -> No
     assert [line["step"] for line in read_on(tmp_path, place)[0]] == [1, 2, 3]
     file.write_text('{"step": 1}\n')
     assert [line["step"] for line in read_on(tmp_path, place)[0]] == [1]
+
+
+def test_an_image_of_a_suite_that_is_another_now(tmp_path: Path) -> None:
+    (tmp_path / "lq").mkdir()
+    files = [cv2.imencode(".png", np.full((8, 8, 3), level, np.uint8))[1].tobytes() for level in (10, 200)]
+    images = {f"{k}": {"lq": {"file": f"{k}.png", "sha256": hashlib.sha256(files[k]).hexdigest()}} for k in (0, 1)}
+    for k in (0, 1):
+        (tmp_path / "lq" / f"{k}.png").write_bytes(files[k])
+    (tmp_path / "suite.json").write_text(json.dumps({"name": "mine", "version": "1", "scale": 1, "images": images}))
+    suite = SuiteImages(str(tmp_path))
+    assert suite.read(0, 0)[1].max() == 10
+    (tmp_path / "lq" / "0.png").write_bytes(files[1])
+    with pytest.raises(Unreadable, match=r"0\.png: another image than that of suite\.json"):
+        suite.read(0, 0)
+    assert suite.read(1, 0)[1].max() == 200

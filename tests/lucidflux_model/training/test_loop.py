@@ -20,7 +20,8 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_model.inference.config import ModelConfig
 from lucidflux_model.inference.loading import load_pipeline
 from lucidflux_model.network.build import TRAINED, build_random
-from lucidflux_model.samples.sources import open_shards
+from lucidflux_model.samples.cached import Sidecars
+from lucidflux_model.samples.sources import Unreadable, open_shards
 from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
 from lucidflux_model.training.distributed import Runtime
 from lucidflux_model.training.model import FROZEN
@@ -390,6 +391,14 @@ def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path,
         line["loss"] for line in training.lines(control)[:2]
     ]
     training.run(pairs, tmp_path / "all", "steps=2", f"data.cached={','.join(kinds)}")
+    source = open_shards([str(pairs)], Folder(str(pairs)))
+    sidecars = Sidecars(Folder(str(first.parents[1])), source, ("latent",))
+    whole = first.read_bytes()
+    first.write_bytes(whole.replace(b"NUMPY", b"NUMPX", 1))
+    with pytest.raises(Unreadable, match="its cached latent is damaged"):
+        sidecars(0)
+    first.write_bytes(whole)
+    assert sidecars(0)["latent"].shape[0] > 1
     with monkeypatch.context() as patched:  # a later version, to which 8-bit PNG looks otherwise
         patched.setattr(version, "PLAIN_VERSION", 3)
         with pytest.raises(ConfigError, match=r"was made by decoder 2: `lucidflux cache`"):
