@@ -19,10 +19,18 @@ import numpy as np
 from PIL import Image
 
 from lucidflux_data.codecs import alpha as alphas
-from lucidflux_data.codecs import icc, pages, signatures
+from lucidflux_data.codecs import icc, pages, signatures, tiff
 from lucidflux_data.codecs.alpha import clear_grey, find_outside, put_on_white
+from lucidflux_data.codecs.header import (
+    SUPPORTED_MODES,
+    Header,
+    is_animated,
+    mode_with_depth,
+    orientation_of,
+)
+from lucidflux_data.codecs.memory import check_memory, estimate_memory, within_memory
 from lucidflux_data.codecs.opening import opened
-from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+from lucidflux_data.decode_config import DEFAULT_MAX_MEMORY_BYTES, DEFAULT_MAX_PIXELS
 from lucidflux_data.errors import ImageError as ImageError  # read from here too
 
 # Formats that are read, by Pillow's name: the name in our tables and the file extension by content.
@@ -56,27 +64,6 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures ar
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the first bytes say. `width` and `height` in pixels, upright: after the orientation is applied."""
-
-    format: str
-    width: int
-    height: int
-    mode: str  # Pillow's mode name, with ";16" where samples have 16 bits
-    orientation: int  # EXIF value 1..8
-    animated: bool
-    transparency: bool
-    icc: bytes | None
-    page: pages.Page | None = None  # of what Pillow does not read as the file says
-    ended: bool = True  # whether a JPEG has its end marker
-
-    @property
-    def is_turned_at_load(self) -> bool:
-        """Pillow applies the orientation of a TIFF itself, whatever is asked."""
-        return self.format == "tiff" and self.page is None
-
-
-@dataclass(frozen=True)
 class Decoded:
     """`pixels`: uint8 HxWx3 RGB in sRGB, upright. `flags`: sorted names out of FLAGS."""
 
@@ -88,26 +75,34 @@ class Decoded:
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """The image as uint8 HxWx3 RGB: upright, in sRGB, alpha on white, 16 bit scaled to 8.
 
-    Raises ImageError with reason not_an_image, truncated, too_many_pixels, unsupported_mode or unreadable.
+    Raises ImageError with reason not_an_image, truncated, too_many_pixels, out_of_memory, unsupported_mode or
+    unreadable.
     """
     return decode_full(data, max_pixels).pixels
 
 
-def decode_full(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
-    """As `decode`, with the header and the flags of every conversion that was applied."""
+def decode_full(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
+) -> Decoded:
+    """As `decode`, with the header and the flags of every conversion that was applied. Out of memory is also what the
+    header says would take more than `max_memory_bytes`."""
     with _only_image_errors():
-        return _decode(data, _probe(data, max_pixels))
+        header = _probe(data, max_pixels)
+        needed = estimate_memory(header, _is_plain(header))
+        if needed > max_memory_bytes:
+            told = f"decoding it would take {needed:,} bytes, more than decode.max_memory_bytes ({max_memory_bytes:,})"
+            raise ImageError("out_of_memory", told)
+        return _decode(data, header)
 
 
 @contextmanager
 def _only_image_errors() -> Iterator[None]:
     """Whatever a library raises on damaged bytes costs this image alone."""
     try:
-        yield
+        with within_memory():
+            yield
     except ImageError:
         raise
-    except MemoryError:
-        raise ImageError("out_of_memory", "there is not enough memory to decode it") from None
     except Exception:
         raise ImageError("unreadable", "the picture data are damaged") from None
 
@@ -169,18 +164,20 @@ def _probe(data: bytes, max_pixels: int) -> Header:
     page = pages.read_page(data)
     if page is not None:
         _check_budget(page.width, page.height, max_pixels)
+        if isinstance(page, tiff.TiffPage):
+            _check_budget(*page.tile, max_pixels)
         if not page.is_plain:
             return _header_of_page(page)
     with opened(data) as image:
         if image.format not in FORMATS:
             name = str(image.format)
             raise ImageError("unsupported_format", f"{name} is a format that is not read")
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         width, height = image.size
         if orientation in SIDEWAYS and image.format != "TIFF":
             width, height = height, width
         _check_budget(width, height, max_pixels)
-        mode = _mode_with_depth(image, data)
+        mode = mode_with_depth(image, data)
         if mode in ("F", "I") or mode not in SUPPORTED_MODES:
             raise ImageError("unsupported_mode", f"samples of mode {mode} are not read")
         return Header(
@@ -189,7 +186,9 @@ def _probe(data: bytes, max_pixels: int) -> Header:
             height=height,
             mode=mode,
             orientation=orientation,
-            animated=image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+            animated=page.several_pages
+            if isinstance(page, tiff.TiffPage)
+            else image.format != "MPO" and is_animated(image),
             transparency="A" in mode.split(";")[0] or mode == "La" or "transparency" in image.info,
             icc=image.info.get("icc_profile") or None,
             ended=image.format not in ("JPEG", "MPO") or signatures.has_jpeg_end(data),
@@ -223,29 +222,6 @@ def _ended(data: bytes, header: Header) -> bytes:
     return data + tails[0]
 
 
-SUPPORTED_MODES = frozenset(
-    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"} | {"I;16", "RGB;16", "RGBA;16", "LA;16"}
-)
-
-
-def _mode_with_depth(image: Image.Image, data: bytes) -> str:
-    """Pillow opens 16-bit RGB(A) PNG as 8-bit modes and drops the low byte: the header tells."""
-    mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
-        return "I;16"
-    if image.format == "PNG" and data[24] == 16:  # IHDR bit depth, PNG specification 11.2.2
-        return f"{mode};16"
-    return mode
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(0x0112, 1)
-    except Exception:  # damaged EXIF is common and costs nothing but the orientation
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
 def _is_plain(header: Header) -> bool:
     """Whether OpenCV's 8-bit colour decoder gives exactly the pixels that the contract asks for."""
     return (
@@ -261,7 +237,8 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # OpenCV's own limit of 2^30 pixels, or a codec that gives up
+    except cv2.error as error:  # OpenCV's own limit of 2^30 pixels, or a codec that gives up
+        check_memory(error)
         pixels = None
     if pixels is None:
         raise _why_not(data)
@@ -278,6 +255,8 @@ def _why_not(data: bytes) -> ImageError:
             image.load()
     except ImageError as error:
         return error
+    except MemoryError:
+        raise
     except Exception as error:
         if "truncated" in str(error).lower():
             return ImageError("truncated", "the file ends before the picture does")
@@ -290,7 +269,8 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     read = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), read)
-    except cv2.error:
+    except cv2.error as error:
+        check_memory(error)
         samples = None
     if samples is None or samples.dtype != np.uint16:
         raise _why_not(data)
@@ -344,13 +324,19 @@ def _finish(
     return _upright(rgb, header)
 
 
+def _load(image: Image.Image, data: bytes) -> None:
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:
+        raise _why_not(data) from None
+
+
 def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     with opened(data) as image:
         outside = find_outside(image)
-        try:
-            image.load()
-        except Exception:
-            raise _why_not(data) from None
+        _load(image, data)
         clear = signatures.png_transparency(data) if header.format == "png" and header.mode in ("1", "L") else None
         if image.mode in ("P", "PA"):
             flags.add("palette")

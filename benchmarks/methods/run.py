@@ -26,7 +26,9 @@ from benchmarks.methods.memory import memory_of
 from benchmarks.methods.method_file import METHOD_FILE, CommandRecord, MethodFile, RunRecord, read_method
 from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
+from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
+from lucidflux_data.isolation import pixels_apart, probe_apart
+from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import indented_json
@@ -128,7 +130,7 @@ def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
     for id_, path in inputs.items():
         if path.suffix.lower() not in ((".png",) if how == "png" else READ_BY_ALL):
             try:
-                pixels = decode(path.read_bytes())
+                pixels = pixels_apart(read_file(path))
             except ImageError as error:
                 raise InputError(f"{path} is {error.reason}: {error.detail}") from None
             cv2.imwrite(str(target / f"{id_}.png"), np.ascontiguousarray(pixels[..., ::-1]))
@@ -145,10 +147,10 @@ def collect(
     """
     collected = {}
     for id_ in sorted(found.keys() & inputs.keys()):
-        source = probe(inputs[id_].read_bytes())
+        source = probe_apart(read_file(inputs[id_]))
         expected = adapter.output_size or (source.width * scale, source.height * scale)
         try:
-            pixels = decode(found[id_].read_bytes())
+            pixels = pixels_apart(read_file(found[id_]))
         except ImageError:
             continue
         collected[id_] = pixels.shape[1::-1] == expected

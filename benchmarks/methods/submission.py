@@ -22,7 +22,9 @@ from PIL import Image
 from benchmarks.methods.method_file import MethodFile, read_method
 from benchmarks.suites.suite import Suite, images_by_id
 from lucidflux_data.errors import InputError
-from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode, probe
+from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
+from lucidflux_data.isolation import pixels_apart, probe_apart
+from lucidflux_data.sources.reading import read_file
 
 SEED_FOLDER = re.compile(r"seed-(\w+)")
 COMPARED = 5  # images, evenly spaced, whose pixels are compared with bicubic and between methods
@@ -151,7 +153,10 @@ def expected_sizes(suite: Suite, ids: tuple[str, ...]) -> dict[str, tuple[int, i
     sizes = {}
     for id_ in ids:
         if id_ in suite.gt:
-            header = probe(suite.gt[id_].read_bytes())
+            try:
+                header = probe_apart(read_file(suite.gt[id_]))
+            except ImageError as error:
+                raise InputError(f"{suite.gt[id_]} is {error.reason}: {error.detail}") from None
             sizes[id_] = (header.width, header.height)
         elif suite.scale and id_ in suite.pins:
             pin = suite.pins[id_]
@@ -160,10 +165,11 @@ def expected_sizes(suite: Suite, ids: tuple[str, ...]) -> dict[str, tuple[int, i
 
 
 def _read(path: Path, expected: tuple[int, int] | None) -> OutputFile:
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = ""
     try:
-        header = probe(data)
+        data = read_file(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        header = probe_apart(data)
     except ImageError as error:
         return OutputFile(path, sha256, 0, 0, "", (), error.reason)
     remarks = []
@@ -235,7 +241,7 @@ def _pixels(file: OutputFile | None) -> np.ndarray | None:
     if file is None or file.reason:
         return None
     try:
-        return decode(file.path.read_bytes())
+        return pixels_apart(read_file(file.path))
     except ImageError:
         return None
 
@@ -246,5 +252,9 @@ def _equal(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _is_bicubic(image: np.ndarray, lq: Path) -> bool:
     """Within half a level of the upscaled input on average, so that a JPEG of it is not missed for its rounding."""
-    upscaled = Image.fromarray(decode(lq.read_bytes())).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
+    try:
+        pixels = pixels_apart(read_file(lq))
+    except ImageError:
+        return False
+    upscaled = Image.fromarray(pixels).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
     return bool(np.abs(np.asarray(upscaled, np.int16) - image).mean() < 0.5)

@@ -25,12 +25,15 @@ from benchmarks.methods.submission import Method, OutputFile
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.metrics.weights import file_sha256
 from benchmarks.suites.suite import Suite
+from lucidflux_data.codecs.memory import within_memory
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.images import ImageError
 from lucidflux_data.iqa import fidelity, pyiqa_models
 from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa.batches import OutOfMemory
+from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes
 
@@ -193,9 +196,10 @@ def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], flo
     found: float | None = None
     reason: str | None = None
     try:
-        image = decode(_read(item.path))
-        reference = decode(_read(item.reference)) if item.reference else None
-        value = scorer(image, reference)
+        image = pixels_apart(read_file(item.path))
+        reference = pixels_apart(read_file(item.reference)) if item.reference else None
+        with within_memory():
+            value = scorer(image, reference)
         found, reason = (value, None) if math.isfinite(value) else (None, "iqa_not_finite")
     except OutOfMemory:
         reason = "iqa_out_of_memory"
@@ -208,13 +212,6 @@ def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], flo
         reason = f"{FAILED} ({type(error).__name__}: {said[:80]})"
     seconds = round(time.perf_counter() - start, 4)
     return {"image": item.key[0], "reference": item.key[1], "value": found, "reason": reason, "seconds": seconds}
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        raise ImageError("missing", "the file is gone since it was listed") from None
 
 
 def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarray | None], float]:

@@ -22,7 +22,9 @@ from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.report import tables
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.encoding import data_url, shrink
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.sources.reading import read_file
 
 PICTURE_PX = 1024
 GALLERY = 8  # images; half are those on which the metrics disagree most, half are evenly spaced
@@ -128,8 +130,8 @@ def _pictures(id_: str, suite: Suite, methods: list[Method]) -> dict[str, str]:
 def picture(path: Path) -> str | None:
     """A data url of WebP (quality 90), shrunk by area to at most PICTURE_PX; None for what is no image."""
     try:
-        pixels = decode(path.read_bytes())
-    except (ImageError, OSError):
+        pixels = pixels_apart(read_file(path))
+    except ImageError:
         return None
     return data_url(shrink(pixels, PICTURE_PX), "webp", 90)
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.decode_config import DEFAULT_MAX_FILE_BYTES
+from lucidflux_data.errors import ImageError, InputError
+from lucidflux_data.sources.reading import read_file
 
 
 class Archive:
@@ -32,13 +34,22 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         if self._zip is not None:
+            self._check(name, self._zip.getinfo(name).file_size)
             return self._zip.read(name)
         if self._tar is not None:
             member = next(member for member in self._tar.getmembers() if member.name.removeprefix("./") == name)
+            self._check(name, member.size)
             file = self._tar.extractfile(member)
             assert file is not None, "only files are listed"
             return file.read()
-        return (self.path / name).read_bytes()
+        try:
+            return read_file(self.path / name)
+        except ImageError as error:
+            raise InputError(f"{self.path / name} is {error.reason}: {error.detail}") from None
+
+    def _check(self, name: str, size: int) -> None:
+        if size > DEFAULT_MAX_FILE_BYTES:
+            raise InputError(f"{name} in {self.path} has {size:,} bytes, more than the {DEFAULT_MAX_FILE_BYTES:,} read")
 
     def close(self) -> None:
         for file in (self._zip, self._tar):

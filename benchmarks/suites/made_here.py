@@ -15,7 +15,8 @@ from lucidflux_data.degradation.backends import Degrade, load_backend
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError, decode
+from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs.pair import cut, encode_hq, encode_lq, too_small
 
 
@@ -41,7 +42,7 @@ def _pair(
     degrade: Degrade,
 ) -> tuple[bytes, bytes]:
     try:
-        pixels = decode(data)
+        pixels = pixels_apart(data)
     except ImageError as error:
         raise InputError(f"{suite.name}: {id_} is {error.reason}: {error.detail}") from None
     if too_small(pixels.shape[1], pixels.shape[0], config):

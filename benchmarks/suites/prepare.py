@@ -20,7 +20,8 @@ from benchmarks.suites.archives import Archive, opened
 from benchmarks.suites.suite import ImageRecord, Suite, SuiteRecord, id_of
 from lucidflux_data.degradation.backends import versions
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
-from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, decode, luma, probe
+from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, luma
+from lucidflux_data.isolation import decode_apart, pixels_apart
 from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
 
 FINGERPRINTS = "fingerprints.parquet"
@@ -88,9 +89,8 @@ def firewall_file(suite: Suite) -> Path:
 
 def firewall_prints(suite: Suite, images: Images) -> bytes:
     """The fingerprints of all images of a suite, inputs and references: hashes and positions, no pixels."""
-    pictures = (
-        (f"{role}/{id_}", data, luma(decode(data))) for role, by_id in images.items() for id_, data in by_id.items()
-    )
+    each = ((f"{role}/{id_}", data) for role, by_id in images.items() for id_, data in by_id.items())
+    pictures = ((name, data, luma(pixels_apart(data))) for name, data in each)
     return fingerprint_file(pictures, suite.name)
 
 
@@ -169,8 +169,7 @@ def _describe(suite: Suite, role: str, id_: str, data: bytes) -> ImageRecord:
     """File name, sha256 and size of an image, decoded to be sure of it."""
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        header = probe(data)
-        decode(data)
+        header = decode_apart(data).header
     except ImageError as error:
         raise InputError(f"{suite.name}: {role}/{id_} is {error.reason}: {error.detail}") from None
     pinned = suite.pins[id_].sha256 if role == "lq" and id_ in suite.pins else None

@@ -28,6 +28,7 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.cache import own_cache
 from lucidflux_data.storage.names import check_file_name
+from lucidflux_data.storage.regular import is_special
 
 SUITE_FILES = Path(__file__).with_name("suite_files")
 AD_HOC = "ad-hoc"
@@ -287,7 +288,7 @@ def images_by_id(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder} is not a folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith("."):
+        if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith(".") or is_special(str(path)):
             continue
         id_ = id_of(path)
         if id_ in found:

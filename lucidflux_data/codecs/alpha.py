@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
-BAND = 256  # rows that are blended at a time: 64-bit intermediate values of a whole picture would be large
+BLOCK = 1 << 18  # pixels that are blended at a time: 64-bit intermediate values of a whole picture would be large
 
 
 def blend_on_white(colours: np.ndarray, alpha: np.ndarray, associated: bool = False) -> np.ndarray:
     """uint8 HxWxC of colours (uint8 or uint16) with an alpha of the same depth over white, rounded to nearest."""
     most = np.iinfo(colours.dtype).max
     out = np.empty(colours.shape, np.uint8)
-    for top in range(0, len(colours), BAND):
-        some = colours[top : top + BAND].astype(np.int64)
-        share = alpha[top : top + BAND, :, None].astype(np.int64)
+    for block in _blocks(colours):
+        some = colours[block].astype(np.int64)
+        share = alpha[block][..., None].astype(np.int64)
         blended = some + most - share if associated else (some * share + most * (most - share) + most // 2) // most
-        out[top : top + BAND] = (np.clip(blended, 0, most) * 255 + most // 2) // most
+        out[block] = (np.clip(blended, 0, most) * 255 + most // 2) // most
     return out
+
+
+def _blocks(samples: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of HxWxC, BLOCK pixels at most at a time, however wide the picture is."""
+    height, width = samples.shape[:2]
+    across = min(width, BLOCK)
+    down = max(1, BLOCK // across)
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield slice(top, top + down), slice(left, left + across)
 
 
 def scale_to_8(samples: np.ndarray) -> np.ndarray:
@@ -25,8 +37,8 @@ def scale_to_8(samples: np.ndarray) -> np.ndarray:
     if samples.dtype == np.uint8:
         return samples
     out = np.empty(samples.shape, np.uint8)
-    for top in range(0, len(samples), BAND):
-        out[top : top + BAND] = (samples[top : top + BAND].astype(np.uint32) * 255 + 32767) // 65535
+    for block in _blocks(samples):
+        out[block] = (samples[block].astype(np.uint32) * 255 + 32767) // 65535
     return out
 
 
@@ -53,5 +65,8 @@ def clear_grey(image: Image.Image, clear: int, bits: int) -> Image.Image:
 
 def put_on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Straight alpha over white in 8-bit sRGB values, rounded to nearest (what browsers show)."""
-    weight = alpha[..., None].astype(np.uint32)
-    return ((colour * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+    out = np.empty(colour.shape, np.uint8)
+    for block in _blocks(colour):
+        weight = alpha[block][..., None].astype(np.uint32)
+        out[block] = (colour[block] * weight + 255 * (255 - weight) + 127) // 255
+    return out

@@ -37,6 +37,9 @@ class TiffPage:
     orientation: int
     icc: bytes | None
     several: bool  # another page at full resolution follows
+    several_pages: bool  # another page follows, of whatever resolution
+    stored_bytes: int  # of all samples of a pixel, as they are stored
+    tile: tuple[int, int]  # width and height of what is decoded at a time, which may be larger than the picture
     is_plain: bool  # Pillow reads it as the file says
     format: str = "tiff"
 
@@ -93,8 +96,19 @@ def read_page(data: bytes) -> TiffPage:
             orientation=orientation if 1 <= orientation <= 8 else 1,
             icc=bytes(icc.value) if icc is not None and isinstance(icc.value, bytes) else None,
             several=several,
+            several_pages=_has_page(file, 1),
+            stored_bytes=max(1, samples * bits // 8),
+            tile=(int(page.tilewidth), int(page.tilelength)) if page.is_tiled else (int(page.imagewidth), 1),
             is_plain=_is_plain(page, number, extras),
         )
+
+
+def _has_page(file: tifffile.TiffFile, number: int) -> bool:
+    """Asked without counting the pages, of which there may be hundreds of thousands."""
+    try:
+        return file.pages[number] is not None
+    except IndexError:
+        return False
 
 
 def _is_plain(page: tifffile.TiffPage, number: int, extras: list[int]) -> bool:

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.degradation import backends
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import APART, pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.shards import shard as shards
@@ -105,7 +107,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         row = self.rows[index]
         cv2.setNumThreads(1)
         try:
-            pixels = decode(pairs_run.read_clean(row))
+            pixels = pixels_apart(pairs_run.read_clean(row))
         except ImageError as error:
             told = error.detail if error.reason == "changed" else f"{row['uri']} cannot be read: {error.detail}"
             raise InputError(told) from None
@@ -145,7 +147,8 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
 
 def _probed(inventory: pa.Table) -> pa.Table:
     """INPUTS of listed candidates: every file is read once, for its key and its header."""
-    return pa.Table.from_pylist([pairs_run.probe_row(row) for row in inventory.to_pylist()], pairs_run.INPUTS)
+    rows = [pairs_run.probe_row(row, DecodeConfig(), APART) for row in inventory.to_pylist()]
+    return pa.Table.from_pylist(rows, pairs_run.INPUTS)
 
 
 def _tensor(pixels: Any) -> torch.Tensor:

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lucidflux_data.config import digest
-from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.degradation.config import DegradeConfig
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import ImageError, probe
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import probe_in_worker
 from lucidflux_data.pairs.config import PairsConfig, deciding
 from lucidflux_data.pairs.pair import too_small
 from lucidflux_data.pairs.samples import failed_images
@@ -215,14 +216,15 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)
 
 
-def probe_row(row: Candidate, max_pixels: int = DEFAULT_MAX_PIXELS) -> ProbedRow:
-    """A row of INPUTS of a listed candidate: key and upright size in pixels, or why it cannot be used."""
+def probe_row(row: Candidate, decode: DecodeConfig, attempt: int) -> ProbedRow:
+    """A row of INPUTS of a listed candidate: key and upright size in pixels, or why it cannot be used. `attempt`: as in
+    `probe_in_worker`."""
     known: ProbedRow
     known = {"uri": row["uri"], "source_key": row["source_key"], "offset": row["offset"], "size": row["size"]}
     try:
-        data = read_bytes(row["uri"], row["offset"], row["size"] if row["offset"] >= 0 else -1)
+        data = read_bytes(row["uri"], row["offset"], row["size"], decode.max_file_bytes)
         known["size"], known["key"] = len(data), hashlib.sha256(data).hexdigest()[:20]
-        header = probe(data, max_pixels)
+        header = probe_in_worker(data, decode, attempt)
     except ImageError as error:
         known["reason"], known["detail"] = error.reason, error.detail
         return known
@@ -235,13 +237,14 @@ def probe_row(row: Candidate, max_pixels: int = DEFAULT_MAX_PIXELS) -> ProbedRow
     return known
 
 
-def read_clean(row: CleanRow) -> bytes:
+def read_clean(row: CleanRow, decode: DecodeConfig | None = None) -> bytes:
     """The bytes of a clean image that was listed. ImageError `changed` where they are others now. InputError where they
     are gone, or are others in a shard of ours, which can be mended."""
     sha256 = row["key"] if row["crc32"] is None else None
     size = row["size"] if row["offset"] >= 0 else -1
+    most = (decode or DecodeConfig()).max_file_bytes
     try:
-        return read_known(row["uri"], row["offset"], size, sha256, row["crc32"])
+        return read_known(row["uri"], row["offset"], size, sha256, row["crc32"], most)
     except ImageError as error:
         if error.reason != "changed":
             raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None

@@ -24,6 +24,7 @@ from lucidflux_data.degradation.convolution import usm
 from lucidflux_data.degradation.plan import Plan, check_plan, draw_plan
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, Decoded, decode, luma
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures.blur_and_flat import measure_luma
 from lucidflux_data.storage.formats import canonical_json
 
@@ -207,8 +208,8 @@ def encode_lq(pixels: np.ndarray) -> bytes:
 def hq_pixels(record: PairRecord, data: bytes, crop: CropConfig) -> np.ndarray:
     """The HQ of a stored pair: `data` is its hq member or, for `ref`, the bytes of the whole clean image."""
     if record["hq"]["format"] != "ref":
-        return decode(data)
-    return cut(decode(data), record["plan"], crop)[0]
+        return pixels_apart(data)
+    return cut(pixels_apart(data), record["plan"], crop)[0]
 
 
 def replay(record: PairRecord, hq: np.ndarray, degrade: Degrade) -> bytes:

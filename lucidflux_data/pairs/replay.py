@@ -9,7 +9,7 @@ import numpy as np
 
 from lucidflux_data.codecs import version
 from lucidflux_data.degradation import backends
-from lucidflux_data.images import decode
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples
@@ -48,7 +48,8 @@ def replay_pair(folder: Folder, key: str) -> tuple[Replayed, bytes]:
         result["decoder"] = f"made by decoder {made_by}, this is decoder {version.DECODER_VERSION}"
     if not result["equal"]:
         here = pairs.versions(backend, device)
-        result["difference"] = _difference(key, record["versions"], here, decode(members["lq.png"]), decode(data))
+        stored, made = pixels_apart(members["lq.png"]), pixels_apart(data)
+        result["difference"] = _difference(key, record["versions"], here, stored, made)
     return result, data
 
 

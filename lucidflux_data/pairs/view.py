@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from lucidflux_data.codecs.encoding import data_url
-from lucidflux_data.images import decode, upsample_lq
+from lucidflux_data.images import upsample_lq
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples as pair_samples
@@ -39,7 +40,7 @@ def make_view(folder: Folder, limit: int) -> bytes:
         members = pair_samples.read_sample(folder, name, rows)
         record = json.loads(members["json"])
         hq = pairs.hq_pixels(record, pair_samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
-        figures.append(_figure(key, record, hq, decode(members["lq.png"])))
+        figures.append(_figure(key, record, hq, pixels_apart(members["lq.png"])))
     label = html.escape(run["label"])
     head = (
         f"<h1>{manifest['samples']:,} pairs: {label}</h1><p class=note>{len(figures)} of them, at {SIDE} pixels; "

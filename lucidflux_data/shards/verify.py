@@ -7,7 +7,9 @@ import json
 import zlib
 from itertools import groupby
 
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.decode_config import DecodeConfig
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import decode_apart
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import IndexRow, ShardEntry
 from lucidflux_data.storage import run_folder
@@ -88,7 +90,7 @@ def _check_member(row: IndexRow, data: bytes, max_pixels: int) -> list[str]:
         record = read_record(data)
         return [] if record and record.get("key") == row["key"] else [f"{row['member']} is of another image"]
     try:
-        decode(data, max_pixels)
+        decode_apart(data, DecodeConfig(max_pixels=max_pixels))
     except ImageError as error:
         return [f"{row['member']} does not decode: {error.detail}"]
     return []

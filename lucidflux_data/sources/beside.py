@@ -11,9 +11,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.parquet import absolute_uri, side_json, sides_by_key
-from lucidflux_data.sources.tars import MAX_SIDE_BYTES, is_image_name
+from lucidflux_data.sources.sides import MAX_SIDE_BYTES, is_deep, side_text
+from lucidflux_data.sources.tars import is_image_name
 from lucidflux_data.sources.uris import show_name
 from lucidflux_data.storage.folder import file_system
 from lucidflux_data.storage.formats import to_rows
 
 METADATA = ("metadata.parquet", "metadata.csv", "metadata.jsonl")
 NAME_COLUMN = "file_name"
+MAX_TABLE_BYTES = 2 << 30  # of metadata.parquet and metadata.csv
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Beside:
             for row in _metadata_rows(url):
                 found = True
                 self._take_row(folder, shown, row)
-        except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
             _raise_of_store(error, url)
             self.counts.ignored["damaged_files"] += 1
             told = "is damaged: what stands before the damage is used"
@@ -114,7 +116,7 @@ class Beside:
         if uri in self.labels:
             self.counts.ignored["duplicate_rows"] += 1
             return
-        self.labels[uri] = side_json(row)
+        self.labels[uri] = None if is_deep(row) else side_json(row)
         self.names[uri] = f"{shown}#{show_name(name)}"
 
 
@@ -151,18 +153,18 @@ def _read_side(url: str) -> str | None:
         return None
     try:
         with file_system(url).open(url, "rb") as file:
-            data = file.read(MAX_SIDE_BYTES + 1)
-        text = data.decode("utf-8")
-        json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+            return side_text(file.read(MAX_SIDE_BYTES + 1))
+    except OSError as error:
         _raise_of_store(error, url)
         return None
-    return text if len(data) <= MAX_SIDE_BYTES else None
 
 
 def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
     """Rows with a `file_name`; none at all where the table has no such column."""
     with file_system(url).open(url, "rb") as file:
+        if file.seek(0, os.SEEK_END) > MAX_TABLE_BYTES:
+            raise ValueError("the table is too large")
+        file.seek(0)
         if url.endswith(".jsonl"):
             yield from _json_rows(io.TextIOWrapper(file, "utf-8-sig"))
             return
@@ -177,12 +179,20 @@ def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
             yield from to_rows(batch.select(columns))
 
 
-def _json_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for row in map(json.loads, filter(str.strip, lines)):
+def _json_rows(lines: IO[str]) -> Iterator[dict[str, Any]]:
+    for row in map(json.loads, filter(str.strip, _lines(lines))):
         if not isinstance(row, dict):
             raise ValueError("a line is no object")
         if NAME_COLUMN in row:
             yield row
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """ValueError for one that is longer than what may stand beside an image."""
+    while line := file.readline(MAX_SIDE_BYTES + 1):
+        if len(line) > MAX_SIDE_BYTES:
+            raise ValueError("a line is too long")
+        yield line
 
 
 def _csv_batches(file: Any) -> Iterator[pa.RecordBatch]:

@@ -23,8 +23,9 @@ from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.sources.beside import Beside
 from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
 from lucidflux_data.sources.tars import is_image_name, list_members, sample_key
-from lucidflux_data.sources.uris import check_regular, escape_url, is_special, show_name
+from lucidflux_data.sources.uris import check_regular, escape_url, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried
+from lucidflux_data.storage.regular import is_special
 
 INVENTORY = pa.schema(
     [

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.counts import Counts
+from lucidflux_data.sources.sides import MAX_SIDE_BYTES
 from lucidflux_data.sources.uris import escape_text, escape_url, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system
 from lucidflux_data.storage.formats import make_portable, to_rows
@@ -131,9 +132,10 @@ def absolute_uri(uri: str, folder: str) -> str:
 
 
 def side_json(row: dict[str, object]) -> str | None:
-    """The columns of a row that hold something, as json; None where none does."""
+    """The columns of a row that hold something, as json; None where none does, or they are too large for side data."""
     kept = {name: make_portable(value) for name, value in row.items() if value is not None}
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else None
+    return text if text is None or len(text) <= MAX_SIDE_BYTES else None
 
 
 def sides_by_key(url: str) -> dict[str, str]:

@@ -6,46 +6,60 @@ import hashlib
 import os
 import re
 import zlib
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.decode_config import DEFAULT_MAX_FILE_BYTES
 from lucidflux_data.errors import CredentialsError, InputError, StorageError
 from lucidflux_data.images import ImageError
-from lucidflux_data.sources.uris import is_special, local_path, restore_url, split_member, split_row
+from lucidflux_data.sources.uris import local_path, restore_url, split_member, split_row
 from lucidflux_data.storage.folder import file_system, tried
 from lucidflux_data.storage.refusals import note_read, readable_before, store_of
+from lucidflux_data.storage.regular import NOT_REGULAR, check_size, is_special, read_regular
 
 # The details of failures that can pass: `retry` reads those candidates again.
 PASSING = "the store did not answer, again and again"
 REFUSED = "the store refuses this object to who asks (401 or 403)"
+WEB_BYTES = 1 << 20  # of an answer, taken at a time
 
 
-def read_bytes(uri: str, offset: int = -1, size: int = -1) -> bytes:
-    """The encoded bytes of a candidate. Raises ImageError `missing`, `truncated` or `unreadable`; errors of a remote
-    store that can pass are tried again before they count, and then say so (`PASSING`). A uri that cannot be read at all
-    here (an unknown protocol, no credentials) is `unreadable`, too: one odd row costs one row. So is an object that its
-    store refuses (`REFUSED`), unless the store refuses everything now: CredentialsError, and no image is at fault."""
+def read_bytes(uri: str, offset: int = -1, size: int = -1, most: int = DEFAULT_MAX_FILE_BYTES) -> bytes:
+    """The encoded bytes of a candidate, `most` at most. Raises ImageError `missing`, `truncated`, `too_many_bytes`,
+    `out_of_memory` or `unreadable`; errors of a remote store that can pass are tried again before they count, and then
+    say so (`PASSING`). A uri that cannot be read at all here (an unknown protocol, no credentials) is `unreadable`,
+    too: one odd row costs one row. So is an object that its store refuses (`REFUSED`), unless the store refuses
+    everything now: CredentialsError, and no image is at fault."""
     try:
-        return _read(uri, offset, size)
+        return _read(uri, offset, size, most)
     except InputError as error:
         raise ImageError("unreadable", f"the uri cannot be read: {error}") from None
 
 
-def _read(uri: str, offset: int, size: int) -> bytes:
-    """As `read_bytes`; InputError where the store cannot be spoken to."""
+def read_file(path: str | os.PathLike[str], most: int = DEFAULT_MAX_FILE_BYTES) -> bytes:
+    """The bytes of an image file of this machine, by its path. ImageError `missing`, `unreadable` (what is no regular
+    file is never opened), `too_many_bytes` or `out_of_memory`."""
     try:
-        row = split_row(uri) if offset < 0 else None
-        container = split_member(uri) if offset >= 0 else row[0] if row is not None else None
-        path = local_path(container or uri)
-        if row is not None:
-            data = _parquet_row(*row) if path is not None else tried(lambda: _parquet_row(*row), uri)
-        elif path is not None:
-            data = _local(path, offset, size)
-        else:
-            data = tried(lambda: _read_once(uri, offset, size), uri)
+        return read_regular(path, most)
+    except FileNotFoundError:
+        raise ImageError("missing", "the file is listed but not there") from None
+    except (OSError, ValueError) as error:
+        why = os.strerror(getattr(error, "errno", None) or 22)
+        raise ImageError("unreadable", f"the file cannot be read: {why}") from None
+
+
+def _read(uri: str, offset: int, size: int, most: int) -> bytes:
+    """As `read_bytes`; InputError where the store cannot be spoken to."""
+    row = split_row(uri) if offset < 0 else None
+    container = split_member(uri) if offset >= 0 else row[0] if row is not None else None
+    path = local_path(container or uri)
+    try:
+        data = _fetch(uri, row, path, (offset, size, most))
         if path is None:
             note_read(restore_url(container or uri))
+    except MemoryError:
+        raise ImageError("out_of_memory", "there is not enough memory to read it") from None
     except FileNotFoundError:
         if offset < 0 and ".parquet#" in uri:
             raise ImageError("unreadable", "what stands after .parquet# is no number of a row") from None
@@ -66,15 +80,32 @@ def _read(uri: str, offset: int, size: int) -> bytes:
     return data
 
 
+def _fetch(uri: str, row: tuple[str, int] | None, path: str | None, span: tuple[int, int, int]) -> bytes:
+    """`path`: of what is opened, None in a store; `span`: offset, size, and how much is read at most."""
+    offset, size, most = span
+    if offset < 0:
+        check_size(size, most)  # as the listing has it
+    if row is not None:
+        return _parquet_row(*row, most) if path is not None else tried(lambda: _parquet_row(*row, most), uri)
+    if path is not None:
+        return read_regular(path, most, offset, size)
+    return tried(lambda: _read_once(uri, offset, size, most), uri)
+
+
 def read_known(
-    uri: str, offset: int = -1, size: int = -1, sha256: str | None = None, crc32: int | None = None
+    uri: str,
+    offset: int = -1,
+    size: int = -1,
+    sha256: str | None = None,
+    crc32: int | None = None,
+    most: int = DEFAULT_MAX_FILE_BYTES,
 ) -> bytes:
     """As `read_bytes`, of a candidate that was read before. `sha256`: its hex digits, or the first ones (a key);
     `crc32`: of its bytes, where an index has that. Other bytes are an ImageError `changed`. A store that does not
     answer now is a StorageError, which is tried again and then stops the job, and no failure of the image; one that
     refuses it now is a CredentialsError. So is an InputError, a store that cannot be spoken to any more."""
     try:
-        data = _read(uri, offset, size)
+        data = _read(uri, offset, size, most)
     except ImageError as error:
         if error.detail == REFUSED:
             raise CredentialsError(uri) from None
@@ -131,39 +162,49 @@ def _check_store(url: str, read_before: bool) -> None:
         return  # it says nothing about who asks
 
 
-def _local(path: str, offset: int, size: int) -> bytes:
-    if is_special(path):
-        raise ImageError("unreadable", "it is no regular file: a pipe, a socket or a device is not opened")
-    with open(path, "rb") as file:
-        if offset < 0:
-            return file.read()
-        left = os.fstat(file.fileno()).st_size - offset
-        file.seek(offset)
-        return file.read(max(0, min(size, left)))  # a damaged header may claim any size
-
-
-def _read_once(uri: str, offset: int, size: int) -> bytes:
+def _read_once(uri: str, offset: int, size: int, most: int) -> bytes:
     url = restore_url(split_member(uri) if offset >= 0 else uri)
     fs = file_system(url)
-    data = fs.cat_file(url) if offset < 0 else fs.cat_file(url, start=offset, end=offset + size)
+    if offset >= 0:
+        check_size(size, most)
+        data = fs.cat_file(url, start=offset, end=offset + size)
+    elif url.startswith(("http://", "https://")):
+        data = _read_web(fs, url, most)
+    else:
+        if size < 0:
+            check_size(int(fs.info(url).get("size") or 0), most)
+        data = fs.cat_file(url)
     if 0 <= len(data) < size:
         raise OSError("the answer was shorter than the listing says")
+    check_size(len(data), most)
     whole: bytes = data
     return whole
 
 
-def _parquet_row(url: str, row: int) -> bytes:
+def _read_web(fs: Any, url: str, most: int) -> bytes:
+    """One request, of which no more than `most` bytes are taken: a server may send for ever."""
+    parts, total = [], 0
+    with fs.open(url, block_size=0, size=1) as file:  # a size: otherwise it is asked for first
+        while part := file.read(WEB_BYTES):
+            total += len(part)
+            check_size(total, most)
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _parquet_row(url: str, row: int, most: int) -> bytes:
     from lucidflux_data.sources.parquet import absolute_uri, read_row
 
     path = local_path(url)
     if path is not None and is_special(path):
-        raise ImageError("unreadable", "it is no regular file: a pipe, a socket or a device is not opened")
+        raise ImageError("unreadable", NOT_REGULAR)
     data = read_row(restore_url(url), row)
     if not data:
         raise ImageError("missing", "the row has no image")
     if isinstance(data, bytes):
+        check_size(len(data), most)
         return data
     named = absolute_uri(data, restore_url(url).rsplit("/", 1)[0])
     if split_row(named) is not None:  # rows that name each other would never end
         raise ImageError("unreadable", "the row names a row of a Parquet file")
-    return _read(named, -1, -1)
+    return _read(named, -1, -1, most)

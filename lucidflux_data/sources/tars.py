@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import tarfile
 from dataclasses import dataclass, field
@@ -13,10 +11,10 @@ import numpy as np
 
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.sources.counts import Counts
+from lucidflux_data.sources.sides import MAX_SIDE_BYTES, side_text
 from lucidflux_data.sources.uris import escape_name
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_SIDE_BYTES = 1 << 20  # a json beside an image that is larger than this is not side data
 MAX_HEADER_BYTES = 1 << 24  # of a pax header or a long name: a damaged one may claim any size
 SEARCH_BYTES = 1 << 22  # read at a time in the search for the next header
 EXTENDED = (
@@ -160,7 +158,8 @@ def _take_member(
         sample = samples[sample_key(name)] = _Sample()
     sample.names.add(name)
     if is_side:
-        sample.side = _json_text(tar.extractfile(member))
+        content = tar.extractfile(member)
+        sample.side = (side_text(content.read()) if content is not None else None) or ""
         return
     sample.images += 1
     counts.ignored["duplicate_members"] += name in images
@@ -177,12 +176,3 @@ def sample_key(member: str) -> str:
     """WebDataset's rule: the path up to the first dot of the base name."""
     folder, slash, base = member.rpartition("/")
     return folder + slash + base.split(".", 1)[0]
-
-
-def _json_text(file: IO[bytes] | None) -> str:
-    try:
-        text = (file or io.BytesIO()).read().decode("utf-8")
-        json.loads(text)
-    except (ValueError, RecursionError):  # however deep it is
-        return ""
-    return text

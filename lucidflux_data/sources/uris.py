@@ -8,11 +8,10 @@ read as one of these, are written `\\xNN`. Every other name stands as it is, so 
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 
 from lucidflux_data.errors import InputError
+from lucidflux_data.storage.regular import is_special
 
 _MARK = re.compile(r"(?<=\.tar)#|(?<=\.parquet)#", re.IGNORECASE)
 _LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
@@ -72,15 +71,6 @@ def local_path(uri: str) -> str | None:
         if uri.startswith(protocol):
             return restore_name(uri.removeprefix(protocol))
     return None if "://" in uri else restore_name(uri)
-
-
-def is_special(path: str) -> bool:
-    """Whether something is there that is neither a file nor a folder: opened, it would wait or never end."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_regular(url: str) -> None:

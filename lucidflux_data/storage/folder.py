@@ -23,11 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lucidflux_data import errors
 from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
 from lucidflux_data.storage.process import has_writer, part_name
 from lucidflux_data.storage.refusals import raise_refusal
+from lucidflux_data.storage.regular import open_regular
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
@@ -124,7 +126,7 @@ def tried(call: Callable[[], Result], what: str) -> Result:
     for attempt in range(1, SETTINGS["attempts"] + 1):
         try:
             return call()
-        except (FileNotFoundError, IsADirectoryError, LucidFluxError):
+        except (FileNotFoundError, IsADirectoryError, LucidFluxError, errors.ImageError, MemoryError):
             raise
         except Exception as error:  # each client library has errors of its own, few of them OSError
             raise_refusal(error, what)
@@ -216,7 +218,7 @@ class Folder:
         return os.path.getsize(self.path(name)) if self.is_local else int(self.fs.size(self.path(name)))
 
     def open(self, name: str) -> IO[bytes]:
-        return open(self.path(name), "rb") if self.is_local else self.fs.open(self.path(name), "rb")
+        return open_regular(self.path(name)) if self.is_local else self.fs.open(self.path(name), "rb")
 
     def read(self, name: str) -> bytes:
         if not self.is_local:

@@ -22,13 +22,15 @@ import pyarrow.compute as pc
 from lucidflux_data.codecs import version
 from lucidflux_data.config import digest
 from lucidflux_data.errors import InputError, StorageError
-from lucidflux_data.images import ImageError, decode, upsample_lq
+from lucidflux_data.images import ImageError, upsample_lq
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import table_bytes
 from lucidflux_data.storage.names import check_file_name
@@ -121,8 +123,8 @@ class ShardPairs:
             if row["hq_offset"] < 0:
                 hq = self._pointed(index, row)
             else:
-                hq = decode(hq_data)
-            lq = decode(lq_data)
+                hq = pixels_apart(hq_data)
+            lq = pixels_apart(lq_data)
         except (ImageError, InputError, StorageError, ValueError) as error:  # ValueError: a damaged json
             raise Unreadable(f"{self.key(index, epoch)}: {getattr(error, 'detail', error)}") from None
         return hq, upsample_lq(lq, *hq.shape[:2])
@@ -135,6 +137,8 @@ class ShardPairs:
             data = read_range(self.shards[self.shard_of[index]], start, end)
         except OSError as error:
             raise Unreadable(f"{self.key(index, 0)}: {error.strerror or error}") from None
+        except InputError as error:
+            raise Unreadable(f"{self.key(index, 0)}: {error}") from None
         found = {}
         for name in names:
             begin = row[f"{name}_offset"] - start
@@ -220,13 +224,12 @@ class SuiteImages:
         for role, file in self._files[self.keys[index]].items():
             known = self._sha256[self.keys[index]][role]
             try:
-                data = (self.folder / role / file).read_bytes()
+                data = read_file(self.folder / role / file)
                 if known is not None and hashlib.sha256(data).hexdigest() != known:
                     raise ImageError("changed", "another image than that of suite.json")
-                found[role] = decode(data)
-            except (ImageError, OSError) as error:
-                why = error.detail if isinstance(error, ImageError) else error.strerror
-                raise Unreadable(f"{self.folder / role / file}: {why}") from None
+                found[role] = pixels_apart(data)
+            except ImageError as error:
+                raise Unreadable(f"{self.folder / role / file}: {error.detail}") from None
         hq, (height, width) = found.get("gt"), found["lq"].shape[:2]
         size = hq.shape[:2] if hq is not None else (height * self._scale, width * self._scale)
         return hq, upsample_lq(found["lq"], *size)
@@ -251,7 +254,7 @@ def read_range(url: str, start: int, end: int) -> bytes:
     folder, _, name = url.rpartition("/")
     place = Folder(folder)
     if place.is_local:
-        with open(place.path(name), "rb") as file:
+        with place.open(name) as file:
             file.seek(start)
             return file.read(end - start)
     return bytes(place.fs.cat_file(place.path(name), start=start, end=end))

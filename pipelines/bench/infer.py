@@ -24,7 +24,9 @@ from benchmarks.methods import run as infer
 from benchmarks.methods.method_file import MethodFile, RunRecord
 from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
-from lucidflux_data.images import ImageError, decode, probe, upsample_lq
+from lucidflux_data.images import ImageError, upsample_lq
+from lucidflux_data.isolation import pixels_apart, probe_apart
+from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from pipelines.execution.progress import Progress, warn
@@ -260,7 +262,7 @@ def _resize(
     with progress.phase("infer", len(left), len(inputs) - len(left)) as advance:
         for id_, path in left.items():
             try:
-                pixels = decode(path.read_bytes())
+                pixels = pixels_apart(read_file(path))
                 result = upscale(pixels, pixels.shape[0] * scale, pixels.shape[1] * scale)
                 Folder(target).publish(f"{id_}.png", encode(result))
             except ImageError:
@@ -335,6 +337,6 @@ def check_inputs(inputs: dict[str, Path]) -> None:
     """InputError for the first input that is no image: better now than after an hour."""
     for path in inputs.values():
         try:
-            probe(path.read_bytes())
+            probe_apart(read_file(path))
         except ImageError as error:
             raise InputError(f"{path} is {error.reason}: {error.detail}") from None

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import InputError
-from lucidflux_data.images import ImageError, decode
-from lucidflux_data.measures.basic import measure
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.measures.basic import Isolated
 from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
@@ -128,23 +129,25 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
     table = listing.table
     rows, seconds, sizes = [], {"read": 0.0, "measure": 0.0, "history": 0.0}, []
     further: list[float] = []
+    isolated = Isolated(config.decode, config.measures)
     for row in sample(table, size, seed=0).to_pylist():
         record = {"uri": row["uri"], "source_key": row["source_key"]}
         start = time.perf_counter()
         try:
-            data = read_bytes(row["uri"], row["offset"], row["size"])
+            data = read_bytes(row["uri"], row["offset"], row["size"], config.decode.max_file_bytes)
         except ImageError as error:
             rows.append(record | {"status": "failed", "reason": error.reason})
             continue
         middle = time.perf_counter()
-        rows.append(record | measure(data, config.decode, config.measures))
+        rows.append(record | isolated.measure(data))
         end = time.perf_counter()
         seconds["read"] += middle - start
         seconds["measure"] += end - middle
         sizes.append(len(data))
         if rows[-1]["status"] == "ok" and rules.needs_history(config):
-            HistoryUnit(config.decode).row(data, decode(data, config.decode.max_pixels))
+            HistoryUnit(config.decode).row(data, pixels_apart(data, config.decode))
             further.append(time.perf_counter() - end)
+    isolated.close()
     if not sizes:
         raise InputError("no candidate of the sample could be read: nothing can be predicted")
     basic = pa.Table.from_pylist(rows, records.BASIC)
@@ -179,7 +182,7 @@ def _metric_seconds(uris: list[str], table: pa.Table, metric: str, limits: Decod
     images = []
     for uri in uris:
         place = where[uri]
-        images.append(decode(read_bytes(uri, place["offset"], place["size"]), limits.max_pixels))
+        images.append(pixels_apart(read_bytes(uri, place["offset"], place["size"], limits.max_file_bytes), limits))
     list(score([images[0]]))  # loading and compiling are not the images' time
     start = time.perf_counter()
     for image in images:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError, StorageError
-from lucidflux_data.images import ImageError, decode, luma
+from lucidflux_data.images import ImageError, luma
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.firewall import PLACE, Compared, describe_partly
 from lucidflux_data.selection.config import SelectConfig
@@ -167,7 +168,7 @@ def _print_images(listing: Listing, source: str, suite: str, max_pixels: int) ->
         for name, data in _read_images(listing):
             if isinstance(data, bytes):
                 try:
-                    yield name, data, luma(decode(data, max_pixels))
+                    yield name, data, luma(pixels_apart(data, DecodeConfig(max_pixels=max_pixels)))
                 except ImageError:
                     continue
 

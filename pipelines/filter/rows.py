@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.codecs.memory import within_memory
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.selection.pool import Pool
@@ -86,8 +87,9 @@ class _Rows(abc.ABC):
     def _row(self, row: MeasureRow) -> Columns:
         record: Columns = {"uri": row["uri"], "key": row["key"]}
         try:
-            data = read_known(row["uri"], row["offset"], row["size"], row["key"])
-            return record | self.row(data, decode(data, self.limits.max_pixels))
+            data = read_known(row["uri"], row["offset"], row["size"], row["key"], most=self.limits.max_file_bytes)
+            with within_memory():
+                return record | self.row(data, decode(data, self.limits.max_pixels))
         except ImageError as error:
             return record | {"reason": error.reason}
 

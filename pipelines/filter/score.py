@@ -17,7 +17,8 @@ from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa.batches import BatchRules, BatchScorer, score_all
 from lucidflux_data.iqa.config import IQAConfig
-from lucidflux_data.measures.basic import Isolated, hard_limit, measure, warm_up
+from lucidflux_data.isolation import hard_limit
+from lucidflux_data.measures.basic import Isolated, measure, warm_up
 from lucidflux_data.measures.config import MeasureConfig
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
@@ -72,10 +73,11 @@ class MeasureUnit:
     def _measure(self, row: CandidateRow, isolated: Isolated | None) -> Mapping[str, object]:
         record: Columns = {"uri": row["uri"], "source_key": row["source_key"]}
         try:
+            most = self.limits.max_file_bytes
             if known := row.get("sha256"):
-                data = read_known(row["uri"], row["offset"], row["size"], known)
+                data = read_known(row["uri"], row["offset"], row["size"], known, most=most)
             else:
-                data = read_bytes(row["uri"], row["offset"], row["size"])
+                data = read_bytes(row["uri"], row["offset"], row["size"], most)
         except ImageError as error:
             return record | {"status": "failed", "reason": error.reason, "detail": error.detail}
         if isolated is not None:
@@ -136,7 +138,8 @@ def decoded(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> Itera
 
     def one(row: MeasureRow) -> np.ndarray | ImageError:
         try:
-            return decode(read_known(row["uri"], row["offset"], row["size"], row["key"]), limits.max_pixels)
+            data = read_known(row["uri"], row["offset"], row["size"], row["key"], most=limits.max_file_bytes)
+            return decode(data, limits.max_pixels)
         except ImageError as error:
             return error
 

@@ -25,10 +25,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from lucidflux_data.codecs.encoding import encode as encode_pixels
-from lucidflux_data.config import Section, digest
-from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
+from lucidflux_data.config import Section, deciding_values, digest, since
+from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS, DecodeConfig
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.images import EXTENSION_OF, ImageError, decode
+from lucidflux_data.images import EXTENSION_OF, ImageError
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.listing import list_sources, sample
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.claim import claim
@@ -106,6 +107,7 @@ class RestoreConfig(Section):
     jpeg_quality: int = Field(95, ge=1, le=100)
     max_input_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1)
     max_output_pixels: int = Field(4096 * 4096, ge=256)
+    decode: DecodeConfig = Field(DecodeConfig(), json_schema_extra=since("0.3.0"))  # max_input_pixels limits too
 
 
 class RestoreUnit:
@@ -137,8 +139,10 @@ class RestoreUnit:
             yield from self._restore([unit.payload[index] for index in same], images)
 
     def _read(self, row: RestoreRow) -> np.ndarray:
-        data = read_bytes(row["uri"], row["offset"], row["size"])
-        pixels = decode(data, self.config.max_input_pixels)
+        limits = self.config.decode
+        limits = limits.model_copy(update={"max_pixels": min(limits.max_pixels, self.config.max_input_pixels)})
+        data = read_bytes(row["uri"], row["offset"], row["size"], limits.max_file_bytes)
+        pixels = pixels_apart(data, limits)
         height, width = self._output_size(pixels)
         if height * width > self.config.max_output_pixels:
             raise ImageError(
@@ -307,7 +311,7 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int 
         if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
             raise ConfigError(f"{folder} lies inside {source}, whose images would then be restored again: move --out")
     rows = plan(list_images(sources), config.format, limit)
-    settings = {**config.model_dump(), "weights_sha256": weights_digest(config.model)}
+    settings: dict[str, Any] = {**deciding_values(config), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
     run = {"schema_version": 1, "settings": settings, "digest": digest(settings)}
 

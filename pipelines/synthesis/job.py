@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lucidflux_data.audit.forgotten import holds_any
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.degradation import backends
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import ImageError, decode_full
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import decode_in_worker
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples
@@ -41,10 +43,10 @@ from pipelines.execution.worker import File, Unit
 class ProbeUnit:
     """Reads the candidates of a unit: key, size in pixels, or why one cannot be used."""
 
-    max_pixels: int
+    decode: DecodeConfig
 
     def __call__(self, unit: Unit) -> Iterator[File]:
-        rows = [pairs_run.probe_row(row, self.max_pixels) for row in unit.payload]
+        rows = [pairs_run.probe_row(row, self.decode, unit.attempt) for row in unit.payload]
         yield f"{PLACE}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, INPUTS))
 
 
@@ -61,19 +63,19 @@ class SynthesizeShard:
     def __call__(self, unit: Unit) -> Iterator[File]:
         writer = TarWriter()
         failed: list[samples.FailedImage] = []
-        yield f"shards/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer, failed))
+        yield f"shards/{unit.name}.tar", writer.chunks(self._samples(unit, writer, failed))
         more = {samples.FAILED: json.dumps(failed)}
         yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
 
     def _samples(
-        self, rows: list[PairInput], writer: TarWriter, failed: list[samples.FailedImage]
+        self, unit: Unit, writer: TarWriter, failed: list[samples.FailedImage]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
         degrade = backends.load_backend(self.backend, self.device)
         versions = pairs.versions(self.backend, self.device)
-        for row in rows:
+        for row in unit.payload:
             try:
-                data = pairs_run.read_clean(row)
-                image = decode_full(data, self.config.decode.max_pixels)
+                data = pairs_run.read_clean(row, self.config.decode)
+                image = decode_in_worker(data, self.config.decode, unit.attempt)
             except ImageError as error:
                 if row["crc32"] is not None:
                     raise InputError(f"{row['uri']} does not decode: {error.detail}") from None
@@ -144,7 +146,7 @@ def list_inputs(
     units = [Unit(run_folder.unit_name(n), rows.num_rows, rows.to_pylist()) for n, rows in slices.items()]
     total = sum(unit.size for unit in units)
     with progress.phase("read headers", total, inventory.num_rows - total) as advance:
-        for unit in run(executor, "headers", units, ProbeUnit(config.decode.max_pixels), folder):
+        for unit in run(executor, "headers", units, ProbeUnit(config.decode), folder):
             advance(unit.size)
 
 

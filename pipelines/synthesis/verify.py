@@ -8,7 +8,8 @@ from typing import TypedDict, cast
 from lucidflux_data.audit.forget import finish_forgetting
 from lucidflux_data.audit.forgotten import find_left
 from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.images import ImageError
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples as pair_samples
@@ -130,7 +131,7 @@ class CheckShard:
         record = cast(pairs.PairRecord, found)
         try:
             data = pair_samples.stored_hq(members, record, list(self.sources))
-            hq, lq = pairs.hq_pixels(record, data, self.config.degrade.crop), decode(members["lq.png"])
+            hq, lq = pairs.hq_pixels(record, data, self.config.degrade.crop), pixels_apart(members["lq.png"])
         except ImageError as error:
             return [f"{key} does not decode: {error.detail}"]
         except InputError as error:

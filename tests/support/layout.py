@@ -19,6 +19,7 @@ FLOORS = (
     ("config", "codecs"),
     ("decode_config",),
     ("storage", "degradation", "images"),
+    ("isolation",),
     ("sources", "shards", "measures"),
     ("iqa",),
     ("selection",),

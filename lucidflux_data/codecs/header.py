@@ -1,0 +1,57 @@
+"""What the first bytes of a picture say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from lucidflux_data.codecs import pages
+
+SUPPORTED_MODES = frozenset(
+    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"} | {"I;16", "RGB;16", "RGBA;16", "LA;16"}
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes say. `width` and `height` in pixels, upright: after the orientation is applied."""
+
+    format: str
+    width: int
+    height: int
+    mode: str  # Pillow's mode name, with ";16" where samples have 16 bits
+    orientation: int  # EXIF value 1..8
+    animated: bool
+    transparency: bool
+    icc: bytes | None
+    page: pages.Page | None = None  # of what Pillow does not read as the file says
+    ended: bool = True  # whether a JPEG has its end marker
+
+    @property
+    def is_turned_at_load(self) -> bool:
+        """Pillow applies the orientation of a TIFF itself, whatever is asked."""
+        return self.format == "tiff" and self.page is None
+
+
+def is_animated(image: Image.Image) -> bool:
+    """Asked without counting the frames: of 200,000 that alone would take minutes."""
+    return bool(getattr(image, "is_animated", False))
+
+
+def mode_with_depth(image: Image.Image, data: bytes) -> str:
+    """Pillow opens 16-bit RGB(A) PNG as 8-bit modes and drops the low byte: the header tells."""
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
+        return "I;16"
+    if image.format == "PNG" and data[24] == 16:  # IHDR bit depth, PNG specification 11.2.2
+        return f"{mode};16"
+    return mode
+
+
+def orientation_of(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF is common and costs nothing but the orientation
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
