@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lucidflux_data.errors import Interrupted, LucidFluxError
+from lucidflux_data.escapes import show
 from pipelines.commands.bench import app as bench_app
 from pipelines.commands.filter import app as data_app
 from pipelines.commands.options import ExecutorKind, Json, NumCpus, Wait, tell, writing
@@ -93,7 +94,7 @@ def _main(command: Callable[[], None]) -> None:
     try:
         command()
     except LucidFluxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {show(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == TYPER_INTERRUPTED:
@@ -105,7 +106,7 @@ def _main(command: Callable[[], None]) -> None:
             raise
         message = str(error).splitlines()[0] if str(error) else ""
         print(
-            f"internal error, please report it ({type(error).__name__}: {message}); "
+            f"internal error, please report it ({type(error).__name__}: {show(message)}); "
             "LUCIDFLUX_DEBUG=1 shows the traceback",
             file=sys.stderr,
         )

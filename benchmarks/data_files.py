@@ -47,7 +47,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file. ConfigError where it cannot be read, or is no JSON."""
     try:
         return json.loads(_read(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not JSON: {error}") from None
 
 

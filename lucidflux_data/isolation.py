@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import importlib
 import os
-import pickle
 import resource
 import select
 import subprocess
@@ -28,6 +27,7 @@ from lucidflux_data.codecs.header import Header
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ImageError, Interrupted
 from lucidflux_data.images import Decoded, decode_full, probe
+from lucidflux_data.messages import UnpackError, receive, send
 
 APART = 2  # an attempt at which decoding is in a child
 READ_TWICE = 2  # times the encoded bytes: in the pipe and for the decoder
@@ -61,14 +61,14 @@ class Apart:
         with self._lock:
             child, (stdin, stdout) = self._started(), self._pipes()
             try:
-                pickle.dump((data, decode, *more), stdin, protocol=5)
+                send((data, decode, *more), stdin)
                 stdin.flush()
                 ready, _, _ = select.select([stdout], [], [], decode.timeout_s)
                 if not ready:
                     self.close()
                     raise ImageError("decode_timeout", f"decoding took longer than {decode.timeout_s:g} s")
-                result = pickle.load(stdout)
-            except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+                result = receive(stdout)
+            except (EOFError, BrokenPipeError, UnpackError):
                 self.close()
                 raise ImageError("unreadable", "the decoder crashed or ran out of memory on it") from None
             except BaseException:
@@ -94,8 +94,8 @@ class Apart:
                 process_group=0,
             )
             try:
-                pickle.load(self._pipes()[1])  # ready: loading the libraries is not the image's time
-            except (EOFError, pickle.UnpicklingError):
+                receive(self._pipes()[1])  # ready: loading the libraries is not the image's time
+            except (EOFError, UnpackError):
                 self.close()
                 raise Interrupted("a process to decode in could not be started: is there memory for it?") from None
         return self._child
@@ -125,11 +125,11 @@ def serve(function: str) -> None:
     work: Callable[..., Any] = getattr(importlib.import_module(module), name)
     if hasattr(sys.modules[module], "warm_up"):
         sys.modules[module].warm_up()
-    pickle.dump("ready", out)
+    send("ready", out)
     out.flush()
     while True:
         try:
-            data, decode, *more = pickle.load(sys.stdin.buffer)
+            data, decode, *more = receive(sys.stdin.buffer)
         except EOFError:
             return
         _limit_memory(decode.max_memory_bytes + READ_TWICE * len(data))
@@ -141,7 +141,7 @@ def serve(function: str) -> None:
             except MemoryError:
                 result = ImageError("out_of_memory", "there is not enough memory for it")
         _limit_memory(None)
-        pickle.dump(result, out, protocol=5)
+        send(result, out)
         out.flush()
 
 

@@ -1,15 +1,17 @@
 """One way to compile: numba with an on-disk cache, so that a node compiles a function once and not once a process.
 
 numba keeps its cache beside the source, else in the user's cache folder; where neither can be written (a read-only
-image, no home) it refuses to import. Then a per-user folder under the system's temporary directory is used.
+image, no home) it refuses to import. Then a folder of the user's own under the system's temporary directory is used, or
+no cache at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -17,12 +19,25 @@ import numba
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _fallback_cache_dir() -> str:
-    folder = Path(tempfile.gettempdir()) / f"lucidflux-numba-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # somebody else's folder could hold somebody else's machine code
-        return tempfile.mkdtemp(prefix="lucidflux-numba-")
-    return str(folder)
+def private_folder(parent: str) -> str | None:
+    """A folder of this user alone below `parent`, made now or before; None where there can be none.
+
+    numba unpickles what it finds in its cache, so nobody else may have laid anything there: it is made with mode 0700
+    and never through a link, one that is there must be a real folder of ours that others cannot enter, and `parent`
+    must not let others rename it (/tmp has the sticky bit for that).
+    """
+    folder = os.path.join(parent, f"lucidflux-numba-{os.getuid()}")
+    try:
+        above = os.stat(parent)
+        if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
+            return None
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, mode=0o700)
+        there = os.lstat(folder)
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o077
+    return folder if ours else None
 
 
 def compiled(function: Function) -> Function:
@@ -40,6 +55,8 @@ def _compiled(function: Function, fastmath: Any) -> Function:
     try:
         made: Function = numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
     except RuntimeError:  # "cannot cache function ...: no locator available"
-        numba.config.CACHE_DIR = _fallback_cache_dir()
-        made = numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
+        folder = private_folder(tempfile.gettempdir())
+        if folder is not None:
+            numba.config.CACHE_DIR = folder
+        made = numba.njit(cache=folder is not None, nogil=True, fastmath=fastmath)(function)
     return made

@@ -6,8 +6,6 @@ Equal results give equal bytes. page.css and page.js are put into the page; pict
 
 from __future__ import annotations
 
-import html
-import json
 from pathlib import Path
 from typing import TypedDict
 
@@ -22,6 +20,7 @@ from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.report import tables
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.encoding import data_url, shrink
+from lucidflux_data.escapes import for_html, for_script
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
@@ -137,15 +136,15 @@ def picture(path: Path) -> str | None:
 
 
 def _page(board: Board, columns: dict[str, Column], data: PageData) -> str:
-    title = html.escape(f"{board['suite']}, {board['profile']}")
+    title = for_html(f"{board['suite']}, {board['profile']}")
     here = Path(__file__).parent
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    text = for_script(data)
     sections = [
-        f"<h1>{title}</h1><p class=note>{html.escape(board['about'])}</p>",
+        f"<h1>{title}</h1><p class=note>{for_html(board['about'])}</p>",
         "<h2>Leaderboard</h2>",
         _leaderboard(board),
-        "".join(f"<p class=note>{html.escape(line)}</p>" for line in tables.notes(board)[1:-1]),
-        f"<p class='note mono'>{html.escape(board['signature'])}</p>",
+        "".join(f"<p class=note>{for_html(line)}</p>" for line in tables.notes(board)[1:-1]),
+        f"<p class='note mono'>{for_html(board['signature'])}</p>",
         _plots(board, columns),
         _heat(board),
         _correlation(board),
@@ -163,21 +162,21 @@ def _page(board: Board, columns: dict[str, Column], data: PageData) -> str:
 
 def _leaderboard(board: Board) -> str:
     names = tables.header(board)
-    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)
+    head = "".join(f"<th scope=col>{for_html(name)}</th>" for name in names)
     rows = []
     for line in tables.body(board):
         method = line[0][0]
-        cells = [f"<td>{html.escape(method)}</td>"]
+        cells = [f"<td>{for_html(method)}</td>"]
         for (text, _), metric in zip(line[1:], board["metrics"].values(), strict=False):
             row = metric["rows"][method]
             kind = "best" if row.get("tied_with_best") else "hole" if row["n"] < row["of"] else ""
             comparable = row["mean"] is not None and tables.is_comparable(metric, row)
             value = f"{row['mean']:.6g}" if comparable else ""  # without one it stands last, whatever the order
-            cells.append(f"<td class='{kind}' data-value='{value}'>{html.escape(text)}</td>")
+            cells.append(f"<td class='{kind}' data-value='{value}'>{for_html(text)}</td>")
         for text, bold in line[len(cells) : -1]:
             kind = "best" if bold else ""
-            cells.append(f"<td class='{kind}' data-value='{text.split()[0].strip('-')}'>{html.escape(text)}</td>")
-        cells.append(f"<td class=text>{html.escape(line[-1][0])}</td>")
+            cells.append(f"<td class='{kind}' data-value='{text.split()[0].strip('-')}'>{for_html(text)}</td>")
+        cells.append(f"<td class=text>{for_html(line[-1][0])}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     rows += [_published_line(paper, list(board["metrics"]), len(names)) for paper in board["published"]]
     return (
@@ -187,13 +186,13 @@ def _leaderboard(board: Board) -> str:
 
 
 def _published_line(paper: ColouredRow, metrics: list[str], columns: int) -> str:
-    cells = [f"<td>{html.escape(paper['method'])} ({html.escape(paper['source'])})</td>"]
+    cells = [f"<td>{for_html(paper['method'])} ({for_html(paper['source'])})</td>"]
     for name in metrics:
         value = paper["values"].get(name)
         shown = "" if value is None else f"{value:g}"
         cells.append(f"<td class='{paper['colours'].get(name, 'dim')}' data-value='{shown}'>{shown}</td>")
     cells += ["<td data-value=''></td>"] * (columns - len(cells) - 1)
-    source = html.escape(paper["reference"], quote=True)
+    source = for_html(paper["reference"])
     cells.append(f"<td class=text title='{source}'>{source.split(' (')[0]}</td>")
     return f"<tr class=published>{''.join(cells)}</tr>"
 
@@ -201,7 +200,7 @@ def _published_line(paper: ColouredRow, metrics: list[str], columns: int) -> str
 def _plots(board: Board, columns: dict[str, Column]) -> str:
     parts = []
     for name, column in columns.items():
-        parts.append(f"<div><h3>{html.escape(name)} {tables.ARROW[column.spec.lower_is_better]}</h3>")
+        parts.append(f"<div><h3>{for_html(name)} {tables.ARROW[column.spec.lower_is_better]}</h3>")
         parts.append(_strip(column, board["metrics"][name]["rows"], tables.order(board)) + "</div>")
     return f"<h2>Scores of every image</h2><div class=plots>{''.join(parts)}</div>" if parts else ""
 
@@ -221,7 +220,7 @@ def _strip(column: Column, rows: dict[str, MetricRow], order: list[str]) -> str:
     lines = []
     for position, method in enumerate(order):
         y = 14 + position * step
-        lines.append(f"<text x='0' y='{y + 4}'>{html.escape(method[:24])}</text>")
+        lines.append(f"<text x='0' y='{y + 4}'>{for_html(method[:24])}</text>")
         scores = column.values[method].ravel()
         scores = scores[np.isfinite(scores)]
         for k, value in enumerate(scores[:: max(1, len(scores) // 400)]):
@@ -250,13 +249,13 @@ def _heat(board: Board) -> str:
         if len(rates) < 2:
             continue
         sure = {frozenset(pair["methods"]) for pair in metric["pairs"] if pair["p_holm"] < 0.05}
-        head = "".join(f"<th scope=col>{html.escape(method)}</th>" for method in methods)
+        head = "".join(f"<th scope=col>{for_html(method)}</th>" for method in methods)
         rows = []
         for first in methods:
             cells = "".join(_heat_cell(rates[first].get(second), {first, second} in sure) for second in methods)
-            rows.append(f"<tr><th scope=row>{html.escape(first)}</th>{cells}</tr>")
+            rows.append(f"<tr><th scope=row>{for_html(first)}</th>{cells}</tr>")
         made.append(
-            f"<table class=heat data-metric='{html.escape(name)}' hidden><thead><tr><th></th>{head}</tr></thead>"
+            f"<table class=heat data-metric='{for_html(name)}' hidden><thead><tr><th></th>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )
     if not made:
@@ -282,9 +281,9 @@ def _correlation(board: Board) -> str:
     names, rho = board["correlation"]["metrics"], board["correlation"]["rho"]
     if not rho:
         return ""
-    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)
+    head = "".join(f"<th scope=col>{for_html(name)}</th>" for name in names)
     rows = [
-        f"<tr><th scope=row>{html.escape(name)}</th>"
+        f"<tr><th scope=row>{for_html(name)}</th>"
         + "".join(f"<td>{'' if value is None else f'{value:.2f}'}</td>" for value in line)
         + "</tr>"
         for name, line in zip(names, rho, strict=True)
@@ -331,5 +330,5 @@ def _gallery(data: PageData) -> str:
 
 
 def _select(id_: str, names: list[str]) -> str:
-    options = "".join(f"<option>{html.escape(name)}</option>" for name in names)
+    options = "".join(f"<option>{for_html(name)}</option>" for name in names)
     return f"<select id={id_}>{options}</select>"

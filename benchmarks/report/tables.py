@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmarks.leaderboard.schema import Board, Comparison, Group, MetricRow, MetricTable, PublishedRow
 from benchmarks.suites.suite import Suite
+from lucidflux_data.escapes import for_csv, for_latex, for_latex_comment, for_markdown, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,15 +128,16 @@ def is_comparable(metric: MetricTable, row: MetricRow) -> bool:
 
 def markdown(board: Board) -> str:
     names = header(board)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines = ["| " + " | ".join(map(for_markdown, names)) + " |", "|" + "---|" * len(names)]
     for row in body(board):
-        cells = [f"**{text}**" if bold else text for text, bold in row]
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+        cells = [f"**{for_markdown(text)}**" if bold else for_markdown(text) for text, bold in row]
+        lines.append("| " + " | ".join(cells) + " |")
     for paper in board["published"]:
-        cells = [f"_{paper['method']} (published, {paper['source']})_"]
+        cells = [f"_{for_markdown(paper['method'])} (published, {for_markdown(paper['source'])})_"]
         cells += [_published(paper["values"].get(name)) for name in board["metrics"]]
         lines.append("| " + " | ".join([*cells, *[""] * (len(names) - len(cells))]) + " |")
-    return f"## {board['suite']}, {board['profile']}\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(notes(board)) + "\n"
+    title = for_markdown(f"{board['suite']}, {board['profile']}")
+    return f"## {title}\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(map(for_markdown, notes(board))) + "\n"
 
 
 def _published(value: float | None) -> str:
@@ -147,25 +149,19 @@ def latex(board: Board) -> str:
     arrows = {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
     names = header(board)[:-1]
     lines = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule"]
-    titles = [_tex(name[:-1]) + arrows[name[-1]] if name[-1] in arrows else _tex(name) for name in names]
+    titles = [for_latex(name[:-1]) + arrows[name[-1]] if name[-1] in arrows else for_latex(name) for name in names]
     lines += [" & ".join(titles) + r" \\", r"\midrule"]
     for row in body(board, ranks=False):
-        cells = [rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in row[:-1]]
+        cells = [rf"\textbf{{{for_latex(text)}}}" if bold else for_latex(text) for text, bold in row[:-1]]
         lines.append(" & ".join(cells) + r" \\")
     if board["published"]:
         lines.append(r"\midrule")
     for paper in board["published"]:
-        cells = [rf"\textit{{{_tex(paper['method'])}}} ({_tex(paper['source'])})"]
-        cells += [_tex(_published(paper["values"].get(name)).strip("_")) for name in board["metrics"]]
+        cells = [rf"\textit{{{for_latex(paper['method'])}}} ({for_latex(paper['source'])})"]
+        cells += [for_latex(_published(paper["values"].get(name)).strip("_")) for name in board["metrics"]]
         lines.append(" & ".join([*cells, *[""] * (len(names) - len(cells))]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {line}" for line in notes(board)), *lines]) + "\n"
-
-
-def _tex(text: str) -> str:
-    for character in "&%_#$":
-        text = text.replace(character, "\\" + character)
-    return text.replace("±", r"$\pm$")
+    return "\n".join([*(f"% {for_latex_comment(line)}" for line in notes(board)), *lines]) + "\n"
 
 
 def csv_text(board: Board) -> str:
@@ -177,10 +173,11 @@ def csv_text(board: Board) -> str:
         for name, metric in board["metrics"].items():
             row = metric["rows"][method]
             values = [row["mean"], row["low"], row["high"], row["rank"], row["n"], row["of"]]
-            writer.writerow(["measured", method, name, *values, row.get("tied_with_best", False), ""])
+            writer.writerow(["measured", for_csv(method), for_csv(name), *values, row.get("tied_with_best", False), ""])
     for paper in board["published"]:
         for name, value in paper["values"].items():
-            writer.writerow(["published", paper["method"], name, value, "", "", "", "", "", "", paper["source"]])
+            text = [for_csv(cell) for cell in (paper["method"], name, paper["source"])]
+            writer.writerow(["published", *text[:2], value, "", "", "", "", "", "", text[2]])
     return sink.getvalue()
 
 
@@ -199,13 +196,13 @@ def print_terminal(board: Board) -> None:
     from rich.text import Text
 
     console = _console()
-    table = Table(title=f"{board['suite']}, {board['profile']}", title_justify="left")
+    table = Table(title=Text(show(f"{board['suite']}, {board['profile']}")), title_justify="left")
     for name in header(board)[:-1]:
-        table.add_column(name, justify="left" if name == "method" else "right")
+        table.add_column(Text(show(name)), justify="left" if name == "method" else "right")
     for row in body(board):
-        table.add_row(*(Text(text, style="bold" if bold else "") for text, bold in row[:-1]))
+        table.add_row(*(Text(show(text), style="bold" if bold else "") for text, bold in row[:-1]))
     for paper in board["published"]:
-        cells = [Text(f"{paper['method']} ({paper['source']})", style="italic dim")]
+        cells = [Text(show(f"{paper['method']} ({paper['source']})"), style="italic dim")]
         for name in board["metrics"]:
             value = paper["values"].get(name)
             style = f"italic {paper['colours'].get(name, 'dim')}"
@@ -213,9 +210,9 @@ def print_terminal(board: Board) -> None:
         table.add_row(*cells)
     console.print(table)
     for method in order(board):
-        console.print(f"{method}: {'; '.join(board['flags'].get(method, []))}", highlight=False, markup=False)
+        console.print(show(f"{method}: {'; '.join(board['flags'].get(method, []))}"), highlight=False, markup=False)
     for line in notes(board):
-        console.print(line, highlight=False, markup=False)
+        console.print(show(line), highlight=False, markup=False)
 
 
 RENDERERS = {"leaderboard.md": markdown, "leaderboard.tex": latex, "leaderboard.csv": csv_text}
@@ -226,7 +223,7 @@ def print_comparison(found: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"A = {found['a']}, B = {found['b']}", title_justify="left")
+    table = Table(title=Text(show(f"A = {found['a']}, B = {found['b']}")), title_justify="left")
     for name in ("methods", "metric", "n", "A", "B", "A - B", "95%", "p (Holm)", "A wins", "better"):
         table.add_column(name, justify="left" if name in ("methods", "metric", "better") else "right")
     for row in found["rows"]:
@@ -236,7 +233,7 @@ def print_comparison(found: Comparison) -> None:
         cells += [digits(row["mean_a"]), digits(row["mean_b"]), f"{row['difference']:+.4g}"]
         cells += [f"{row['low']:+.3g} to {row['high']:+.3g}", f"{row['p_holm']:.2g}", f"{row['win_rate']:.0%}"]
         cells.append(row["better"].upper() if sure else "tie")
-        table.add_row(*(Text(cell, style="bold" if sure else "") for cell in cells))
+        table.add_row(*(Text(show(cell), style="bold" if sure else "") for cell in cells))
     console = _console()
     console.print(table)
     if found["computed_in_two_ways"]:

@@ -5,7 +5,6 @@ Equal runs give equal bytes: no time, no place, and the images are chosen by sco
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import cast
 
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 
 from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.errors import InputError, StorageError
+from lucidflux_data.escapes import for_html
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.measures import firewall
 from lucidflux_data.page import render_page
@@ -46,7 +46,7 @@ def make_report(folder: Folder) -> bytes:
     if metric != "none":
         limits[metric] = _cut_value(table, metric)
     parts: list[str | int] = [
-        f"<h1>{html.escape(run['label'])}</h1>",
+        f"<h1>{for_html(run['label'])}</h1>",
         _sums(runs.count_listed(run, counts["candidates"]), counts),
         _note(metric),
         _firewall(folder, run["config"]["select"]["forbid"]),
@@ -62,7 +62,7 @@ def make_report(folder: Folder) -> bytes:
     kept = table.filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET)
     parts.append(sheets.add("Kept (the first by key)", kept, None))
     del table
-    return render_page(html.escape(run["label"]), sheets.filled(parts))
+    return render_page(for_html(run["label"]), sheets.filled(parts))
 
 
 def _sums(listed: runs.Sums, counts: ledger.Counts) -> str:
@@ -70,7 +70,7 @@ def _sums(listed: runs.Sums, counts: ledger.Counts) -> str:
     rejected, failed = sum(counts["rejected"].values()), sum(counts["failed"].values())
     ignored = describe_ignored(listed["ignored_by"]) if listed["ignored_by"] else f"{listed['ignored']:,} ignored"
     return (
-        f"<p class=note>{listed['listed']:,} listed = {counts['candidates']:,} candidates + {html.escape(ignored)}<br>"
+        f"<p class=note>{listed['listed']:,} listed = {counts['candidates']:,} candidates + {for_html(ignored)}<br>"
         f"{counts['candidates']:,} candidates = {counts['kept']:,} kept + {rejected:,} rejected + {failed:,} failed</p>"
     )
 
@@ -93,7 +93,7 @@ def _firewall(folder: Folder, forbidden: list[str]) -> str:
     else:
         card = firewall.make_card(forbidden, runs.read_run(folder).get(firewall.FIELD, {}))
     lines = firewall.describe_card(card)
-    told = [f"<b>{html.escape(line)}</b>" if line.startswith("NOT") else html.escape(line) for line in lines]
+    told = [f"<b>{for_html(line)}</b>" if line.startswith("NOT") else for_html(line) for line in lines]
     return f"<p class=note>Benchmarks: {'; '.join(told)}</p>"
 
 
@@ -145,7 +145,7 @@ def _histogram(table: pa.Table, score: str, limits: list[float]) -> str:
     axis += f"<text x='{width}' y='{height + 14}' text-anchor='end'>{ends[1]:.4g}</text>"
     scale = ", logarithmic" if logarithmic else ""
     svg = f"<svg viewBox='0 0 {width} {height + 20}' width='100%' role=img>{bars}{lines}{axis}</svg>"
-    return f"<h2>{html.escape(score)} <span class=note>({len(values):,} images{scale})</span></h2>{svg}"
+    return f"<h2>{for_html(score)} <span class=note>({len(values):,} images{scale})</span></h2>{svg}"
 
 
 def _nearest(table: pa.Table, score: str, limit: float) -> pa.Table:
@@ -189,12 +189,12 @@ class _Sheets:
             verdict = "kept" if row["keep"] else str(row["reason"])
             leak = row.get("leak")
             if leak:
-                verdict += f": {html.escape(leak)}"
-            name = html.escape(row["source_key"])
+                verdict += f": {for_html(leak)}"
+            name = for_html(row["source_key"])
             figures.append(
                 f"<figure>{_thumbnail(row, self.max_pixels)}{value}{verdict}<br><span class=note>{name}</span></figure>"
             )
-        return f"<h2>{html.escape(title)}</h2><div class=sheet>{''.join(figures)}</div>"
+        return f"<h2>{for_html(title)}</h2><div class=sheet>{''.join(figures)}</div>"
 
 
 def _thumbnail(row: records.LedgerRow, max_pixels: int) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 import pyarrow.compute as pc
 
 from lucidflux_data.degradation.config import DegradeConfig, FinalConfig, StageConfig
 from lucidflux_data.degradation.plan import ROTATION, SMALL_KERNEL, Kernel, Plan, Step
+from lucidflux_data.escapes import for_markdown
 from lucidflux_data.measures import firewall
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import samples
@@ -293,12 +294,16 @@ def _benchmarks(run: PairsRun) -> ComparedSuites:
     return {"checked_against": whole, "not_checked_against": others, "sources_not_compared": unknown}
 
 
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(map(for_markdown, texts))
+
+
 def card_text(card: PairsCard) -> str:
     """The card as Markdown."""
     sizes = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in card["member_bytes"].items())
     reasons = {**card["rejected"], **card["failed"]}
     lines = [
-        f"# {card['samples']:,} pairs: {card['label']}",
+        f"# {card['samples']:,} pairs: {for_markdown(card['label'])}",
         "",
         f"- {card['used']:,} clean images of {card['candidates']:,} candidates"
         + (f" ({', '.join(f'{name} {count:,}' for name, count in reasons.items())})" if reasons else ""),
@@ -307,17 +312,13 @@ def card_text(card: PairsCard) -> str:
         f"- {card['bytes'] / 1e6:,.1f} MB in {card['shards']} shards ({sizes})",
         f"- crops: {', '.join(f'{count:,} at try {n}' for n, count in card['crop_tries'].items())}; "
         f"{card['crops_that_failed_the_rules']:,} fail the blur or flat rule at every try",
-        f"- checked against: {', '.join(card['checked_against']) or 'no benchmark'}"
-        + (f"; NOT CHECKED: {', '.join(card['not_checked_against'])}" if card["not_checked_against"] else "")
-        + (
-            f"; NOT compared with any: {', '.join(card['sources_not_compared'])}"
-            if card["sources_not_compared"]
-            else ""
-        ),
-        f"- licences of the images: {', '.join(f'{name} {count:,}' for name, count in card['licences'].items())}",
+        f"- checked against: {_listed(card['checked_against']) or 'no benchmark'}"
+        + (f"; NOT CHECKED: {_listed(card['not_checked_against'])}" if card["not_checked_against"] else "")
+        + (f"; NOT compared with any: {_listed(unknown)}" if (unknown := card["sources_not_compared"]) else ""),
+        f"- licences of the images: {_listed(f'{name} {count:,}' for name, count in card['licences'].items())}",
     ]
     for made_by in card["made_by"]:
-        lines.append("- made by " + ", ".join(f"{name} {value}" for name, value in made_by.items()))
+        lines.append("- made by " + ", ".join(for_markdown(f"{name} {value}") for name, value in made_by.items()))
     lines += ["", f"Parameters drawn in {card['looked_at']:,} pairs (seen / expected):", ""]
     lines += [f"    {_row_text(row)}" for row in card["parameters"]]
     flagged = [row["name"] for row in card["parameters"] if row["flagged"]]

@@ -25,7 +25,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
-from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.folder import Folder, absolute_url, trust_sources
 
 try:
     import torch
@@ -74,6 +74,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         given = hq_shards_or_folder
         asked = [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
         self.skipped: dict[str, str] = {}
+        self._sources = [absolute_url(item) for item in asked]
         self.rows = self._list(asked)
         if not self.rows:
             raise InputError(f"none of the images of {', '.join(asked)} can be used at size {self.config.size}")
@@ -106,6 +107,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         """(hq, lq) of any variant, uint8 HxWx3 RGB. Raises InputError as `dataset[i]` does."""
         row = self.rows[index]
         cv2.setNumThreads(1)
+        trust_sources(self._sources)  # in a worker that was spawned, too
         try:
             pixels = pixels_apart(pairs_run.read_clean(row))
         except ImageError as error:

@@ -35,7 +35,7 @@ from lucidflux_data.sources.listing import Candidate
 from lucidflux_data.sources.reading import read_bytes, read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.claim import claim
-from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.folder import Folder, absolute_url, trust_sources
 from lucidflux_data.storage.formats import make_portable, to_rows
 from lucidflux_data.storage.run_folder import RunFile
 
@@ -175,7 +175,9 @@ def read(folder: Folder) -> PairsRun:
     """run.json. InputError where the folder holds no pairs."""
     run = run_folder.read_about(folder)
     _check_kind(folder, run)
-    return cast(PairsRun, run)
+    found = cast(PairsRun, run)
+    trust_sources(found["sources"])
+    return found
 
 
 def _check_kind(folder: Folder, run: RunFile) -> None:

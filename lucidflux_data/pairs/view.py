@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 
 from lucidflux_data.codecs.encoding import data_url
+from lucidflux_data.escapes import for_html
 from lucidflux_data.images import upsample_lq
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs import job as pairs_run
@@ -41,7 +41,7 @@ def make_view(folder: Folder, limit: int) -> bytes:
         record = json.loads(members["json"])
         hq = pairs.hq_pixels(record, pair_samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
         figures.append(_figure(key, record, hq, pixels_apart(members["lq.png"])))
-    label = html.escape(run["label"])
+    label = for_html(run["label"])
     head = (
         f"<h1>{manifest['samples']:,} pairs: {label}</h1><p class=note>{len(figures)} of them, at {SIDE} pixels; "
         "left of the slider the LQ (brought to size bicubically), right of it the HQ.</p>"
@@ -71,17 +71,17 @@ def _spread(
 
 def _figure(key: str, record: pairs.PairRecord, hq: np.ndarray, lq: np.ndarray) -> str:
     large = upsample_lq(lq, *hq.shape[:2])
-    steps = html.escape("\n".join(step_text(step) for step in record["plan"]["steps"]))
+    steps = for_html("\n".join(step_text(step) for step in record["plan"]["steps"]))
     cut = record["cut"]
     rest = f"box {cut['box']} of {cut['source'][0]}x{cut['source'][1]}, try {cut['tries']}" + (
         ", flipped" if record["plan"]["flip"] else ""
     )
-    name = html.escape(f"{key}  {record.get('source_key', '')}")
+    name = for_html(f"{key}  {record.get('source_key', '')}")
     return (
         f"<figure><div class=pair><img alt=LQ src={_uri(large)}><img alt=HQ src={_uri(hq)}><i></i>"
         "<input type=range min=0 max=100 value=50 aria-label=slider "
         "oninput=\"this.parentNode.style.setProperty('--x',this.value+'%')\"></div>"
-        f"<figcaption>{name}<br>{html.escape(rest)}<br><code>{steps}</code></figcaption></figure>"
+        f"<figcaption>{name}<br>{for_html(rest)}<br><code>{steps}</code></figcaption></figure>"
     )
 
 

@@ -123,15 +123,17 @@ def drop_near(
     ordered = member[order]
     later = np.zeros(len(codes), bool)
     later[ordered[1:][groups[ordered][1:] == groups[ordered][:-1]]] = True
+    codes[later & (codes == CODE["included"])] = CODE["near_duplicate"]
     if cut.top_k is not None and (ranks > 0).any():
         scored = np.flatnonzero(ranks > 0)
         scored = scored[np.argsort(ranks[scored])]
         first = scored[~later[scored]][: cut.top_k]
+        end = ranks[first[-1]] if len(first) else np.inf  # none: all are near copies of what is kept by hand
         codes[scored] = CODE["low_iqa"]
-        codes[scored[(ranks[scored] < ranks[first[-1]]) & later[scored]]] = CODE["near_duplicate"]
+        codes[scored[(ranks[scored] < end) & later[scored]]] = CODE["near_duplicate"]
         codes[first] = KEPT
         return codes
-    codes[later & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["near_duplicate"]
+    codes[later & (codes == KEPT)] = CODE["near_duplicate"]
     return codes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from lucidflux_data.measures.firewall import Compared, make_card
 from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.storage.claim import claim
-from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.run_folder import RunFile, read_about, unit_name, unit_size
+from lucidflux_data.storage.folder import Folder, configure, trust_sources
+from lucidflux_data.storage.run_folder import FORGOTTEN, RUN_FILE, RunFile, read_about, unit_name, unit_size
 
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
@@ -57,6 +58,7 @@ class Listed(Counted):
     damaged_tars: NotRequired[list[str]]  # since 0.2
     warnings: NotRequired[list[str]]  # since 0.2
     included: NotRequired[list[Counted]]  # since 0.2
+    allowed: NotRequired[list[str]]  # since 0.2; places below which uris of tables may lie
 
 
 class Sums(TypedDict):
@@ -183,18 +185,63 @@ def decoder_version(run: RunFile) -> int:
     return run.get("decoder_version", version.FIRST)
 
 
-def parts(folder: Folder) -> list[Part]:
+def parts(folder: Folder, inside: tuple[str, ...] = ()) -> list[Part]:
     """What the ledger of `folder` draws from: included runs first, so that of two rows for one uri theirs counts; then
-    the runs of a combined run, or the run itself. InputError where one of them is gone."""
-    run = read_run(folder)
+    the runs of a combined run, or the run itself. InputError where one of them is gone.
+
+    `inside`: the runs that are being looked into; one that leads back to one of them adds nothing to it.
+    """
+    run, inside = read_run(folder), (*inside, place_of(folder))
     found = []
     for inner in map(Folder, run["included"]):
+        if place_of(inner) in inside:
+            continue
         kept_by = inner if inner.exists(LEDGER) else None
-        found += [replace(part, included=True, kept_by=kept_by or part.kept_by) for part in parts(inner)]
+        found += [replace(part, included=True, kept_by=kept_by or part.kept_by) for part in parts(inner, inside)]
     if not run["runs"]:
         return [*found, Part(folder, run["listed"]["candidates"])]
-    drawn = [part for url in run["runs"] for part in parts(Folder(url))]
+    others = [other for other in map(Folder, run["runs"]) if place_of(other) not in inside]
+    drawn = [part for other in others for part in parts(other, inside)]
     return sorted([*found, *drawn], key=lambda part: not part.included)
+
+
+def place_of(folder: Folder) -> str:
+    """One name for a folder, whatever way it is written and whatever links lead to it."""
+    return os.path.realpath(folder.root) if folder.is_local else folder.url
+
+
+def leads_to(inner: Folder, folder: Folder, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether the run `inner` is `folder`, includes it or draws from it, directly or by others."""
+    if place_of(inner) == place_of(folder):
+        return True
+    if place_of(inner) in seen or not inner.exists(RUN_FILE):
+        return False
+    run = read_run(inner)
+    return any(leads_to(Folder(url), folder, seen | {place_of(inner)}) for url in (*run["included"], *run["runs"]))
+
+
+def with_forgotten(folder: Folder, config: FilterConfig) -> FilterConfig:
+    """The config with the lists of what was forgotten in the run, and in all that its ledger draws from, among its
+    opt-out lists: whatever lists a selection is given, a forgotten image stays out."""
+    places = {place_of(one): one for one in (folder, *(part.folder for part in parts(folder)))}
+    lists = [one.path(FORGOTTEN) if one.is_local else f"{one.url}/{FORGOTTEN}" for one in places.values()
+             if one.exists(FORGOTTEN)]  # fmt: skip
+    return _also_opted_out(config, lists)
+
+
+def with_forgotten_of_ledger(run: FilterRun, config: FilterConfig) -> FilterConfig:
+    """The config with the lists of forgotten images that the ledger in force was made with."""
+    lists = run["config"]["select"]["opt_out"]
+    return _also_opted_out(config, [place for place in lists if place.rpartition("/")[2] == FORGOTTEN])
+
+
+def _also_opted_out(config: FilterConfig, lists: Sequence[str]) -> FilterConfig:
+    missing = [place for place in lists if place not in config.select.opt_out]
+    if not missing:
+        return config
+    return config.model_copy(
+        update={"select": config.select.model_copy(update={"opt_out": (*config.select.opt_out, *missing)})}
+    )
 
 
 def read_run(folder: Folder) -> FilterRun:
@@ -202,7 +249,10 @@ def read_run(folder: Folder) -> FilterRun:
     about = read_about(folder)
     if "listed" not in about:
         raise InputError(f"{folder} is not a run of the filter: it holds {about.get('kind', 'something else')}")
-    return cast(FilterRun, about)
+    run = cast(FilterRun, about)
+    trust_sources(run["listed"]["sources"])
+    configure({"paths_anywhere": "allowed" not in run["listed"]})  # it was listed before there was an allowance
+    return run
 
 
 def start_run(folder: Folder, run: FilterRun, steps: tuple[str, ...] = ("score", "select", "pack")) -> None:

@@ -22,11 +22,13 @@ IGNORED = {
 
 @dataclass
 class Counts:
-    """`ignored`: how many of each kind of IGNORED. `damaged_tars`: their uris. `warnings`: a sentence each."""
+    """`ignored`: how many of each kind of IGNORED. `damaged_tars`: their uris. `warnings`: a sentence each. `source`:
+    the url that is being listed."""
 
     ignored: Counter[str] = field(default_factory=Counter)
     damaged_tars: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    source: tuple[str, ...] = ()
 
 
 def describe_ignored(ignored: dict[str, int]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -18,13 +19,14 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.sources.beside import Beside
 from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
 from lucidflux_data.sources.tars import is_image_name, list_members, sample_key
-from lucidflux_data.sources.uris import check_regular, escape_url, show_name
-from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried
+from lucidflux_data.sources.uris import NOT_ALLOWED, check_regular, escape_url, may_be_read, show_name
+from lucidflux_data.storage.allowed import prefixes_to_allow
+from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried, trust_sources
 from lucidflux_data.storage.regular import is_special
 
 INVENTORY = pa.schema(
@@ -33,7 +35,7 @@ INVENTORY = pa.schema(
         pa.field("source_key", pa.string(), nullable=False),  # path relative to its source, or member name
         pa.field("source", pa.int32(), nullable=False),  # position among the SOURCE arguments
         pa.field("size", pa.int64(), nullable=False),  # encoded bytes; -1 where the listing does not tell
-        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside tars
+        pa.field("offset", pa.int64(), nullable=False),  # of the bytes inside a tar; -1 outside; uris.NOT_ALLOWED
         pa.field("side", pa.string()),  # the json beside a tar member, as it stands there
     ]
 )
@@ -72,15 +74,18 @@ class Listing:
 
 
 def list_sources(sources: list[str]) -> Listing:
-    """Every candidate of every source, once. Raises InputError for a source that is not there or holds no image."""
+    """Every candidate of every source, once. Raises InputError for a source that is not there or holds no image,
+    ConfigError where most of them are uris in tables that may not be read (storage/allowed.py)."""
     counts = Counts()
     tables = []
     seen: set[str] = set()
+    trust_sources([absolute_url(source) for source in sources])
     for position, source in enumerate(sources):
         url = absolute_url(source)
         if url in seen:
             raise InputError(f"{source} is given twice")
         seen.add(url)
+        counts.source = (url,)
         table = _table(_list_source(position, url, counts))
         if table.num_rows == 0:
             raise InputError(_describe_empty(source, counts))
@@ -90,8 +95,19 @@ def list_sources(sources: list[str]) -> Listing:
     if pc.count_distinct(table["uri"]).as_py() < met:
         table = _first_of_each_uri(table)
         counts.ignored["duplicate_rows"] += met - table.num_rows
+    _check_allowed(table)
     by_kind = {kind: counts.ignored[kind] for kind in IGNORED if counts.ignored[kind]}
     return Listing(table.combine_chunks(), sum(by_kind.values()), counts.damaged_tars, by_kind, counts.warnings)
+
+
+def _check_allowed(table: pa.Table) -> None:
+    refused = table.filter(pc.equal(table["offset"], NOT_ALLOWED))["uri"].to_pylist()
+    if 2 * len(refused) > table.num_rows:
+        options = " ".join(f"--allow-uris {shlex.quote(prefix)}" for prefix in prefixes_to_allow(refused))
+        raise ConfigError(
+            f"{len(refused):,} of {table.num_rows:,} candidates are uris in tables that lie outside the source and are "
+            f"not read; where you trust the tables, add {options}"
+        )
 
 
 def _describe_empty(source: str, counts: Counts) -> str:
@@ -129,13 +145,14 @@ def _batch(rows: list[Row]) -> pa.RecordBatch:
 
 
 def _first_of_each_uri(table: pa.Table) -> pa.Table:
-    """A file reached twice (two sources, or listed in a Parquet file beside it) is one candidate: the first."""
-    seen: set[str] = set()
-    first = []
+    """A file reached twice (two sources, or listed in a Parquet file beside it) is one candidate: the first that may
+    be read."""
+    refused = pc.equal(table["offset"], NOT_ALLOWED).to_numpy()
+    seen: dict[str, int] = {}
     for row, uri in enumerate(table["uri"].to_pylist()):
-        if uri not in seen:
-            seen.add(uri)
-            first.append(row)
+        if uri not in seen or (refused[seen[uri]] and not refused[row]):
+            seen[uri] = row
+    first = sorted(seen.values())
     return table if len(first) == table.num_rows else table.take(first)
 
 
@@ -204,7 +221,9 @@ def _with_side(row: Row, beside: Beside, name: str, sides: dict[str, str]) -> Ro
 
 def _not_met(position: int, beside: Beside) -> Iterator[Row]:
     for uri, key, side in beside.left():
-        yield uri, key, position, -1, -1, side
+        table = f"{beside.root}/{key.partition('#')[0]}"
+        allowed = may_be_read(uri, table, [beside.root])
+        yield uri, key, position, -1, -1 if allowed else NOT_ALLOWED, side
 
 
 def _refuse(error: OSError) -> None:
@@ -321,9 +340,9 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
         return
     found, null_rows = 0, counts.ignored["null_rows"]
     try:
-        for row_uri, row_name, side in rows(uri, counts):
+        for row_uri, row_name, side, offset in rows(uri, counts):
             found += 1
-            yield row_uri, f"{show_name(name)}#{row_name}" if name else row_name, position, -1, -1, side
+            yield row_uri, f"{show_name(name)}#{row_name}" if name else row_name, position, -1, offset, side
     except FileNotFoundError:
         raise InputError(f"{show_name(uri.removeprefix('file://'))} is not there") from None
     except (pa.ArrowException, OSError) as error:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.sides import MAX_SIDE_BYTES
-from lucidflux_data.sources.uris import escape_text, escape_url, show_name
+from lucidflux_data.sources.uris import NOT_ALLOWED, escape_text, escape_url, may_be_read, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system
 from lucidflux_data.storage.formats import make_portable, to_rows
 
@@ -89,8 +89,9 @@ def _is_plain(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or _is_long_bytes(kind))
 
 
-def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None]]:
-    """(uri, name, side json) of every row that has an image; nothing at all where the file holds none.
+def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None, int]]:
+    """(uri, name, side json, offset: -1, or NOT_ALLOWED) of every row that has an image; nothing at
+    all where the file holds none.
 
     A relative uri is relative to the folder of the Parquet file. Rows without a uri are counted. pa.ArrowException or
     OSError for a damaged file.
@@ -110,14 +111,15 @@ def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None]]:
                 uri = row.pop(found.column) if found.kind == "uri" else f"{escape_url(url)}#{number}"
                 side = side_json(row)
                 if found.kind != "uri":
-                    yield uri, f"{number:09d}", side
+                    yield uri, f"{number:09d}", side, -1
                 elif uri:
-                    yield absolute_uri(uri, folder), show_name(uri), side
+                    named = absolute_uri(uri, folder)
+                    yield named, show_name(uri), side, -1 if may_be_read(named, url, counts.source) else NOT_ALLOWED
                 else:
                     counts.ignored["null_rows"] += 1
                 number += 1
         if not wanted:
-            yield from ((f"{escape_url(url)}#{row}", f"{row:09d}", None) for row in range(table.metadata.num_rows))
+            yield from ((f"{escape_url(url)}#{row}", f"{row:09d}", None, -1) for row in range(table.metadata.num_rows))
 
 
 def absolute_uri(uri: str, folder: str) -> str:

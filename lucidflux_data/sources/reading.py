@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 from lucidflux_data.decode_config import DEFAULT_MAX_FILE_BYTES
 from lucidflux_data.errors import CredentialsError, InputError, StorageError
 from lucidflux_data.images import ImageError
-from lucidflux_data.sources.uris import local_path, restore_url, split_member, split_row
+from lucidflux_data.sources.uris import NOT_ALLOWED, local_path, may_be_read, restore_url, split_member, split_row
+from lucidflux_data.storage.allowed import NotAllowed
+from lucidflux_data.storage.config import SETTINGS
 from lucidflux_data.storage.folder import file_system, tried
 from lucidflux_data.storage.refusals import note_read, readable_before, store_of
 from lucidflux_data.storage.regular import NOT_REGULAR, check_size, is_special, read_regular
@@ -51,6 +53,16 @@ def read_file(path: str | os.PathLike[str], most: int = DEFAULT_MAX_FILE_BYTES) 
 
 def _read(uri: str, offset: int, size: int, most: int) -> bytes:
     """As `read_bytes`; InputError where the store cannot be spoken to."""
+    if offset == NOT_ALLOWED:
+        raise ImageError("not_allowed", "a table names it, and it lies outside the source and --allow-uris")
+    try:
+        return _read_allowed(uri, offset, size, most)
+    except NotAllowed as error:
+        raise ImageError("not_allowed", str(error)) from None
+
+
+def _read_allowed(uri: str, offset: int, size: int, most: int) -> bytes:
+    """As `_read`; NotAllowed for a private address that a table led to."""
     row = split_row(uri) if offset < 0 else None
     container = split_member(uri) if offset >= 0 else row[0] if row is not None else None
     path = local_path(container or uri)
@@ -207,4 +219,6 @@ def _parquet_row(url: str, row: int, most: int) -> bytes:
     named = absolute_uri(data, restore_url(url).rsplit("/", 1)[0])
     if split_row(named) is not None:  # rows that name each other would never end
         raise ImageError("unreadable", "the row names a row of a Parquet file")
+    if not SETTINGS["paths_anywhere"] and not may_be_read(named, restore_url(url), SETTINGS["sources"]):
+        raise ImageError("not_allowed", "a row of a table names it, and it lies outside the source and --allow-uris")
     return _read(named, -1, -1, most)

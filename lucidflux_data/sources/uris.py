@@ -8,10 +8,16 @@ read as one of these, are written `\\xNN`. Every other name stands as it is, so 
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterable
 
 from lucidflux_data.errors import InputError
+from lucidflux_data.storage.allowed import is_below
+from lucidflux_data.storage.config import SETTINGS
 from lucidflux_data.storage.regular import is_special
+
+NOT_ALLOWED = -2  # the offset in the inventory of a uri that a table names and that may not be read
 
 _MARK = re.compile(r"(?<=\.tar)#|(?<=\.parquet)#", re.IGNORECASE)
 _LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
@@ -71,6 +77,17 @@ def local_path(uri: str) -> str | None:
         if uri.startswith(protocol):
             return restore_name(uri.removeprefix(protocol))
     return None if "://" in uri else restore_name(uri)
+
+
+def may_be_read(uri: str, table: str, sources: Iterable[str]) -> bool:
+    """Whether a uri that stands in `table` (a url) may be read: it lies below the folder of the table, below the source
+    that holds the table, or below a prefix that the user allowed."""
+    return is_below(restore_url(uri), [*_places_around(table, tuple(sources)), *SETTINGS["allow_uris"]])
+
+
+@functools.lru_cache(maxsize=4096)
+def _places_around(table: str, sources: tuple[str, ...]) -> list[str]:
+    return [table.rsplit("/", 1)[0], *(source for source in sources if is_below(table, [source]))]
 
 
 def check_regular(url: str) -> None:

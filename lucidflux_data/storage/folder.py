@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TypedDict, TypeVar, cast
+from typing import IO, TypeVar, cast
 
 import fsspec
 import pyarrow as pa
@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 
 from lucidflux_data import errors
 from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
+from lucidflux_data.storage.allowed import is_named_by_user, public_client
+from lucidflux_data.storage.config import SETTINGS, Settings
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
 from lucidflux_data.storage.process import has_writer, part_name
@@ -41,22 +43,6 @@ FOREIGN_PART_S = 3600.0  # without a byte, after which the writer of a part on a
 GUARDS: dict[str, Callable[[], None]] = {}
 
 
-class Settings(TypedDict):
-    """How remote stores are spoken to: the `[storage]` table of a config, whose class documents each key."""
-
-    endpoint_url: str | None
-    anonymous: bool
-    timeout_s: float
-    attempts: int
-
-
-# They change no result and are in no digest.
-SETTINGS: Settings = {
-    "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
-    "anonymous": False,
-    "timeout_s": 60.0,
-    "attempts": 3,
-}
 _opened_with: dict[str, object] = {}
 WAIT_S = 0.2  # before the second attempt; four times as long before each further one
 
@@ -71,6 +57,13 @@ def configure(settings: Mapping[str, object]) -> None:
         _opened.cache_clear()
 
 
+def trust_sources(urls: Iterable[str]) -> None:
+    """Notes what the user named as sources, beside those of before."""
+    known = set(SETTINGS["sources"])
+    if not known.issuperset(urls):
+        configure({"sources": tuple(sorted(known.union(urls)))})
+
+
 def file_system(url: str) -> fsspec.AbstractFileSystem:
     """The fsspec file system of a url or local path; InputError names the extra of a protocol that is not there."""
     if "://" not in url or url.startswith("file://"):
@@ -78,8 +71,8 @@ def file_system(url: str) -> fsspec.AbstractFileSystem:
     return _opened("/".join(url.split("/")[:3]))  # one a bucket or host
 
 
-def _options(protocol: str) -> dict[str, object]:
-    timeout = SETTINGS["timeout_s"]
+def _options(url: str) -> dict[str, object]:
+    protocol, timeout = url.split("://")[0], SETTINGS["timeout_s"]
     if protocol in ("s3", "s3a"):
         client = {"endpoint_url": SETTINGS["endpoint_url"]} if SETTINGS["endpoint_url"] else {}
         retries = {"max_attempts": SETTINGS["attempts"], "mode": "standard"}
@@ -94,9 +87,9 @@ def _options(protocol: str) -> dict[str, object]:
     if protocol in ("http", "https"):
         import aiohttp
 
-        return {
-            "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
-        }
+        named = is_named_by_user(url, SETTINGS["sources"], SETTINGS["allow_uris"])
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
+        return {"client_kwargs": {"timeout": limits}} | ({} if named else {"get_client": public_client})
     if protocol in ("gs", "gcs"):
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then raises
         # STORAGE_EMULATOR_HOST, where it is set, says which server: the client's own variable.
@@ -108,7 +101,7 @@ def _options(protocol: str) -> dict[str, object]:
 @functools.lru_cache(maxsize=32)
 def _opened(url: str) -> fsspec.AbstractFileSystem:
     try:
-        return fsspec.core.url_to_fs(url, **_options(url.split("://")[0]))[0]
+        return fsspec.core.url_to_fs(url, **_options(url))[0]
     except ImportError:
         protocol = url.split("://")[0]
         extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol, protocol)

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Collection
 
 from lucidflux_data.errors import VerificationError
+from lucidflux_data.escapes import code_of, show
 
 BYTES_OF_A_PART = 180  # a file system takes 255; an extension, a variant or a `.part` still has room
 BYTES_OF_A_NAME = 700  # an object store takes 1,024 with its prefix
 OURS = (".tmp",)  # in every folder of ours: what is being written, and is swept
-# Categories of characters that are not seen, that order others, or that have no meaning: control, format, surrogate.
-UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def safe_name(name: str, taken: Collection[str] = ()) -> str:
@@ -27,7 +25,7 @@ def safe_name(name: str, taken: Collection[str] = ()) -> str:
     parts = [_safe_part(part) for part in name.split("/") if part not in ("", ".")] or ["_"]
     reserved = {*OURS, *(item.lower() for item in taken)}
     if parts[0].lower() in reserved:
-        parts[0] = _code(parts[0][0]) + parts[0][1:]
+        parts[0] = code_of(parts[0][0]) + parts[0][1:]
     whole = "/".join(parts)
     if len(whole.encode()) > BYTES_OF_A_NAME:
         return _shortened(whole.replace("/", "_"))
@@ -56,17 +54,11 @@ def check_file_name(name: str, root: object) -> None:
 
 def _safe_part(part: str) -> str:
     if part == "..":
-        return _code(".") * 2
-    if any(unicodedata.category(character) in UNSEEN for character in part):
-        part = "".join(_code(c) if unicodedata.category(c) in UNSEEN else c for c in part)
+        return code_of(".") * 2
+    part = show(part)
     return _shortened(part) if len(part.encode()) > BYTES_OF_A_PART else part
 
 
 def _shortened(part: str) -> str:
     whole = part.encode()
     return f"{whole[: BYTES_OF_A_PART - 21].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:20]}"
-
-
-def _code(character: str) -> str:
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

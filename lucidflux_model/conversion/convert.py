@@ -161,7 +161,7 @@ def _convert_siglip(component: Any, source: Path, folder: Path, dtype: torch.dty
 
     try:
         loaded, info = SiglipVisionModel.from_pretrained(
-            str(source), dtype=dtype, local_files_only=True, output_loading_info=True
+            str(source), dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{source} is not a SigLIP2 snapshot: {str(error).splitlines()[0]}") from None
@@ -196,7 +196,9 @@ def export(folder: Path, out: Path) -> None:
     for name in ("conditioner", "connector"):
         if not (folder / name / "config.json").is_file():
             raise InputError(f"{folder} is not a folder of converted weights: it has no {name}")
-        loaded[name] = CLASSES[name].from_pretrained(folder / name, dtype="auto", local_files_only=True)
+        loaded[name] = CLASSES[name].from_pretrained(
+            folder / name, dtype="auto", local_files_only=True, use_safetensors=True
+        )
     save_lucidflux(loaded["conditioner"], loaded["connector"], out, read_mark(folder))
 
 
@@ -239,7 +241,9 @@ def compute_prompt(encoders: Path, out: Path, prompt: str = PROMPT) -> dict[str,
     from diffusers import FluxPipeline
 
     try:
-        pipeline = FluxPipeline.from_pretrained(str(encoders), transformer=None, vae=None, local_files_only=True)
+        pipeline = FluxPipeline.from_pretrained(
+            str(encoders), transformer=None, vae=None, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"{encoders} holds no text encoders of FLUX.1-dev: {str(error).splitlines()[0]}") from None
     with torch.no_grad():

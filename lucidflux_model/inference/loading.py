@@ -73,7 +73,11 @@ def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
     )
     return FluxTransformer2DModel.from_pretrained(
-        str(folder / "transformer"), quantization_config=quantization, dtype=dtype, local_files_only=True
+        str(folder / "transformer"),
+        quantization_config=quantization,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
     )
 
 

@@ -295,7 +295,7 @@ def check_base(config: TrainConfig, names: Sequence[str] = FROZEN) -> None:
 
 def _pretrained(folder: Path, name: str, dtype: torch.dtype) -> Any:
     kind = torch.float32 if name == "proxy" else dtype
-    return CLASSES[name].from_pretrained(str(folder), dtype=kind, local_files_only=True).eval()
+    return CLASSES[name].from_pretrained(str(folder), dtype=kind, local_files_only=True, use_safetensors=True).eval()
 
 
 def load_trained(model: VelocityModel, init: str, name: str) -> None:
@@ -321,7 +321,10 @@ def _read_parts(path: Path, name: str) -> dict[str, nn.Module]:
             raise InputError(f"{path} has no checkpoint yet")
         return read_trained(checkpoint, name)
     if (path / "conditioner" / "config.json").is_file():
-        return {part: CLASSES[part].from_pretrained(str(path / part), local_files_only=True) for part in TRAINED}
+        return {
+            part: CLASSES[part].from_pretrained(str(path / part), local_files_only=True, use_safetensors=True)
+            for part in TRAINED
+        }
     raise InputError(f"{path} is neither a file of trained weights, nor a folder of them, nor a run")
 
 

@@ -6,7 +6,6 @@ a folder with one sub-folder for each component, safetensors inside            o
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lucidflux_data.errors import InputError, Interrupted
+from lucidflux_data.messages import UnpackError
 from lucidflux_model.weights import layouts
 from lucidflux_model.weights.layouts import Entry
 
@@ -66,7 +66,7 @@ def _unpickled(path: Path) -> Any:
     """Tensors are mapped, not read."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError:
+    except UnpackError:
         raise InputError(f"{path} is not a plain file of tensors (it would have to run code to load)") from None
     except (RuntimeError, EOFError, ValueError, KeyError):
         raise InputError(f"{path} is damaged or not a file that torch wrote") from None

@@ -240,7 +240,9 @@ def _proxy(place: Place) -> Upscale:
             "proxy needs --weights FOLDER, made by `lucidflux weights convert`; --model tiny runs without"
         )
     else:
-        model = SwinIRProxy.from_pretrained(place.weights, subfolder="proxy", local_files_only=True)
+        model = SwinIRProxy.from_pretrained(
+            place.weights, subfolder="proxy", local_files_only=True, use_safetensors=True
+        )
     model = model.to(device).eval()
 
     def upscale(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

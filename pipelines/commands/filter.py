@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucidflux_data.audit import what_if as audit_what_if
+from lucidflux_data.escapes import show
 from pipelines.commands.options import (
     Address,
+    AllowUris,
     Carry,
     ConfigChanges,
     ConfigFile,
@@ -38,6 +40,7 @@ from pipelines.commands.options import (
     TopK,
     Wait,
     Where,
+    allow_setting,
     cut_settings,
     select_settings,
     tell,
@@ -70,6 +73,7 @@ def filter_command(
     carry: Carry = None,
     opt_out: OptOut = None,
     near_duplicates: NearDuplicates = None,
+    allow_uris: AllowUris = None,
     limit: Limit = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
@@ -85,6 +89,7 @@ def filter_command(
 
     settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
+    settings += allow_setting(allow_uris)
     resolved = make_config(preset, config, settings)
     request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_)
     _run_job(request, ("score", "select", "pack"), ExecutorOptions(executor, num_cpus, num_gpus, address))
@@ -103,6 +108,7 @@ def score_command(
     config: ConfigFile = None,
     set_: Set = None,
     iqa: Iqa = None,
+    allow_uris: AllowUris = None,
     limit: Limit = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
@@ -119,7 +125,8 @@ def score_command(
 
     where = ExecutorOptions(executor, num_cpus, num_gpus, address)
     if out is not None:
-        resolved = make_config(preset, config, cut_settings(set_, iqa, None, None, None))
+        settings = cut_settings(set_, iqa, None, None, None) + allow_setting(allow_uris)
+        resolved = make_config(preset, config, settings)
         request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_)
         _run_job(request, ("score",), where)
     elif scorer is None or len(source) != 1:
@@ -337,12 +344,12 @@ def explain_command(
     for row in found["rows"]:
         verdict = "kept" if row["keep"] else f"not kept: {row['reason']}"
         meaning = f" ({records.WHAT_IT_MEANS[row['reason']]})" if row["reason"] else ""
-        typer.echo(f"{row['uri']}\n  {verdict}{meaning}")
+        typer.echo(f"{show(row['uri'])}\n  {show(verdict + meaning)}")
         for name, value in row.items():
             if value is not None and name not in ("uri", "keep", "reason", "side"):
-                typer.echo(f"  {name}: {value}")
+                typer.echo(show(f"  {name}: {value}"))
     rules = found["config"]["rules"] | {"metric": found["config"]["iqa"]["metric"], **found["config"]["cut"]}
-    typer.echo("rules: " + ", ".join(f"{name}={value}" for name, value in rules.items() if value is not None))
+    typer.echo(show("rules: " + ", ".join(f"{name}={value}" for name, value in rules.items() if value is not None)))
 
 
 @app.command("verify")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lucidflux_data.escapes import show
+
 if TYPE_CHECKING:
     from pipelines.execution.executor import Executor
 
@@ -42,6 +44,10 @@ Forbid = Annotated[
 ]
 ForbidMissing = Annotated[
     str | None, typer.Option(metavar="stop|warn", help="A suite of --forbid that is not there: stop (2), or go on.")
+]
+AllowUris = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PREFIX", help="Uris in tables that may be read, beside those below the source; repeat it."),
 ]
 Join = Annotated[
     list[str] | None, typer.Option(metavar="FILE.parquet", help="Your own columns, by uri, key or sha256.")
@@ -145,7 +151,7 @@ def tell(result: Mapping[str, object], json_: bool) -> None:
     warnings = _take_warnings()
     told = {**result, **({"warnings": len(warnings)} if warnings else {})}  # each was said
     for name, value in told.items():
-        typer.echo(f"{name}: {_said(value)}")
+        typer.echo(show(f"{name}: {_said(value)}"))
 
 
 def tell_json(result: Mapping[str, object], indent: int | None = None) -> None:
@@ -165,3 +171,8 @@ def _said(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_said, value)) or "none"
     return f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def allow_setting(prefixes: list[str] | None) -> list[str]:
+    """--allow-uris as a setting."""
+    return [f"storage.allow_uris={','.join(prefixes)}"] if prefixes else []

@@ -9,6 +9,7 @@ import typer
 
 from pipelines.commands.options import (
     Address,
+    AllowUris,
     ConfigFile,
     DryRun,
     ExecutorKind,
@@ -20,6 +21,7 @@ from pipelines.commands.options import (
     Set,
     Sources,
     Wait,
+    allow_setting,
     tell,
     tell_json,
     writing,
@@ -43,6 +45,7 @@ def synthesize_command(
     backend: Annotated[str, typer.Option(help="cv2, torch or reference (BasicSR itself).")] = "cv2",
     config: ConfigFile = None,
     set_: Set = None,
+    allow_uris: AllowUris = None,
     limit: Limit = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
@@ -64,6 +67,7 @@ def synthesize_command(
 
     short = {"variants": variants, "degrade.size": size, "hq": hq, "degrade.seed": seed}
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    settings += allow_setting(allow_uris)
     resolved = make_pairs_config(preset, config, settings)
     configure(resolved.storage.model_dump())
     load_backend(backend)  # a missing extra is found now, not in a worker

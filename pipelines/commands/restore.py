@@ -9,6 +9,7 @@ import typer
 
 from pipelines.commands.options import (
     Address,
+    AllowUris,
     ConfigChanges,
     ConfigFile,
     DryRun,
@@ -71,6 +72,7 @@ def restore_command(
     batch: Batch = None,
     format: Format = None,
     tile: Tile = None,
+    allow_uris: AllowUris = None,
     limit: Limit = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -107,10 +109,19 @@ def restore_command(
     }
     settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     where = ExecutorOptions("ray" if address else executor, num_cpus, num_gpus, address)
+    _allow(allow_uris)
     with writing(out, wait, new=True, dry_run=dry_run):
         summary = _restore(inputs, out, limit, ConfigChanges(config, settings), where, dry_run, json_)
     if summary is not None:
         check_failed(sum(summary["failed"].values()), summary["images"], max_failed, "of the images failed")
+
+
+def _allow(prefixes: list[str] | None) -> None:
+    from lucidflux_data.config import resolve
+    from lucidflux_data.storage.config import StorageConfig
+    from lucidflux_data.storage.folder import configure
+
+    configure({"allow_uris": resolve(StorageConfig, {"allow_uris": ",".join(prefixes or [])}).allow_uris})
 
 
 def _restore(

@@ -10,6 +10,7 @@ import typer
 
 from pipelines.commands.options import (
     Address,
+    AllowUris,
     ConfigChanges,
     ConfigFile,
     ExecutorKind,
@@ -22,6 +23,7 @@ from pipelines.commands.options import (
     Set,
     Sources,
     Wait,
+    allow_setting,
     check_finite,
     tell,
     tell_json,
@@ -41,6 +43,7 @@ def plan_command(
     config: ConfigFile = None,
     set_: Set = None,
     iqa: Iqa = None,
+    allow_uris: AllowUris = None,
     sample: Annotated[int, typer.Option(min=1, help="Candidates that are measured here.")] = 64,
     candidates: Annotated[int | None, typer.Option(min=1, help="As if there were so many.")] = None,
     gpu_images_per_s: Annotated[
@@ -63,10 +66,13 @@ def plan_command(
     from dataclasses import replace
 
     from lucidflux_data.selection.config import make_config
-    from lucidflux_data.storage.folder import Folder, absolute_url
+    from lucidflux_data.storage.folder import Folder, absolute_url, configure
     from pipelines.filter import estimate as plan
 
-    resolved = make_config(preset, config, [*(set_ or []), *([f"iqa.metric={iqa}"] if iqa else [])])
+    resolved = make_config(
+        preset, config, [*(set_ or []), *([f"iqa.metric={iqa}"] if iqa else []), *allow_setting(allow_uris)]
+    )
+    configure(resolved.storage.model_dump())
     costs, shares, found = plan.probe([absolute_url(item) for item in source], resolved, sample)
     if gpu_images_per_s is not None:
         costs = replace(costs, metric_s=1 / gpu_images_per_s, gpu=True)

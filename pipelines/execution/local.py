@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from lucidflux_data.errors import StorageError
-from lucidflux_data.storage.folder import SETTINGS
+from lucidflux_data.messages import pack
+from lucidflux_data.storage.config import SETTINGS
 from pipelines.execution import worker
 from pipelines.execution.executor import Job, lost_unit, next_attempt
 from pipelines.execution.in_flight import STALL_S, flights
@@ -37,7 +37,7 @@ class LocalExecutor:
         gpus_each: float = 1.0,
     ) -> Iterator[tuple[Unit, Any]]:
         flights.clear()
-        blob = pickle.dumps(job)
+        blob = pack(job)
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[Unit, int]] = deque()
         flying: dict[Future[Any], tuple[Unit, int]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import sys
 from collections import deque
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lucidflux_data.errors import ConfigError, StorageError
+from lucidflux_data.messages import pack
 from pipelines.execution import worker
 from pipelines.execution.executor import Job, available_cpus, lost_unit, next_attempt
 from pipelines.execution.in_flight import STALL_S, flights
@@ -75,7 +75,7 @@ class RayExecutor:
 
         flights.clear()
         gpus = (self.num_gpus, gpus_each)
-        pool = make_pool(pickle.dumps(job), events, stateful, self.num_cpus, gpus, own_path())
+        pool = make_pool(pack(job), events, stateful, self.num_cpus, gpus, own_path())
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[Unit, int]] = deque()
         flying: dict[Any, tuple[Unit, int]] = {}
@@ -126,7 +126,7 @@ class RayExecutor:
         if not self.joined:
             return []
         nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        pool = TaskPool(pickle.dumps(job), None, self.num_cpus, own_path())
+        pool = TaskPool(pack(job), None, self.num_cpus, own_path())
         placed = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
         named = [Unit(f"node-{node[:12]}", 0, None) for node in nodes]
         asked = zip(named, placed, strict=True)

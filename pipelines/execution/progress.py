@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from lucidflux_data.escapes import show
 from pipelines.execution.in_flight import flights
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -24,7 +25,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(show(line), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int, done_before: int) -> Iterator[Callable[[int], None]]:
@@ -43,7 +44,7 @@ def warn(sentence: str) -> None:
     """Says `warning: SENTENCE` on standard error, once; `take_warnings` gives it to the outcome of the command."""
     if sentence not in _warned:
         _warned[sentence] = None
-        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        print(f"warning: {show(sentence)}", file=sys.stderr, flush=True)
 
 
 def take_warnings() -> list[str]:

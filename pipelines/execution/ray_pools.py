@@ -22,7 +22,8 @@ from ray.exceptions import (
 )
 
 from lucidflux_data.errors import ConfigError
-from lucidflux_data.storage.folder import SETTINGS
+from lucidflux_data.messages import pack
+from lucidflux_data.storage.config import SETTINGS
 from pipelines.execution.worker import Events, Unit
 
 WORKER_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError, ActorUnavailableError)
@@ -65,13 +66,12 @@ def why_lost(error: Exception) -> str:
 def _enter(job: bytes, call: bytes, keep: list[str], folder: str) -> Any:
     """`folder`: the driver's working folder; `keep`: what the driver itself imports from."""
     import os
-    import pickle
     import sys
 
     if folder not in keep:
         sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) != folder]
     worker = __import__("pipelines.execution.worker", fromlist=["handle"])
-    return worker.handle(job, *pickle.loads(call))
+    return worker.handle(job, *worker.unpack(call))
 
 
 _enter.__module__ = "__main__"  # cloudpickle sends functions of __main__ by value
@@ -102,10 +102,8 @@ class TaskPool:
         self._enter = ray.remote(_enter)
 
     def submit(self, unit: Unit, attempt: int, **where: Any) -> Any:
-        import pickle
-
         enter = self._enter.options(num_cpus=1, max_retries=0, **where)
-        return enter.remote(self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
+        return enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
 
     def has_room(self, flying: int) -> bool:
         return flying < self._room
@@ -164,12 +162,8 @@ class ActorPool:
         self._free.extend([actor, actor])
 
     def submit(self, unit: Unit, attempt: int) -> Any:
-        import pickle
-
         actor = self._free.popleft()
-        reference = actor.enter.remote(
-            self._job, pickle.dumps((unit, self._events, attempt, dict(SETTINGS))), *self._rest
-        )
+        reference = actor.enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
         self._busy[reference] = actor
         return reference
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lucidflux_data.messages import unpack
 from lucidflux_data.storage.folder import Content, Folder, configure
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -79,7 +79,7 @@ def handle(job: bytes, unit: Unit, events: Events | None, attempt: int, settings
     configure(settings)
     if _loaded is None or _loaded[0] != job:
         limit_threads()
-        _loaded = (job, pickle.loads(job))
+        _loaded = (job, unpack(job))
     start = time.time()
     outcome = "killed"
     try:

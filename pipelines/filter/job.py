@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -23,7 +23,9 @@ from lucidflux_data.selection.run import FilterRun, Listed
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources import listing as sources
 from lucidflux_data.sources.counts import describe_ignored
+from lucidflux_data.sources.uris import restore_url
 from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.allowed import is_below, prefixes_to_allow
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
 from pipelines.execution.executor import Executor
@@ -67,14 +69,34 @@ def list_into(
                 )
                 for warning in before["listed"].get("warnings", []):  # a run of 0.1 does not say
                     warn(warning)
+                _warn_of_uris_elsewhere(folder, before)
                 return
-    table, listed = _list(asked, limit, progress)
+    table, listed = _list(asked, limit, progress, config.storage.allow_uris)
     run = runs.make_run(config, listed, preset, inputs=columns.join_digests(config))
     runs.start_run(folder, run, steps)
     run_folder.write_inventory(folder, table)
 
 
-def _list(asked: list[str], limit: int | None, progress: Progress) -> tuple[pa.Table, Listed]:
+def _warn_of_uris_elsewhere(folder: Folder, run: FilterRun) -> None:
+    """A run that was listed before there was an allowance keeps what its tables named, and that is said."""
+    if "allowed" in run["listed"]:
+        return
+    sources = run["listed"]["sources"]
+    if any(mark in source for source in sources for mark in "*?["):
+        return
+    around = [source.rsplit("/", 1)[0] if source.lower().endswith(".parquet") else source for source in sources]
+    uris = run_folder.read_inventory(folder, ["uri"])["uri"].to_pylist()
+    elsewhere = [uri for uri in uris if not is_below(restore_url(uri.partition("#")[0]), around)]
+    if elsewhere:
+        warn(
+            f"{len(elsewhere):,} candidates lie outside the sources, as an earlier version listed them, and "
+            f"are read: {', '.join(prefixes_to_allow(elsewhere))}"
+        )
+
+
+def _list(
+    asked: list[str], limit: int | None, progress: Progress, allowed: Sequence[str] = ()
+) -> tuple[pa.Table, Listed]:
     """The candidates, and what run.json says of the listing. Says it, with a warning for each thing that could not be
     read as a whole."""
     listing = sources.list_sources(asked)
@@ -94,6 +116,7 @@ def _list(asked: list[str], limit: int | None, progress: Progress) -> tuple[pa.T
         "total": listing.table.num_rows + listing.ignored,
         "damaged_tars": listing.damaged_tars,
         "warnings": listing.all_warnings(),
+        "allowed": [*asked, *allowed],
     }
 
 
@@ -113,7 +136,9 @@ def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Pr
 
 
 def select(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> dict[str, Any]:
-    """Missing scores, then the ledger; run.json takes the new rules when the ledger has them."""
+    """Missing scores, then the ledger; run.json takes the new rules when the ledger has them. What was forgotten stays
+    out, whatever lists the rules name."""
+    config = runs.with_forgotten(folder, config)
     columns.check_columns(config)
     pool, compared = measures.prepare(folder, config, executor, progress)
     scoring.score_metric(pool, config, executor, progress)
@@ -150,6 +175,7 @@ def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, pres
         "candidates": found["candidates"],
         "ignored": found["ignored"],
         "ignored_by": found["ignored_by"],
+        "allowed": [],
     }
     runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
@@ -171,6 +197,8 @@ def include(folder: Folder, asked: list[str], config: FilterConfig, executor: Ex
     urls = []
     for item in asked:
         place = Folder(item)
+        if runs.leads_to(place, folder):
+            raise ConfigError(f"{item} is {folder} itself, or draws from it: it cannot be included in it")
         if not place.exists(run_folder.RUN_FILE):
             place = Folder(f"{folder.url}/included/{digest(absolute_url(item))[:12]}")
             own = make_config(settings=["iqa.metric=none"], base=config)
@@ -184,6 +212,7 @@ def include(folder: Folder, asked: list[str], config: FilterConfig, executor: Ex
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:
     packing.check_strip(folder, config.shards)
+    config = runs.with_forgotten_of_ledger(runs.read_run(folder), config)
     run = _update_run(folder, runs.read_run(folder), config)
     forbidden = config.select.forbid
     card = {firewall.FIELD: firewall.make_card(forbidden, run.get(firewall.FIELD, {}))} if forbidden else {}

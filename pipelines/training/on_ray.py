@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import shutil
 import signal
 import threading
@@ -20,6 +19,7 @@ from typing import Any, TypedDict
 
 from lucidflux_data import errors
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
+from lucidflux_data.messages import pack, unpack
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.checkpoints import latest
@@ -68,7 +68,7 @@ def _train_on_ray(
         job = TorchTrainer(
             _loop,
             train_loop_config={
-                "request": pickle.dumps(request),
+                "request": pack(request),
                 "quiet": progress.quiet,
                 "keep": own_path(),
                 "folder": os.getcwd(),
@@ -204,7 +204,7 @@ def work(about: LoopSettings) -> None:
     quiet_libraries()
     with contextlib.suppress(OSError):  # Ray Train has gone to a folder of its own; paths may be relative
         os.chdir(about["folder"])
-    request: Request = pickle.loads(about["request"])
+    request: Request = unpack(about["request"])
     place = Path(request.out).absolute() / PLACE
     _raise_told(place)
     device = get_device()

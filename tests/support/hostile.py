@@ -25,3 +25,37 @@ PATHS = (
     ".",
     "///",
 )
+
+SCRIPT = "document.documentElement.dataset.hostile='yes'"
+# Texts as names of methods, images, licences and suites: each is markup, a formula or a control sequence somewhere.
+TEXTS = (
+    f"<script>{SCRIPT}</script>",
+    f"</script><script>{SCRIPT}</script>",
+    "<!--<script>",
+    f"'><img src=x onerror={SCRIPT}>",
+    f'" onmouseover="{SCRIPT}" x="',
+    f"</td></table><svg onload={SCRIPT}>",
+    "]]><![CDATA[",
+    "a & b &lt; c",
+    "{{7*7}}${7*7}",
+    "\\input{/etc/passwd}",
+    "\\end{tabular}\\write18{id}",
+    "50% _of_ #1 $x^2$ ~{a}~",
+    "^^M\\immediate",
+    "| a | b |",
+    "**bold** `code` _it_ ~~no~~",
+    "[click](javascript:alert(1)) ![x](http://127.0.0.1:9/x.png)",
+    "<http://127.0.0.1:9/>",
+    "\nnew line\r\n# heading",
+    "=HYPERLINK(1)",
+    "+1+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(1)",
+    "\t=1",
+    "＝1+1",
+    " =1",
+    "\x1b[2J\x1b]0;title\x07\x9b31m",
+    "abc\u202egnp.exe\u2066x\u2069",
+    "zero\u200bwidth\u2028line\u0085next",
+    "del\x7fbell\x07",
+)

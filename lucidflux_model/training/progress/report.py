@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import cv2
 
 from lucidflux_data.codecs.encoding import data_url
+from lucidflux_data.escapes import for_html
 from lucidflux_data.page import STYLE
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import Step, read_metrics
@@ -31,9 +31,9 @@ def make_report(run: Path) -> bytes:
     about = json.loads((run / "run.json").read_text())
     lines = read_metrics(run)
     config = about["config"]
-    parts = [f"<h1>{html.escape(about['label'])}</h1>", f"<p class=note>{_counts(lines, config)}</p>"]
+    parts = [f"<h1>{for_html(about['label'])}</h1>", f"<p class=note>{_counts(lines, config)}</p>"]
     if about.get(MARK):
-        suites = html.escape(", ".join(about[MARK]))
+        suites = for_html(", ".join(about[MARK]))
         parts.append(f"<p class=note>Validated on {suites}: its checkpoints are marked, and no fair entry there.</p>")
     bins = [f"{i / BINS:g} to {(i + 1) / BINS:g}" for i in range(BINS)]
     parts.append(_chart("Loss", {"a step": _series(lines, "loss")}))
@@ -51,7 +51,7 @@ def make_report(run: Path) -> bytes:
     parts.append(_chart("Learning rate", {"rate": _series(lines, "lr")}))
     parts.append(_chart("Images a second", {"process 0": _series(lines, "images_per_s")}))
     parts += [_strips(run), _settings(config)]
-    title = html.escape(about["label"])
+    title = for_html(about["label"])
     body = "\n".join(part for part in parts if part)
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}</html>\n"
@@ -128,7 +128,7 @@ def _chart(title: str, series: dict[str, list[Point]]) -> str:
     for step, x, anchor in ((left, MARGIN, "start"), (right, WIDTH, "end")):
         shapes.append(f"<text x='{x}' y='{HEIGHT + 16}' text-anchor='{anchor}'>step {step:,}</text>")
     svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT + 20}' width='100%' role=img>{''.join(shapes)}</svg>"
-    return f"<h2>{html.escape(title)}</h2>{_legend(drawn)}{svg}"
+    return f"<h2>{for_html(title)}</h2>{_legend(drawn)}{svg}"
 
 
 def _grid(value: float, y: float) -> str:
@@ -139,7 +139,7 @@ def _grid(value: float, y: float) -> str:
 def _legend(drawn: dict[str, list[Point]]) -> str:
     """The last value of each curve, with its name where there are several."""
     told = [
-        f"<span style='color:{colour}'>&#9632;</span> {html.escape(name) if len(drawn) > 1 else 'last'}: "
+        f"<span style='color:{colour}'>&#9632;</span> {for_html(name) if len(drawn) > 1 else 'last'}: "
         f"{points[-1][1]:.4g}"
         for (name, points), colour in zip(drawn.items(), COLOURS, strict=False)
     ]
@@ -156,7 +156,7 @@ def _strips(run: Path) -> str:
         figures = [_strip(path) for path in sorted(folder.glob("*.png"))[:STRIPS]]
         if figures:
             title = "Pairs held out" if folder is folders[-1] else folder.name
-            parts.append(f"<h2>{html.escape(title)}, restored at step {int(folders[-1].name[5:]):,}</h2>")
+            parts.append(f"<h2>{for_html(title)}, restored at step {int(folders[-1].name[5:]):,}</h2>")
             parts.append(f"<p class=note>LQ, proxy, output, and HQ where there is one</p>{''.join(figures)}")
     return "".join(parts)
 
@@ -169,10 +169,10 @@ def _strip(path: Path) -> str:
         height = max(1, round(pixels.shape[0] * STRIP_PX / pixels.shape[1]))
         pixels = cv2.resize(pixels, (STRIP_PX, height), interpolation=cv2.INTER_AREA)
     picture = data_url(pixels[..., ::-1], "jpeg", 92)  # OpenCV has read it
-    name = html.escape(path.stem)
+    name = for_html(path.stem)
     return f"<p><img alt='{name}' width='100%' src='{picture}'><br>{name}</p>"
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    text = html.escape(json.dumps(config, indent=1))
+    text = for_html(json.dumps(config, indent=1))
     return f"<details><summary>Settings</summary><pre>{text}</pre></details>"

@@ -67,7 +67,8 @@ def test_listed_is_candidates_and_ignored_by_kind(tmp_path: Path, data_command) 
     assert "ignored_by: " in told.stdout
     rows = {row["uri"]: row for row in pq.read_table(run / "selected.parquet").to_pylist()}
     failed = [uri for uri, row in rows.items() if row["reason"] == "unreadable"]
-    assert failed == ["file://" + f"{photos}/u.parquet#abc", "nosuch://x/y.jpg"]
+    assert failed == ["file://" + f"{photos}/u.parquet#abc"]
+    assert [uri for uri, row in rows.items() if row["reason"] == "not_allowed"] == ["nosuch://x/y.jpg"]
     assert sum(row["keep"] for row in rows.values()) == 3
 
 

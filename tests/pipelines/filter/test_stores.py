@@ -21,6 +21,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.sources import listing as sources
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.reading import PASSING, read_bytes
+from lucidflux_data.sources.uris import NOT_ALLOWED
 from lucidflux_data.storage.folder import SETTINGS, configure
 
 OPTIONS = ["--iqa", "niqe", "--top-fraction", "0.5", "--executor", "local", "--num-cpus", "2"]
@@ -158,6 +159,7 @@ def test_parquet_with_bytes_or_uris_and_columns(photos: Path, tmp_path: Path) ->
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     listing = list_sources([str(tmp_path)])
     rows = {row["uri"]: row for row in listing.table.to_pylist()}
+    assert rows[f"file://{photos}/rocket-80.jpg"]["offset"] == NOT_ALLOWED
     assert listing.ignored_by == {"other_files": 1, "duplicate_rows": 1, "null_rows": 1}
     assert listing.ignored == 3
     assert len(rows) == 6 + 6 + 2

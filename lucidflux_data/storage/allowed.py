@@ -1,0 +1,146 @@
+"""Which uris found inside tables and lists may be read, and what a request to their web addresses may reach.
+
+A table may come from a stranger, and its uris are read with the user's rights. What lies below the source is read, and
+what lies below a prefix that the user named (`--allow-uris`). A prefix ends at a `/`: `https://a.org/x` allows
+`https://a.org/x/1.jpg`, not `https://a.org/xyz.jpg`; one that ends in `://` allows all of a protocol.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from lucidflux_data.errors import LucidFluxError
+
+WEB = ("http", "https")
+PREFIXES_TOLD = 5
+
+
+class NotAllowed(LucidFluxError):
+    """A request to an address inside the user's own network, which no uri of a table may cause."""
+
+    exit_code = 6
+
+
+def is_below(uri: str, prefixes: Iterable[str]) -> bool:
+    """Whether a uri, without escapes of ours, lies below one of the prefixes, whatever way it is written and whatever
+    links lead to it. `prefixes`: urls or absolute paths."""
+    place = _normal(uri)
+    for prefix in prefixes:
+        top = _normal_prefix(prefix)
+        if place is not None and top is not None and f"{place}/".startswith(top if top.endswith("/") else f"{top}/"):
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _normal_prefix(prefix: str) -> str | None:
+    return prefix.lower() if prefix.endswith("://") else _normal(prefix)
+
+
+def _normal(uri: str) -> str | None:
+    """One spelling for all that name one place; None for a uri that has no safe reading."""
+    scheme, mark, rest = uri.partition("://")
+    scheme = scheme.lower()
+    if not mark or scheme in ("file", "local"):
+        path = rest if mark else uri
+        return None if "\0" in path else f"file://{_real(os.path.abspath(path))}"
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or any(sign in rest for sign in ("::", "\\", "\0")):
+        return None  # a chain of file systems, or what clients read in two ways
+    if ".." in unquote(unquote(rest)).replace("\\", "/").split("/"):
+        return None
+    host, slash, path = rest.partition("/")
+    if scheme in WEB:
+        if "@" in host:
+            return None
+        host = host.lower().removesuffix({"http": ":80", "https": ":443"}[scheme])
+    return f"{scheme}://{host}{slash}{path}".rstrip("/")
+
+
+def _real(path: str) -> str:
+    """Behind all links; folders are asked about once."""
+    folder, name = os.path.split(path)
+    place = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(place) if os.path.islink(place) else place
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def prefixes_to_allow(uris: Iterable[str]) -> list[str]:
+    """The few prefixes that would allow these uris, the most frequent first."""
+    found: Counter[str] = Counter()
+    for uri in uris:
+        scheme, mark, rest = uri.partition("://")
+        folder = rest.rsplit("/", 1)[0] if mark else ""
+        top = "/".join(folder.split("/")[:1]) if scheme.lower() not in ("file", "local") else folder
+        found[f"{scheme}://{top}" if mark else uri] += 1
+    return [prefix for prefix, _ in found.most_common(PREFIXES_TOLD)]
+
+
+def host_of(url: str) -> str | None:
+    """The host and port of a web address as `host:port`, None for everything else and for what cannot be read."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme.lower() not in WEB or not parts.hostname:
+            return None
+        return f"{parts.hostname.lower()}:{parts.port or {'http': 80, 'https': 443}[parts.scheme.lower()]}"
+    except ValueError:
+        return None
+
+
+def is_named_by_user(url: str, sources: Iterable[str], allowed: Iterable[str]) -> bool:
+    """Whether the user gave this very server: as a source, or as a literal address that is allowed."""
+    host = host_of(url)
+    if host is None:
+        return False
+    if host in {host_of(source) for source in sources}:
+        return True
+    return _is_literal(host) and host in {host_of(prefix) for prefix in allowed}
+
+
+def _is_literal(host: str) -> bool:
+    name = host.rpartition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet; what is wrapped in IPv6 is unwrapped."""
+    ip: Any = ipaddress.ip_address(address.partition("%")[0])
+    if ip.version == 6:
+        if ip in ipaddress.ip_network("64:ff9b::/96"):
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        else:
+            ip = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or ip
+    return bool(ip.is_global and not ip.is_multicast)
+
+
+def public_socket(addr_info: Any) -> socket.socket:
+    """A socket for a connection that is about to be made, redirects included. NotAllowed for a private address: it is
+    looked at here, after the name was resolved, so that no second answer of a name server can differ."""
+    family, kind, protocol, _, address = addr_info
+    if not is_public(address[0]):
+        raise NotAllowed("a uri of a table leads to an address of a private network")
+    return socket.socket(family, kind, protocol)
+
+
+async def public_client(**options: Any) -> Any:
+    """As fsspec's own client, for web servers that a table named: no private address, and no proxy that would ask."""
+    import aiohttp
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=public_socket), **options)
