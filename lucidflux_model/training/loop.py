@@ -21,7 +21,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_model.network.conditioner import pack
 from lucidflux_model.samples.stream import Batch, PairDataset, Pieces, Share, load
-from lucidflux_model.training.checkpoints import Checkpoints, latest
+from lucidflux_model.training.checkpoint_files import check_sums
+from lucidflux_model.training.checkpoints import NOT_CHECKED, Checkpoints, latest
 from lucidflux_model.training.config import BINS, TrainConfig
 from lucidflux_model.training.contamination import joined
 from lucidflux_model.training.distributed import Parallel, Runtime, clip_gradient
@@ -201,6 +202,9 @@ class Trainer:
         return state | ({"ema": self.average.shadows} if self.average is not None else {})
 
     def _load(self, path: Path) -> None:
+        with self.runtime.first():
+            if self.runtime.main and not check_sums(path):
+                self.say(f"warning: {path.name} {NOT_CHECKED}")
         state = self._state()
         marked = self.progress.contaminated
         self.progress = Progress(**self.checkpoints.load(path, state))

@@ -27,7 +27,8 @@ from lucidflux_model.network.build import CLASSES, TRAINED, Components, build, b
 from lucidflux_model.samples.cached import Sidecars, cache_folder
 from lucidflux_model.samples.sources import PairSource, ShardPairs, SuiteImages, Unreadable, open_pairs
 from lucidflux_model.samples.stream import Order, PairDataset, Share, split
-from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
+from lucidflux_model.training.checkpoint_files import check_sums
+from lucidflux_model.training.checkpoints import NOT_CHECKED, PLACE, latest, read_trained
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.contamination import joined, mark_of_run, read_mark, suites_shown
 from lucidflux_model.training.distributed import Parallel, Runtime
@@ -319,6 +320,7 @@ def _read_parts(path: Path, name: str) -> dict[str, nn.Module]:
         checkpoint = latest(path)
         if checkpoint is None:
             raise InputError(f"{path} has no checkpoint yet")
+        check_sums(checkpoint)
         return read_trained(checkpoint, name)
     if (path / "conditioner" / "config.json").is_file():
         return {
@@ -333,7 +335,7 @@ def finish(trainer: Trainer, progress: Progress) -> Summary:
     out = trainer.run
     exported = out / "trained.safetensors"
     if trainer.runtime.main:
-        export(out, exported)
+        export(out, exported, say=trainer.say)
         Folder(out).publish(REPORT, make_report(out))
     trainer.runtime.barrier()
     summary: Summary = {
@@ -351,11 +353,14 @@ def finish(trainer: Trainer, progress: Progress) -> Summary:
     return summary
 
 
-def export(run: Path, out: Path, averaged: bool = True) -> None:
-    """The newest checkpoint of a run in the layout of lucidflux.pth, the moving average where there is one."""
+def export(run: Path, out: Path, averaged: bool = True, say: Callable[[str], None] = print) -> None:
+    """The newest checkpoint of a run in the layout of lucidflux.pth, the moving average where there is one.
+    VerificationError where its files are not those that were saved; `say` is told where nobody can know."""
     checkpoint = latest(run)
     if checkpoint is None:
         raise InputError(f"{run} has no checkpoint to export")
+    if not check_sums(checkpoint):
+        say(f"warning: {checkpoint.name} {NOT_CHECKED}")
     model = json.loads((run / RUN_FILE).read_text())["config"]["model"]["name"]
     parts = read_trained(checkpoint, model, averaged)
     part = out.with_name(f".{out.name}.part{out.suffix}")

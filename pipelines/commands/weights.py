@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Weight files
 
 
 Files = Annotated[Path, typer.Argument(metavar="FILES", help="A folder of published files.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of converted weights.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of converted weights, or of a training run.")]
 
 
 @app.command("download")
@@ -67,7 +67,7 @@ def export_command(
         from lucidflux_model.training.setup import export as export_run
 
     if (folder / "checkpoints").is_dir():
-        export_run(folder, out)
+        export_run(folder, out, say=_say)
     else:
         export(folder, out)
     tell({"trained": str(out)}, json_)
@@ -75,13 +75,14 @@ def export_command(
 
 @app.command("verify")
 def verify_command(folder: Folder, json_: Json = False) -> None:
-    """Check hashes, keys and shapes of converted weights; exit 6 names what is wrong."""
+    """Check hashes, keys and shapes of converted weights, or the checkpoints of a run; exit 6 names what is wrong."""
     from lucidflux_data.errors import needs_extra
 
     with needs_extra("model"):
         from lucidflux_model.conversion.convert import verify
+        from lucidflux_model.training.checkpoints import verify_run
 
-    tell(verify(folder), json_)
+    tell(verify_run(folder) if (folder / "checkpoints").is_dir() else verify(folder), json_)
 
 
 @app.command("prompt")

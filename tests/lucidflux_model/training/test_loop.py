@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lucidflux_data.codecs import version
-from lucidflux_data.errors import ConfigError, InputError, Interrupted
+from lucidflux_data.errors import ConfigError, InputError, Interrupted, VerificationError
 from lucidflux_data.shards.shard import read_index_metadata
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.inference.config import ModelConfig
@@ -283,8 +283,8 @@ def test_a_checkpoint_of_another_model_is_refused(train_pairs: Path, control: Pa
         read_trained(latest(control), "flux-dev")
     shutil.copytree(control, tmp_path / "run")
     path = latest(tmp_path / "run")
-    (path / "__0_0.distcp").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="damaged, or a checkpoint of another model"):
+    (path / "rank-00000.safetensors").write_bytes(b"damaged")
+    with pytest.raises(VerificationError, match=r"rank-00000\.safetensors is damaged"):
         training.run(train_pairs, tmp_path / "run", "steps=8")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="is neither a file of trained weights"):
