@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.iqa.fidelity import gaussian_distance
+from lucidflux_data.messages import UnpackError
+
+ONLY_TENSORS, ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # read by torch.load
 
 
 def frechet_distance(outputs: str, references: str, device: str = "cpu") -> float:
@@ -34,10 +38,16 @@ def pyiqa_model(name: str, device: str) -> Any:
     try:
         if name == "qalign":
             _mend_qalign()
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces its files there, where --json stands
+        # It announces its files on standard output, where --json stands.
+        with contextlib.redirect_stdout(io.StringIO()), _tensors_alone():
             return pyiqa.create_metric(name, device=device)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name} needs the package {error.name}: pip install 'lucidflux[iqa]'") from None
+    except UnpackError:
+        raise VerificationError(
+            f"{name} was not loaded: one of its weight files holds something else than tensors, which could be code. "
+            f"`lucidflux bench doctor` names the files, below {torch.hub.get_dir()}: fetch them again"
+        ) from None
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise ConfigError(
@@ -45,6 +55,19 @@ def pyiqa_model(name: str, device: str) -> Any:
             f"{torch.hub.get_dir()} (TORCH_HOME) and the Hugging Face cache (HF_HOME), and `lucidflux bench doctor` "
             "names each file; or choose --iqa niqe or --iqa none"
         ) from None
+
+
+@contextlib.contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """pyiqa asks torch to unpickle its weight files whatever they name (`weights_only=False`): here torch reads tensors
+    and nothing that can be called, whatever is asked."""
+    before = {name: os.environ.pop(name, None) for name in (ONLY_TENSORS, ANYTHING)}
+    os.environ[ONLY_TENSORS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[ONLY_TENSORS]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _mend_qalign() -> None:
