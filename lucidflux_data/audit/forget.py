@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import tarfile
@@ -27,6 +26,7 @@ from lucidflux_data.shards.shard import IndexRow, Manifest, TarWriter
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
+from lucidflux_data.storage.journal import NEW, Rewriting
 from lucidflux_data.storage.lease import hold
 from lucidflux_data.storage.run_folder import FORGOTTEN, IMAGE_NAME, forgotten_keys
 
@@ -43,15 +43,16 @@ class Forgotten(TypedDict):
 
 
 def forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
-    """Takes images (sha256 or key) out of a packed run: list, manifest withdrawn, run.json, ledger, the shards that
-    hold them (tar, then index), manifest, report, in that order. The old report goes first.
+    """Takes images (sha256 or key) out of a packed run: they go on the list and the manifest is withdrawn; run.json,
+    ledger, the shards that hold them and the manifest are written aside and change together (storage/journal.py); then
+    the report, whose old one went first.
 
     They go on the run's own opt-out list, so that no later `select` brings them back. Other shards keep their bytes.
     Killed at any point and repeated, with these or other images, it ends in the bytes of a quiet run: what was listed
     before is taken out as well. InputError where nothing of that name was ever a candidate; VerificationError where
     there is no manifest, or a shard holds other bytes than its index says.
     """
-    with hold(folder):
+    with hold(folder, 0.0):
         return _forget(folder, wanted)
 
 
@@ -69,11 +70,12 @@ def _forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     keys = {packed.get(key, key) for key in ledger.filter(named)["key"].to_pylist()}
     same = {old for old, new in packed.items() if new in keys}  # that differ in removed tags alone
     _start(folder, manifest, [*wanted, *keys, *same])
-    _put_list_in_force(folder)
-    _publish_ledger(folder, ledger)
-    touched = [name for name in _names(manifest) if _rewrite_shard(folder, name)]
-    digests = manifest["digests"] | {"ledger": runs.ledger_sha256(folder)}
-    _publish_manifest(folder, manifest, digests)
+    change = Rewriting(folder, shards.known_hashes(folder))
+    change.put(run_folder.RUN_FILE, _run_with_list(folder))
+    sha256 = _put_ledger(change, ledger)
+    touched = [name for name in _names(manifest) if _rewrite_shard(change, name)]
+    _put_manifest(change, manifest, manifest["digests"] | {"ledger": sha256}, touched)
+    change.commit()
     folder.publish(REPORT, report.make_report(folder))
     folder.sweep()
     return {"forgotten": len(keys), "shards_rewritten": [f"{name}.tar" for name in touched]}
@@ -86,7 +88,7 @@ def forget_pairs(folder: Folder, wanted: Sequence[str]) -> Forgotten:
 
     InputError where nothing of that name was ever a source image of these pairs. VerificationError as of `forget`.
     """
-    with hold(folder):
+    with hold(folder, 0.0):
         return _forget_pairs(folder, wanted)
 
 
@@ -98,10 +100,22 @@ def _forget_pairs(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     images = {item[:20] for item in wanted}
     manifest = _read_whole_manifest(folder)
     _start(folder, manifest, images)
-    touched = [name for name in _names(manifest) if _rewrite_shard(folder, name)]
-    _publish_manifest(folder, manifest, manifest["digests"])
+    change = Rewriting(folder, shards.known_hashes(folder))
+    touched = [name for name in _names(manifest) if _rewrite_shard(change, name)]
+    _put_manifest(change, manifest, manifest["digests"], touched)
+    change.commit()
     folder.sweep()
     return {"forgotten": len(images), "shards_rewritten": [f"{name}.tar" for name in touched]}
+
+
+def is_half_done(folder: Folder) -> bool:
+    """Whether the manifest says that a `forget` is not through with the folder."""
+    if not folder.exists(shards.MANIFEST):
+        return False
+    try:
+        return bool(shards.read_manifest(folder, halfway=True).get(shards.FORGETTING))
+    except VerificationError:  # for who reads it to tell
+        return False
 
 
 def finish_forgetting(folder: Folder) -> bool:
@@ -111,8 +125,12 @@ def finish_forgetting(folder: Folder) -> bool:
     manifest = shards.read_manifest(folder, halfway=True)
     if not manifest.get(shards.FORGETTING) and not find_left(folder, _names(manifest)):
         return False
-    with contextlib.suppress(InputError, VerificationError):  # a shard that is damaged: for a repair to make again
-        (forget_pairs if pairs_run.is_pairs(folder) else forget)(folder, [])
+    pairs = pairs_run.is_pairs(folder)
+    try:
+        (forget_pairs if pairs else forget)(folder, [])
+    except (InputError, VerificationError):  # a shard that is damaged: for a repair to make again, without the images
+        if not pairs:
+            folder.publish(run_folder.RUN_FILE, _run_with_list(folder))
     return True
 
 
@@ -159,14 +177,16 @@ def _start(folder: Folder, manifest: Manifest, images: Iterable[str]) -> None:
     folder.publish(shards.MANIFEST, formats.canonical_json({**manifest, shards.FORGETTING: True}))
 
 
-def _publish_manifest(folder: Folder, manifest: Manifest, digests: dict[str, str]) -> None:
-    renewed = {**manifest, **json.loads(shards.make_manifest(folder, PLACE, _names(manifest), digests))}
+def _put_manifest(change: Rewriting, manifest: Manifest, digests: dict[str, str], touched: Sequence[str]) -> None:
+    staged = dict.fromkeys(touched, f"{NEW}/{PLACE}")
+    made = shards.make_manifest(change.folder, PLACE, _names(manifest), digests, staged)
+    renewed = {**manifest, **json.loads(made)}
     renewed.pop(shards.FORGETTING, None)
-    folder.publish(shards.MANIFEST, formats.canonical_json(renewed))
+    change.put(shards.MANIFEST, formats.canonical_json(renewed))
 
 
-def _put_list_in_force(folder: Folder) -> None:
-    """The run's opt-out list goes into the run's config."""
+def _run_with_list(folder: Folder) -> bytes:
+    """run.json with the run's own opt-out list in force."""
     run = runs.read_run(folder)
     place = folder.path(FORGOTTEN) if folder.is_local else f"{folder.url}/{FORGOTTEN}"
     lists = run["config"]["select"]["opt_out"]
@@ -174,27 +194,25 @@ def _put_list_in_force(folder: Folder) -> None:
         run["config"]["select"]["opt_out"] = [*lists, place]
     run["inputs"][place] = hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()
     config = FilterConfig.model_validate(run["config"])
-    folder.publish(run_folder.RUN_FILE, formats.canonical_json(runs.renew_run(run, config, run["inputs"])))
+    return formats.canonical_json(runs.renew_run(run, config, run["inputs"]))
 
 
-def _publish_ledger(folder: Folder, ledger: pa.Table) -> None:
-    """The ledger with all that is on the list opted out. Its groups depend on its rows alone, not on how it was read:
-    a repeat gives the same bytes."""
-    named = _named(ledger, run_folder.read_forgotten(folder))
+def _put_ledger(change: Rewriting, ledger: pa.Table) -> str:
+    """The ledger with all that is on the list opted out; its sha256. Its groups depend on its rows alone, not on how it
+    was read: a repeat gives the same bytes."""
+    named = _named(ledger, run_folder.read_forgotten(change.folder))
     reason = pc.if_else(named, pa.scalar("opted_out"), ledger["reason"])
     keep = pc.and_(ledger["keep"], pc.invert(named))
     for name, column in (("keep", keep), ("reason", reason)):
         ledger = ledger.set_column(ledger.column_names.index(name), ledger.schema.field(name), column)
     starts = range(0, max(1, ledger.num_rows), ROWS_IN_GROUP)
     groups = (ledger.slice(start, ROWS_IN_GROUP).combine_chunks() for start in starts)
-    folder.publish(runs.LEDGER, table_chunks(groups, REPEATING))
+    return change.put(runs.LEDGER, table_chunks(groups, REPEATING))
 
 
-def _rewrite_shard(folder: Folder, name: str) -> bool:
-    """Writes a shard again without what is on the list: the tar, then its index. Whether it held any of it.
-
-    The index is the mark: while it names a forgotten image, the shard is not done, whatever the tar holds by then.
-    """
+def _rewrite_shard(change: Rewriting, name: str) -> bool:
+    """Writes a shard again without what is on the list: the tar and its index. Whether it held any of it."""
+    folder = change.folder
     gone = forgotten_keys(folder)
     if not holds_any(folder, name, gone):
         return False
@@ -207,8 +225,8 @@ def _rewrite_shard(folder: Folder, name: str) -> bool:
     if pair_samples.FAILED in metadata:
         failed: list[pair_samples.FailedImage] = json.loads(metadata[pair_samples.FAILED])
         more[pair_samples.FAILED] = json.dumps([entry for entry in failed if entry["key"] not in gone])
-    folder.publish(f"{PLACE}/{name}.tar", b"".join(writer.chunks(samples.items())))
-    folder.publish(index, writer.index_bytes(metadata["plan"], more))
+    change.put(f"{PLACE}/{name}.tar", writer.chunks(samples.items()))
+    change.put(index, writer.index_bytes(metadata["plan"], more))
     return True
 
 
@@ -217,8 +235,8 @@ def _samples_left(
 ) -> dict[str, dict[str, bytes]]:
     """The samples of a shard that are not `gone`: key -> {extension: bytes}, in key order.
 
-    Members are found by the headers of the tar itself, which is a newer one than the index where a forget was
-    interrupted between the two. Each must have the size and crc32, each sample the sha256, that the index says, and
+    Members are found by the headers of the tar itself, which is a newer one than the index where a forget of before 0.3
+    was interrupted between the two. Each must have the size and crc32, each sample the sha256, that the index says, and
     none may be missing but those that are gone. Raises VerificationError.
     """
     tar = folder.read(f"{PLACE}/{name}.tar")

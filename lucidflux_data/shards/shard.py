@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from lucidflux_data.errors import VerificationError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import canonical_json, table_bytes
+from lucidflux_data.storage.journal import Rewriting, is_left
 
 SCHEMA_VERSION = 1
 INDEX = pa.schema(
@@ -234,12 +235,14 @@ def read_member(folder: Folder, shard: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def make_manifest(folder: Folder, place: str, shards: Sequence[str], digests: dict[str, str]) -> bytes:
-    """The manifest of published shards, from their indices alone."""
+def make_manifest(
+    folder: Folder, place: str, shards: Sequence[str], digests: dict[str, str], staged: Mapping[str, str] | None = None
+) -> bytes:
+    """The manifest of shards, from their indices alone. They lie in `place`, those of `staged` in the place it says."""
     entries: list[ShardEntry] = []
     lines = []
     for shard in shards:
-        name = f"{place}/{index_name(shard)}"
+        name = f"{(staged or {}).get(shard, place)}/{index_name(shard)}"
         metadata = read_index_metadata(folder, name)
         keys = sorted(set(folder.read_table(name, ["key"])["key"].to_pylist()))
         lines += [f"{key} {sha256}\n" for key, sha256 in zip(keys, metadata["sha256s"].split(), strict=True)]
@@ -275,8 +278,12 @@ def brace_string(shards: Sequence[str]) -> str:
 
 
 def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
-    """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one of a
-    `forget` that was not finished: tars and indices need not agree then."""
+    """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one that tars
+    and indices need not agree with: a `forget` was not finished, or files are changing places."""
+    if not halfway and is_left(folder):
+        raise VerificationError(
+            f"{folder} was left while shards took their places: `lucidflux-data verify` finishes it"
+        )
     try:
         manifest: Manifest = json.loads(folder.read(MANIFEST))
     except FileNotFoundError:
@@ -288,3 +295,23 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
     if manifest.get(FORGETTING) and not halfway:
         raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")
     return manifest
+
+
+def known_hashes(folder: Folder) -> dict[str, str]:
+    """sha256 (hex) of tars and indices by their names in the folder, as the manifest has them; {} without one."""
+    try:
+        manifest = read_manifest(folder, halfway=True)
+    except VerificationError:
+        return {}
+    known = {f"shards/{entry['name']}": entry["sha256"] for entry in manifest["shards"]}
+    indices = {index_name(entry["name"].removesuffix(".tar")): entry["index_sha256"] for entry in manifest["shards"]}
+    return known | {f"shards/{name}": sha256 for name, sha256 in indices.items()}
+
+
+def move_shard(change: Rewriting, stage: str, shard: str) -> None:
+    """A shard of the stage takes the place of the one of its name."""
+    index = f"{stage}/{index_name(shard)}"
+    tar_sha256 = read_index_metadata(change.folder, index)["tar_sha256"]
+    change.move(f"{stage}/{shard}.tar", f"shards/{shard}.tar", tar_sha256)
+    sha256 = hashlib.sha256(change.folder.read(index)).hexdigest()
+    change.move(index, f"shards/{index_name(shard)}", sha256)

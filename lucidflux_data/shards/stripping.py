@@ -222,11 +222,11 @@ class StrippedRow(TypedDict):
     packed_bytes: int
 
 
-def read_stripped(folder: Folder) -> dict[str, StrippedRow]:
-    """The rows by the source's key; {} where packing changes nothing."""
-    if not folder.exists(FILE):
+def read_stripped(folder: Folder, name: str = FILE) -> dict[str, StrippedRow]:
+    """The rows by the source's key; {} where packing changes nothing. `name`: another file of this kind."""
+    if not folder.exists(name):
         return {}
-    return {row["key"]: row for row in folder.read_table(FILE).to_pylist()}
+    return {row["key"]: row for row in folder.read_table(name).to_pylist()}
 
 
 def packed_keys(folder: Folder) -> dict[str, str]:

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 
 from lucidflux_data import errors
 from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
+from lucidflux_data.process import has_writer, part_name
 from lucidflux_data.storage.allowed import is_named_by_user, public_client
 from lucidflux_data.storage.config import SETTINGS, Settings
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
-from lucidflux_data.storage.process import has_writer, part_name
 from lucidflux_data.storage.refusals import raise_refusal
 from lucidflux_data.storage.regular import open_regular
 
@@ -310,26 +310,6 @@ class Folder:
                 os.remove(self.path(name))
             except (IsADirectoryError, PermissionError):
                 shutil.rmtree(self.path(name))
-
-    def replace(self, new: str, old: str) -> None:
-        """Folder `new` takes the place of folder `old`: by rename locally, by copies in an object store. There nothing
-        of `old` goes before its successor is whole, and tars are copied before what says that they are done."""
-        self.check_held()
-        if not self.is_local:
-            names = self.names(new)
-            for name in sorted(names, key=lambda name: (not name.endswith(".tar"), name)):
-                self.copy(f"{new}/{name}", f"{old}/{name}")
-            for name in set(self.names(old)) - set(names):
-                self.remove(f"{old}/{name}")
-            self.remove(new)
-            return
-        aside = f"{TEMPORARY}/{part_name()}"
-        os.makedirs(self.path(TEMPORARY), exist_ok=True)
-        if os.path.exists(self.path(old)):
-            os.rename(self.path(old), self.path(aside))
-        os.makedirs(os.path.dirname(self.path(old)), exist_ok=True)
-        os.rename(self.path(new), self.path(old))
-        self.remove(aside)
 
     def copy(self, name: str, target: str) -> None:
         """One file of an object store to another name."""

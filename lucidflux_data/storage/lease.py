@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lucidflux_data.errors import FolderBusy, Interrupted
+from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, tried
 from lucidflux_data.storage.formats import canonical_json
-from lucidflux_data.storage.process import Process, this_process
+from lucidflux_data.storage.journal import settle
 
 NAME = ".lease"
 BEAT_S = 10.0
@@ -113,7 +114,8 @@ def hold(folder: Folder, wait_s: float | None = None, new: bool = False) -> Iter
     """Around all that writes into `folder`. Raises FolderBusy where another command holds it, after `wait_s` seconds.
 
     `new`: the folder may be made for it; a folder that is not there is not held otherwise. Held folders may be held
-    again by the same thread. Without `wait_s` what the first folder of this process waits is waited.
+    again by the same thread. What a journal in the folder says is finished first. Without `wait_s` the folder is held
+    where this process holds another one, and waited for as long as for that.
     """
     key = os.path.realpath(folder.root) if folder.is_local else folder.url
     lease = _held.get(key)
@@ -124,11 +126,12 @@ def hold(folder: Folder, wait_s: float | None = None, new: bool = False) -> Iter
         finally:
             lease.depth -= 1
         return
-    if folder.is_local and not os.path.isdir(folder.root) and (not new or os.path.exists(folder.root)):
+    no_folder = folder.is_local and not os.path.isdir(folder.root) and (not new or os.path.exists(folder.root))
+    if no_folder or (wait_s is None and not _held):
         yield
         return
     if wait_s is None:
-        wait_s = next((other.wait_s for other in _held.values()), 0.0)
+        wait_s = next(other.wait_s for other in _held.values())
     made: list[str] = []
     lease = Lease(folder, wait_s)
     try:
@@ -139,6 +142,7 @@ def hold(folder: Folder, wait_s: float | None = None, new: bool = False) -> Iter
     _held[key], GUARDS[folder.url] = lease, lease.check
     threading.Thread(target=lease.beat, name="lease", daemon=True).start()
     try:
+        settle(folder)
         yield
     finally:
         lease.ended.set()

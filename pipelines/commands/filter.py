@@ -43,6 +43,7 @@ from pipelines.commands.options import (
     allow_setting,
     cut_settings,
     select_settings,
+    settle,
     tell,
     tell_json,
     writing,
@@ -238,6 +239,7 @@ def select_command(
         from lucidflux_data.errors import ConfigError
 
         raise ConfigError("a selection from several runs needs a run folder of its own: give --out")
+    settle(*run)
     where_ = ExecutorOptions(executor, num_cpus, num_gpus, address)
     with writing(out or run[0], wait, new=out is not None, dry_run=dry_run):
         _run_select(run, out, include, ConfigChanges(config, settings), where_, dry_run, json_)
@@ -301,6 +303,7 @@ def pack_command(
     settings = [*(set_ or []), *(["shards.normalize=true"] if normalize else [])]
     settings += [f"shards.strip={strip}"] if strip else []
     settings += [f"shards.strip_unsupported={strip_unsupported}"] if strip_unsupported else []
+    settle(run)
     with writing(run, wait, dry_run=dry_run):
         _run_pack(run, settings, ExecutorOptions(executor, num_cpus, 0, address), dry_run, json_)
 
@@ -337,6 +340,7 @@ def explain_command(
     from lucidflux_data.selection import records
     from lucidflux_data.storage.folder import Folder
 
+    settle(run)
     found = audit_what_if.explain(Folder(run), image)
     if json_:
         typer.echo(json.dumps(found["rows"]))
@@ -371,6 +375,7 @@ def verify_command(
     from pipelines.filter.repair import verify_run
     from pipelines.synthesis.verify import verify_pairs
 
+    settle(run)
     with writing(run, wait, dry_run=not repair), open_executor(executor, num_cpus, 0, address) as started:
         check = verify_pairs if is_pairs(Folder(run)) else verify_run
         result = check(Folder(run), deep, repair, started, Progress(quiet=json_))

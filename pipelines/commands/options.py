@@ -26,6 +26,7 @@ def check_finite(value: float | None) -> float | None:
     return value
 
 
+SETTLE_WAIT_S = 60.0  # for a command that changes what another is about to read
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob, WebDataset tar or Parquet; local or a url.")
 ]
@@ -141,6 +142,20 @@ def writing(folder: str, wait: float, new: bool = False, dry_run: bool = False) 
 
     with contextlib.nullcontext() if dry_run else hold(Folder(folder), wait, new):
         yield
+
+
+def settle(*folders: str) -> None:
+    """Before sets are read: what a command left half written anew is finished. One that still runs is waited for."""
+    from lucidflux_data.audit.forget import finish_forgetting, is_half_done
+    from lucidflux_data.storage.folder import Folder
+    from lucidflux_data.storage.journal import is_left
+    from lucidflux_data.storage.lease import hold
+
+    for folder in map(Folder, folders):
+        if is_left(folder) or is_half_done(folder):
+            with hold(folder, SETTLE_WAIT_S):
+                if is_half_done(folder):
+                    finish_forgetting(folder)
 
 
 def tell(result: Mapping[str, object], json_: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
@@ -22,6 +21,7 @@ from pipelines.commands.options import (
     Sources,
     Wait,
     allow_setting,
+    settle,
     tell,
     tell_json,
     writing,
@@ -78,6 +78,7 @@ def synthesize_command(
         return
     folder, progress = Folder(out), Progress(quiet=json_)
     job.check_sources(urls)
+    settle(*(url for url in urls if "*" not in url and "?" not in url), out)
     with writing(out, wait, new=True):
         pairs_run.start(folder, about)
         with open_executor(executor, num_cpus, num_gpus, address) as started:
@@ -100,6 +101,7 @@ def replay_command(
     from lucidflux_data.storage.folder import Folder
     from lucidflux_data.storage.names import safe_file
 
+    settle(pairs)
     result, data = replay_pair(Folder(pairs), key)
     name = f"{safe_file(key)}.lq.png"
     Folder(out).publish(name, data)
@@ -120,6 +122,7 @@ def info_command(
     from lucidflux_data.pairs.card import card_text, make_card
     from lucidflux_data.storage.folder import Folder
 
+    settle(pairs)
     card = make_card(Folder(pairs), limit)
     if json_:
         tell_json(card)
@@ -142,7 +145,8 @@ def view_command(
     from lucidflux_data.storage.folder import Folder
 
     folder, name = (Folder(os.path.dirname(out) or "."), os.path.basename(out)) if out else (Folder(pairs), "view.html")
-    with contextlib.nullcontext() if out else writing(pairs, wait):
+    settle(pairs)
+    with writing(pairs, wait, dry_run=out is not None):
         page = make_view(Folder(pairs), limit)
         folder.publish(name, page)
     tell({"view": folder.path(name), "bytes": len(page)}, json_)

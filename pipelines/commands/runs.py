@@ -25,6 +25,7 @@ from pipelines.commands.options import (
     Wait,
     allow_setting,
     check_finite,
+    settle,
     tell,
     tell_json,
     writing,
@@ -136,6 +137,7 @@ def diff_command(
     from lucidflux_data.audit.compare import compare
     from lucidflux_data.storage.folder import Folder
 
+    settle(first, second)
     tell(compare(Folder(first), Folder(second)), json_)
 
 
@@ -147,6 +149,7 @@ def what_if_command(run: RunFolder, json_: Json = False) -> None:
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder
 
+    settle(run)
     folder = Folder(run)
     rows = what_if(folder, FilterConfig.model_validate(read_run(folder)["config"]))
     if json_:
@@ -164,6 +167,7 @@ def report_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None:
     from lucidflux_data.audit import report
     from lucidflux_data.storage.folder import Folder
 
+    settle(run)
     folder = Folder(run)
     with writing(run, wait):
         folder.publish("report.html", report.make_report(folder))

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Address, DryRun, ExecutorKind, Json, NumCpus, NumGpus, Set, SuitesDir, Wait, tell
+from pipelines.commands.options import (
+    Address,
+    DryRun,
+    ExecutorKind,
+    Json,
+    NumCpus,
+    NumGpus,
+    Set,
+    SuitesDir,
+    Wait,
+    settle,
+    tell,
+)
 
 if TYPE_CHECKING:
     from lucidflux_model.training.config import TrainConfig
@@ -73,6 +85,7 @@ def train_command(
         from lucidflux_model.training.distributed import is_launched
         from pipelines.training import launch as job
 
+    settle(*(source for source in data if not source.endswith(".tar") and "*" not in source))
     request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu", wait)
     progress = Progress(json_)
     processes = num_cpus or num_gpus
@@ -116,6 +129,7 @@ def cache_command(
         from pipelines.training import encode as job
 
     quiet_libraries()
+    settle(pairs)
     progress = Progress(json_)
     with open_executor(executor, num_cpus, num_gpus, address) as started:
         progress.say(started.description)

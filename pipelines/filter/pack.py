@@ -28,15 +28,15 @@ from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes, to_rows
+from lucidflux_data.storage.journal import STAGE, Rewriting, settle
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
 
-PLACE = ".next/stripped"
+PLACE = f"{STAGE}/stripped"
 
 
 PREFIX = "hq"
-STAGE = ".next"
 NOT_IN_JSON = {"uri", "keep", "rank", "offset", "side", "sha256", "scored_as"}
 
 
@@ -104,9 +104,10 @@ def sample_json(row: KeptRow) -> bytes:
     return formats.canonical_json(record)
 
 
-def plan(folder: Folder, settings: ShardConfig) -> list[Shard[KeptRow]]:
-    """The shards of the kept images of the ledger, in the order of the keys that they have in there."""
-    changes = stripping.read_stripped(folder) if settings.strip else {}
+def plan(folder: Folder, settings: ShardConfig, told: str = stripping.FILE) -> list[Shard[KeptRow]]:
+    """The shards of the kept images of the ledger, in the order of the keys that they have in there. `told`: the file
+    that says what stripping makes of them."""
+    changes = stripping.read_stripped(folder, told) if settings.strip else {}
     by_key: dict[str, KeptRow] = {}
     for row in packable(kept_rows(folder), settings):
         row["scored_as"] = {
@@ -177,73 +178,71 @@ def pack(
     progress: Progress,
     card: Mapping[str, object],
 ) -> Manifest:
-    """Publishes the shards of the ledger that are not there yet, then the manifest, with `card` in it. Returns it."""
+    """Writes the shards of the ledger that are not there yet aside; then they, the manifest with `card` in it and the
+    file of what was stripped take their places together (storage/journal.py). Returns the manifest."""
+    settle(folder)
     ledger_sha256, plan_digest = runs.ledger_sha256(folder), plan_digest_of(folder, config)
     kept = kept_rows(folder) if config.shards.strip else []
     looked_into = [row for row in kept if row["format"] in FORMATS]
-    find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
-    planned = plan(folder, config.shards)
+    told = find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
+    planned = plan(folder, config.shards, told)
     stage = f"{STAGE}/{plan_digest[:16]}"
-    if _is_packed(folder, planned, plan_digest):
-        place = "shards"
-    else:
-        folder.remove(shards.MANIFEST)
-        place = stage
-        names = set(folder.names(stage))
-        for name in names - _files(planned):  # of shards that were restaged and are planned no more
-            folder.remove(f"{stage}/{name}")
-        todo = [s for s in planned if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
-        units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
-        with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
-            for unit in run(
-                executor, "pack", units, PackShard(config.shards, config.decode, stage, plan_digest), folder
-            ):
-                advance(unit.size)
-        if planned:
-            folder.replace(stage, "shards")
-            place = "shards"
-        else:
-            folder.remove("shards")
-        folder.remove(STAGE)
-    manifest = shards.make_manifest(
-        folder, place, [s.name for s in planned], {**digests, "plan": plan_digest, "ledger": ledger_sha256}
-    )
+    lacking = _incomplete(folder, "shards", planned, plan_digest)
+    todo = _incomplete(folder, stage, lacking, plan_digest)
+    units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
+    with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
+        for unit in run(executor, "pack", units, PackShard(config.shards, config.decode, stage, plan_digest), folder):
+            advance(unit.size)
+    made_of = {**digests, "plan": plan_digest, "ledger": ledger_sha256}
+    names, staged = [shard.name for shard in planned], dict.fromkeys((shard.name for shard in lacking), stage)
+    manifest = shards.make_manifest(folder, "shards", names, made_of, staged)
     if config.shards.strip:
-        card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept))}
+        card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept), told)}
     content = cast(Manifest, {**json.loads(manifest), **card})
-    folder.publish(shards.MANIFEST, formats.canonical_json(content))
+    _put_in_place(folder, planned, staged, told if config.shards.strip else None, formats.canonical_json(content))
     return content
 
 
-def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int]) -> StripCard:
+def _put_in_place(
+    folder: Folder, planned: list[Shard[KeptRow]], staged: dict[str, str], told: str | None, manifest: bytes
+) -> None:
+    """The staged shards and what is said of them become the set; what else lies among the shards goes. `told`: the file
+    of what was stripped, None where nothing is."""
+    change = Rewriting(folder, shards.known_hashes(folder))
+    for name, stage in staged.items():
+        shards.move_shard(change, stage, name)
+    for name in sorted(set(folder.names("shards")) - _files(planned)):
+        change.remove(f"shards/{name}")
+    if told is None and folder.exists(stripping.FILE):
+        change.remove(stripping.FILE)
+    elif told not in (None, stripping.FILE):
+        change.move(told, stripping.FILE, hashlib.sha256(folder.read(told)).hexdigest())
+    if change.changes or not folder.exists(shards.MANIFEST) or folder.read(shards.MANIFEST) != manifest:
+        change.put(shards.MANIFEST, manifest)
+        change.commit()
+    folder.remove(STAGE)
+    if not planned:
+        folder.remove("shards")
+
+
+def _incomplete(folder: Folder, place: str, planned: list[Shard[KeptRow]], plan_digest: str) -> list[Shard[KeptRow]]:
+    names = set(folder.names(place))
+    return [shard for shard in planned if not shards.is_complete(folder, place, shard.name, names, plan_digest)]
+
+
+def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int], told: str) -> StripCard:
     """What the manifest says of stripping; images and not_looked_into are counts of the kept rows of the ledger."""
     return {
         "version": STRIP_VERSION,
         "tags": list(settings.strip),
-        "images": len(stripping.read_stripped(folder)),
+        "images": len(stripping.read_stripped(folder, told)),
         "not_looked_into": unknown,
         "unsupported": settings.strip_unsupported,
     }
 
 
-def restage(folder: Folder, config: FilterConfig) -> None:
-    """Takes published shards back to the stage, where `pack` completes and publishes them again."""
-    folder.remove(shards.MANIFEST)
-    if folder.exists(runs.LEDGER) and folder.exists("shards"):
-        plan_digest = plan_digest_of(folder, config)
-        folder.remove(STAGE)
-        folder.replace("shards", f"{STAGE}/{plan_digest[:16]}")
-
-
 def _files(planned: list[Shard[KeptRow]]) -> set[str]:
     return {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
-
-
-def _is_packed(folder: Folder, planned: list[Shard[KeptRow]], plan_digest: str) -> bool:
-    names = set(folder.names("shards"))
-    return names == _files(planned) and all(
-        shards.is_complete(folder, "shards", s.name, names, plan_digest) for s in planned
-    )
 
 
 def read_source(row: ScoredRow) -> bytes:
@@ -284,16 +283,13 @@ class StripUnit:
 
 def find_stripped(
     folder: Folder, kept: list[KeptRow], what: tuple[str, ...], made_of: str, executor: Executor, bar: Progress
-) -> None:
-    """Publishes stripped.parquet, or removes one that is of no use any more. `kept`: ledger rows in key order, of
-    formats that are looked into; `made_of`: a digest of the ledger and the tags."""
-    if stripping.is_of(folder, made_of) or not (what or folder.exists(stripping.FILE)):
-        return
-    folder.remove(shards.MANIFEST)  # the shards that are there have other keys
-    if not what:
-        folder.remove(stripping.FILE)
-        return
-    place, size = f"{PLACE}-{made_of[:16]}", run_folder.unit_size(len(kept))
+) -> str:
+    """The file that says what stripping makes of the images: the one that is there, or one in the stage. `kept`: ledger
+    rows in key order, of formats that are looked into; `made_of`: a digest of the ledger and the tags."""
+    place = f"{PLACE}-{made_of[:16]}"
+    if not what or stripping.is_of(folder, made_of):
+        return stripping.FILE
+    size = run_folder.unit_size(len(kept))
     there = set(folder.names(place))
     slices = [kept[start : start + size] for start in range(0, len(kept), size)]
     units = [Unit(run_folder.unit_name(number), len(rows), rows) for number, rows in enumerate(slices)]
@@ -304,5 +300,6 @@ def find_stripped(
     tables = [folder.read_table(f"{place}/{unit.name}.parquet") for unit in units]
     table = pa.concat_tables([stripping.SCHEMA.empty_table(), *tables])
     about = {"made_of": made_of, stripping.VERSION: str(STRIP_VERSION)}
-    folder.publish(stripping.FILE, table_bytes(table.replace_schema_metadata(about)))
-    folder.remove(place)
+    told = f"{STAGE}/{stripping.FILE}"
+    folder.publish(told, table_bytes(table.replace_schema_metadata(about)))
+    return told

@@ -28,6 +28,7 @@ from lucidflux_data.sources.reading import PASSING, REFUSED, read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, configure
 from lucidflux_data.storage.formats import canonical_json, table_bytes
+from lucidflux_data.storage.journal import settle
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
@@ -191,6 +192,8 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
     """
     if repair:
+        settle(folder)
+        folder.sweep()
         packing.check_strip(folder, FilterConfig.model_validate(runs.read_run(folder)["config"]).shards)
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):
@@ -226,8 +229,7 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
 
 
 def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
-    """What is whole moves to the stage of the next pack, so that only what is broken is written again."""
-    packing.restage(folder, config)
+    """What is whole stays where it is; what lacks is written again."""
     score(folder, config, executor, progress)
     select(folder, config, executor, progress)
     pack(folder, config, executor, progress)

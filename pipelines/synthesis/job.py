@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lucidflux_data.audit.forgotten import holds_any
+from lucidflux_data.config import digest
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.degradation import backends
 from lucidflux_data.errors import ConfigError, InputError
@@ -33,6 +34,7 @@ from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.journal import STAGE, Rewriting, settle
 from lucidflux_data.storage.run_folder import forgotten_keys
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress, warn
@@ -52,20 +54,21 @@ class ProbeUnit:
 
 @dataclass(frozen=True)
 class SynthesizeShard:
-    """Writes one shard of pairs: the tar, then its index."""
+    """Writes one shard of pairs into `place`: the tar, then its index."""
 
     config: PairsConfig
     sources: tuple[str, ...]
     backend: str
     device: str
     plan_digest: str
+    place: str
 
     def __call__(self, unit: Unit) -> Iterator[File]:
         writer = TarWriter()
         failed: list[samples.FailedImage] = []
-        yield f"shards/{unit.name}.tar", writer.chunks(self._samples(unit, writer, failed))
+        yield f"{self.place}/{unit.name}.tar", writer.chunks(self._samples(unit, writer, failed))
         more = {samples.FAILED: json.dumps(failed)}
-        yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
+        yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
 
     def _samples(
         self, unit: Unit, writer: TarWriter, failed: list[samples.FailedImage]
@@ -153,15 +156,17 @@ def list_inputs(
 def synthesize(folder: Folder, about: PairsRun, executor: Executor, progress: Progress) -> PairsSummary:
     """Publishes the shards that are not there yet, then the manifest. `about`: pairs_run.make_run. Gives a summary."""
     config = PairsConfig.model_validate(about["config"])
+    settle(folder)
     folder.sweep()
     list_inputs(folder, about["sources"], config, about["limit"], executor, progress)
     planned = pairs_run.plan_shards(pairs_run.read_inputs(folder, config), config)
     if not planned:
         raise InputError(f"no image can be used: {_why(folder, config)}")
     plan_digest = pairs_run.plan_digest(planned, config, about["backend"])
-    todo = _lacking(folder, planned, plan_digest)
+    lacking = _lacking(folder, planned, plan_digest)
+    stage, todo = _stage(folder, lacking, plan_digest)
     device = "cuda" if executor.num_gpus and about["backend"] == "torch" else "cpu"
-    job = SynthesizeShard(config, tuple(about["sources"]), about["backend"], device, plan_digest)
+    job = SynthesizeShard(config, tuple(about["sources"]), about["backend"], device, plan_digest, stage)
     units = [Unit(s.name, len(rows) * config.variants, rows) for s in todo for rows in [pairs_run.used(s)]]
     total = sum(unit.size for unit in units)
     done_before = sum(len(pairs_run.used(shard)) for shard in planned) * config.variants - total
@@ -169,7 +174,13 @@ def synthesize(folder: Folder, about: PairsRun, executor: Executor, progress: Pr
         for unit in run(executor, "synthesize", units, job, folder, stateful=device == "cuda"):
             advance(unit.size)
     digests = {**about["digests"], "plan": plan_digest}
-    folder.publish(shards.MANIFEST, shards.make_manifest(folder, "shards", [s.name for s in planned], digests))
+    staged = {} if stage == "shards" else dict.fromkeys((shard.name for shard in lacking), stage)
+    manifest = shards.make_manifest(folder, "shards", [shard.name for shard in planned], digests, staged)
+    change = Rewriting(folder, shards.known_hashes(folder))
+    for name in staged:
+        shards.move_shard(change, stage, name)
+    change.put(shards.MANIFEST, manifest)
+    change.commit()
     folder.sweep()
     return pairs_run.summary(folder)
 
@@ -179,6 +190,16 @@ def _lacking(folder: Folder, planned: list[Shard[PairInput]], plan_digest: str) 
     names, gone = set(folder.names("shards")), forgotten_keys(folder)
     done = {s.name for s in planned if shards.is_complete(folder, "shards", s.name, names, plan_digest)}
     return [s for s in planned if s.name not in done or (gone and holds_any(folder, s.name, gone))]
+
+
+def _stage(folder: Folder, lacking: list[Shard[PairInput]], plan_digest: str) -> tuple[str, list[Shard[PairInput]]]:
+    """Where the shards are written that lack, and those that are not there yet: a new set in place, those of a set that
+    was published aside."""
+    if not folder.exists(shards.MANIFEST):
+        return "shards", lacking
+    stage = f"{STAGE}/{digest([plan_digest, sorted(forgotten_keys(folder))])[:16]}"
+    names = set(folder.names(stage))
+    return stage, [s for s in lacking if not shards.is_complete(folder, stage, s.name, names, plan_digest)]
 
 
 def _why(folder: Folder, config: PairsConfig) -> str:

@@ -17,6 +17,7 @@ from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import verify
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.journal import settle
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Unit
@@ -32,6 +33,9 @@ class PairsVerified(TypedDict):
 
 def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> PairsVerified:
     """Raises VerificationError with every problem; with `repair`, what is broken is made again first."""
+    if repair:
+        settle(folder)
+        folder.sweep()
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):
         problems, broken, samples = _problems(folder, deep, executor, progress)

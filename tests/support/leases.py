@@ -7,9 +7,9 @@ import os
 import time
 from dataclasses import asdict
 
+from lucidflux_data.process import Process
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import NAME
-from lucidflux_data.storage.process import Process
 
 
 def write_lease(place: str, holder: Process | None, age_s: float = 0.0) -> None:

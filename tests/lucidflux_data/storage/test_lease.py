@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from lucidflux_data.errors import FolderBusy, Interrupted
+from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage import lease as leases
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.journal import Rewriting
 from lucidflux_data.storage.lease import NAME, STALE_S, hold
-from lucidflux_data.storage.process import Process, this_process
 from tests.support.leases import foreign, write_lease
 from tests.support.paths import ROOT
 from tests.support.scenarios import speaking_to
@@ -156,7 +157,7 @@ def test_who_lost_the_lease_publishes_no_manifest_and_leaves_the_other_alone(pla
             folder.publish("manifest.json", b"still mine")
         folder.publish("scores/unit-000000.parquet", b"equal whoever writes it")
         with pytest.raises(Interrupted):
-            folder.replace("scores", "shards")
+            Rewriting(folder, {}).commit()
     assert folder.read("manifest.json") == b"mine"
     assert b"of another" in folder.read(NAME)
 
