@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pipelines.commands.options import ExecutorKind, Json, NumCpus, Wait, tell, 
 from pipelines.commands.pairs import app as pairs_app
 from pipelines.commands.restore import app as model_app
 from pipelines.commands.runs import app as govern_app
+from pipelines.commands.terminal import INTERRUPTED, run_guarded
 from pipelines.commands.train import app as train_app
 from pipelines.commands.weights import app as weights_app
 
@@ -92,18 +94,21 @@ TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
 def _main(command: Callable[[], None]) -> None:
     """Runs a typer app. What we raise on purpose is one sentence; anything else is a defect, said as such."""
     try:
-        command()
+        run_guarded(command)
     except LucidFluxError as error:
-        print(f"error: {show(str(error))}", file=sys.stderr)
+        if not (INTERRUPTED.is_set() and type(error) is Interrupted):  # Ctrl-C was answered when it came
+            print(f"error: {show(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == TYPER_INTERRUPTED:
-            print("interrupted: repeat the command to resume", file=sys.stderr)
             sys.exit(Interrupted.exit_code)
         raise
     except Exception as error:
         if os.environ.get("LUCIDFLUX_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print("error: no space left on the device: free some, then repeat the command to resume", file=sys.stderr)
+            sys.exit(Interrupted.exit_code)
         message = str(error).splitlines()[0] if str(error) else ""
         print(
             f"internal error, please report it ({type(error).__name__}: {show(message)}); "

@@ -43,7 +43,7 @@ from lucidflux_data.selection.pool import load_pool
 from lucidflux_data.sources import listing
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, table_bytes
+from lucidflux_data.storage.formats import table_bytes
 
 app = typer.Typer()
 
@@ -187,7 +187,7 @@ def generate_run(folder: Folder, rows: int) -> None:
     rng = np.random.default_rng(0)
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
     listed: runs.Listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
-    folder.publish(run_folder.RUN_FILE, canonical_json(runs.make_run(config, listed, "lucidflux")))
+    run_folder.write_about(folder, runs.make_run(config, listed, "lucidflux"))
     size = run_folder.unit_size(rows)
     inventory = []
     for number, start in enumerate(range(0, rows, size)):

@@ -194,7 +194,7 @@ def _run_with_list(folder: Folder) -> bytes:
         run["config"]["select"]["opt_out"] = [*lists, place]
     run["inputs"][place] = hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()
     config = FilterConfig.model_validate(run["config"])
-    return formats.canonical_json(runs.renew_run(run, config, run["inputs"]))
+    return run_folder.seal(runs.renew_run(run, config, run["inputs"]))
 
 
 def _put_ledger(change: Rewriting, ledger: pa.Table) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.audit import strays
 from lucidflux_data.audit.forgotten import find_left
-from lucidflux_data.errors import LucidFluxError
+from lucidflux_data.errors import LucidFluxError, VerificationError
 from lucidflux_data.selection import ledger
 from lucidflux_data.selection import pool as selection_pool
 from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
-from lucidflux_data.shards.verify import PLACE, index_of_tar
+from lucidflux_data.shards.verify import PLACE
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
@@ -20,6 +22,9 @@ from lucidflux_data.storage.folder import Folder
 def check_set(folder: Folder) -> list[str]:
     """The run's tables against each other and against the manifest; no shard is opened."""
     try:
+        damaged = strays.find_damaged_units(folder)
+        if damaged:
+            return [f"{name} is damaged: `verify --repair` measures its candidates again" for name in damaged]
         pool = selection_pool.load_pool(runs.parts(folder))
         table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason", "format"])
         manifest = shards.read_manifest(folder)
@@ -27,7 +32,7 @@ def check_set(folder: Folder) -> list[str]:
         return [f"{runs.LEDGER} is missing"]
     except LucidFluxError as error:
         return [str(error)]
-    problems = []
+    problems = check_digests(folder)
     for part, scored in zip(pool.parts, pool.tables, strict=True):
         problems += _check_part(part, scored.num_rows)
     if not problems and not _uris(pool).equals(table["uri"]):
@@ -44,10 +49,30 @@ def check_set(folder: Folder) -> list[str]:
     if len(keys) != kept:
         problems.append("a key is kept twice")
     problems += find_left(folder, [entry["name"].removesuffix(".tar") for entry in manifest["shards"]])
-    expected = {name for entry in manifest["shards"] for name in (entry["name"], index_of_tar(entry["name"]))}
-    for name in sorted(set(folder.names(PLACE)) - expected):
-        problems.append(f"{PLACE}/{name} is not in the manifest")
-    return problems
+    names = strays.find_stray_shards(folder, [entry["name"] for entry in manifest["shards"]])
+    return problems + [strays.describe_stray(name) for name in names + strays.find_stray_units(folder)]
+
+
+def check_digests(folder: Folder) -> list[str]:
+    """Whether run.json fits the digests that it has of itself, which a file without a seal has, too."""
+    run = runs.read_run(folder)
+    config = FilterConfig.model_validate(run["config"])
+    made = runs.make_run(config, run["listed"], run["preset"], run["runs"], run["included"], run["inputs"])["digests"]
+    wrong = [step for step in ("score", "pack") if made[step] != run["digests"].get(step)]
+    return [f"{run_folder.RUN_FILE} does not fit its own digests ({', '.join(wrong)})"] if wrong else []
+
+
+def refuse_unfit(folder: Folder, wrong: list[str]) -> None:
+    """VerificationError where run.json is not what it was: what is made again from it would be something else."""
+    if wrong:
+        raise VerificationError(f"{folder}: {'; '.join(wrong)}: put it back from a copy; nothing was repaired")
+
+
+def describe_unsealed(folder: Folder) -> list[str]:
+    """What a folder of an earlier version has no record of, so that it could not be compared."""
+    if run_folder.is_sealed(folder):
+        return []
+    return [f"{run_folder.RUN_FILE} and the tables: their checksums were not recorded before this version"]
 
 
 def _check_part(part: runs.Part, scored: int) -> list[str]:

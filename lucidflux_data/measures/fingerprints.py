@@ -131,7 +131,12 @@ def fingerprint_file(
     sink = io.BytesIO()
     metadata = {"suite": suite, "fingerprint_version": VERSION, "source": source}
     metadata["listed"] = str(len(rows) if listed is None else listed)
-    pq.write_table(pa.Table.from_pylist(rows, FINGERPRINTS.with_metadata(metadata)), sink, compression="zstd")
+    pq.write_table(
+        pa.Table.from_pylist(rows, FINGERPRINTS.with_metadata(metadata)),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     return sink.getvalue()
 
 

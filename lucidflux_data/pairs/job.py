@@ -261,8 +261,19 @@ def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
     names = [name for name in folder.names(PLACE) if name.endswith(".parquet")]
     if not names:
         raise InputError(f"{folder} lists no inputs: repeat the command")
-    tables = [folder.read_table(f"{PLACE}/{name}") for name in names]
+    tables = [read_input_unit(folder, name) for name in names]
     return with_reasons(pa.concat_tables(tables), config.degrade, run_folder.read_forgotten(folder))
+
+
+def read_input_unit(folder: Folder, name: str) -> pa.Table:
+    """One file below inputs/. InputError where it is damaged, or has other columns than INPUTS."""
+    table = folder.read_table(f"{PLACE}/{name}")
+    if not set(table.column_names) <= set(INPUTS.names) or not set(_ALWAYS) <= set(table.column_names):
+        raise InputError(f"{folder.path(f'{PLACE}/{name}')} is damaged: `lucidflux-data verify --repair` rebuilds it")
+    return table
+
+
+_ALWAYS = ("uri", "source_key", "offset", "size", "key", "width", "height", "reason", "detail")  # since 0.1
 
 
 def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -207,6 +208,14 @@ def plan_shards(
     return shards
 
 
+_OURS = re.compile(r"(hq|pairs)-\d{6,}\.(tar|index\.parquet)")
+
+
+def is_shard_file(name: str) -> bool:
+    """Whether a file below shards/ has a name that this project gives: of a tar or an index."""
+    return _OURS.fullmatch(name) is not None
+
+
 def index_name(shard: str) -> str:
     return f"{shard}.index.parquet"
 
@@ -277,6 +286,19 @@ def brace_string(shards: Sequence[str]) -> str:
     return f"{shards[0]}.tar" if first == last else f"{prefix}-{{{first}..{last}}}.tar"
 
 
+def _is_manifest(content: object) -> bool:
+    """Whether JSON has the keys that every reader of a manifest goes by."""
+    if not isinstance(content, dict) or not isinstance(content.get("samples"), int):
+        return False
+    if not isinstance(content.get("digests"), dict) or not isinstance(content.get("shards"), list):
+        return False
+    kinds = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
+    return all(
+        isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+        for entry in content["shards"]
+    )
+
+
 def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
     """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one that tars
     and indices need not agree with: a `forget` was not finished, or files are changing places."""
@@ -290,6 +312,8 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
         raise VerificationError(f"{folder} has no {MANIFEST}: it was not packed to the end") from None
     except ValueError:
         raise VerificationError(f"{folder}/{MANIFEST} is damaged") from None
+    if not _is_manifest(manifest):
+        raise VerificationError(f"{folder}/{MANIFEST} is damaged: it does not list shards")
     if manifest.get("schema_version", 0) > SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
     if manifest.get(FORGETTING) and not halfway:

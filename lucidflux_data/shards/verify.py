@@ -11,7 +11,7 @@ from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import decode_apart
 from lucidflux_data.shards import shard as shards
-from lucidflux_data.shards.shard import IndexRow, ShardEntry
+from lucidflux_data.shards.shard import IndexRow, Manifest, ShardEntry
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
@@ -52,6 +52,27 @@ def check_shard(folder: Folder, entry: ShardEntry, deep: bool, max_pixels: int, 
     if len({row["key"] for row in rows}) != entry["samples"]:
         problems.append(f"{name} has not {entry['samples']} samples")
     return problems
+
+
+def check_manifest(folder: Folder, manifest: Manifest) -> list[str]:
+    """What the manifest says of its shards against their indices, which `check_shard` has compared with the tars."""
+    names = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
+    made = json.loads(shards.make_manifest(folder, PLACE, names, manifest["digests"]))
+    wrong = sorted(name for name in made if manifest.get(name) != made[name])
+    return [f"{shards.MANIFEST} does not fit its shards ({', '.join(wrong)})"] if wrong else []
+
+
+def find_unfit(folder: Folder) -> list[str]:
+    """Tars (names) below shards/ that do not have the sha256 that their own index notes, or that have no whole index:
+    what is left to go by without a manifest."""
+    names, unfit = folder.names(PLACE), []
+    for name in names:
+        if name.endswith(".tar"):
+            index = index_of_tar(name)
+            noted = shards.read_index_metadata(folder, f"{PLACE}/{index}") if index in names else {}
+            if noted.get("tar_sha256") != hashlib.sha256(folder.read(f"{PLACE}/{name}")).hexdigest():
+                unfit.append(name)
+    return unfit
 
 
 def _check_contents(tar: bytes, rows: list[IndexRow], noted: list[str]) -> list[str]:

@@ -169,7 +169,9 @@ def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
             yield from _json_rows(io.TextIOWrapper(file, "utf-8-sig"))
             return
         if url.endswith(".parquet"):
-            batches = pq.ParquetFile(file).iter_batches(4096, use_threads=False)  # its threads may abort at exit
+            batches = pq.ParquetFile(file, page_checksum_verification=True).iter_batches(
+                4096, use_threads=False
+            )  # its threads may abort at exit
         else:
             batches = _csv_batches(file)
         for batch in batches:

@@ -97,7 +97,7 @@ def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None, int]]
     OSError for a damaged file.
     """
     with file_system(url).open(url, "rb") as file:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, page_checksum_verification=True)
         found = layout(table.schema_arrow)
         if found is None:
             return
@@ -143,7 +143,7 @@ def side_json(row: dict[str, object]) -> str | None:
 def sides_by_key(url: str) -> dict[str, str]:
     """img2dataset's Parquet twin of a tar: the side json of each `key`. {} for a file without that column."""
     with file_system(url).open(url, "rb") as file:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, page_checksum_verification=True)
         names = [field.name for field in table.schema_arrow if _is_plain(_value_type(field.type))]
         if "key" not in names:
             return {}
@@ -161,7 +161,7 @@ class _Cursor:
     def __init__(self, url: str) -> None:
         self.url = url
         self.file = file_system(url).open(url, "rb")
-        self.table = pq.ParquetFile(self.file)
+        self.table = pq.ParquetFile(self.file, page_checksum_verification=True)
         found = layout(self.table.schema_arrow)
         if found is None or found.kind == "uri":  # a file of another time, or a uri that somebody wrote down
             raise ImageError("unreadable", "the Parquet file has no column of images")

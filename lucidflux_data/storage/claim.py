@@ -7,8 +7,7 @@ from typing import Any, TypeVar, cast
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json
-from lucidflux_data.storage.run_folder import RUN_FILE, read_claim
+from lucidflux_data.storage.run_folder import RUN_FILE, read_claim, seal
 
 About = TypeVar("About", bound=Mapping[str, Any])  # the content of the file that says whose a folder is
 
@@ -25,7 +24,7 @@ def claim(
     resume: Callable[[About], bool],
     *,
     name: str = RUN_FILE,
-    encode: Callable[[Mapping[str, Any]], bytes] = canonical_json,
+    encode: Callable[[Mapping[str, Any]], bytes] = seal,
     taken: Callable[[Folder], bool] = holds_files,
 ) -> About | None:
     """Writes `run` into a new folder, or checks that the folder is of the same run. Gives what was there before.

@@ -342,13 +342,15 @@ class Folder:
         # go of after the interpreter has begun to shut down (an abort, now and then, at the end of a good run).
         data = self.read(name)
         try:
-            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
+            if columns is not None and not set(columns) <= set(file.schema_arrow.names):
+                raise pa.ArrowInvalid("a column is not there")
             if where is None:
                 return file.read(columns, use_threads=False)
             batches = file.iter_batches(ROWS_IN_GROUP, columns=columns, use_threads=False)
             some = [pa.Table.from_batches([batch]).filter(where) for batch in batches]
             return pa.concat_tables(some) if some else file.read(columns)
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError):
             raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
 
     def read_tables(self, names: Iterable[str], columns: list[str] | None = None) -> list[pa.Table]:

@@ -4,6 +4,7 @@ forgotten images.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,15 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import canonical_json, checked_bytes
 
 IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")  # key, sha256
 
 
 RUN_FILE = "run.json"
+SEAL = "own_sha256"  # in run.json: of all its other fields
 INVENTORY = "inventory.parquet"
 FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
 
@@ -54,17 +56,40 @@ def read_about(folder: Folder) -> RunFile:
     return cast(RunFile, read_claim(folder, RUN_FILE))
 
 
+def seal(about: Mapping[str, Any]) -> bytes:
+    """The bytes of run.json: canonical JSON with the sha256 of its own content, as `read_claim` compares it."""
+    return canonical_json({**about, SEAL: hashlib.sha256(canonical_json(dict(about))).hexdigest()})
+
+
+def write_about(folder: Folder, about: Mapping[str, Any]) -> None:
+    """Publishes run.json with its seal."""
+    folder.publish(RUN_FILE, seal(about))
+
+
 def read_claim(folder: Folder, name: str) -> dict[str, Any]:
-    """A file that says what a folder is. InputError where there is none, or it is damaged."""
+    """A file that says what a folder is, without its seal. InputError where there is none, or it is no JSON;
+    VerificationError where its content no longer fits the seal. A file of an earlier version has none.
+    """
     try:
         about = json.loads(folder.read(name))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a run folder: it has no {name}") from None
     except ValueError:
-        raise InputError(f"{folder}/{name} is damaged") from None
+        raise InputError(f"{folder}/{name} is damaged: put it back from a copy") from None
     if not isinstance(about, dict):
-        raise InputError(f"{folder}/{name} is damaged")
+        raise InputError(f"{folder}/{name} is damaged: put it back from a copy")
+    sealed = about.pop(SEAL, None)
+    if sealed is not None and sealed != hashlib.sha256(canonical_json(about)).hexdigest():
+        raise VerificationError(
+            f"{folder}/{name} was changed after it was written (its content does not fit its {SEAL}): "
+            "put the file back from a copy; nothing is made again from it"
+        )
     return about
+
+
+def is_sealed(folder: Folder) -> bool:
+    """Whether run.json has a seal; one of a version before 0.2 has none."""
+    return SEAL in json.loads(folder.read(RUN_FILE))
 
 
 def read_forgotten(folder: Folder) -> list[str]:
@@ -73,11 +98,17 @@ def read_forgotten(folder: Folder) -> list[str]:
 
 
 def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
-    return folder.read_table(INVENTORY, None if columns is None else list(columns))
+    """The candidates as they were listed. InputError where the file is damaged: nothing else knows them all."""
+    try:
+        return folder.read_table(INVENTORY, None if columns is None else list(columns))
+    except InputError:
+        raise InputError(
+            f"{folder}/{INVENTORY} is damaged: put it back from a copy, or list the sources into a new folder"
+        ) from None
 
 
 def write_inventory(folder: Folder, table: pa.Table) -> None:
-    folder.publish(INVENTORY, table_bytes(table))
+    folder.publish(INVENTORY, checked_bytes(table))
 
 
 def forgotten_keys(folder: Folder) -> frozenset[str]:

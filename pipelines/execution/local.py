@@ -18,6 +18,8 @@ from pipelines.execution.executor import Job, lost_unit, next_attempt
 from pipelines.execution.in_flight import STALL_S, flights
 from pipelines.execution.worker import Events, Unit
 
+CLOSE_S = 10.0  # for the pool to see that its processes are gone
+
 
 class LocalExecutor:
     """Spawned processes of this machine, no Ray: what one debugs with."""
@@ -104,7 +106,11 @@ class LocalExecutor:
 
     def close(self) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((self._pool._processes or {}).values()):
+            pool, self._pool = self._pool, None
+            manager: Any = pool._executor_manager_thread
+            processes = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
                 process.terminate()
-            self._pool = None
+            if manager is not None:  # it would complain of closed pipes when the interpreter ends before it
+                manager.join(CLOSE_S)

@@ -27,7 +27,6 @@ from lucidflux_data.sources.uris import restore_url
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.allowed import is_below, prefixes_to_allow
 from lucidflux_data.storage.folder import Folder, absolute_url
-from lucidflux_data.storage.formats import canonical_json
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress, warn
 from pipelines.filter import estimate as plan
@@ -155,7 +154,7 @@ def _withdraw(folder: Folder, compared: Mapping[str, Compared]) -> None:
     run = runs.read_run(folder)
     if run.get("firewall") and run["firewall"] != compared:
         config = FilterConfig.model_validate(run["config"])
-        folder.publish(run_folder.RUN_FILE, canonical_json(runs.renew_run(run, config, run["inputs"], {})))
+        run_folder.write_about(folder, runs.renew_run(run, config, run["inputs"], {}))
 
 
 def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, preset: str) -> None:
@@ -207,7 +206,7 @@ def include(folder: Folder, asked: list[str], config: FilterConfig, executor: Ex
         urls.append(place.url)
     run["included"] = urls
     run["listed"]["included"] = [runs.count_together([runs.read_run(Folder(url))]) for url in urls]
-    folder.publish(run_folder.RUN_FILE, canonical_json(run))
+    run_folder.write_about(folder, run)
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:
@@ -230,7 +229,7 @@ def _update_run(
     if updated["digests"]["score"] != run["digests"]["score"]:
         raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
     if updated != run:
-        folder.publish(run_folder.RUN_FILE, canonical_json(updated))
+        run_folder.write_about(folder, updated)
     return updated
 
 

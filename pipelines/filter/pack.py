@@ -206,12 +206,12 @@ def pack(
 def _put_in_place(
     folder: Folder, planned: list[Shard[KeptRow]], staged: dict[str, str], told: str | None, manifest: bytes
 ) -> None:
-    """The staged shards and what is said of them become the set; what else lies among the shards goes. `told`: the file
-    of what was stripped, None where nothing is."""
+    """The staged shards and what is said of them become the set; shards of before go, a user's own files stay. `told`:
+    the file of what was stripped, None where nothing is."""
     change = Rewriting(folder, shards.known_hashes(folder))
     for name, stage in staged.items():
         shards.move_shard(change, stage, name)
-    for name in sorted(set(folder.names("shards")) - _files(planned)):
+    for name in sorted(set(filter(is_shard_file, folder.names("shards"))) - _files(planned)):
         change.remove(f"shards/{name}")
     if told is None and folder.exists(stripping.FILE):
         change.remove(stripping.FILE)
@@ -221,7 +221,7 @@ def _put_in_place(
         change.put(shards.MANIFEST, manifest)
         change.commit()
     folder.remove(STAGE)
-    if not planned:
+    if not planned and not folder.names("shards"):
         folder.remove("shards")
 
 

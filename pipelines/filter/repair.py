@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.audit import decoders
+from lucidflux_data.audit import decoders, strays
 from lucidflux_data.audit import doubts as earlier
 from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.audit.forget import finish_forgetting
@@ -27,7 +28,7 @@ from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.reading import PASSING, REFUSED, read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, configure
-from lucidflux_data.storage.formats import canonical_json, table_bytes
+from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.journal import settle
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress, warn
@@ -110,7 +111,7 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
         if measure != "basic":
             dropped += _drop_rows(folder, measure, "uri", uris)
     about = {**runs.read_run(folder), **runs.made_with(), runs.MEASURED_AGAIN: records.VERSION}
-    folder.publish(run_folder.RUN_FILE, canonical_json(about))
+    run_folder.write_about(folder, about)
     return {"tried": int(again.sum()), "scores_dropped": dropped}
 
 
@@ -135,7 +136,7 @@ def _drop_rows(folder: Folder, measure: str, column: str, values: pa.Array | pa.
         count = int(pc.sum(out).as_py() or 0)
         if count:
             left = table.filter(pc.invert(out))
-            folder.publish(f"scores/{measure}/{run_folder.unit_name(number)}.parquet", table_bytes(left))
+            folder.publish(f"scores/{measure}/{run_folder.unit_name(number)}.parquet", checked_bytes(left))
         dropped += count
     return dropped
 
@@ -191,22 +192,23 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
 
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
     """
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
     if repair:
+        audit_verify.refuse_unfit(folder, audit_verify.check_digests(folder))
         settle(folder)
         folder.sweep()
-        packing.check_strip(folder, FilterConfig.model_validate(runs.read_run(folder)["config"]).shards)
+        packing.check_strip(folder, config.shards)
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):
         problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair:
-        config = FilterConfig.model_validate(runs.read_run(folder)["config"])
         for name in broken:
             folder.remove(f"shards/{name}")
         _repair(folder, config, executor, progress)
         problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems:
         raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
-    doubts = earlier.find_doubts(folder)
+    doubts = [*earlier.find_doubts(folder), *audit_verify.describe_unsealed(folder)]
     for doubt in doubts:
         warn(doubt)
     return {"run": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": doubts}
@@ -214,9 +216,11 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
 
 def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
     problems = audit_verify.check_set(folder)
-    if not folder.exists(shards.MANIFEST):
-        return problems, [], 0
-    entries = shards.read_manifest(folder, halfway=True)["shards"]
+    try:
+        manifest = shards.read_manifest(folder, halfway=True)
+    except VerificationError:
+        return problems, verify.find_unfit(folder), 0
+    entries = manifest["shards"]
     max_pixels = runs.read_run(folder)["config"]["decode"]["max_pixels"]
     units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
     broken = []
@@ -225,11 +229,20 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
             problems += sorted(found)
             broken += [unit.name] if found else []
             advance(unit.size)
+    if not broken:
+        problems += verify.check_manifest(folder, manifest)
     return sorted(problems), sorted(broken), sum(unit.size for unit in units)
 
 
 def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
-    """What is whole stays where it is; what lacks is written again."""
+    """Damaged units of scores are measured again, and what belongs to nothing moves to stray/. What is whole stays;
+    what lacks is written again."""
+    for name in strays.find_damaged_units(folder):
+        folder.remove(name)
+    strays.move_aside(folder, strays.find_stray_units(folder))
+    with contextlib.suppress(VerificationError):  # without a manifest, `pack` knows which shards are planned
+        listed = [entry["name"] for entry in shards.read_manifest(folder, halfway=True)["shards"]]
+        strays.move_aside(folder, strays.find_stray_shards(folder, listed))
     score(folder, config, executor, progress)
     select(folder, config, executor, progress)
     pack(folder, config, executor, progress)

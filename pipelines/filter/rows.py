@@ -16,7 +16,7 @@ from lucidflux_data.images import ImageError, decode
 from lucidflux_data.selection.pool import Pool
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import run_folder
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import checked_bytes
 from pipelines.execution.worker import File, Unit
 
 Columns = dict[str, float | int | str | None]  # a row of a table: values by column
@@ -82,7 +82,7 @@ class _Rows(abc.ABC):
     def __call__(self, unit: Unit) -> Iterator[File]:
         rows = [row["known"] or self._row(row) for row in unit.payload]
         table = pa.Table.from_pylist(rows, self.schema)
-        yield f"scores/{self.measure}/{unit.name}.parquet", table_bytes(table)
+        yield f"scores/{self.measure}/{unit.name}.parquet", checked_bytes(table)
 
     def _row(self, row: MeasureRow) -> Columns:
         record: Columns = {"uri": row["uri"], "key": row["key"]}

@@ -29,7 +29,7 @@ from lucidflux_data.selection.records import KEPT
 from lucidflux_data.sources.reading import check_sources, read_bytes, read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.lease import hold
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
@@ -68,7 +68,7 @@ class MeasureUnit:
         finally:
             if isolated is not None:
                 isolated.close()
-        yield f"{runs.BASIC}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, records.BASIC))
+        yield f"{runs.BASIC}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, records.BASIC))
 
     def _measure(self, row: CandidateRow, isolated: Isolated | None) -> Mapping[str, object]:
         record: Columns = {"uri": row["uri"], "source_key": row["source_key"]}
@@ -106,7 +106,7 @@ class MetricUnit:
         scores = self._scores([row for row in unit.payload if row["known"] is None])
         rows = [row["known"] or _metric_record(row, metric, next(scores)) for row in unit.payload]
         table = pa.Table.from_pylist(rows, records.measure_schema(metric))
-        yield f"scores/{metric}/{unit.name}.parquet", table_bytes(table)
+        yield f"scores/{metric}/{unit.name}.parquet", checked_bytes(table)
 
     def _scores(self, rows: list[MeasureRow]) -> Iterator[float | ImageError]:
         """In windows of some batches' pixels, from the rows alone: what is decoded at a time is bounded."""

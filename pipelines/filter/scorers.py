@@ -16,7 +16,7 @@ from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, LucidFluxError
 from lucidflux_data.images import ImageError
 from lucidflux_data.selection.columns import OWN, TAKEN
-from lucidflux_data.storage.formats import make_portable, table_bytes
+from lucidflux_data.storage.formats import checked_bytes, make_portable
 from pipelines.execution.worker import File, Unit
 from pipelines.filter.rows import Columns, MeasureRow
 from pipelines.filter.score import decoded
@@ -47,7 +47,7 @@ class ScorerUnit:
             rows += self._batch(batch, list(islice(pixels, len(batch))))
         order = {row["uri"]: number for number, row in enumerate(unit.payload)}
         rows.sort(key=lambda row: order[row["uri"]])
-        yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", table_bytes(_table(rows, self.spec))
+        yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", checked_bytes(_table(rows, self.spec))
 
     def _batch(self, rows: list[MeasureRow], pixels: list[np.ndarray | ImageError]) -> list[Columns]:
         records: list[Columns] = []

@@ -36,7 +36,7 @@ from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.names import safe_name
-from lucidflux_data.storage.run_folder import RUN_FILE
+from lucidflux_data.storage.run_folder import RUN_FILE, read_claim
 from lucidflux_model.inference.config import ModelConfig, weights_digest
 from pipelines.execution.progress import warn
 from pipelines.execution.worker import File, Publish, Unit
@@ -313,7 +313,7 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int 
     rows = plan(list_images(sources), config.format, limit)
     settings: dict[str, Any] = {**deciding_values(config), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
-    run = {"schema_version": 1, "settings": settings, "digest": digest(settings)}
+    run = {"schema_version": 1, "kind": "restored images", "settings": settings, "digest": digest(settings)}
 
     def resume(before: dict[str, Any]) -> bool:
         if before.get("digest") == run["digest"]:
@@ -373,7 +373,7 @@ def finish(folder: Folder, rows: list[RestoreRow]) -> RestoreSummary:
             (image["peak_memory_bytes"] for image in images if image["status"] == "ok"), default=0
         ),
     }
-    run = json.loads(folder.read(RUN_FILE))
+    run = read_claim(folder, RUN_FILE)
     versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     folder.publish(MANIFEST, canonical_json({**run, "versions": versions, **summary, "records": images}))
     return summary

@@ -33,7 +33,7 @@ from lucidflux_data.sources.counts import describe_ignored
 from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.journal import STAGE, Rewriting, settle
 from lucidflux_data.storage.run_folder import forgotten_keys
 from pipelines.execution.executor import Executor, run
@@ -49,7 +49,7 @@ class ProbeUnit:
 
     def __call__(self, unit: Unit) -> Iterator[File]:
         rows = [pairs_run.probe_row(row, self.decode, unit.attempt) for row in unit.payload]
-        yield f"{PLACE}/{unit.name}.parquet", table_bytes(pa.Table.from_pylist(rows, INPUTS))
+        yield f"{PLACE}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, INPUTS))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def list_inputs(
         if not folder.names(PLACE):
             table = pairs_run.inputs_of_run(found[0])
             table = table if limit is None else sources.sample(table, limit, seed=0)
-            folder.publish(f"{PLACE}/{run_folder.unit_name(0)}.parquet", table_bytes(table))
+            folder.publish(f"{PLACE}/{run_folder.unit_name(0)}.parquet", checked_bytes(table))
         return
     if not folder.exists(run_folder.INVENTORY):
         listing = sources.list_sources(asked)

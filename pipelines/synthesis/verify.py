@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
+from lucidflux_data.audit import strays
 from lucidflux_data.audit.forget import finish_forgetting
 from lucidflux_data.audit.forgotten import find_left
+from lucidflux_data.audit.verify import describe_unsealed, refuse_unfit
 from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
@@ -16,10 +18,11 @@ from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import verify
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.journal import settle
 from pipelines.execution.executor import Executor
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
 from pipelines.synthesis.job import synthesize
 
@@ -29,11 +32,16 @@ class PairsVerified(TypedDict):
     samples: int
     problems: int  # none: they are an error
     deep: bool
+    warnings: list[str]
 
 
 def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> PairsVerified:
-    """Raises VerificationError with every problem; with `repair`, what is broken is made again first."""
+    """Raises VerificationError with every problem; with `repair`, what is broken is made again first.
+
+    Nothing is made again from a run.json that no longer fits its own digests.
+    """
     if repair:
+        refuse_unfit(folder, check_digests(folder))
         settle(folder)
         folder.sweep()
     problems, broken, samples = _problems(folder, deep, executor, progress)
@@ -44,21 +52,43 @@ def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, p
             folder.remove(f"shards/{name}")
         for name in _damaged_inputs(folder):
             folder.remove(name)
-        for name in _stray(folder):
-            folder.remove(name)
+        _clear_manifest(folder)
         synthesize(folder, pairs_run.read(folder), executor, progress)
         problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems:
         raise VerificationError("; ".join(problems[:20]) + (f" (+{len(problems) - 20} more)" if problems[20:] else ""))
-    return {"pairs": str(folder), "samples": samples, "problems": 0, "deep": deep}
+    unrecorded = describe_unsealed(folder)
+    for sentence in unrecorded:
+        warn(sentence)
+    return {"pairs": str(folder), "samples": samples, "problems": 0, "deep": deep, "warnings": unrecorded}
+
+
+def check_digests(folder: Folder) -> list[str]:
+    """Whether run.json fits the digest that it has of itself, which a file without a seal has, too."""
+    run, config = pairs_run.read(folder), pairs_run.read_config(folder)
+    made = pairs_run.make_run(config, run["label"], run["backend"], run["sources"], run["limit"])["digests"]
+    return [] if made == run["digests"] else [f"{run_folder.RUN_FILE} does not fit its own digests"]
+
+
+def _clear_manifest(folder: Folder) -> None:
+    """A manifest that cannot be read goes: `synthesize` writes it again. Files that a readable one does not list move
+    to stray/."""
+    try:
+        names = _stray(folder)
+    except VerificationError:
+        folder.remove(shards.MANIFEST)
+    else:
+        strays.move_aside(folder, names)
 
 
 def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress) -> tuple[list[str], list[str], int]:
     problems = check_set(folder)
-    if not folder.exists(shards.MANIFEST):
-        return problems, [], 0
+    try:
+        manifest = shards.read_manifest(folder, halfway=True)
+    except VerificationError:
+        return problems, verify.find_unfit(folder), 0
     run, config = pairs_run.read(folder), pairs_run.read_config(folder)
-    entries = shards.read_manifest(folder, halfway=True)["shards"]
+    entries = manifest["shards"]
     units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
     broken = []
     with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
@@ -66,6 +96,8 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
             problems += sorted(found)
             broken += [unit.name] if found else []
             advance(unit.size)
+    if not broken:
+        problems += verify.check_manifest(folder, manifest)
     return sorted(problems), sorted(broken), sum(unit.size for unit in units)
 
 
@@ -74,10 +106,12 @@ def check_set(folder: Folder) -> list[str]:
     try:
         run, config = pairs_run.read(folder), pairs_run.read_config(folder)
         manifest = shards.read_manifest(folder)
+        if folder.exists(run_folder.INVENTORY):
+            run_folder.read_inventory(folder)
         planned = pairs_run.plan_shards(pairs_run.read_inputs(folder, config), config)
     except LucidFluxError as error:
         return [str(error)]
-    problems = []
+    problems = check_digests(folder)
     if manifest["digests"].get("plan") != pairs_run.plan_digest(planned, config, run["backend"]):
         problems.append("the shards were planned from other inputs than those in inputs/")
     if [f"{shard.name}.tar" for shard in planned] != [entry["name"] for entry in manifest["shards"]]:
@@ -87,21 +121,20 @@ def check_set(folder: Folder) -> list[str]:
     if manifest["samples"] != wanted * config.variants:
         problems.append(f"the manifest has {manifest['samples']} pairs, not {wanted * config.variants}")
     problems += find_left(folder, [shard.name for shard in planned])
-    return problems + [f"{name} is not in the manifest" for name in _stray(folder)]
+    return problems + [strays.describe_stray(name) for name in _stray(folder)]
 
 
 def _stray(folder: Folder) -> list[str]:
-    manifest = shards.read_manifest(folder, halfway=True)
-    names = {entry["name"] for entry in manifest["shards"]}
-    names |= {shards.index_name(name.removesuffix(".tar")) for name in names}
-    return [f"shards/{name}" for name in sorted(set(folder.names("shards")) - names)]
+    """VerificationError where there is no manifest that can be read."""
+    listed = [entry["name"] for entry in shards.read_manifest(folder, halfway=True)["shards"]]
+    return strays.find_stray_shards(folder, listed)
 
 
 def _damaged_inputs(folder: Folder) -> list[str]:
     damaged = []
     for name in folder.names(pairs_run.PLACE):
         try:
-            folder.read_table(f"{pairs_run.PLACE}/{name}")
+            pairs_run.read_input_unit(folder, name)
         except InputError:
             damaged.append(f"{pairs_run.PLACE}/{name}")
     return damaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import canonical_json, indented_json
+from lucidflux_data.storage.run_folder import read_claim
 
 UNKNOWN = "is not empty and holds no runs"
 
@@ -25,7 +27,9 @@ def same_seed(before: dict[str, Any]) -> bool:
 def test_a_new_folder_gets_the_file_and_a_resumed_one_keeps_its_own(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "run")
     assert claim(folder, {"seed": 1, "at": "first"}, UNKNOWN, same_seed) is None
-    assert (tmp_path / "run" / "run.json").read_text() == '{"at": "first", "seed": 1}\n'
+    sealed = hashlib.sha256(b'{"at": "first", "seed": 1}\n').hexdigest()
+    written = (tmp_path / "run" / "run.json").read_text()
+    assert written == f'{{"at": "first", "own_sha256": "{sealed}", "seed": 1}}\n'
     assert claim(folder, {"seed": 1, "at": "second"}, UNKNOWN, same_seed) == {"seed": 1, "at": "first"}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["at"] == "first"
 
@@ -34,7 +38,7 @@ def test_a_job_may_write_its_file_again_when_it_resumes(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     claim(folder, {"at": "first"}, UNKNOWN, lambda _: True)
     assert claim(folder, {"at": "second"}, UNKNOWN, lambda _: True) == {"at": "first"}
-    assert json.loads(folder.read("run.json")) == {"at": "second"}
+    assert read_claim(folder, "run.json") == {"at": "second"}
 
 
 def test_another_run_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
@@ -42,7 +46,7 @@ def test_another_run_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     claim(folder, {"seed": 2}, UNKNOWN, same_seed)
     with pytest.raises(ConfigError, match="another seed"):
         claim(folder, {"seed": 1}, UNKNOWN, same_seed)
-    assert json.loads(folder.read("run.json")) == {"seed": 2}
+    assert read_claim(folder, "run.json") == {"seed": 2}
 
 
 def test_what_others_left_is_refused_and_hidden_files_are_not(tmp_path: Path) -> None:

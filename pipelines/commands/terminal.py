@@ -1,0 +1,94 @@
+"""The terminal of a command: Ctrl-C is answered at once, and a stream that takes nothing ends no job."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from lucidflux_data.errors import Interrupted
+
+GRACE_S = 20.0  # for an orderly stop after the first Ctrl-C: shards are discarded, a private cluster is shut down
+ANSWER = "interrupted: repeat the command to resume"
+INTERRUPTED = threading.Event()  # set once Ctrl-C was answered
+
+
+class Output(io.FileIO):
+    """Standard output that says why it takes nothing more: Interrupted. A reader that left (EPIPE) is left to typer."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains of the rest as it ends
+            raise Interrupted(f"standard output cannot be written to: {os.strerror(error.errno or 5)}") from None
+
+
+class Unfailing(io.FileIO):
+    """Standard error whose writes never raise: what cannot be said (a full disk, a closed pipe) stops nothing."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)
+
+
+def guard_streams() -> None:
+    """Opens standard streams that were closed, on nothing: a file opened later would get their number. Standard output
+    writes through `Output`, standard error through `Unfailing`."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            while os.open(os.devnull, os.O_RDWR) < number:  # takes the lowest number that is free
+                pass
+    sys.stdout = _text(Output(1, "w", closefd=False))
+    sys.stderr = _text(Unfailing(2, "w", closefd=False))
+
+
+def _text(raw: io.FileIO) -> io.TextIOWrapper:
+    """As Python opens its standard streams: lines go out at once on a terminal, and always of standard error."""
+    lines = raw.isatty() or raw.fileno() == 2
+    return io.TextIOWrapper(io.BufferedWriter(raw), errors="backslashreplace", line_buffering=lines)
+
+
+def catch_interrupts() -> None:
+    """The first Ctrl-C says so at once and unwinds the command; a second one, or `GRACE_S` later, ends the process.
+
+    Nothing is lost either way: files are published whole. Workers leave when their driver is gone.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        if INTERRUPTED.is_set():
+            leave()
+        INTERRUPTED.set()
+        os.write(2, f"{ANSWER}\n".encode())
+        timer = threading.Timer(GRACE_S, leave)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    def leave() -> None:
+        os._exit(Interrupted.exit_code)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job is deaf to Ctrl-C
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def run_guarded(command: Callable[[], None]) -> None:
+    """Runs a command with streams and Ctrl-C as above; output that could not be written is Interrupted."""
+    guard_streams()
+    catch_interrupts()
+    try:
+        command()
+    finally:
+        if INTERRUPTED.is_set():  # what comes while the interpreter ends would kill it by the signal
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.stdout.flush()
