@@ -22,7 +22,7 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.config import ShardConfig
-from lucidflux_data.shards.shard import Manifest, Shard, StripCard, TarWriter
+from lucidflux_data.shards.shard import Manifest, Shard, StripCard, TarWriter, is_shard_file
 from lucidflux_data.shards.stripping import FORMATS, STRIP_VERSION
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import formats, run_folder
