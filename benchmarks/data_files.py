@@ -51,7 +51,7 @@ def read_json(file: Path) -> Any:
         raise ConfigError(f"{file} is not JSON: {error}") from None
 
 
-def checked(kind: type[AnyFile], content: Any, file: Path, below: str = "") -> AnyFile:
+def validate(kind: type[AnyFile], content: Any, file: Path, below: str = "") -> AnyFile:
     """`content` as a model; `below`: the key of the file at which it stands. ConfigError names file and key."""
     try:
         return kind.model_validate(content)

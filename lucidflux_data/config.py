@@ -77,7 +77,7 @@ def resolve(
     return _validated(kind, values)
 
 
-def described(preset: str, plain: Section, config: Section) -> str:
+def describe_changes(preset: str, plain: Section, config: Section) -> str:
     """The name of a preset and what `config` changes of it (`plain`)."""
     changes = []
     before, after = dotted(plain.model_dump()), dotted(config.model_dump())

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmarks.data_files import FileModel, FromZero, Size, Text, Word, checked, read_toml
+from benchmarks.data_files import FileModel, FromZero, Size, Text, Word, read_toml, validate
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.names import safe_file
@@ -134,7 +134,7 @@ def load_adapter(name: str) -> Adapter:
     if not file.is_file():
         near = difflib.get_close_matches(name, adapter_names(), n=3, cutoff=0.5) or adapter_names()
         raise ConfigError(f"there is no method {name!r}: did you mean {', '.join(near)}?")
-    content = checked(AdapterFile, read_toml(file), file)
+    content = validate(AdapterFile, read_toml(file), file)
     return Adapter(name=file.stem, **dict(content))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired, TypedDict
 
 from pydantic import ConfigDict, Field
 
-from benchmarks.data_files import FileModel, Text, checked, read_json
+from benchmarks.data_files import FileModel, Text, read_json, validate
 from lucidflux_data.errors import ConfigError, InputError
 
 METHOD_FILE = "method.json"
@@ -78,7 +78,7 @@ def read_method(folder: Path) -> MethodFile | None:
         return None
     try:
         about: MethodFile = read_json(file)
-        checked(_Shown, about, file)
+        validate(_Shown, about, file)
     except ConfigError as error:
         raise InputError(str(error)) from None
     return about

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, checked, read_toml
+from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, read_toml, validate
 from benchmarks.metrics import weights
 from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.config import digest
@@ -161,7 +161,7 @@ def load_profile(name: str) -> Profile:
     profiles = _read_profiles()
     if name not in profiles:
         raise ConfigError(f"there is no profile {name!r}: choose one of {', '.join(profiles)}")
-    content = checked(ProfileTable, profiles[name], PROFILES_FILE, below=name)
+    content = validate(ProfileTable, profiles[name], PROFILES_FILE, below=name)
     return Profile(name, content.about, tuple(MetricSpec(**dict(row)) for row in content.metrics), content.groups)
 
 

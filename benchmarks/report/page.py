@@ -164,7 +164,7 @@ def _leaderboard(board: Board) -> str:
     names = tables.header(board)
     head = "".join(f"<th scope=col>{for_html(name)}</th>" for name in names)
     rows = []
-    for line in tables.body(board):
+    for line in tables.make_body(board):
         method = line[0][0]
         cells = [f"<td>{for_html(method)}</td>"]
         for (text, _), metric in zip(line[1:], board["metrics"].values(), strict=False):

@@ -68,7 +68,7 @@ def _ranked_groups(board: Board) -> dict[str, Group]:
     return {name: group for name, group in board["groups"].items() if group["rows"]}
 
 
-def body(board: Board, ranks: bool = True) -> list[list[tuple[str, bool]]]:
+def make_body(board: Board, ranks: bool = True) -> list[list[tuple[str, bool]]]:
     """Rows of (text, bold). `ranks`: with `#1` behind the mean of the first of a metric, and so on."""
     lines = []
     for method in order(board):
@@ -129,7 +129,7 @@ def is_comparable(metric: MetricTable, row: MetricRow) -> bool:
 def markdown(board: Board) -> str:
     names = header(board)
     lines = ["| " + " | ".join(map(for_markdown, names)) + " |", "|" + "---|" * len(names)]
-    for row in body(board):
+    for row in make_body(board):
         cells = [f"**{for_markdown(text)}**" if bold else for_markdown(text) for text, bold in row]
         lines.append("| " + " | ".join(cells) + " |")
     for paper in board["published"]:
@@ -151,7 +151,7 @@ def latex(board: Board) -> str:
     lines = [r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}", r"\toprule"]
     titles = [for_latex(name[:-1]) + arrows[name[-1]] if name[-1] in arrows else for_latex(name) for name in names]
     lines += [" & ".join(titles) + r" \\", r"\midrule"]
-    for row in body(board, ranks=False):
+    for row in make_body(board, ranks=False):
         cells = [rf"\textbf{{{for_latex(text)}}}" if bold else for_latex(text) for text, bold in row[:-1]]
         lines.append(" & ".join(cells) + r" \\")
     if board["published"]:
@@ -199,7 +199,7 @@ def print_terminal(board: Board) -> None:
     table = Table(title=Text(show(f"{board['suite']}, {board['profile']}")), title_justify="left")
     for name in header(board)[:-1]:
         table.add_column(Text(show(name)), justify="left" if name == "method" else "right")
-    for row in body(board):
+    for row in make_body(board):
         table.add_row(*(Text(show(text), style="bold" if bold else "") for text, bold in row[:-1]))
     for paper in board["published"]:
         cells = [Text(show(f"{paper['method']} ({paper['source']})"), style="italic dim")]

@@ -22,7 +22,7 @@ from typing import Annotated, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, checked, read_json, read_toml
+from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, read_json, read_toml, validate
 from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
@@ -182,7 +182,7 @@ def load_suite(name: str, folder: Path | None) -> Suite:
     if not re.fullmatch(r"[\w-]+", name) or not file.exists():
         near = difflib.get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
         raise ConfigError(f"there is no suite {name!r}: did you mean {', '.join(near)}?")
-    content = checked(SuiteFile, read_toml(file), file)
+    content = validate(SuiteFile, read_toml(file), file)
     pins = _read_pins(SUITE_FILES / content.pins, content.count) if content.pins else {}
     suite = Suite(
         **content.model_dump(exclude={"gt", "version", "ids", "ids_verified", "pins", "layout", "synthesis"}),
@@ -203,7 +203,7 @@ def _read_pins(file: Path, count: int) -> dict[str, Pin]:
     content = read_json(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} is no table of ids")
-    pins = {id_: checked(Pin, row, file, below=id_) for id_, row in content.items()}
+    pins = {id_: validate(Pin, row, file, below=id_) for id_, row in content.items()}
     if len(pins) != count:
         raise ConfigError(f"{file} pins {len(pins)} images, the suite has {count}")
     return pins

@@ -160,7 +160,7 @@ def selection_command(rows: int = 2_950_000, out: OutFile = None) -> None:
 
 
 def _select(folder: Folder, queue: Queue[Facts]) -> None:
-    from pipelines.filter.pack import plan
+    from pipelines.filter.pack import assign_shards
 
     config = make_config("lucidflux", settings=["iqa.metric=niqe"])
     result: Facts = {}
@@ -173,7 +173,7 @@ def _select(folder: Folder, queue: Queue[Facts]) -> None:
         return value
 
     measured("select", lambda: ledger.write_ledger(folder, load_pool(runs.parts(folder)), config))
-    shards = measured("plan", lambda: plan(folder, config.shards))
+    shards = measured("plan", lambda: assign_shards(folder, config.shards))
     result["kept"] = sum(len(shard.rows) for shard in shards)
     del shards
     measured("check", lambda: audit_verify.check_set(folder))

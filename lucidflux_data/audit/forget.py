@@ -134,7 +134,7 @@ def finish_forgetting(folder: Folder) -> bool:
     return True
 
 
-def found_here(folder: Folder, listed: Iterable[str], pairs: bool) -> list[str]:
+def find_here(folder: Folder, listed: Iterable[str], pairs: bool) -> list[str]:
     """Keys of the candidates of a run, or of the source images of pairs, that a list names by sha256, key or uri."""
     if pairs:
         table = pairs_run.read_inputs(folder, pairs_run.read_config(folder))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydantic import Field, field_validator
 
-from lucidflux_data.config import Section, deciding_values, described, resolve
+from lucidflux_data.config import Section, deciding_values, describe_changes, resolve
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config, read_preset
 from lucidflux_data.shards.config import ShardConfig
@@ -48,4 +48,4 @@ def pairs_label(preset: str, config: PairsConfig) -> str:
     alike = {"size": config.degrade.size, "seed": config.degrade.seed}
     plain = make_degrade_config(preset).model_copy(update=alike)  # unchecked: the size may not suit the preset's scale
     inferred = " (values inferred: no data code of LucidFlux is published)" if preset == "lucidflux" else ""
-    return described(preset, plain, config.degrade) + inferred
+    return describe_changes(preset, plain, config.degrade) + inferred

@@ -138,7 +138,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
             table = pairs_run.inputs_of_run(Folder(asked[0]))
         else:
             table = _probed(list_sources([absolute_url(item) for item in asked]).table)
-        table = pairs_run.with_reasons(table, self.config)
+        table = pairs_run.fill_reasons(table, self.config)
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
         self.skipped = {row["source_key"]: row["reason"] for row in unusable}
         usable = table.filter(pc.is_null(pc.field("reason"))).sort_by("key")

@@ -262,7 +262,7 @@ def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
     if not names:
         raise InputError(f"{folder} lists no inputs: repeat the command")
     tables = [read_input_unit(folder, name) for name in names]
-    return with_reasons(pa.concat_tables(tables), config.degrade, run_folder.read_forgotten(folder))
+    return fill_reasons(pa.concat_tables(tables), config.degrade, run_folder.read_forgotten(folder))
 
 
 def read_input_unit(folder: Folder, name: str) -> pa.Table:
@@ -276,7 +276,7 @@ def read_input_unit(folder: Folder, name: str) -> pa.Table:
 _ALWAYS = ("uri", "source_key", "offset", "size", "key", "width", "height", "reason", "detail")  # since 0.1
 
 
-def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:
+def fill_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:
     """INPUTS with `too_small`, `duplicate` and `opted_out` filled in as reasons. The first of equal keys stays."""
     seen: set[str] = set()
     out = {item[:20] for item in forgotten}
@@ -294,7 +294,7 @@ def with_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str
     return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
-def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard[PairInput]]:
+def assign_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard[PairInput]]:
     """Shards of whole images, all variants of one together, in key order; sizes from upper bounds, never measured.
 
     A shard is a unit of work too: of a small set it has as few images as a unit has, so that all cores are busy.
@@ -307,15 +307,15 @@ def plan_shards(inputs: pa.Table, config: PairsConfig) -> list[Shard[PairInput]]
     lq = int(LQ_BYTES_A_PIXEL * (degrade.size // degrade.scale) ** 2)
     sizes = [hq, lq, JSON_BYTES] * config.variants
     images = min(max(1, config.shards.max_samples // config.variants), run_folder.unit_size(len(rows)))
-    return shards.plan_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
+    return shards.assign_shards(rows, [sizes] * len(rows), PREFIX, images, config.shards.max_bytes)
 
 
-def used(shard: Shard[PairInput]) -> list[PairInput]:
+def list_used(shard: Shard[PairInput]) -> list[PairInput]:
     """The rows of a planned shard that pairs are made of."""
     return [row for row in shard.rows if row["reason"] is None]
 
 
-def plan_digest(planned: list[Shard[PairInput]], config: PairsConfig, backend: str) -> str:
+def digest_assignment(planned: list[Shard[PairInput]], config: PairsConfig, backend: str) -> str:
     """What a published shard must have been made of to count as done."""
     keys = [[row["key"] for row in shard.rows] for shard in planned]
     return digest({"keys": keys, "config": deciding(config), "backend": backend})

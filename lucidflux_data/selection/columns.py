@@ -43,7 +43,7 @@ TAKEN = ("keep", "reason", "rank", "group", "leak", "offset", "side", "scored_as
 JOIN_KEYS = ("uri", "key", "sha256", "source_key")
 
 
-def wanted_columns(config: FilterConfig) -> list[str]:
+def list_columns(config: FilterConfig) -> list[str]:
     """The names in --where and --carry, each once, in order."""
     select = config.select
     names = [*(columns_of(select.where) if select.where else []), *select.carry]
@@ -53,7 +53,7 @@ def wanted_columns(config: FilterConfig) -> list[str]:
 def check_columns(config: FilterConfig) -> None:
     """What is wrong with --where, --carry and --join whatever the images are, before any is measured. ConfigError for a
     name that is taken, and for a joined column that cannot travel; InputError as `read_join`."""
-    names = wanted_columns(config)
+    names = list_columns(config)
     _check_names(names)
     for place in config.select.join:
         table = read_join(place)
@@ -202,7 +202,7 @@ def _column(values: list[Any]) -> pa.Array:
     return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
 
 
-def opted_out(pool: Pool, config: FilterConfig) -> np.ndarray | None:
+def find_opted_out(pool: Pool, config: FilterConfig) -> np.ndarray | None:
     """bool: on a list by sha256, key or uri, or a copy of something that is. None without a list."""
     if not config.select.opt_out:
         return None
@@ -226,9 +226,9 @@ def read_list(place: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def carried(pool: Pool, config: FilterConfig) -> pa.Table:
+def read_carried(pool: Pool, config: FilterConfig) -> pa.Table:
     """The columns that the ledger gets beside its own: those of --where and --carry, and the image a leak shows."""
-    table = gather(pool, wanted_columns(config), config)
+    table = gather(pool, list_columns(config), config)
     if not config.select.forbid:
         return table
     empty = pa.chunked_array([pa.nulls(len(pool.arrays), pa.string())])

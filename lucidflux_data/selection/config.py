@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lucidflux_data.config import Section, deciding_values, described, resolve, since, split_list
+from lucidflux_data.config import Section, deciding_values, describe_changes, resolve, since, split_list
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa.config import IQAConfig
@@ -183,5 +183,5 @@ def label(preset: str, config: FilterConfig, not_checked: Iterable[str] = ()) ->
     `not_checked`: forbidden suites that the set was not compared with, or not as a whole; the label names them.
     """
     plain = {"storage": StorageConfig(), "workers": WorkersConfig()}
-    told = described(preset, make_config(preset), config.model_copy(update=plain))
+    told = describe_changes(preset, make_config(preset), config.model_copy(update=plain))
     return "; NOT checked against ".join([told, *([", ".join(not_checked)] if not_checked else [])])

@@ -26,7 +26,7 @@ from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
 REPEATING = ("reason", "group", "format", "flags")  # of the ledger: few values, many rows
 
 
-def survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarray:
+def find_survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.ndarray:
     """int16 codes of the pool's candidates before the cut. Measures that rules need and rows lack reject nothing.
 
     `scored`: whether the quality metric is there; before it is, a --where that names it waits.
@@ -53,7 +53,7 @@ class Counts(TypedDict):
 def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> Counts:
     """Publishes selected.parquet of the pool's candidates and returns its counts per reason."""
     codes, ranks, scores, groups = decide(pool, config)
-    further = selection_columns.carried(pool, config)
+    further = selection_columns.read_carried(pool, config)
     tables = _ledger_tables(pool, (codes, ranks, scores, groups), further, config.iqa.metric)
     folder.publish(runs.LEDGER, table_chunks(tables, REPEATING))
     return _counted(codes)
@@ -80,7 +80,7 @@ def _ledger_tables(pool: Pool, decided: tuple[np.ndarray, ...], further: pa.Tabl
 def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(int16 codes, int64 ranks with 0 for none, float64 scores with NaN for none, int64 near-duplicate groups as
     rows of their smallest key, -1 for none) of the pool's candidates."""
-    codes = survivors(pool, config)
+    codes = find_survivors(pool, config)
     ranks, scores = np.zeros(len(codes), np.int64), np.full(len(codes), np.nan)
     groups = np.full(len(codes), -1)
     metric = config.iqa.metric

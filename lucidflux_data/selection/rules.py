@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.measures import near_duplicates as neardup
-from lucidflux_data.selection.columns import gather, opted_out
+from lucidflux_data.selection.columns import find_opted_out, gather
 from lucidflux_data.selection.config import CutConfig, FilterConfig, RulesConfig
 from lucidflux_data.selection.expression import columns_of, matches
 from lucidflux_data.selection.pool import Candidates, Pool
@@ -146,7 +146,7 @@ def needs_history(config: FilterConfig) -> bool:
 
 def cheap_codes(pool: Pool, config: FilterConfig) -> np.ndarray:
     """int16 codes after failures, opt-outs, duplicates and the rules on the basic measures."""
-    return apply_rules(pool.arrays, config.rules, opted_out(pool, config))
+    return apply_rules(pool.arrays, config.rules, find_opted_out(pool, config))
 
 
 def apply_history(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:

@@ -182,7 +182,7 @@ def tar_size(sizes: Iterable[int]) -> int:
     return sum(BLOCK + size + -size % BLOCK for size in sizes)
 
 
-def plan_shards(
+def assign_shards(
     rows: Sequence[Row],
     sizes: Sequence[Sequence[int]],
     prefix: str,

@@ -26,7 +26,7 @@ from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
 from lucidflux_data.sources.tars import is_image_name, list_members, sample_key
 from lucidflux_data.sources.uris import NOT_ALLOWED, check_regular, escape_url, may_be_read, show_name
 from lucidflux_data.storage.allowed import prefixes_to_allow
-from lucidflux_data.storage.folder import absolute_url, file_system, told_of, tried, trust_sources
+from lucidflux_data.storage.folder import absolute_url, file_system, name_errors, retry_call, trust_sources
 from lucidflux_data.storage.regular import is_special
 
 INVENTORY = pa.schema(
@@ -179,8 +179,8 @@ def _is_folder(url: str) -> bool:
     """Whether a store has a folder called ....parquet, as Spark and dask write it."""
     if url.startswith(("file://", "http://", "https://")):
         return False
-    with told_of(url):
-        return bool(tried(lambda: file_system(url).isdir(url), url))
+    with name_errors(url):
+        return bool(retry_call(lambda: file_system(url).isdir(url), url))
 
 
 def _exists(url: str) -> bool:
@@ -234,7 +234,7 @@ def _list_remote(position: int, url: str, counts: Counts) -> Iterator[Row]:
     fs = file_system(url)
     root = fs._strip_protocol(url)
     protocol = url.split("://")[0]
-    with told_of(url):
+    with name_errors(url):
         if fs.isfile(root):
             name = root.rsplit("/", 1)[-1]
             yield from _entry(position, url, name, int(fs.size(root) or -1), counts)
@@ -254,9 +254,9 @@ def _list_remote(position: int, url: str, counts: Counts) -> Iterator[Row]:
 def _list_web(position: int, url: str, counts: Counts) -> Iterator[Row]:
     """An image, or an http folder: the files linked from its index page, and from the pages below it."""
     fs = file_system(url)
-    with told_of(url):
+    with name_errors(url):
         if is_image_name(url):
-            if not tried(lambda: fs.exists(url), url):
+            if not retry_call(lambda: fs.exists(url), url):
                 raise FileNotFoundError
             yield from _entry(position, url, unquote(url.rsplit("/", 1)[-1]), -1, counts)
             return
@@ -264,7 +264,7 @@ def _list_web(position: int, url: str, counts: Counts) -> Iterator[Row]:
         pages, seen = [root], {root}
         while pages:
             page = pages.pop()
-            for link in sorted(set(tried(lambda at=page: fs.ls(at, detail=False), page))):  # type: ignore[misc]
+            for link in sorted(set(retry_call(lambda at=page: fs.ls(at, detail=False), page))):  # type: ignore[misc]
                 if link in seen or "?" in link or "/../" in link:  # a page sorted otherwise, the folder above
                     continue
                 seen.add(link)
@@ -279,7 +279,7 @@ def _list_glob(position: int, url: str, counts: Counts) -> Iterator[Row]:
     stem = url[: min(url.find(mark) for mark in "*?[" if mark in url)].rsplit("/", 1)[0]
     root = fs._strip_protocol(stem)
     protocol = url.split("://")[0]
-    with told_of(url):
+    with name_errors(url):
         found = sorted(fs.glob(url, detail=True).items())
     for path, info in found:
         if info["type"] == "directory":

@@ -17,8 +17,8 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.sources.uris import NOT_ALLOWED, local_path, may_be_read, restore_url, split_member, split_row
 from lucidflux_data.storage.allowed import NotAllowed
 from lucidflux_data.storage.config import SETTINGS
-from lucidflux_data.storage.folder import file_system, tried
-from lucidflux_data.storage.refusals import note_read, readable_before, store_of
+from lucidflux_data.storage.folder import file_system, retry_call
+from lucidflux_data.storage.refusals import find_readable, note_read, store_of
 from lucidflux_data.storage.regular import NOT_REGULAR, check_size, is_special, read_regular
 
 # The details of failures that can pass: `retry` reads those candidates again.
@@ -98,10 +98,10 @@ def _fetch(uri: str, row: tuple[str, int] | None, path: str | None, span: tuple[
     if offset < 0:
         check_size(size, most)  # as the listing has it
     if row is not None:
-        return _parquet_row(*row, most) if path is not None else tried(lambda: _parquet_row(*row, most), uri)
+        return _parquet_row(*row, most) if path is not None else retry_call(lambda: _parquet_row(*row, most), uri)
     if path is not None:
         return read_regular(path, most, offset, size)
-    return tried(lambda: _read_once(uri, offset, size, most), uri)
+    return retry_call(lambda: _read_once(uri, offset, size, most), uri)
 
 
 def read_known(
@@ -161,12 +161,12 @@ def _check_store(url: str, read_before: bool) -> None:
     names who asks as the reason: only an answer with a body does, and the first request of a file has none."""
     if read_before:
         raise CredentialsError(url)
-    known = readable_before(url)
+    known = find_readable(url)
     if known is None and url.startswith(("http://", "https://")):
         return
     fs = file_system(url)
     try:
-        tried(lambda: fs.cat_file(known, start=0, end=1) if known else fs.ls(url.rsplit("/", 1)[0]), known or url)
+        retry_call(lambda: fs.cat_file(known, start=0, end=1) if known else fs.ls(url.rsplit("/", 1)[0]), known or url)
     except PermissionError:
         if known is not None:
             raise CredentialsError(store_of(url)) from None

@@ -110,7 +110,7 @@ def _opened(url: str) -> fsspec.AbstractFileSystem:
         raise InputError(f"{url.split('://')[0]}:// is not a protocol that is known here") from None
 
 
-def tried(call: Callable[[], Result], what: str) -> Result:
+def retry_call(call: Callable[[], Result], what: str) -> Result:
     """`call()`, again after errors of a remote store that can pass. Raises StorageError after the last attempt.
 
     A file that is not there, or that may not be read, is known at once: FileNotFoundError, PermissionError; and so are
@@ -130,7 +130,7 @@ def tried(call: Callable[[], Result], what: str) -> Result:
 
 
 @contextlib.contextmanager
-def told_of(url: str) -> Iterator[None]:
+def name_errors(url: str) -> Iterator[None]:
     """Around the listing of a remote source: InputError where it cannot be had, StorageError for what can pass."""
     try:
         try:
@@ -176,7 +176,7 @@ class Folder:
     def exists(self, name: str = "") -> bool:
         if self.is_local:
             return os.path.exists(self.path(name))
-        return bool(tried(lambda: self.fs.exists(self.path(name)), self.url))
+        return bool(retry_call(lambda: self.fs.exists(self.path(name)), self.url))
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files directly in `folder`, sorted; [] where there is no such folder."""
@@ -188,7 +188,7 @@ class Folder:
                 return []
         try:
             self.fs.invalidate_cache()
-            found = tried(lambda: self.fs.ls(self.path(folder), detail=True), self.url)
+            found = retry_call(lambda: self.fs.ls(self.path(folder), detail=True), self.url)
         except FileNotFoundError:
             return []
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
@@ -202,7 +202,7 @@ class Folder:
             except (FileNotFoundError, NotADirectoryError):
                 return []
         try:
-            found = tried(lambda: self.fs.ls(self.path(folder), detail=True), self.url)
+            found = retry_call(lambda: self.fs.ls(self.path(folder), detail=True), self.url)
         except FileNotFoundError:
             return []
         return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in found if entry["type"] == "directory")
@@ -215,7 +215,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         if not self.is_local:
-            data: bytes = tried(lambda: self.fs.cat_file(self.path(name)), self.url)
+            data: bytes = retry_call(lambda: self.fs.cat_file(self.path(name)), self.url)
             return data
         with self.open(name) as file:
             return file.read()
@@ -285,10 +285,10 @@ class Folder:
 
     def _publish_remote(self, name: str, content: Content) -> None:
         if isinstance(content, bytes):
-            tried(lambda: self.fs.pipe_file(self.path(name), content), self.url)
+            retry_call(lambda: self.fs.pipe_file(self.path(name), content), self.url)
             return
         # A chunk that was taken cannot be taken again here: after an error of the store the whole unit is tried again.
-        file = tried(lambda: self.fs.open(self.path(name), "wb"), self.url)
+        file = retry_call(lambda: self.fs.open(self.path(name), "wb"), self.url)
         try:
             for chunk in content:
                 with _as_storage_error(self.url, name):
@@ -304,7 +304,7 @@ class Folder:
         """Removes a file or a folder; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
             if not self.is_local:
-                tried(lambda: self.fs.rm(self.path(name), recursive=True), self.url)
+                retry_call(lambda: self.fs.rm(self.path(name), recursive=True), self.url)
                 return
             try:  # not asked first what it is: it may become a folder between the question and the removal
                 os.remove(self.path(name))
@@ -313,7 +313,7 @@ class Folder:
 
     def copy(self, name: str, target: str) -> None:
         """One file of an object store to another name."""
-        tried(lambda: self.fs.copy(self.path(name), self.path(target)), self.url)
+        retry_call(lambda: self.fs.copy(self.path(name), self.path(target)), self.url)
 
     def sweep(self) -> None:
         """Removes what writers left that have ended. What is written just now stays, whoever writes it; of writers on

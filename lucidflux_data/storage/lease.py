@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lucidflux_data.errors import FolderBusy, Interrupted
 from lucidflux_data.process import Process, this_process
-from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, tried
+from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, retry_call
 from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.journal import settle
 
@@ -201,7 +201,7 @@ def _read(folder: Folder) -> Seen | None:
             age, version = _now(folder) - os.stat(folder.path(NAME)).st_mtime, None
             data = folder.read(NAME)
         else:
-            about = tried(lambda: folder.fs.info(folder.path(NAME)), folder.url)
+            about = retry_call(lambda: folder.fs.info(folder.path(NAME)), folder.url)
             data, version = folder.read(NAME), about.get("ETag")
             age = time.time() - folder.fs.modified(folder.path(NAME)).timestamp()
     except (FileNotFoundError, NotADirectoryError):
@@ -297,7 +297,7 @@ def _put_new(lease: Lease) -> bool | None:
         return True
 
     with lease.folder.telling():
-        return tried(call, lease.folder.url)
+        return retry_call(call, lease.folder.url)
 
 
 def _put(lease: Lease, version: str | None = None) -> bool:
@@ -320,7 +320,7 @@ def _put(lease: Lease, version: str | None = None) -> bool:
         return True
 
     with lease.folder.telling():
-        return tried(call, lease.folder.url)
+        return retry_call(call, lease.folder.url)
 
 
 def _replace(lease: Lease, seen: Seen) -> bool:

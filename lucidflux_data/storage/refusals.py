@@ -72,6 +72,6 @@ def note_read(url: str) -> None:
     _readable.setdefault(store_of(url), url)
 
 
-def readable_before(url: str) -> str | None:
+def find_readable(url: str) -> str | None:
     """An object of the same store that this process has read, if there is one."""
     return _readable.get(store_of(url))

@@ -28,7 +28,7 @@ from lucidflux_model.weights.files import WEIGHTS_FILE
 from lucidflux_model.weights.published import MARK
 
 
-def joined(*marks: Iterable[str]) -> list[str]:
+def join_marks(*marks: Iterable[str]) -> list[str]:
     return sorted({name for mark in marks for name in mark})
 
 
@@ -36,14 +36,14 @@ def read_mark(path: Path) -> list[str]:
     """Names of suites: of a file of trained weights, a folder of converted ones, or a run."""
     if (path / PLACE).is_dir():
         return mark_of_run(path)
-    return joined(_json(path / WEIGHTS_FILE).get(MARK, [])) if path.is_dir() else weights.read_mark(path)
+    return join_marks(_json(path / WEIGHTS_FILE).get(MARK, [])) if path.is_dir() else weights.read_mark(path)
 
 
 def mark_of_run(run: Path) -> list[str]:
     """Of the run as a whole and of its newest checkpoint."""
     checkpoint = latest(run)
     of_checkpoint = _json(checkpoint / PROGRESS) if checkpoint else {}
-    return joined(_json(run / RUN_FILE).get(MARK, []), of_checkpoint.get(MARK, []))
+    return join_marks(_json(run / RUN_FILE).get(MARK, []), of_checkpoint.get(MARK, []))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -75,4 +75,4 @@ def suites_shown(pictures: Iterable[np.ndarray], files: Iterable[Path]) -> tuple
         return [], lacking
     firewall = fingerprints.make_firewall(data)
     matches = [firewall.match("", fingerprints.fingerprint(luma(pixels))) for pixels in pictures]
-    return joined(match.image.split("/")[0] for match in matches if match), lacking
+    return join_marks(match.image.split("/")[0] for match in matches if match), lacking

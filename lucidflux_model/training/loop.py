@@ -24,7 +24,7 @@ from lucidflux_model.samples.stream import Batch, PairDataset, Pieces, Share, lo
 from lucidflux_model.training.checkpoint_files import check_sums
 from lucidflux_model.training.checkpoints import NOT_CHECKED, Checkpoints, latest
 from lucidflux_model.training.config import BINS, TrainConfig
-from lucidflux_model.training.contamination import joined
+from lucidflux_model.training.contamination import join_marks
 from lucidflux_model.training.distributed import Parallel, Runtime, clip_gradient
 from lucidflux_model.training.model import VelocityModel
 from lucidflux_model.training.objective import draw, sigma_bins, velocity_losses
@@ -208,7 +208,7 @@ class Trainer:
         state = self._state()
         marked = self.progress.contaminated
         self.progress = Progress(**self.checkpoints.load(path, state))
-        self.progress.contaminated = joined(marked, self.progress.contaminated)
+        self.progress.contaminated = join_marks(marked, self.progress.contaminated)
         parts = torch.nn.ModuleDict({"conditioner": self.model.conditioner, "connector": self.model.connector})
         set_optimizer_state_dict(parts, self.optimizer, state["optimizer"])
         if self.runtime.main:

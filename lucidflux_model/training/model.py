@@ -88,7 +88,7 @@ class VelocityModel(nn.Module):
             semantic = semantic * draws.keep_semantic[:, None, None]
         dtype = self.transformer.dtype
         context = torch.cat([text.to(dtype), semantic.to(dtype)], 1)
-        control = CastControl(dropped(conditions, draws), dtype)
+        control = CastControl(drop_conditions(conditions, draws), dtype)
         # diffusers rounds t to the dtype of the latents before it multiplies by 1000; this keeps it exact.
         exact = (draws.time * 1000, draws.guidance * 1000)
         hook = self.transformer.time_text_embed.register_forward_pre_hook(lambda _, given: (*exact, given[2]))
@@ -124,7 +124,7 @@ class CastControl(Sequence[Tensor]):
         return (self[layer] for layer in range(len(self)))
 
 
-def dropped(conditions: Conditions, draws: Draws) -> Conditions:
+def drop_conditions(conditions: Conditions, draws: Draws) -> Conditions:
     """Conditions with the branches silent that are dropped for a sample: no feature and no shift give no control."""
     if draws.keep_lq is None or draws.keep_proxy is None:
         return conditions

@@ -30,7 +30,7 @@ from lucidflux_model.samples.stream import Order, PairDataset, Share, split
 from lucidflux_model.training.checkpoint_files import check_sums
 from lucidflux_model.training.checkpoints import NOT_CHECKED, PLACE, latest, read_trained
 from lucidflux_model.training.config import TrainConfig
-from lucidflux_model.training.contamination import joined, mark_of_run, read_mark, suites_shown
+from lucidflux_model.training.contamination import join_marks, mark_of_run, read_mark, suites_shown
 from lucidflux_model.training.distributed import Parallel, Runtime
 from lucidflux_model.training.loop import Progress, Trainer
 from lucidflux_model.training.model import (
@@ -94,7 +94,9 @@ def train(
         suites = open_suites(config)
         if runtime.main:
             mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
-            claim_run(config, out, sources, source.digest(), init, joined(mark, read_mark(Path(init)) if init else []))
+            claim_run(
+                config, out, sources, source.digest(), init, join_marks(mark, read_mark(Path(init)) if init else [])
+            )
     model = prepare_model(config, runtime, init if latest(out) is None else None)
     extra = None
     if data.cached:
@@ -155,7 +157,7 @@ def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: 
     if not files or not len(held):
         return []
     pictures = []
-    for index in chosen_pairs(config, source, held):
+    for index in choose_pairs(config, source, held):
         with contextlib.suppress(Unreadable):  # told by the validation itself
             pictures.append(source.read(index, EPOCH)[0])
     shown, lacking = suites_shown(pictures, files)
@@ -193,7 +195,7 @@ def claim_run(
     urls = [absolute_url(source) for source in sources]
     run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
     run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
-    if marked := joined(mark, mark_of_run(out)):
+    if marked := join_marks(mark, mark_of_run(out)):
         run[MARK] = marked
     claim(Folder(out), run, "is not empty and holds no training run", resume)
 
@@ -206,7 +208,7 @@ def make_validations(
     about = (trainer.runtime, trainer.run)
     made = []
     if len(held):
-        made.append(Validation(trainer.model, config, source, chosen_pairs(config, source, held), *about))
+        made.append(Validation(trainer.model, config, source, choose_pairs(config, source, held), *about))
     elif config.validation.fraction and trainer.runtime.main:
         trainer.say("no group of pairs falls into validation.fraction: nothing is held out")
     for suite in suites:
@@ -215,7 +217,7 @@ def make_validations(
     return made
 
 
-def chosen_pairs(config: TrainConfig, source: PairSource, held: np.ndarray) -> list[int]:
+def choose_pairs(config: TrainConfig, source: PairSource, held: np.ndarray) -> list[int]:
     keys = [source.key(index, EPOCH) for index in range(len(source))]
     return choose(held.tolist(), source.groups, keys, config.validation.samples)
 

@@ -71,7 +71,7 @@ class Estimate(TypedDict):
     metrics: dict[str, dict[str, int | str]]  # metric -> cached and to_score, or sets, or not_computed: why not
 
 
-def plan(cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: Options) -> Estimate:
+def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: Options) -> Estimate:
     """What `evaluate_outputs` would do: images, and per metric how many scores are cached and missing, or why not."""
     ids = suites.sample_ids(submission.check_ids(methods, suite), options.limit)
     submission.inspect(methods, suite, ids)

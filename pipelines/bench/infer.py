@@ -116,7 +116,7 @@ def _infer(
     }
 
 
-def plan(name: str, images: int, scale: int, settings: list[str]) -> dict[str, object]:
+def estimate_work(name: str, images: int, scale: int, settings: list[str]) -> dict[str, object]:
     """What would be run: for an adapter its repository, recipe, command and what is known to go wrong."""
     if name.split("[")[0] in OWN:
         return {"method": name, "images": images, "scale": scale}
@@ -301,10 +301,10 @@ def _restore(
     )
     made = Folder(work / "outputs")
     rows = restore.start(made, [str(work / "inputs")], config)
-    units = restore.todo(made, rows, config.batch)
+    units = restore.list_remaining(made, rows, config.batch)
     job = restore.RestoreUnit(config)
     with progress.phase("infer", sum(unit.size for unit in units), len(rows) - len(units)) as advance:
-        for unit in restore.here(made, units, job):
+        for unit in restore.run_here(made, units, job):
             advance(unit.size)
     summary = restore.finish(made, rows)
     target.mkdir(parents=True, exist_ok=True)

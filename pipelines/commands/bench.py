@@ -120,7 +120,7 @@ def eval_command(
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     scores = Folder(cache or score_cache())
     if dry_run:
-        tell_json(evaluate.plan(scores, over, methods, chosen, options), None if json_ else 1)
+        tell_json(evaluate.estimate_work(scores, over, methods, chosen, options), None if json_ else 1)
         return
     kind = executor or ("ray" if address or num_gpus or os.environ.get("RAY_ADDRESS") else "local")
     progress = Progress(quiet=json_)
@@ -204,7 +204,7 @@ def infer_command(
     chosen = suites.sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}
     if dry_run:
-        tell_json(infer.plan(method, len(images), factor, set_ or []), None if json_ else 1)
+        tell_json(infer.estimate_work(method, len(images), factor, set_ or []), None if json_ else 1)
         return
     infer.check_inputs(images)
     place = infer.Place(repo, python, timeout, model, weights, trained, device, wait)

@@ -171,8 +171,8 @@ def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOpti
     if request.dry_run:
         from lucidflux_data.selection.config import label
 
-        plan = {"label": label(request.preset, config), **job.preview_listing(urls, request.limit, progress)}
-        tell_json(plan | {"config": config.model_dump()}, None if json_ else 2)
+        listed = {"label": label(request.preset, config), **job.preview_listing(urls, request.limit, progress)}
+        tell_json(listed | {"config": config.model_dump()}, None if json_ else 2)
         return
     with writing(request.out, request.wait, new=True):
         if "select" in steps:
@@ -314,14 +314,14 @@ def _run_pack(run: str, settings: list[str], where: ExecutorOptions, dry_run: bo
     from lucidflux_data.storage.folder import Folder, configure
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
-    from pipelines.filter.pack import check_strip, plan
+    from pipelines.filter.pack import assign_shards, check_strip
 
     folder, progress = Folder(run), Progress(quiet=json_)
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
     configure(config.storage.model_dump())
     check_strip(folder, config.shards)
     if dry_run:
-        shards = plan(folder, config.shards)
+        shards = assign_shards(folder, config.shards)
         rows = [row for shard in shards for row in shard.rows]
         tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
         return

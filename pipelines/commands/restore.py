@@ -146,12 +146,12 @@ def _restore(
     config = resolve(restore.RestoreConfig, {}, changes.file, changes.settings)
     folder, progress = Folder(out), Progress(json_)
     if dry_run:
-        rows = restore.plan(restore.list_images(inputs), config.format, limit)
+        rows = restore.make_work_list(restore.list_images(inputs), config.format, limit)
         names = [row["name"] for row in rows[:10]]
         tell({"images": len(rows), "names": names, "config": config.model_dump()}, json_)
         return None
     rows = restore.start(folder, inputs, config, limit)
-    units = restore.todo(folder, rows, config.batch)
+    units = restore.list_remaining(folder, rows, config.batch)
     left = sum(unit.size for unit in units)
     if config.model.name == "tiny" and config.model.weights is None and config.model.trained is None:
         progress.say(f"model: {RANDOM_LABEL}")
@@ -185,7 +185,7 @@ def _run(
     from pipelines.restoration import job as restore
 
     if where.kind == "local":
-        yield from restore.here(folder, units, work)
+        yield from restore.run_here(folder, units, work)
         return
     if where.kind != "ray":
         raise ConfigError(f"--executor is ray or local, not {where.kind}")

@@ -185,7 +185,7 @@ def forget_command(
     json_: Json = False,
 ) -> None:
     """Take images out of a packed run, or of pairs; only the shards that hold them are written again."""
-    from lucidflux_data.audit.forget import forget, forget_pairs, found_here
+    from lucidflux_data.audit.forget import find_here, forget, forget_pairs
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.pairs.job import is_pairs
     from lucidflux_data.selection.columns import read_list
@@ -198,7 +198,7 @@ def forget_command(
         pairs = is_pairs(folder)
         wanted = list(image or [])
         if opt_out is not None:
-            wanted += found_here(folder, read_list(opt_out), pairs)
+            wanted += find_here(folder, read_list(opt_out), pairs)
         result = (forget_pairs if pairs else forget)(folder, wanted)
     tell({"pairs" if pairs else "run": run, **result}, json_)
 

@@ -22,7 +22,7 @@ from lucidflux_model.training.progress.report import REPORT
 from lucidflux_model.training.setup import train
 from pipelines.execution.progress import Progress
 from pipelines.restoration import job as restore
-from pipelines.training.launch import showing
+from pipelines.training.launch import show_steps
 
 STEPS = 200
 SETTINGS = [
@@ -43,7 +43,7 @@ def run_train_demo(pairs: Folder, out: Path, progress: Progress) -> dict[str, An
     quiet_libraries()
     config = make_train_config("debug", SETTINGS)
     run = out / "train"
-    with showing(progress, STEPS) as show:
+    with show_steps(progress, STEPS) as show:
         alone = Runtime(0, 1, torch.device("cpu"))
         summary = train(config, [pairs.url], run, alone, resume=True, say=progress.say, on_step=show)
     losses = [line["loss"] for line in read_metrics(run) if line["loss"] is not None]
@@ -71,7 +71,7 @@ def restore_one(image: Path, trained: Path, out: Path) -> Path:
     folder = Folder(out)
     rows = restore.start(folder, [str(image)], config)
     work = restore.RestoreUnit(config)
-    for _ in restore.here(folder, restore.todo(folder, rows, 1), work):
+    for _ in restore.run_here(folder, restore.list_remaining(folder, rows, 1), work):
         pass
     restore.finish(folder, rows)
     return out / rows[0]["name"]

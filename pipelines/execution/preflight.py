@@ -12,7 +12,7 @@ from typing import TypedDict
 from lucidflux_data.codecs.version import LIBRARIES, decoder_versions
 from lucidflux_data.errors import ConfigError, CredentialsError, LucidFluxError
 from lucidflux_data.sources.tars import is_image_name
-from lucidflux_data.storage.folder import Folder, file_system, tried
+from lucidflux_data.storage.folder import Folder, file_system, retry_call
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import Unit
@@ -42,7 +42,7 @@ class CheckNode:
         problems = []
         for url in self.sources:
             try:
-                known = any(mark in url for mark in "*?[") or tried(lambda u=url: file_system(u).exists(u), url)  # type: ignore[misc]
+                known = any(mark in url for mark in "*?[") or retry_call(lambda u=url: file_system(u).exists(u), url)  # type: ignore[misc]
                 if not known:
                     problems.append(f"{url} is not there" + (" (a path of another machine?)" * url.startswith("file:")))
             except CredentialsError:

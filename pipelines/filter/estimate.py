@@ -266,7 +266,7 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
     }
 
 
-def actual(folder: Folder) -> Timing | None:
+def read_timing(folder: Folder) -> Timing | None:
     """What the events of a run say: wall seconds from the first start to the last end, core hours of all attempts.
     None where no unit has ended."""
     lines = []
@@ -287,7 +287,7 @@ def actual(folder: Folder) -> Timing | None:
     }
 
 
-def actual_set(folder: Folder) -> ActualSet:
+def read_set(folder: Folder) -> ActualSet:
     """What the tables of a packed run say, by the names of a prediction."""
     config = FilterConfig.model_validate(runs.read_run(folder)["config"])
     pool = load_pool(runs.parts(folder))
@@ -306,11 +306,11 @@ def actual_set(folder: Folder) -> ActualSet:
     }
 
 
-def compared(folder: Folder) -> Comparison | None:
+def compare_with_run(folder: Folder) -> Comparison | None:
     """Predicted against actual, where `plan --out RUN` was called before the run; None otherwise."""
     if not folder.exists(PLAN_FILE):
         return None
     planned = json.loads(folder.read(PLAN_FILE))
-    found: dict[str, object] = {**actual_set(folder), **(actual(folder) or {})}
+    found: dict[str, object] = {**read_set(folder), **(read_timing(folder) or {})}
     both = [name for name in planned if name in found or name == "survivors_between"]
     return {"predicted": {name: planned[name] for name in both}, "actual": found}

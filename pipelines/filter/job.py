@@ -183,7 +183,7 @@ def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = No
     """What a selection would start from: survivors of the cheap rules, scores to compute, how many the cut keeps.
     `leaks`: as of a Pool."""
     pool = load_pool(parts, leaks)
-    codes = ledger.survivors(pool, config)
+    codes = ledger.find_survivors(pool, config)
     left = int((codes == KEPT).sum())
     kept = number_kept(left, config.cut) if config.iqa.metric != "none" else left
     missing = scoring.missing_scores(pool, config)
@@ -259,4 +259,4 @@ def summary(folder: Folder) -> dict[str, object]:
                 formats = ", ".join(f"{count} {name}" for name, count in unknown.items())
                 fate = "left out" if manifest["stripped"]["unsupported"] == "drop" else "packed as they are"
                 result["not_stripped"] = f"{formats}: {fate}"
-    return {**result, **(plan.compared(folder) or {})}
+    return {**result, **(plan.compare_with_run(folder) or {})}

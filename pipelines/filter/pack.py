@@ -80,7 +80,7 @@ class PackShard:
             name = EXTENSION_OF[row["format"]]
             record = sample_json(row)
             if "stripped" in row:
-                data = stripped(row["scored_as"]["uri"], data, row["stripped"])
+                data = strip_image(row["scored_as"]["uri"], data, row["stripped"])
                 assert hashlib.sha256(data).hexdigest()[:20] == row["key"], "the same bytes give the same key"
             if self.settings.normalize and needs_normalizing(row):
                 data, name = encode(decode(data, self.limits.max_pixels)), "png"
@@ -104,12 +104,12 @@ def sample_json(row: KeptRow) -> bytes:
     return formats.canonical_json(record)
 
 
-def plan(folder: Folder, settings: ShardConfig, told: str = stripping.FILE) -> list[Shard[KeptRow]]:
+def assign_shards(folder: Folder, settings: ShardConfig, told: str = stripping.FILE) -> list[Shard[KeptRow]]:
     """The shards of the kept images of the ledger, in the order of the keys that they have in there. `told`: the file
     that says what stripping makes of them."""
     changes = stripping.read_stripped(folder, told) if settings.strip else {}
     by_key: dict[str, KeptRow] = {}
-    for row in packable(kept_rows(folder), settings):
+    for row in select_packable(kept_rows(folder), settings):
         row["scored_as"] = {
             "uri": row["uri"],
             "key": row["key"],
@@ -124,7 +124,7 @@ def plan(folder: Folder, settings: ShardConfig, told: str = stripping.FILE) -> l
         by_key.setdefault(row["key"], row)  # two that differed in their tags alone are one image now
     rows = [by_key[key] for key in sorted(by_key)]
     sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
-    return shards.plan_shards(rows, sizes, PREFIX, settings.max_samples, settings.max_bytes)
+    return shards.assign_shards(rows, sizes, PREFIX, settings.max_samples, settings.max_bytes)
 
 
 def kept_rows(folder: Folder) -> list[KeptRow]:
@@ -132,14 +132,14 @@ def kept_rows(folder: Folder) -> list[KeptRow]:
     return cast("list[KeptRow]", to_rows(runs.read_ledger(folder, where=pc.field("keep")).sort_by("key")))
 
 
-def packable(kept: list[KeptRow], settings: ShardConfig) -> list[KeptRow]:
+def select_packable(kept: list[KeptRow], settings: ShardConfig) -> list[KeptRow]:
     """The kept rows that go into shards: all but those that --strip does not look into and shall drop."""
     if not settings.strip or settings.strip_unsupported != "drop":
         return kept
     return [row for row in kept if row["format"] in FORMATS]
 
 
-def plan_digest_of(folder: Folder, config: FilterConfig) -> str:
+def digest_assignment(folder: Folder, config: FilterConfig) -> str:
     """What the shards of this ledger are made of under these settings."""
     version = {"strip_version": STRIP_VERSION} if config.shards.strip else {}
     return digest({"ledger": runs.ledger_sha256(folder), **config.pack_part(), **version})
@@ -181,11 +181,11 @@ def pack(
     """Writes the shards of the ledger that are not there yet aside; then they, the manifest with `card` in it and the
     file of what was stripped take their places together (storage/journal.py). Returns the manifest."""
     settle(folder)
-    ledger_sha256, plan_digest = runs.ledger_sha256(folder), plan_digest_of(folder, config)
+    ledger_sha256, plan_digest = runs.ledger_sha256(folder), digest_assignment(folder, config)
     kept = kept_rows(folder) if config.shards.strip else []
     looked_into = [row for row in kept if row["format"] in FORMATS]
     told = find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
-    planned = plan(folder, config.shards, told)
+    planned = assign_shards(folder, config.shards, told)
     stage = f"{STAGE}/{plan_digest[:16]}"
     lacking = _incomplete(folder, "shards", planned, plan_digest)
     todo = _incomplete(folder, stage, lacking, plan_digest)
@@ -255,7 +255,7 @@ def read_source(row: ScoredRow) -> bytes:
         raise InputError(f"{row['uri']} was scored but cannot be packed: {error.detail}") from None
 
 
-def stripped(uri: str, data: bytes, what: Collection[str]) -> bytes:
+def strip_image(uri: str, data: bytes, what: Collection[str]) -> bytes:
     """`data` of `uri` with what may stay alone. InputError where its structure cannot be followed."""
     try:
         return stripping.strip(data, what)
@@ -274,7 +274,7 @@ class StripUnit:
         rows = []
         for row in unit.payload:
             data = read_source(row)
-            left = stripped(row["uri"], data, self.what)
+            left = strip_image(row["uri"], data, self.what)
             if left != data:
                 key = hashlib.sha256(left).hexdigest()[:20]
                 rows.append({"key": row["key"], "packed_key": key, "packed_bytes": len(left)})

@@ -63,7 +63,7 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
     for status in statuses:
         if status not in records.FAILURES:
             raise ConfigError(f"--status {status} is no failure: choose among {', '.join(records.FAILURES)}")
-    again = _again(runs.read_basic(folder), statuses)
+    again = select_again(runs.read_basic(folder), statuses)
     config = _measure_again(folder, again, executor, progress)
     after = runs.read_basic(folder, ["status"])["status"].to_numpy(zero_copy_only=False)
     dropped = _drop_scores(folder, config.iqa.metric, statuses or list(PASSING_REASONS))
@@ -115,7 +115,7 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
     return {"tried": int(again.sum()), "scores_dropped": dropped}
 
 
-def _again(basic: pa.Table, statuses: list[str]) -> np.ndarray:
+def select_again(basic: pa.Table, statuses: list[str]) -> np.ndarray:
     if statuses:
         return np.asarray(pc.is_in(basic["reason"], pa.array(statuses)).to_numpy())
     passing = pc.or_kleene(

@@ -23,7 +23,7 @@ from lucidflux_data.measures.config import MeasureConfig
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, WorkersConfig
-from lucidflux_data.selection.ledger import survivors
+from lucidflux_data.selection.ledger import find_survivors
 from lucidflux_data.selection.pool import Pool
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.sources.reading import check_sources, read_bytes, read_known
@@ -117,7 +117,7 @@ class MetricUnit:
         batched = metric(settings.metric).batched
         images: list[np.ndarray | ImageError] = []
         pixels = 0
-        for image in decoded(rows, self.limits, self.decode_threads):
+        for image in decode_rows(rows, self.limits, self.decode_threads):
             images.append(image)
             pixels += 0 if isinstance(image, ImageError) else image.size // 3
             if pixels >= 4e6 * settings.batch_megapixels:
@@ -133,7 +133,7 @@ def count_decode_threads(workers: WorkersConfig, on_gpu: bool) -> int:
     return DECODE_THREADS if on_gpu else 0
 
 
-def decoded(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> Iterator[np.ndarray | ImageError]:
+def decode_rows(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> Iterator[np.ndarray | ImageError]:
     """The pixels of rows, in order, or why there are none. `threads` read and decode some ahead; with 0 none do."""
 
     def one(row: MeasureRow) -> np.ndarray | ImageError:
@@ -213,7 +213,7 @@ def missing_scores(pool: Pool, config: FilterConfig) -> int:
 def _metric_tables(pool: Pool, config: FilterConfig) -> Iterator[MetricTable]:
     if config.iqa.metric == "none":
         return
-    codes = survivors(pool, config, scored=False)
+    codes = find_survivors(pool, config, scored=False)
     for number, part in enumerate(pool.parts):
         wanted = np.zeros(part.candidates, bool)
         wanted[pool.rows[number][pool.of_part(codes, number) == KEPT]] = True

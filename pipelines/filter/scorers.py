@@ -19,7 +19,7 @@ from lucidflux_data.selection.columns import OWN, TAKEN
 from lucidflux_data.storage.formats import checked_bytes, make_portable
 from pipelines.execution.worker import File, Unit
 from pipelines.filter.rows import Columns, MeasureRow
-from pipelines.filter.score import decoded
+from pipelines.filter.score import decode_rows
 
 SCORER_BATCH = 16  # images that a user's function is given at a time
 KINDS = {bool: "true or false", int: "numbers", float: "numbers", str: "text"}
@@ -41,7 +41,7 @@ class ScorerUnit:
             self._function = load_scorer(self.spec, self.folder)
         rows = [row["known"] for row in unit.payload if row["known"] is not None]
         todo = [row for row in unit.payload if row["known"] is None]
-        pixels = decoded(todo, self.limits, self.decode_threads)
+        pixels = decode_rows(todo, self.limits, self.decode_threads)
         for start in range(0, len(todo), SCORER_BATCH):
             batch = todo[start : start + SCORER_BATCH]
             rows += self._batch(batch, list(islice(pixels, len(batch))))

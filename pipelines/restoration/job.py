@@ -131,7 +131,7 @@ class RestoreUnit:
             try:
                 pixels[index] = self._read(row)
             except ImageError as error:
-                yield failed(row, error)
+                yield encode_failure(row, error)
         while pixels:
             shape = next(iter(pixels.values())).shape
             same = [index for index, image in pixels.items() if image.shape == shape]
@@ -191,7 +191,7 @@ class RestoreUnit:
                     yield from self._restore([row], [image])
                 return
             detail = f"{width}x{height} does not fit: a smaller --tile, --quantize, or --offload group"
-            yield failed(rows[0], ImageError("out_of_memory", detail))
+            yield encode_failure(rows[0], ImageError("out_of_memory", detail))
             return
         about = {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -200,7 +200,7 @@ class RestoreUnit:
         }
         for row, image, result in zip(rows, images, restored, strict=True):
             if not np.isfinite(result).all():
-                yield failed(row, ImageError("not_finite", "the model gave numbers that are not finite"))
+                yield encode_failure(row, ImageError("not_finite", "the model gave numbers that are not finite"))
                 continue
             data = encode(result, config.format, config.jpeg_quality)
             size = {"input": [image.shape[1], image.shape[0]], "output": [width, height]}
@@ -221,7 +221,7 @@ def record(row: RestoreRow, content: Mapping[str, object]) -> File:
     )
 
 
-def failed(row: RestoreRow, error: ImageError) -> File:
+def encode_failure(row: RestoreRow, error: ImageError) -> File:
     return record(row, {"status": "failed", "reason": error.reason, "detail": error.detail})
 
 
@@ -252,7 +252,7 @@ def encode(image: np.ndarray, kind: str, jpeg_quality: int) -> bytes:
     return encode_pixels(levels)
 
 
-def plan(table: pa.Table, kind: str, limit: int | None = None) -> list[RestoreRow]:
+def make_work_list(table: pa.Table, kind: str, limit: int | None = None) -> list[RestoreRow]:
     """A row for each image, with the name that its result gets: its own with another extension. With `limit`, a
     seeded sample of that many; an image has the same name and the same result in any sample.
 
@@ -310,7 +310,7 @@ def start(folder: Folder, sources: list[str], config: RestoreConfig, limit: int 
     for source in sources:
         if f"{folder.url}/".startswith(f"{absolute_url(source)}/"):
             raise ConfigError(f"{folder} lies inside {source}, whose images would then be restored again: move --out")
-    rows = plan(list_images(sources), config.format, limit)
+    rows = make_work_list(list_images(sources), config.format, limit)
     settings: dict[str, Any] = {**deciding_values(config), "weights_sha256": weights_digest(config.model)}
     settings["model"] = {name: value for name, value in settings["model"].items() if name not in _PATHS}
     run = {"schema_version": 1, "kind": "restored images", "settings": settings, "digest": digest(settings)}
@@ -339,7 +339,7 @@ def read_records(folder: Folder) -> dict[str, RestoreRecord]:
 _RECORD = re.compile(r"[0-9a-f]{20}\.json")
 
 
-def todo(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit]:
+def list_remaining(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit]:
     """Batches, in order, of the images that have no result yet."""
     done = {key for key, content in read_records(folder).items() if content["status"] == "ok"}
     left = [row for row in rows if row["id"] not in done]
@@ -349,7 +349,7 @@ def todo(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit]:
     ]
 
 
-def here(folder: Folder, units: list[Unit], work: RestoreUnit) -> Iterator[Unit]:
+def run_here(folder: Folder, units: list[Unit], work: RestoreUnit) -> Iterator[Unit]:
     """In this process, with all its cores: what one model on one device needs."""
     publish = Publish(work, folder)
     for unit in units:

@@ -159,17 +159,17 @@ def synthesize(folder: Folder, about: PairsRun, executor: Executor, progress: Pr
     settle(folder)
     folder.sweep()
     list_inputs(folder, about["sources"], config, about["limit"], executor, progress)
-    planned = pairs_run.plan_shards(pairs_run.read_inputs(folder, config), config)
+    planned = pairs_run.assign_shards(pairs_run.read_inputs(folder, config), config)
     if not planned:
         raise InputError(f"no image can be used: {_why(folder, config)}")
-    plan_digest = pairs_run.plan_digest(planned, config, about["backend"])
+    plan_digest = pairs_run.digest_assignment(planned, config, about["backend"])
     lacking = _lacking(folder, planned, plan_digest)
     stage, todo = _stage(folder, lacking, plan_digest)
     device = "cuda" if executor.num_gpus and about["backend"] == "torch" else "cpu"
     job = SynthesizeShard(config, tuple(about["sources"]), about["backend"], device, plan_digest, stage)
-    units = [Unit(s.name, len(rows) * config.variants, rows) for s in todo for rows in [pairs_run.used(s)]]
+    units = [Unit(s.name, len(rows) * config.variants, rows) for s in todo for rows in [pairs_run.list_used(s)]]
     total = sum(unit.size for unit in units)
-    done_before = sum(len(pairs_run.used(shard)) for shard in planned) * config.variants - total
+    done_before = sum(len(pairs_run.list_used(shard)) for shard in planned) * config.variants - total
     with progress.phase("synthesize", total, done_before) as advance:
         for unit in run(executor, "synthesize", units, job, folder, stateful=device == "cuda"):
             advance(unit.size)

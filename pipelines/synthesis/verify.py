@@ -108,15 +108,15 @@ def check_set(folder: Folder) -> list[str]:
         manifest = shards.read_manifest(folder)
         if folder.exists(run_folder.INVENTORY):
             run_folder.read_inventory(folder)
-        planned = pairs_run.plan_shards(pairs_run.read_inputs(folder, config), config)
+        planned = pairs_run.assign_shards(pairs_run.read_inputs(folder, config), config)
     except LucidFluxError as error:
         return [str(error)]
     problems = check_digests(folder)
-    if manifest["digests"].get("plan") != pairs_run.plan_digest(planned, config, run["backend"]):
+    if manifest["digests"].get("plan") != pairs_run.digest_assignment(planned, config, run["backend"]):
         problems.append("the shards were planned from other inputs than those in inputs/")
     if [f"{shard.name}.tar" for shard in planned] != [entry["name"] for entry in manifest["shards"]]:
         problems.append("the manifest does not have the shards that run.json and inputs/ give")
-    wanted = sum(len(pairs_run.used(shard)) for shard in planned)
+    wanted = sum(len(pairs_run.list_used(shard)) for shard in planned)
     wanted -= sum(len(pair_samples.failed_images(folder, entry["name"])) for entry in manifest["shards"])
     if manifest["samples"] != wanted * config.variants:
         problems.append(f"the manifest has {manifest['samples']} pairs, not {wanted * config.variants}")

@@ -72,7 +72,7 @@ def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) 
     quiet_libraries()
     with open_runtime(request.device) as runtime:
         quiet = Progress(quiet=not runtime.main or progress.quiet)
-        with showing(quiet, request.config.steps) as on_step:
+        with show_steps(quiet, request.config.steps) as on_step:
             result = train(
                 request.config,
                 request.sources,
@@ -122,7 +122,7 @@ def catching_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def showing(progress: Progress, steps: int) -> Iterator[Callable[[Step], None]]:
+def show_steps(progress: Progress, steps: int) -> Iterator[Callable[[Step], None]]:
     """A line on the terminal that moves, a plain one every ten seconds elsewhere."""
     if progress.quiet:
         yield lambda _: None
@@ -130,10 +130,10 @@ def showing(progress: Progress, steps: int) -> Iterator[Callable[[Step], None]]:
         with _bar(steps) as show:
             yield show
     else:
-        yield lines(progress, steps)
+        yield make_line_writer(progress, steps)
 
 
-def told(line: Step) -> str:
+def describe_step(line: Step) -> str:
     parts = [f"loss {_number(line['loss'], 4)}", f"gradient {_number(line['grad_norm'], 2)}", f"rate {line['lr']:.1e}"]
     parts += [f"{line['images_per_s']:.2f} images/s", f"waiting {line['data_wait']:.0%}"]
     if "mfu" in line:
@@ -146,7 +146,7 @@ def _number(value: float | None, digits: int) -> str:
     return "not finite" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def lines(progress: Progress, steps: int) -> Callable[[Step], None]:
+def make_line_writer(progress: Progress, steps: int) -> Callable[[Step], None]:
     """A line of text every ten seconds, and where something was validated."""
     last = 0.0
 
@@ -155,7 +155,7 @@ def lines(progress: Progress, steps: int) -> Callable[[Step], None]:
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or line["step"] == steps or "validation" in line:
             last = now
-            progress.say(f"step {line['step']:,}/{steps:,}: {told(line)}")
+            progress.say(f"step {line['step']:,}/{steps:,}: {describe_step(line)}")
 
     return show
 
@@ -169,4 +169,4 @@ def _bar(steps: int) -> Iterator[Callable[[Step], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("train", total=steps, told="")
-        yield lambda line: bar.update(task, completed=line["step"], told=told(line))
+        yield lambda line: bar.update(task, completed=line["step"], told=describe_step(line))

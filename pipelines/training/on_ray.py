@@ -28,7 +28,7 @@ from lucidflux_model.training.progress.log import Step, read_metrics, read_on
 from lucidflux_model.training.setup import Summary, check_run, train
 from pipelines.execution.on_ray import RayExecutor, own_path
 from pipelines.execution.progress import Progress
-from pipelines.training.launch import Request, showing
+from pipelines.training.launch import Request, show_steps
 
 RESTARTS = 3
 PLACE, ERROR, STOP, SUMMARY = "ray", "error.json", "stop", "summary.json"
@@ -81,7 +81,7 @@ def _train_on_ray(
                 failure_config=FailureConfig(max_failures=RESTARTS),  # nodes that are taken away do not count
             ),
         )
-        with showing(progress, request.config.steps) as show, _following(Path(request.out), show):
+        with show_steps(progress, request.config.steps) as show, _following(Path(request.out), show):
             return _fitted(job, place)
     finally:
         executor.close()
@@ -128,7 +128,7 @@ def _beside(call: Callable[[], Any]) -> Future[Any]:
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=train_on_worker, daemon=True).start()
     return outcome
 
 
@@ -193,7 +193,7 @@ def _loop(about: LoopSettings) -> None:
 _loop.__module__ = "__main__"  # cloudpickle sends functions of __main__ by value
 
 
-def work(about: LoopSettings) -> None:
+def train_on_worker(about: LoopSettings) -> None:
     """One worker. Its group was started again where there is an error of ours: it would only come again."""
     import ray.train
     import torch.distributed as dist

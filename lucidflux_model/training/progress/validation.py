@@ -116,7 +116,7 @@ class Validation:
             hq, lq = self._read(index)
             output = self._restore(lq, index)
             if alone or self.runtime.main:
-                if values := measured(output, hq):
+                if values := measure_output(output, hq):
                     sums += sums.new_tensor([1.0, *values])
                 strip = np.hstack([lq, self._proxy(lq), output, *([hq] if hq is not None else [])])
                 self._save(step, self.source.key(index, EPOCH), strip)
@@ -161,7 +161,7 @@ class Validation:
         Folder(self.run).publish(f"{folder}/{safe_file(key)}.png", encode(strip))
 
 
-def measured(output: np.ndarray, hq: np.ndarray | None) -> tuple[float, ...]:
+def measure_output(output: np.ndarray, hq: np.ndarray | None) -> tuple[float, ...]:
     """PSNR and SSIM, or NIQE without a reference; () where NIQE has no value, as of images under 96 pixels."""
     if hq is not None:
         return psnr(output, hq), ssim(output, hq)

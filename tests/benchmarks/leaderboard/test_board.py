@@ -128,7 +128,7 @@ def test_bad_methods_with_few_images_are_not_ranked(allow_partial: bool, base: n
         assert (metric["n"], metric["why_not"]) == (12, None)
     assert {m: row["rank"] for m, row in made["groups"]["both"]["rows"].items()} == {"full": 1}
     assert tables.order(made)[0] == "full"
-    assert [line[0][0] for line in tables.body(made) if any(bold for _, bold in line)] == ["full"]
+    assert [line[0][0] for line in tables.make_body(made) if any(bold for _, bold in line)] == ["full"]
     assert tables.markdown(made).count("**") == 6  # two metrics and the group
     assert [line.split(" &")[0] for line in tables.latex(made).splitlines() if "textbf" in line] == ["full"]
     page = report._leaderboard(made)

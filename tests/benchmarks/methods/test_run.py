@@ -417,8 +417,8 @@ def test_lucidflux_is_a_method_with_its_settings(two: Path, tmp_path: Path) -> N
     made = tmp_path / "out" / "lucidflux[flux,1,tiny]" / "coins.png"
     config = restore.RestoreConfig(model={"name": "tiny"}, steps=1, schedule="flux", seed=3)
     folder = Folder(tmp_path / "restored")
-    units = restore.todo(folder, restore.start(folder, [str(two)], config), 1)
-    assert [unit.size for unit in restore.here(folder, units, restore.RestoreUnit(config))] == [1]
+    units = restore.list_remaining(folder, restore.start(folder, [str(two)], config), 1)
+    assert [unit.size for unit in restore.run_here(folder, units, restore.RestoreUnit(config))] == [1]
     assert made.read_bytes() == folder.read("coins.png")
     about = json.loads(made.with_name("method.json").read_text())
     assert about["settings"] == {"schedule": "flux", "steps": "1", "model": "tiny", "scale": "4"}

@@ -22,7 +22,9 @@ from tests.support.odd_sources import tar_bytes, write
 from tests.support.paths import DATA
 
 LOOSE = ("rules.min_laplacian_variance=0", "rules.max_laplacian_variance=1e9", "rules.max_flat_fraction=1")
-WANTED = {row[0]: row[1:3] for row in csv.reader((DATA / "cases" / "images.tsv").open(), delimiter="\t")}
+WANTED = {
+    row[0]: row[1:3] for row in csv.reader((DATA / "cases" / "images.tsv").read_text().splitlines(), delimiter="\t")
+}
 HISTORY = ("select.near_duplicates=0", "rules.min_fixed_sharpness=0")  # so that the measures of history are taken
 WARNED = ["tar_bad_header/s.tar", "apple_double/._0.parquet"]
 SAME = ("key", "sha256", "bytes", "format", "width", "height", "mode", "flags", "laplacian_variance", "flat_fraction",

@@ -32,7 +32,7 @@ from lucidflux_model.inference.pipeline import LucidFluxPipeline
 from lucidflux_model.network.build import build_random
 from lucidflux_model.network.schedule import make_scheduler
 from lucidflux_model.weights.published import save_lucidflux
-from pipelines.restoration.job import RestoreConfig, encode, plan
+from pipelines.restoration.job import RestoreConfig, encode, make_work_list
 
 torch.set_num_threads(1)  # see tests/lucidflux_model/conftest.py
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
@@ -308,12 +308,12 @@ def test_a_dry_run_names_the_results(inputs: Path, tmp_path: Path) -> None:
 def test_names_that_would_collide_are_refused(tmp_path: Path) -> None:
     table = pa.table({"uri": ["file:///x/a.png", "file:///y/a.png"], "source_key": ["a.png", "a.png"]})
     with pytest.raises(ConfigError, match="would both become a\\.png\\.png"):
-        plan(table, "png")
+        make_work_list(table, "png")
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{folder}.png")
     table = list_sources([str(tmp_path / "x"), str(tmp_path / "y")]).table
-    assert [row["name"] for row in plan(table, "jpeg")] == ["x.jpg", "y.jpg"]
+    assert [row["name"] for row in make_work_list(table, "jpeg")] == ["x.jpg", "y.jpg"]
 
 
 def test_encoded_pixels_are_the_rounded_ones() -> None:

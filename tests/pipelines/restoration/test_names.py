@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lucidflux_data.sources.listing import list_sources
-from pipelines.restoration.job import plan
+from pipelines.restoration.job import make_work_list
 from tests.pipelines.restoration.test_job import FAST, restore_here
 from tests.support.hostile import PATHS
 
@@ -81,6 +81,6 @@ def test_a_source_may_have_folders_that_are_called_as_ours(tmp_path: Path, pictu
 def test_a_name_is_the_same_in_any_sample(tmp_path: Path, picture: bytes) -> None:
     write_tar(tmp_path / "s.tar", MEMBERS, picture)
     table = list_sources([str(tmp_path / "s.tar")]).table
-    whole = {row["uri"]: row["name"] for row in plan(table, "png")}
-    assert {row["uri"]: row["name"] for row in plan(table, "png", limit=4)}.items() <= whole.items()
+    whole = {row["uri"]: row["name"] for row in make_work_list(table, "png")}
+    assert {row["uri"]: row["name"] for row in make_work_list(table, "png", limit=4)}.items() <= whole.items()
     assert len(set(whole.values())) == len(whole)

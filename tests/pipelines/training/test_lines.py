@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lucidflux_model.training.progress.log import TrainLog, read_metrics
-from pipelines.training.launch import told
+from pipelines.training.launch import describe_step
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -23,6 +23,6 @@ def test_a_step_that_is_not_finite_is_shown_before_and_after_it_was_written(valu
     (written,) = read_metrics(tmp_path)
     assert written["loss"] is None
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == written
-    assert told(line) == told(written) == (
+    assert describe_step(line) == describe_step(written) == (
         "loss not finite, gradient not finite, rate 1.0e-03, 4.00 images/s, waiting 0%"
     )  # fmt: skip
