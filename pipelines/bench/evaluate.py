@@ -25,7 +25,7 @@ from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
-from pipelines.execution.worker import Publish, Unit
+from pipelines.execution.worker import AnyUnit, Publish, Unit
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ScoreUnit:
 
     score: ScoreImages
 
-    def __call__(self, unit: Unit) -> Any:
+    def __call__(self, unit: AnyUnit) -> Any:
         return self.score(unit.name, unit.payload)
 
 

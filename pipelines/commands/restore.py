@@ -29,7 +29,7 @@ from pipelines.execution.failures import check_failed
 if TYPE_CHECKING:
     from lucidflux_data.storage.folder import Folder
     from pipelines.execution.progress import Progress
-    from pipelines.execution.worker import Unit
+    from pipelines.execution.worker import AnyUnit
     from pipelines.restoration.job import RestoreSummary, RestoreUnit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -178,8 +178,8 @@ def _check_installed() -> None:
 
 
 def _run(
-    folder: Folder, units: list[Unit], work: RestoreUnit, where: ExecutorOptions, progress: Progress
-) -> Iterator[Unit]:
+    folder: Folder, units: list[AnyUnit], work: RestoreUnit, where: ExecutorOptions, progress: Progress
+) -> Iterator[AnyUnit]:
     from lucidflux_data.errors import ConfigError
     from pipelines.execution.worker import Publish
     from pipelines.restoration import job as restore

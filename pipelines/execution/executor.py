@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from lucidflux_data.errors import Interrupted, StorageError
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.in_flight import flights
-from pipelines.execution.worker import Events, File, Publish, Unit
+from pipelines.execution.worker import AnyUnit, Events, File, Publish
 
 ATTEMPTS = 3
-Job = Callable[[Unit], Any]
+Job = Callable[[AnyUnit], Any]
 
 
 class Executor(Protocol):
@@ -31,12 +31,12 @@ class Executor(Protocol):
 
     def map(
         self,
-        units: Iterable[Unit],
+        units: Iterable[AnyUnit],
         job: Job,
         events: Events | None = None,
         stateful: bool = False,
         gpus_each: float = 1.0,
-    ) -> Iterator[tuple[Unit, Any]]:
+    ) -> Iterator[tuple[AnyUnit, Any]]:
         """`stateful`: the job loads something, so it stays in a fixed pool of actors, each with `gpus_each` GPUs."""
         ...
 
@@ -46,12 +46,12 @@ class Executor(Protocol):
 def run(
     executor: Executor,
     phase: str,
-    units: Iterable[Unit],
-    work: Callable[[Unit], Iterable[File]],
+    units: Iterable[AnyUnit],
+    work: Callable[[AnyUnit], Iterable[File]],
     folder: Folder,
     stateful: bool = False,
     gpus_each: float = 1.0,
-) -> Iterator[Unit]:
+) -> Iterator[AnyUnit]:
     """Publishes the files of every unit into `folder`; yields the units as they are done. `phase`: in its events."""
     for unit, _ in executor.map(units, Publish(work, folder), Events(folder, phase), stateful, gpus_each):
         yield unit
@@ -61,7 +61,7 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def lost_unit(events: Events | None, unit: Unit, attempt: int, why: str = "") -> tuple[Unit, int]:
+def lost_unit(events: Events | None, unit: AnyUnit, attempt: int, why: str = "") -> tuple[AnyUnit, int]:
     flights.lost(events, unit, attempt, why)
     following = next_attempt(unit, attempt)
     reason = f" ({why})" if why else ""
@@ -69,7 +69,7 @@ def lost_unit(events: Events | None, unit: Unit, attempt: int, why: str = "") ->
     return unit, following
 
 
-def next_attempt(unit: Unit, attempt: int, error: StorageError | None = None) -> int:
+def next_attempt(unit: AnyUnit, attempt: int, error: StorageError | None = None) -> int:
     if attempt >= ATTEMPTS and error is not None:
         raise error
     if attempt >= ATTEMPTS:

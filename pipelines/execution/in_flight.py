@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pipelines.execution.worker import Events, Unit
+from pipelines.execution.worker import AnyUnit, Events
 
 STRAGGLER = 3.0  # times the median of the units that have ended
 STRAGGLER_S = 10.0  # what takes less is not worth a word
@@ -26,14 +26,14 @@ class Flights:
         self._since: dict[str, float] = {}
         self._took: list[float] = []
 
-    def started(self, unit: Unit, attempt: int) -> None:
+    def started(self, unit: AnyUnit, attempt: int) -> None:
         self.retried += attempt > 1
         self._since[unit.name] = self.clock()
 
-    def ended(self, unit: Unit) -> None:
+    def ended(self, unit: AnyUnit) -> None:
         self._took.append(self.clock() - self._since.pop(unit.name))
 
-    def lost(self, events: Events | None, unit: Unit, attempt: int, why: str = "") -> None:
+    def lost(self, events: Events | None, unit: AnyUnit, attempt: int, why: str = "") -> None:
         """An attempt whose worker can no longer note its end."""
         self._since.pop(unit.name, None)
         if events is not None:

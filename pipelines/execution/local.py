@@ -16,7 +16,7 @@ from lucidflux_data.storage.config import SETTINGS
 from pipelines.execution import worker
 from pipelines.execution.executor import Job, lost_unit, next_attempt
 from pipelines.execution.in_flight import STALL_S, flights
-from pipelines.execution.worker import Events, Unit
+from pipelines.execution.worker import AnyUnit, Events
 
 CLOSE_S = 10.0  # for the pool to see that its processes are gone
 
@@ -32,17 +32,17 @@ class LocalExecutor:
 
     def map(
         self,
-        units: Iterable[Unit],
+        units: Iterable[AnyUnit],
         job: Job,
         events: Events | None = None,
         stateful: bool = False,
         gpus_each: float = 1.0,
-    ) -> Iterator[tuple[Unit, Any]]:
+    ) -> Iterator[tuple[AnyUnit, Any]]:
         flights.clear()
         blob = pack(job)
         waiting = ((unit, 1) for unit in units)
-        again: deque[tuple[Unit, int]] = deque()
-        flying: dict[Future[Any], tuple[Unit, int]] = {}
+        again: deque[tuple[AnyUnit, int]] = deque()
+        flying: dict[Future[Any], tuple[AnyUnit, int]] = {}
         while True:
             self._fill(flying, again, waiting, blob, events)
             if not flying:
@@ -72,9 +72,9 @@ class LocalExecutor:
 
     def _fill(
         self,
-        flying: dict[Future[Any], tuple[Unit, int]],
-        again: deque[tuple[Unit, int]],
-        waiting: Iterator[tuple[Unit, int]],
+        flying: dict[Future[Any], tuple[AnyUnit, int]],
+        again: deque[tuple[AnyUnit, int]],
+        waiting: Iterator[tuple[AnyUnit, int]],
         blob: bytes,
         events: Events | None,
     ) -> None:

@@ -14,7 +14,7 @@ from lucidflux_data.messages import pack
 from pipelines.execution import worker
 from pipelines.execution.executor import Job, available_cpus, lost_unit, next_attempt
 from pipelines.execution.in_flight import STALL_S, flights
-from pipelines.execution.worker import Events, Unit
+from pipelines.execution.worker import AnyUnit, Events, Unit
 
 
 class RayExecutor:
@@ -62,12 +62,12 @@ class RayExecutor:
 
     def map(
         self,
-        units: Iterable[Unit],
+        units: Iterable[AnyUnit],
         job: Job,
         events: Events | None = None,
         stateful: bool = False,
         gpus_each: float = 1.0,
-    ) -> Iterator[tuple[Unit, Any]]:
+    ) -> Iterator[tuple[AnyUnit, Any]]:
         import ray
         from ray.exceptions import RayTaskError
 
@@ -77,8 +77,8 @@ class RayExecutor:
         gpus = (self.num_gpus, gpus_each)
         pool = make_pool(pack(job), events, stateful, self.num_cpus, gpus, own_path())
         waiting = ((unit, 1) for unit in units)
-        again: deque[tuple[Unit, int]] = deque()
-        flying: dict[Any, tuple[Unit, int]] = {}
+        again: deque[tuple[AnyUnit, int]] = deque()
+        flying: dict[Any, tuple[AnyUnit, int]] = {}
         try:
             while True:
                 exhausted = False

@@ -15,7 +15,7 @@ from lucidflux_data.sources.tars import is_image_name
 from lucidflux_data.storage.folder import Folder, file_system, retry_call
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
-from pipelines.execution.worker import Unit
+from pipelines.execution.worker import AnyUnit
 
 # The distributions whose versions decide bytes; another one on one node would break "the same bytes everywhere".
 PACKAGES = ("lucidflux", "numpy", "pyarrow", "numba", *LIBRARIES.values())
@@ -35,7 +35,7 @@ class CheckNode:
     folder: Folder
     metric: str
 
-    def __call__(self, unit: Unit) -> NodeReport:
+    def __call__(self, unit: AnyUnit) -> NodeReport:
         return {"host": platform.node(), "versions": versions(), "problems": self._problems()}
 
     def _problems(self) -> list[str]:

@@ -24,7 +24,7 @@ from ray.exceptions import (
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.messages import pack
 from lucidflux_data.storage.config import SETTINGS
-from pipelines.execution.worker import Events, Unit
+from pipelines.execution.worker import AnyUnit, Events
 
 WORKER_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError, ActorUnavailableError)
 
@@ -101,7 +101,7 @@ class TaskPool:
         self._rest = (keep, os.getcwd())
         self._enter = ray.remote(_enter)
 
-    def submit(self, unit: Unit, attempt: int, **where: Any) -> Any:
+    def submit(self, unit: AnyUnit, attempt: int, **where: Any) -> Any:
         enter = self._enter.options(num_cpus=1, max_retries=0, **where)
         return enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
 
@@ -161,7 +161,7 @@ class ActorPool:
             return
         self._free.extend([actor, actor])
 
-    def submit(self, unit: Unit, attempt: int) -> Any:
+    def submit(self, unit: AnyUnit, attempt: int) -> Any:
         actor = self._free.popleft()
         reference = actor.enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
         self._busy[reference] = actor

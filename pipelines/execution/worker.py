@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lucidflux_data.messages import unpack
 from lucidflux_data.storage.folder import Content, Folder, configure
@@ -19,17 +19,24 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 File = tuple[str, Content]  # name in the output folder, bytes or an iterable of chunks
 
 
+Payload = TypeVar("Payload")
+
+
 @dataclass(frozen=True)
-class Unit:
+class Unit(Generic[Payload]):
     """An immutable piece of work. `name` is unique in its phase, `size` is its number of images.
 
-    `attempt`: over 1 after a worker was lost with it; a job may then be more careful.
+    `payload`: what the job of its phase is given. `attempt`: over 1 after a worker was lost with it; a job may then be
+    more careful.
     """
 
     name: str
     size: int
-    payload: Any
+    payload: Payload
     attempt: int = 1
+
+
+AnyUnit = Unit[Any]  # for what carries units and does not look into them
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Events:
     folder: Folder
     phase: str
 
-    def write(self, unit: Unit, attempt: int, outcome: str, start: float, **more: Any) -> None:
+    def write(self, unit: AnyUnit, attempt: int, outcome: str, start: float, **more: Any) -> None:
         line = {"unit": unit.name, "attempt": attempt, "outcome": outcome, "images": unit.size}
         self._publish(f"{unit.name}.{attempt}", line | {"start": round(start, 3), **more})
 
@@ -59,18 +66,18 @@ class Events:
 class Publish:
     """Runs `work(unit)` and publishes the files that it yields, in order; the last one marks the unit as done."""
 
-    work: Callable[[Unit], Iterable[File]]
+    work: Callable[[AnyUnit], Iterable[File]]
     folder: Folder
 
-    def __call__(self, unit: Unit) -> None:
+    def __call__(self, unit: AnyUnit) -> None:
         for name, content in self.work(unit):
             self.folder.publish(name, content)
 
 
-_loaded: tuple[bytes, Callable[[Unit], Any]] | None = None
+_loaded: tuple[bytes, Callable[[AnyUnit], Any]] | None = None
 
 
-def handle(job: bytes, unit: Unit, events: Events | None, attempt: int, settings: dict[str, object]) -> Any:
+def handle(job: bytes, unit: AnyUnit, events: Events | None, attempt: int, settings: dict[str, object]) -> Any:
     """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once.
 
     `settings`: how the driver speaks to stores.

@@ -69,7 +69,7 @@ class PackShard:
     place: str
     plan_digest: str
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[KeptRow]]) -> Iterator[File]:
         writer = TarWriter()
         yield f"{self.place}/{unit.name}.tar", writer.chunks(self._samples(unit.payload, writer))
         yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
@@ -270,7 +270,7 @@ class StripUnit:
     what: tuple[str, ...]
     place: str
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[KeptRow]]) -> Iterator[File]:
         rows = []
         for row in unit.payload:
             data = read_source(row)

@@ -183,7 +183,7 @@ class _CheckShard:
     def __init__(self, folder: Folder, deep: bool, max_pixels: int) -> None:
         self.folder, self.deep, self.max_pixels = folder, deep, max_pixels
 
-    def __call__(self, unit: Unit) -> list[str]:
+    def __call__(self, unit: Unit[shards.ShardEntry]) -> list[str]:
         return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels)
 
 

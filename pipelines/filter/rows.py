@@ -56,7 +56,7 @@ class MetricTable:
         """The units whose file lacks a wanted row."""
         return np.unique(np.flatnonzero(self.wanted & (self.position < 0)) // self.size)
 
-    def units(self) -> Iterator[Unit]:
+    def units(self) -> Iterator[Unit[list[MeasureRow]]]:
         """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
         if not self.missing:
             return
@@ -79,7 +79,7 @@ class _Rows(abc.ABC):
     schema: pa.Schema
     limits: DecodeConfig
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[MeasureRow]]) -> Iterator[File]:
         rows = [row["known"] or self._row(row) for row in unit.payload]
         table = pa.Table.from_pylist(rows, self.schema)
         yield f"scores/{self.measure}/{unit.name}.parquet", checked_bytes(table)

@@ -60,7 +60,7 @@ class MeasureUnit:
     limits: DecodeConfig
     measures: MeasureConfig
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[CandidateRow]]) -> Iterator[File]:
         isolated = Isolated(self.limits, self.measures) if unit.attempt > 1 else None
         warm_up()
         try:
@@ -97,7 +97,7 @@ class MetricUnit:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_scorer": None}
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[MeasureRow]]) -> Iterator[File]:
         from lucidflux_data.iqa.metrics import load_metric
 
         if self._scorer is None:

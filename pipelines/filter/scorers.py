@@ -36,7 +36,7 @@ class ScorerUnit:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_function": None}
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[MeasureRow]]) -> Iterator[File]:
         if self._function is None:
             self._function = load_scorer(self.spec, self.folder)
         rows = [row["known"] for row in unit.payload if row["known"] is not None]
@@ -46,7 +46,7 @@ class ScorerUnit:
             batch = todo[start : start + SCORER_BATCH]
             rows += self._batch(batch, list(islice(pixels, len(batch))))
         order = {row["uri"]: number for number, row in enumerate(unit.payload)}
-        rows.sort(key=lambda row: order[row["uri"]])
+        rows.sort(key=lambda row: order[str(row["uri"])])
         yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", checked_bytes(_table(rows, self.spec))
 
     def _batch(self, rows: list[MeasureRow], pixels: list[np.ndarray | ImageError]) -> list[Columns]:

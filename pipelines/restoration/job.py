@@ -120,7 +120,7 @@ class RestoreUnit:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pipeline": None}
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[RestoreRow]]) -> Iterator[File]:
         from lucidflux_model.inference.loading import load_pipeline, quiet_libraries
 
         if self._pipeline is None:
@@ -339,7 +339,7 @@ def read_records(folder: Folder) -> dict[str, RestoreRecord]:
 _RECORD = re.compile(r"[0-9a-f]{20}\.json")
 
 
-def list_remaining(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit]:
+def list_remaining(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit[list[RestoreRow]]]:
     """Batches, in order, of the images that have no result yet."""
     done = {key for key, content in read_records(folder).items() if content["status"] == "ok"}
     left = [row for row in rows if row["id"] not in done]
@@ -349,7 +349,9 @@ def list_remaining(folder: Folder, rows: list[RestoreRow], batch: int) -> list[U
     ]
 
 
-def run_here(folder: Folder, units: list[Unit], work: RestoreUnit) -> Iterator[Unit]:
+def run_here(
+    folder: Folder, units: list[Unit[list[RestoreRow]]], work: RestoreUnit
+) -> Iterator[Unit[list[RestoreRow]]]:
     """In this process, with all its cores: what one model on one device needs."""
     publish = Publish(work, folder)
     for unit in units:

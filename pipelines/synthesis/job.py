@@ -30,6 +30,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import Shard, TarWriter
 from lucidflux_data.sources import listing as sources
 from lucidflux_data.sources.counts import describe_ignored
+from lucidflux_data.sources.listing import Candidate
 from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
@@ -47,7 +48,7 @@ class ProbeUnit:
 
     decode: DecodeConfig
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[Candidate]]) -> Iterator[File]:
         rows = [pairs_run.probe_row(row, self.decode, unit.attempt) for row in unit.payload]
         yield f"{PLACE}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, INPUTS))
 
@@ -63,7 +64,7 @@ class SynthesizeShard:
     plan_digest: str
     place: str
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[list[pairs_run.PairInput]]) -> Iterator[File]:
         writer = TarWriter()
         failed: list[samples.FailedImage] = []
         yield f"{self.place}/{unit.name}.tar", writer.chunks(self._samples(unit, writer, failed))
@@ -71,7 +72,7 @@ class SynthesizeShard:
         yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, more)
 
     def _samples(
-        self, unit: Unit, writer: TarWriter, failed: list[samples.FailedImage]
+        self, unit: Unit[list[pairs_run.PairInput]], writer: TarWriter, failed: list[samples.FailedImage]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
         degrade = backends.load_backend(self.backend, self.device)
         versions = pairs.versions(self.backend, self.device)

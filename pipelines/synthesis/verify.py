@@ -149,7 +149,7 @@ class CheckShard:
     config: PairsConfig
     sources: tuple[str, ...]
 
-    def __call__(self, unit: Unit) -> list[str]:
+    def __call__(self, unit: Unit[shards.ShardEntry]) -> list[str]:
         problems = verify.check_shard(self.folder, unit.payload, False, self.config.decode.max_pixels, self.deep)
         if problems or not self.deep:
             return problems

@@ -50,7 +50,7 @@ class CacheShard:
     device: str
     _loaded: Any = field(default=None, repr=False)
 
-    def __call__(self, unit: Unit) -> Iterator[File]:
+    def __call__(self, unit: Unit[int]) -> Iterator[File]:
         if self._loaded is None:
             self._loaded = (self._parts(), open_shards([self.pairs], Folder(self.pairs)))
         parts, source = self._loaded
