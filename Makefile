@@ -1,4 +1,4 @@
-.PHONY: help demo demo-full test check fmt bench lock clean
+.PHONY: help demo demo-full test faults check fmt bench lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +53,9 @@ demo-full: $(VENV)/demo-full.stamp  ## The demo, then train and restore with a t
 test: $(VENV)/dev.stamp  ## Run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m alone
+
+faults: $(VENV)/dev.stamp  ## Run every fault scenario, of which `test` runs a part
+	LUCIDFLUX_FAULTS=all HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/faults
 
 check: $(VENV)/lint.stamp  ## Lint, format check, spelling, types, the layout's figures
 	$(BIN)/ruff check .

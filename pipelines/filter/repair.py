@@ -67,6 +67,7 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
     config = _measure_again(folder, again, executor, progress)
     after = runs.read_basic(folder, ["status"])["status"].to_numpy(zero_copy_only=False)
     dropped = _drop_scores(folder, config.iqa.metric, statuses or list(PASSING_REASONS))
+    folder.sweep()
     recovered = int((after[again] == "ok").sum())
     return {"tried": int(again.sum()), "recovered": recovered, "scores_dropped": dropped}
 

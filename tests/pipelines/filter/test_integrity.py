@@ -25,7 +25,7 @@ from pipelines.filter import job
 from pipelines.filter.repair import verify_run
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
-from tests.support.in_process import InProcess
+from tests.support.here import Here
 
 QUIET = Progress(quiet=True)
 STEPS = ("score", "select", "pack")
@@ -48,9 +48,9 @@ def whole_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["iqa.metric=niqe", "cut.top_fraction=0.9", "rules.min_side=64", "shards.max_samples=4"]
     config = make_config("demo", settings=settings)
     job.list_into(folder, [absolute_url(str(photos))], config, "demo", None, STEPS, QUIET)
-    job.score(folder, config, InProcess(), QUIET)
-    job.select(folder, config, InProcess(), QUIET)
-    job.pack(folder, config, InProcess(), QUIET)
+    job.score(folder, config, Here(), QUIET)
+    job.select(folder, config, Here(), QUIET)
+    job.pack(folder, config, Here(), QUIET)
     return Path(str(folder))
 
 
@@ -61,7 +61,7 @@ def whole_pairs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     label = pairs_label("realesrgan-x4", config)
     about = pairs_run.make_run(config, label, "cv2", [absolute_url(str(photos))], None)
     pairs_run.start(folder, about)
-    synthesize(folder, about, InProcess(), QUIET)
+    synthesize(folder, about, Here(), QUIET)
     return Path(str(folder))
 
 
@@ -79,7 +79,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def check(verify: Verify, folder: Path, repair: bool = False) -> dict[str, Any]:
-    return verify(Folder(folder), False, repair, InProcess(), QUIET)
+    return verify(Folder(folder), False, repair, Here(), QUIET)
 
 
 def fail(verify: Verify, folder: Path, repair: bool = False) -> LucidFluxError | None:
