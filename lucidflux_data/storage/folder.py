@@ -1,7 +1,7 @@
 """One folder, local or in an object store, whose files appear only when they are complete.
 
-fsspec's DirFileSystem would join the paths as well. It is not used: a local publish renames real paths, local listings go
-by `os.scandir` (29 s for 2.95M files), and every name is checked on its way (`check_inside`).
+fsspec's DirFileSystem would join the paths as well. It is not used: a local publish renames real paths, local listings
+go by `os.scandir` (29 s for 2.95M files), and every name is checked on its way (`check_inside`).
 
 A file is written to `.tmp/<its writer and random>.part`, flushed to the disk and renamed; in an object store it is one
 PUT, or one multipart upload that is completed at the end and discarded on an error. Nothing is ever appended to.
