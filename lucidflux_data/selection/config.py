@@ -99,7 +99,7 @@ class SelectConfig(Section):
     opt_out: tuple[str, ...] = ()  # files of sha256, key or uri, one a line
     forbid: tuple[str, ...] = ()  # suites, fingerprint files, folders of benchmark images
     # A suite that is not there: stop, or warn and go on NOT checked. It changes no result and is in no digest.
-    forbid_missing: Literal["stop", "warn"] = Field("stop", json_schema_extra=since("0.2.1"))
+    forbid_missing: Literal["stop", "warn"] = Field("stop", json_schema_extra=since("0.3.0"))
     join: tuple[str, ...] = ()  # Parquet files with columns of the user's own
     where: str | None = None
     carry: tuple[str, ...] = ()  # columns that go into ledger, shards and pairs

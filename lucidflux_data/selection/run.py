@@ -54,10 +54,10 @@ class Listed(Counted):
     sources: list[str]
     limit: int | None
     seed: int | None
-    total: NotRequired[int]  # since 0.2
+    total: NotRequired[int]  # since 0.3
     damaged_tars: NotRequired[list[str]]  # since 0.2
-    warnings: NotRequired[list[str]]  # since 0.2
-    included: NotRequired[list[Counted]]  # since 0.2
+    warnings: NotRequired[list[str]]  # since 0.3
+    included: NotRequired[list[Counted]]  # since 0.3
     allowed: NotRequired[list[str]]  # since 0.2; places below which uris of tables may lie
 
 

@@ -41,7 +41,7 @@ class StorageConfig(Section):
     anonymous: bool = False
     timeout_s: float = Field(60.0, gt=0)  # without a connection, or without a byte
     # Prefixes of uris found in tables that may be read, beside what lies below the source.
-    allow_uris: tuple[str, ...] = Field((), json_schema_extra=since("0.2.1"))
+    allow_uris: tuple[str, ...] = Field((), json_schema_extra=since("0.3.0"))
     attempts: int = Field(3, ge=1)  # of a request, each with as many of the client library's own
 
     @field_validator("allow_uris", mode="before")

@@ -35,8 +35,8 @@ class RunFile(TypedDict):
 
     schema_version: int
     kind: NotRequired[str]
-    decoder_version: NotRequired[int]  # since 0.2
-    decoders: NotRequired[dict[str, str]]  # since 0.2
+    decoder_version: NotRequired[int]  # since 0.3
+    decoders: NotRequired[dict[str, str]]  # since 0.3
     label: str
     config: Mapping[str, Any]
     digests: dict[str, str]
@@ -88,7 +88,7 @@ def read_claim(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def is_sealed(folder: Folder) -> bool:
-    """Whether run.json has a seal; one of a version before 0.2 has none."""
+    """Whether run.json has a seal; one of a version before 0.3 has none."""
     return SEAL in json.loads(folder.read(RUN_FILE))
 
 

@@ -83,7 +83,13 @@ def catch_interrupts() -> None:
 
 
 def run_guarded(command: Callable[[], None]) -> None:
-    """Runs a command with streams and Ctrl-C as above; output that could not be written is Interrupted."""
+    """Runs a command with streams and Ctrl-C as above; output that could not be written is Interrupted.
+
+    A caller in this process who has put streams of its own in their place keeps them, and its answer to Ctrl-C.
+    """
+    if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
+        command()
+        return
     guard_streams()
     catch_interrupts()
     try:

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from lucidflux_data.codecs.encoding import encode as encode_pixels
 from lucidflux_data.config import Section, deciding_values, digest, since
-from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS, DecodeConfig
+from lucidflux_data.decode_config import DEFAULT_MAX_FILE_BYTES, DEFAULT_MAX_PIXELS, DecodeConfig
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import EXTENSION_OF, ImageError
 from lucidflux_data.isolation import pixels_apart
@@ -70,6 +70,7 @@ class RestoreRecord(TypedDict):
     status: Literal["ok", "failed"]
     reason: NotRequired[str]  # of a failure, as of ImageError
     detail: NotRequired[str]
+    input_sha256: NotRequired[str]  # of the bytes of the image; since 0.3
     sha256: NotRequired[str]  # of the result, as what follows
     input: NotRequired[list[int]]  # width, height in pixels
     output: NotRequired[list[int]]
@@ -127,21 +128,23 @@ class RestoreUnit:
             quiet_libraries()
             self._pipeline = load_pipeline(self.config.model, self.config.numerics)
         pixels: dict[int, np.ndarray] = {}
+        hashes: dict[str, str] = {}
         for index, row in enumerate(unit.payload):
             try:
-                pixels[index] = self._read(row)
+                data = read_input(row, self.config.decode.max_file_bytes)
+                hashes[row["id"]] = hashlib.sha256(data).hexdigest()
+                pixels[index] = self._decode(data)
             except ImageError as error:
                 yield encode_failure(row, error)
         while pixels:
             shape = next(iter(pixels.values())).shape
             same = [index for index, image in pixels.items() if image.shape == shape]
             images = [pixels.pop(index) for index in same]
-            yield from self._restore([unit.payload[index] for index in same], images)
+            yield from self._restore([unit.payload[index] for index in same], images, hashes)
 
-    def _read(self, row: RestoreRow) -> np.ndarray:
+    def _decode(self, data: bytes) -> np.ndarray:
         limits = self.config.decode
         limits = limits.model_copy(update={"max_pixels": min(limits.max_pixels, self.config.max_input_pixels)})
-        data = read_bytes(row["uri"], row["offset"], row["size"], limits.max_file_bytes)
         pixels = pixels_apart(data, limits)
         height, width = self._output_size(pixels)
         if height * width > self.config.max_output_pixels:
@@ -156,8 +159,9 @@ class RestoreUnit:
         height, width = (round(side * config.upscale) for side in pixels.shape[:2])
         return config.height or max(1, height), config.width or max(1, width)
 
-    def _restore(self, rows: list[RestoreRow], images: list[np.ndarray]) -> Iterator[File]:
-        """One call of the pipeline. What goes wrong with it is a failure of these images, not of the run."""
+    def _restore(self, rows: list[RestoreRow], images: list[np.ndarray], hashes: Mapping[str, str]) -> Iterator[File]:
+        """One call of the pipeline. What goes wrong with it is a failure of these images, not of the run. `hashes`:
+        sha256 of each input, by the id of its row."""
         import torch
 
         config, pipeline = self.config, self._pipeline
@@ -188,7 +192,7 @@ class RestoreUnit:
             torch.cuda.empty_cache()
             if len(rows) > 1:  # each may fit alone
                 for row, image in zip(rows, images, strict=True):
-                    yield from self._restore([row], [image])
+                    yield from self._restore([row], [image], hashes)
                 return
             detail = f"{width}x{height} does not fit: a smaller --tile, --quantize, or --offload group"
             yield encode_failure(rows[0], ImageError("out_of_memory", detail))
@@ -204,8 +208,9 @@ class RestoreUnit:
                 continue
             data = encode(result, config.format, config.jpeg_quality)
             size = {"input": [image.shape[1], image.shape[0]], "output": [width, height]}
+            of = {"input_sha256": hashes[row["id"]], "sha256": hashlib.sha256(data).hexdigest()}
             yield row["name"], data
-            yield record(row, {"status": "ok", "sha256": hashlib.sha256(data).hexdigest(), **size, **about})
+            yield record(row, {"status": "ok", **of, **size, **about})
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -340,13 +345,31 @@ _RECORD = re.compile(r"[0-9a-f]{20}\.json")
 
 
 def list_remaining(folder: Folder, rows: list[RestoreRow], batch: int) -> list[Unit[list[RestoreRow]]]:
-    """Batches, in order, of the images that have no result yet."""
-    done = {key for key, content in read_records(folder).items() if content["status"] == "ok"}
-    left = [row for row in rows if row["id"] not in done]
+    """Batches, in order, of the images that have no result yet, or one that is gone or other bytes now, or whose input
+    is another now. Inputs and results are read for it: that is little beside restoring them."""
+    records = read_records(folder)
+    left = [row for row in rows if not _is_restored(folder, row, records.get(row["id"]))]
     return [
         Unit(f"batch-{index:06d}", len(left[index : index + batch]), left[index : index + batch])
         for index in range(0, len(left), batch)
     ]
+
+
+def _is_restored(folder: Folder, row: RestoreRow, found: RestoreRecord | None) -> bool:
+    if found is None or found["status"] != "ok":
+        return False
+    try:
+        if hashlib.sha256(folder.read(found["name"])).hexdigest() != found["sha256"]:
+            return False
+        wanted = found.get("input_sha256")  # a version before 0.3 did not record it
+        return wanted is None or hashlib.sha256(read_input(row)).hexdigest() == wanted
+    except (FileNotFoundError, ImageError):
+        return False
+
+
+def read_input(row: RestoreRow, most: int = DEFAULT_MAX_FILE_BYTES) -> bytes:
+    """The encoded bytes of an image. Raises ImageError as `read_bytes`."""
+    return read_bytes(row["uri"], row["offset"], row["size"], most)
 
 
 def run_here(

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,33 @@ def test_repeating_does_only_what_is_missing(inputs: Path, outputs: Path) -> Non
     changed = [name for name in NAMES if (outputs / name).stat().st_mtime_ns != times[name]]
     assert changed == ["odd.jpg.png"]
     assert not (outputs / ".tmp").exists()
+
+
+def test_what_was_deleted_cut_changed_or_replaced_is_made_again(inputs: Path, outputs: Path, tmp_path: Path) -> None:
+    """The manifest never lists as ok what is not there, and a result is of the input that is there now."""
+    out = tmp_path / "out"
+    shutil.copytree(outputs, out)
+    records = {content["name"]: content for content in map(json.loads, map(Path.read_text, out.glob("records/*.json")))}
+    names = sorted(name for name, content in records.items() if content["status"] == "ok")
+    deleted, cut, flipped = names[:3]
+    (out / deleted).unlink()
+    (out / cut).write_bytes((out / cut).read_bytes()[:-9])
+    data = bytearray((out / flipped).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / flipped).write_bytes(data)
+    replaced = inputs / "square.png"
+    before = replaced.read_bytes()
+    assert records["square.png"]["input_sha256"] == hashlib.sha256(before).hexdigest()
+    try:
+        cv2.imwrite(str(replaced), 255 - cv2.imread(str(replaced)))
+        assert restore_here(inputs, "--out", out, *FAST).returncode == 0
+        assert (out / "square.png").read_bytes() != (outputs / "square.png").read_bytes()
+        again = {name: data for name, data in images(out).items() if name != "square.png"}
+        assert again == {name: data for name, data in images(outputs).items() if name != "square.png"}
+    finally:
+        replaced.write_bytes(before)
+    assert restore_here(inputs, "--out", out, *FAST).returncode == 0
+    assert images(out) == images(outputs)
 
 
 def test_killed_interrupted_and_repeated_is_the_same(inputs: Path, outputs: Path, tmp_path: Path) -> None:
