@@ -97,4 +97,5 @@ def run_guarded(command: Callable[[], None]) -> None:
     finally:
         if INTERRUPTED.is_set():  # what comes while the interpreter ends would kill it by the signal
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
