@@ -100,7 +100,7 @@ def test_the_command_gives_what_pyiqa_gives_and_names_what_is_taken_away(
         assert [scores[key] for key in sorted(scores)] == pytest.approx(expected[name], abs=1e-6), name
         if name != "qalign":  # in float16 four images of random weights round to one score on some processors
             assert len(set(expected[name])) > 1, f"{name} tells no image from another"
-    # A shard is gone, and a file is there that is of no use: the others are scored, and each is told.
+    # A shard is gone: the others are scored, and it is told. A file that holds no tensors ends the command.
     (snapshot,) = (folder / "hf" / "models--q-future--one-align" / "snapshots").iterdir()
     prompts = folder / "torch/hub/pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth"
     for name, value in environment(folder).items():
@@ -110,16 +110,19 @@ def test_the_command_gives_what_pyiqa_gives_and_names_what_is_taken_away(
     prompts.rename(tmp_path / "prompts")
     try:
         prompts.write_bytes(b"no weights")
-        done = run(folder, *asked, "--out", tmp_path / "without", "--json")
+        refused = run(folder, *asked[:2], "--metrics", "clipiqa+", "--out", tmp_path / "refused")
+        (tmp_path / "prompts").replace(prompts)
+        few = ["--metrics", "niqe,qalign", *asked[4:]]
+        done = run(folder, *asked[:2], *few, "--out", tmp_path / "without", "--json")
         told = doctor.diagnose("lucidflux-paper")["metrics"]
     finally:
         (tmp_path / "shard").rename(snapshot / SHARDS[1])
-        (tmp_path / "prompts").replace(prompts)
+    assert refused.returncode == 6, refused.stderr
+    assert "clipiqa+ was not loaded: one of its weight files holds something else than tensors" in refused.stderr
     assert done.returncode == 0, done.stderr
     board = json.loads(done.stdout)
     assert list(board["metrics"]) == ["niqe"]
-    assert set(board["not_computed"]) == {"clipiqa+", "qalign"}
-    assert "clipiqa+ could not be loaded (UnpicklingError" in board["not_computed"]["clipiqa+"]
+    assert set(board["not_computed"]) == {"qalign"}
     assert f"{SHARDS[1]} in {snapshot} (from https://huggingface.co/q-future/one-align)" in told["qalign"]["sentence"]
     assert board["not_computed"]["qalign"] == told["qalign"]["sentence"]
 
