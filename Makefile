@@ -51,11 +51,12 @@ demo-full: $(VENV)/demo-full.stamp  ## The demo, then train and restore with a t
 	$(BIN)/lucidflux demo --full
 
 test: $(VENV)/dev.stamp  ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m alone
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "alone and not slow"
 
-faults: $(VENV)/dev.stamp  ## Run every fault scenario, of which `test` runs a part
+faults: $(VENV)/dev.stamp  ## Run every fault scenario and the slow tests, of which `test` runs a part
 	LUCIDFLUX_FAULTS=all HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/faults
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m slow --ignore=tests/faults
 
 check: $(VENV)/lint.stamp  ## Lint, format check, spelling, types, the layout's figures
 	$(BIN)/ruff check .

@@ -85,7 +85,9 @@ def test_preflight_speaks_of_each_node(
             preflight(executor, ["file:///nowhere"], Folder(str(tmp_path / "run")), "none", Progress())
 
 
-@pytest.mark.parametrize(("seed", "at"), [(0, 3), (1, 8), (2, 10), (3, 13)])
+@pytest.mark.parametrize(
+    ("seed", "at"), [(1, 8), *(pytest.param(*point, marks=pytest.mark.slow) for point in [(0, 3), (2, 10), (3, 13)])]
+)
 def test_ray_worker_or_actor_killed(
     seed: int, at: int, photos: Path, cluster: Any, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -98,6 +100,7 @@ def test_ray_worker_or_actor_killed(
     check(run, quiet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "at"), [(0, 3), (1, 9)])
 def test_node_removed(
     seed: int, at: int, photos: Path, cluster: Any, config: FilterConfig, quiet, tmp_path: Path
@@ -150,6 +153,7 @@ def tight(patch: pytest.MonkeyPatch) -> Iterator[RayExecutor]:
         executor.close()
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("stateful", [False, True], ids=["task", "actor"])
 def test_a_worker_over_its_memory_is_killed_by_ray_and_its_unit_is_tried_again(
@@ -275,6 +279,7 @@ def submitted(command: list[str], environment: dict[str, str], folder: Path) -> 
         time.sleep(1)
 
 
+@pytest.mark.slow
 def test_a_submitted_job_loses_a_node_meets_errors_and_equals_a_quiet_machine(
     store: Any, bucket: str, by_commands: ByCommands, quiet_bucket: dict[str, str], tmp_path: Path
 ) -> None:
@@ -304,6 +309,7 @@ def test_a_submitted_job_loses_a_node_meets_errors_and_equals_a_quiet_machine(
     assert strange == [], "a lost node is a line of ours, and nothing of Ray's own logs"
 
 
+@pytest.mark.slow
 def test_without_the_token_a_sentence_says_so(
     by_commands: ByCommands, photos: Path, tmp_path: Path, data_command
 ) -> None:

@@ -92,6 +92,7 @@ def test_files_lost_between_two_runs(
     check(run, quiet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_store_answers_with_errors(
     seed: int, store: Any, bucket: str, local: LocalExecutor, config: FilterConfig, quiet_bucket
@@ -103,6 +104,7 @@ def test_store_answers_with_errors(
     assert remote_tree(store, f"errors-{seed}") == quiet_bucket
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_store_goes_away_and_comes_back(
     seed: int, store: Any, bucket: str, local: LocalExecutor, config: FilterConfig, quiet_bucket, monkeypatch

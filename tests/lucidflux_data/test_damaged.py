@@ -17,7 +17,7 @@ from lucidflux_data.images import ImageError, decode, probe
 from tests.support.paths import DATA
 
 MAX_PIXELS = 100_000
-EACH = 750  # of 22 files: 16,500
+EACH = 550  # of 22 files: 12,100
 
 
 def picture() -> Image.Image:

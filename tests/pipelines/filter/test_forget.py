@@ -124,6 +124,7 @@ def test_every_kill_is_told_and_repeated_to_the_bytes_of_a_quiet_forget(case: Ca
         assert tree(case.place) == quiet, f"killed after {steps[number - 1]}"
 
 
+@pytest.mark.slow
 def test_another_forget_after_a_killed_one_takes_out_both(case: Case, monkeypatch) -> None:
     quiet = case.quiet([*case.first, *case.other])
     for number in range(1, len(case.steps(monkeypatch)) + 1):
@@ -150,6 +151,7 @@ def test_a_repair_finishes_a_killed_forget(case: Case, monkeypatch) -> None:
         assert verified(case.place) > 0
 
 
+@pytest.mark.slow
 def test_a_repair_of_a_killed_forget_with_a_damaged_shard(case: Case, monkeypatch) -> None:
     """What cannot be finished is made again from the sources, without what was forgotten."""
     steps = case.steps(monkeypatch)
@@ -184,6 +186,7 @@ def test_a_repeated_pack_after_a_killed_forget_brings_nothing_back(origins, tmp_
         assert verified(case.place) == 7
 
 
+@pytest.mark.slow
 def test_a_repeated_synthesize_after_a_killed_forget_finishes_it(photos, origins, tmp_path: Path, monkeypatch) -> None:
     case = make_case("pairs", origins, tmp_path)
     quiet = case.quiet(case.first)
@@ -370,6 +373,7 @@ def test_a_normalized_image_keeps_its_name(tmp_path: Path, photo_paths: list[Pat
     assert verified(tmp_path / "run") == 1
 
 
+@pytest.mark.slow
 def test_a_store_keeps_every_state_apart(photos: Path, store: Any, tmp_path: Path, monkeypatch) -> None:
     """One object is one publish: a run in a bucket, killed after each."""
     before = dict(SETTINGS)

@@ -62,7 +62,9 @@ def pack(folder: Folder, settings: list[str]) -> None:
     job.pack(folder, make_config(settings=settings, base=base), Here(), QUIET)
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [next(iter(CHANGES)), *(pytest.param(name, marks=pytest.mark.slow) for name in list(CHANGES)[1:])]
+)
 def test_a_pack_that_is_killed_leaves_the_old_set_or_the_new_one(
     change: str, photos: Path, tmp_path: Path, monkeypatch
 ) -> None:

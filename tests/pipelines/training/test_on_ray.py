@@ -67,6 +67,7 @@ def drain_the_node() -> None:
     assert accepted, why
 
 
+@pytest.mark.slow
 def test_a_drained_node_is_saved_for_and_sigterm_at_the_driver_stops_at_a_step(
     pairs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
