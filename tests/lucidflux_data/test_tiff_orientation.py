@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import decode_full, probe
 from lucidflux_data.pairs.job import probe_row
 
@@ -107,7 +108,7 @@ def test_every_table_has_the_upright_size(name: str, orientation: int, tmp_path:
     header = probe(path.read_bytes())
     assert (header.width, header.height) == upright
     row = {"uri": f"file://{path}", "source_key": path.name, "offset": -1, "size": path.stat().st_size, "side": None}
-    listed = probe_row(row)
+    listed = probe_row(row, DecodeConfig(), 1)
     assert (listed["width"], listed["height"]) == upright
     assert decode_full(path.read_bytes()).pixels.shape[1::-1] == upright
 
