@@ -52,8 +52,10 @@ def move_aside(folder: Folder, names: Iterable[str]) -> None:
 def find_damaged_units(folder: Folder) -> list[str]:
     """Units below scores/ that cannot be read, or are not of the candidates that the inventory has in their place.
 
-    InputError where the inventory itself is damaged.
+    InputError where the inventory itself is damaged. A combined run has neither: its parts are looked at by themselves.
     """
+    if not folder.exists(run_folder.INVENTORY):
+        return []
     for column in INVENTORY.names:  # one at a time: what stands beside the images may be large
         run_folder.read_inventory(folder, [column])
     uris = run_folder.read_inventory(folder, ["uri"])["uri"]

@@ -28,8 +28,9 @@ def check_set(folder: Folder) -> list[str]:
         pool = selection_pool.load_pool(runs.parts(folder))
         table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason", "format"])
         manifest = shards.read_manifest(folder)
-    except FileNotFoundError:
-        return [f"{runs.LEDGER} is missing"]
+    except FileNotFoundError as error:
+        missing = (error.filename or runs.LEDGER).removeprefix(f"{folder.root}/")
+        return [f"{missing} is missing"]
     except LucidFluxError as error:
         return [str(error)]
     problems = check_digests(folder)

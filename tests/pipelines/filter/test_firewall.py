@@ -33,6 +33,7 @@ from pipelines.filter.firewall import LEAK_SCHEMA
 from pipelines.filter.forbidden import make_fingerprints
 from pipelines.filter.repair import verify_run
 from tests.support.here import QUIET, Here, run_filter, run_synthesize
+from tests.support.run_files import rewrite_run
 
 ALL = ["rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
 ALL += ["rules.max_flat_fraction=1", "iqa.metric=none"]
@@ -285,7 +286,7 @@ def test_pairs_are_checked_where_every_source_is(run: Path, photos: Path, tmp_pa
     assert (card["checked_against"], card["not_checked_against"]) == ([str(suite)], [])
     about = json.loads((folder / "run.json").read_text())
     about["sources"].append(f"file://{photos}")
-    (folder / "run.json").write_text(json.dumps(about))
+    rewrite_run(folder, about)
     card = make_card(Folder(folder), None)
     assert (card["checked_against"], card["not_checked_against"]) == ([], [str(suite)])
     assert card["sources_not_compared"] == [f"file://{photos}"]
@@ -379,10 +380,12 @@ def test_a_run_of_0_1_0_counts_as_not_checked_until_it_is_selected_again(
         about["firewall"] = {"checked": {str(suite): sha256(kept_copy(run, suite))}, "not_checked": []}
         if name == "run.json":
             del about["firewall"]
+        about.pop("own_sha256", None)
         (run / name).write_text(json.dumps(about))
     assert f"<b>NOT CHECKED: {suite}</b>" in make_report(Folder(run)).decode()
     assert job.summary(Folder(run))["benchmarks"] == [f"NOT CHECKED: {suite}"]
-    (doubt,) = verify_run(Folder(run), False, False, Here(), QUIET)["warnings"]
+    doubt, unrecorded = verify_run(Folder(run), False, False, Here(), QUIET)["warnings"]
+    assert "not recorded before this version" in unrecorded
     assert f"checked against {suite}, by a version before 0.1.1" in doubt
     run_synthesize(run, tmp_path / "pairs", "degrade.size=96", "variants=1")
     info = make_card(Folder(tmp_path / "pairs"), None)

@@ -21,6 +21,7 @@ from lucidflux_data.selection.run import parts, read_run
 from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
 from tests.support.here import QUIET, Here, run_filter, verified
+from tests.support.run_files import rewrite_run
 
 LOOSE = ["iqa.metric=none", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
 LOOSE += ["rules.max_flat_fraction=1"]
@@ -98,7 +99,7 @@ def test_a_run_that_an_earlier_version_wrote_into_itself_ends(run: Path) -> None
     import json
 
     about = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(about | {"included": [f"file://{run}"]}))
+    rewrite_run(run, about | {"included": [f"file://{run}"]})
     assert [part.included for part in parts(Folder(run))] == [False]
     select(run)
     assert len(kept(run)) == 6

@@ -20,6 +20,7 @@ from tests.lucidflux_data.test_escapes import is_seen
 from tests.support import chromium
 from tests.support.here import run_filter, run_synthesize
 from tests.support.hostile import TEXTS
+from tests.support.run_files import rewrite_run
 
 LOOSE = ["rules.max_laplacian_variance=999999", "rules.min_laplacian_variance=0", "iqa.metric=none"]
 
@@ -50,14 +51,14 @@ def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path) -> None:
     if chromium.find() is None:
         pytest.skip("Chromium is not installed")
     about = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(about | {"label": "".join(TEXTS)}))
+    rewrite_run(run, about | {"label": "".join(TEXTS)})
     pairs = tmp_path / "pairs"
     run_synthesize(run, pairs, "degrade.size=96", "variants=1")
     told = json.loads((pairs / "run.json").read_text())
-    (pairs / "run.json").write_text(json.dumps(told | {"label": "".join(TEXTS)}))
+    rewrite_run(pairs, told | {"label": "".join(TEXTS)})
     (tmp_path / "report.html").write_bytes(make_report(Folder(run)))
     (tmp_path / "view.html").write_bytes(make_view(Folder(pairs), len(TEXTS)))
-    (run / "run.json").write_text(json.dumps(about))
+    rewrite_run(run, about)
     page = chromium.Page(tmp_path / "chromium")
     try:
         for name in ("report.html", "view.html"):

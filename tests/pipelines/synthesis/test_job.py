@@ -34,6 +34,7 @@ from pipelines.demo.data import make_pairs as make_demo_pairs
 from pipelines.execution.progress import Progress
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
+from tests.support.run_files import rewrite_run
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
 SMALL = ["--size", "192", "--set", "shards.max_samples=8"]
@@ -352,7 +353,7 @@ def test_info_and_view(quiet: Path, hq_run: Path, data_command, tmp_path: Path) 
     shutil.copytree(hq_run, run)
     about = json.loads((run / "run.json").read_text())
     about["config"]["select"]["forbid"] = ["file:///suites/realsr"]
-    (run / "run.json").write_text(json.dumps(about))
+    rewrite_run(run, about)
     of_run = make_card(make(run, tmp_path / "pairs", "variants=1", "hq=ref"), None)
     assert of_run["checked_against"] == [], "its manifest does not say so"
     assert of_run["not_checked_against"] == ["file:///suites/realsr"]
@@ -402,7 +403,7 @@ def test_deep_verification_draws_the_plans_again(quiet: Path, tmp_path: Path) ->
     folder = Folder(tmp_path / "pairs")
     run = json.loads(folder.read("run.json"))
     run["config"]["degrade"]["seed"] = 5
-    folder.publish("run.json", json.dumps(run).encode())
+    rewrite_run(tmp_path / "pairs", run)
     with pytest.raises(VerificationError, match="its plan is not the one that"):
         verify_pairs(folder, True, False, Backwards(), Progress(quiet=True))
 
