@@ -15,7 +15,7 @@ from lucidflux_data.audit import decoders, strays
 from lucidflux_data.audit import doubts as earlier
 from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.audit.forget import finish_forgetting
-from lucidflux_data.errors import ConfigError, VerificationError
+from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import decode
 from lucidflux_data.iqa.checks import SIDE_PX, device_drift, examine
 from lucidflux_data.iqa.metrics import load_metric, lower_is_better
@@ -193,7 +193,10 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
 
     What an earlier version may have got wrong, and no hash can show, is a warning: said, and in the result.
     """
-    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    try:
+        config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    except InputError as error:  # no run, or one of another job: nothing could be checked
+        raise VerificationError(str(error)) from None
     if repair:
         audit_verify.refuse_unfit(folder, audit_verify.check_digests(folder))
         settle(folder)

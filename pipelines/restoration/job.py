@@ -26,7 +26,7 @@ from pydantic import Field
 
 from lucidflux_data.codecs.encoding import encode as encode_pixels
 from lucidflux_data.config import Section, deciding_values, digest, since
-from lucidflux_data.decode_config import DEFAULT_MAX_FILE_BYTES, DEFAULT_MAX_PIXELS, DecodeConfig
+from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS, DecodeConfig
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import EXTENSION_OF, ImageError
 from lucidflux_data.isolation import pixels_apart
@@ -131,7 +131,7 @@ class RestoreUnit:
         hashes: dict[str, str] = {}
         for index, row in enumerate(unit.payload):
             try:
-                data = read_input(row, self.config.decode.max_file_bytes)
+                data = read_bytes(row["uri"], row["offset"], row["size"], self.config.decode.max_file_bytes)
                 hashes[row["id"]] = hashlib.sha256(data).hexdigest()
                 pixels[index] = self._decode(data)
             except ImageError as error:
@@ -362,14 +362,10 @@ def _is_restored(folder: Folder, row: RestoreRow, found: RestoreRecord | None) -
         if hashlib.sha256(folder.read(found["name"])).hexdigest() != found["sha256"]:
             return False
         wanted = found.get("input_sha256")  # a version before 0.3 did not record it
-        return wanted is None or hashlib.sha256(read_input(row)).hexdigest() == wanted
+        data = b"" if wanted is None else read_bytes(row["uri"], row["offset"], row["size"])
+        return wanted is None or hashlib.sha256(data).hexdigest() == wanted
     except (FileNotFoundError, ImageError):
         return False
-
-
-def read_input(row: RestoreRow, most: int = DEFAULT_MAX_FILE_BYTES) -> bytes:
-    """The encoded bytes of an image. Raises ImageError as `read_bytes`."""
-    return read_bytes(row["uri"], row["offset"], row["size"], most)
 
 
 def run_here(

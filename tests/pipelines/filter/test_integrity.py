@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import pytest
 
-from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
+from lucidflux_data.errors import LucidFluxError, VerificationError
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs.config import make_pairs_config, pairs_label
 from lucidflux_data.selection.config import make_config
@@ -220,7 +220,7 @@ def test_a_folder_without_a_seal_is_well_and_says_what_was_not_recorded(
 def test_a_folder_of_another_job_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(canonical_json({"schema_version": 1, "kind": "restored images"}))
     (tmp_path / "manifest.json").write_bytes(canonical_json({"records": []}))
-    with pytest.raises(InputError, match="is not a run of the filter: it holds restored images"):
+    with pytest.raises(VerificationError, match="is not a run of the filter: it holds restored images"):
         check(verify_run, tmp_path)
 
 
