@@ -389,6 +389,8 @@ def test_damage_is_found_and_repaired(quiet: Path, tmp_path: Path, data_command)
     assert "pairs-000099.tar is in no manifest" in found.stderr
     here = Backwards(), Progress(quiet=True)
     verify_pairs(Folder(pairs), True, True, *here)
+    assert (pairs / "stray" / "shards" / "pairs-000099.tar").read_bytes() == b"stray"
+    shutil.rmtree(pairs / "stray")
     assert tree(pairs) == tree(quiet)
     (pairs / "inputs" / "unit-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(VerificationError, match="is damaged"):
