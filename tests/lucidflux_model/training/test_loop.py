@@ -54,6 +54,7 @@ def test_three_steps_and_four_more_equal_seven(train_pairs: Path, control: Path,
     assert [(line["epoch"], line["consumed"]) for line in training.lines(control)][2:4] == [(1, 0), (1, 4)]
 
 
+@pytest.mark.slow
 def test_adafactor_resumes_exactly_too(train_pairs: Path, tmp_path: Path) -> None:
     settings = ("optimizer=adafactor", "ema=0", "batch_size=2")
     training.run(train_pairs, tmp_path / "whole", "steps=4", *settings)

@@ -211,6 +211,7 @@ def test_verify_finds_and_repairs_damage(quiet: Path, tmp_path: Path, data_comma
     assert tree(run) == tree(quiet)
 
 
+@pytest.mark.slow
 def test_decoy_modules_in_the_working_folder_do_no_harm(candidates: Path, tmp_path: Path, quiet: Path) -> None:
     for name in ("cli.py", "pipelines/__init__.py", "benchmarks/__init__.py", "lucidflux_data/__init__.py"):
         path = tmp_path / name
