@@ -123,8 +123,9 @@ def web(photos: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _BadServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     before = dict(SETTINGS)
-    configure({"timeout_s": 0.5})
-    yield f"http://127.0.0.1:{server.server_port}"
+    url = f"http://127.0.0.1:{server.server_port}"
+    configure({"timeout_s": 0.5, "sources": (url,)})
+    yield url
     _BadServer.release.set()
     configure(before)
     server.shutdown()
