@@ -122,13 +122,13 @@ def _beside(call: Callable[[], Any]) -> Future[Any]:
     """`call` in a thread of its own: in the main one, Ray Train would take Ctrl-C for itself and save nothing."""
     outcome: Future[Any] = Future()
 
-    def work() -> None:
+    def run() -> None:
         try:
             outcome.set_result(call())
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=train_on_worker, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     return outcome
 
 
