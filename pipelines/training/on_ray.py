@@ -187,7 +187,7 @@ def _loop(about: LoopSettings) -> None:
 
     if about["folder"] not in about["keep"]:
         sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) != about["folder"]]
-    __import__("pipelines.training.on_ray", fromlist=["work"]).work(about)
+    __import__("pipelines.training.on_ray", fromlist=["train_on_worker"]).train_on_worker(about)
 
 
 _loop.__module__ = "__main__"  # cloudpickle sends functions of __main__ by value
