@@ -45,8 +45,7 @@ def describe_stray(name: str) -> str:
 def move_aside(folder: Folder, names: Iterable[str]) -> None:
     """Moves files to stray/, under their own paths."""
     for name in names:
-        folder.publish(f"{STRAY}/{name}", folder.read(name))
-        folder.remove(name)
+        folder.move(name, f"{STRAY}/{name}")
 
 
 def find_damaged_units(folder: Folder) -> list[str]:
@@ -56,9 +55,7 @@ def find_damaged_units(folder: Folder) -> list[str]:
     """
     if not folder.exists(run_folder.INVENTORY):
         return []
-    for column in INVENTORY.names:  # one at a time: what stands beside the images may be large
-        run_folder.read_inventory(folder, [column])
-    uris = run_folder.read_inventory(folder, ["uri"])["uri"]
+    uris = run_folder.read_inventory(folder, INVENTORY.names)["uri"]
     size = run_folder.unit_size(len(uris))
     return [
         name
@@ -87,4 +84,5 @@ def _is_whole(folder: Folder, name: str, uris: pa.ChunkedArray) -> bool:
         return False
     if basic:
         return bool(table["uri"].equals(uris))
-    return bool(pc.all(pc.is_in(table["uri"], value_set=uris.combine_chunks())).as_py() in (True, None))
+    known = pc.is_in(table["uri"], value_set=uris.combine_chunks())
+    return bool(pc.all(known, min_count=0).as_py())

@@ -7,13 +7,13 @@ three components are red, green and blue where they went through the component t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import imagecodecs
 import numpy as np
 
 from lucidflux_data.codecs.jpeg_xl import stretch
+from lucidflux_data.codecs.signatures import read_boxes
 from lucidflux_data.codecs.tiff import ASSOCIATED, UNASSOCIATED
 from lucidflux_data.errors import ImageError
 
@@ -91,26 +91,12 @@ def _unread(what: str) -> ImageError:
     return ImageError("unsupported_mode", f"JPEG 2000 {what} is not read")
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, content) of each box; the last one may be cut."""
-    position = 0
-    while position + 8 <= len(data):
-        size, kind, start = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
-        if size == 1:
-            size, start = int.from_bytes(data[position + 8 : position + 16], "big"), 16
-        end = position + size if size else len(data)
-        if size and size < start:
-            raise ImageError("unreadable", "the header is damaged")
-        yield kind, data[position + start : end]
-        position = end
-
-
 def _find_codestream(data: bytes) -> bytes:
     if data[:4] == CODESTREAM:
         return data
-    for kind, content in _boxes(data):
+    for kind, content in read_boxes(data):
         if kind == b"jp2c":
-            return content
+            return bytes(content)
     raise ImageError("truncated", "the file ends before the picture does")
 
 
@@ -150,8 +136,8 @@ def _is_transformed(stream: bytes) -> bool:
 
 def _read_colour(data: bytes) -> tuple[int, bytes | None, int]:
     """(number of colours, ICC profile, kind of the alpha that is said to be there) of the jp2h box."""
-    header = next((content for kind, content in _boxes(data) if kind == b"jp2h"), b"")
-    inner = list(_boxes(header))
+    header = next((bytes(content) for kind, content in read_boxes(data) if kind == b"jp2h"), b"")
+    inner = [(kind, bytes(content)) for kind, content in read_boxes(header)]
     if any(kind == b"pclr" for kind, _ in inner):
         raise _unread("with a palette")
     alpha = next((_alpha(content) for kind, content in inner if kind == b"cdef"), 0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import imagecodecs
 import numpy as np
 
+from lucidflux_data.codecs.signatures import read_boxes
 from lucidflux_data.codecs.tiff import ASSOCIATED, UNASSOCIATED
 from lucidflux_data.errors import ImageError
 
@@ -156,20 +157,12 @@ def _codestream(data: bytes) -> bytes:
     """The first bytes of the codestream, which a container may hold in parts."""
     if data[:2] == CODESTREAM:
         return data[:HEADER_BYTES]
-    parts, position = b"", 0
-    while position + 8 <= len(data) and len(parts) < HEADER_BYTES:
-        size, kind, start = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
-        if size == 1:
-            size, start = int.from_bytes(data[position + 8 : position + 16], "big"), 16
-        end = position + size if size else len(data)
-        if size and size < start:
-            raise ImageError("unreadable", "the header is damaged")
+    parts = b""
+    for kind, content in read_boxes(data):
         if kind in (b"jxlc", b"jxlp"):
-            begin = position + start + (4 if kind == b"jxlp" else 0)  # a part begins with its number
-            parts += data[begin : min(end, begin + HEADER_BYTES)]
-        if kind == b"jxlc":
+            parts += bytes(content[4 if kind == b"jxlp" else 0 :][:HEADER_BYTES])  # a part begins with its number
+        if kind == b"jxlc" or len(parts) >= HEADER_BYTES:
             break
-        position = end
     return parts
 
 

@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lucidflux_data.errors import ImageError
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What decides pixels, or is asked for; everything else in a PNG is text, times and hints.
 PNG_KEPT = frozenset(
@@ -27,6 +29,23 @@ UNREAD = (
     (0, b"\0\0\x01\0", "ICO"),
 )
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def read_boxes(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """(type, content) of each box of ISO base media, as in JPEG 2000 and JPEG XL files; the last one may be cut.
+
+    ImageError `unreadable` for a box that is shorter than its own header.
+    """
+    position = 0
+    while position + 8 <= len(data):
+        size, kind, start = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
+        if size == 1:
+            size, start = int.from_bytes(data[position + 8 : position + 16], "big"), 16
+        end = position + size if size else len(data)
+        if size and size < start:
+            raise ImageError("unreadable", "the header is damaged")
+        yield bytes(kind), memoryview(data)[position + start : end]
+        position = end
 
 
 def name_unread(data: bytes) -> str | None:

@@ -33,7 +33,7 @@ from lucidflux_data.storage.allowed import is_named_by_user, public_client
 from lucidflux_data.storage.config import SETTINGS, Settings
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
-from lucidflux_data.storage.refusals import raise_refusal
+from lucidflux_data.storage.refusals import raise_refusal, store_of
 from lucidflux_data.storage.regular import open_regular
 
 Result = TypeVar("Result")
@@ -71,7 +71,7 @@ def file_system(url: str) -> fsspec.AbstractFileSystem:
     """The fsspec file system of a url or local path; InputError names the extra of a protocol that is not there."""
     if "://" not in url or url.startswith("file://"):
         return _opened("file://")
-    return _opened("/".join(url.split("/")[:3]))  # one a bucket or host
+    return _opened(store_of(url))  # one a bucket or host
 
 
 def _options(url: str) -> dict[str, object]:
@@ -314,9 +314,15 @@ class Folder:
             except (IsADirectoryError, PermissionError):
                 shutil.rmtree(self.path(name))
 
-    def copy(self, name: str, target: str) -> None:
-        """One file of an object store to another name."""
-        retry_call(lambda: self.fs.copy(self.path(name), self.path(target)), self.url)
+    def move(self, name: str, target: str) -> None:
+        """A file takes the place of another: by a rename, or in an object store by a copy, whose original then goes."""
+        if self.is_local:
+            with self.telling():
+                os.makedirs(os.path.dirname(self.path(target)), exist_ok=True)
+                os.replace(self.path(name), self.path(target))
+        else:
+            retry_call(lambda: self.fs.copy(self.path(name), self.path(target)), self.url)
+            self.remove(name)
 
     def sweep(self) -> None:
         """Removes what writers left that have ended. What is written just now stays, whoever writes it; of writers on

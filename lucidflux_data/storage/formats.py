@@ -2,7 +2,7 @@
 
 A value that travels beside an image has one form in JSON, made by `make_portable` (docs/curation.md has the table):
 
-    null, true, false, text          themselves; lone surrogates of a text as \\udXXX
+    null, true, false, text          themselves; lone surrogates of a text as \\udNNN
     integers of 64 bits, signed      numbers; larger ones their digits as text
     floating point                   numbers; not-a-number and infinity are null
     decimals                         text

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
@@ -103,7 +102,7 @@ def _make(folder: Folder, journal: Journal, trusted: bool) -> None:
         if staged is None:
             folder.remove(change["name"])
         elif trusted or _is(folder, staged, change["new"]):
-            _move(folder, staged, change["name"])
+            folder.move(staged, change["name"])
     folder.remove(JOURNAL)
     folder.remove(STAGE)
 
@@ -113,13 +112,3 @@ def _is(folder: Folder, name: str, sha256: str | None) -> bool:
         return False  # it is in its place
     with folder.open(name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == sha256  # type: ignore[arg-type]
-
-
-def _move(folder: Folder, name: str, target: str) -> None:
-    if folder.is_local:
-        with folder.telling():
-            os.makedirs(os.path.dirname(folder.path(target)), exist_ok=True)
-            os.replace(folder.path(name), folder.path(target))
-    else:
-        folder.copy(name, target)
-        folder.remove(name)

@@ -27,6 +27,7 @@ from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, retry_call
 from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.journal import settle
+from lucidflux_data.storage.refusals import store_of
 
 NAME = ".lease"
 BEAT_S = 10.0
@@ -263,7 +264,7 @@ def _link(part: Path, target: str) -> bool:
 
 def _create_remote(lease: Lease) -> bool:
     folder = lease.folder
-    bucket = "/".join(folder.url.split("/")[:3])
+    bucket = store_of(folder.url)
     if bucket not in _unconditional:
         made = _put_new(lease)
         if made is False or (made and _put_new(lease) is False):  # the second one must be refused

@@ -113,6 +113,7 @@ def measure_outdated(folder: Folder, executor: Executor, progress: Progress) -> 
             dropped += _drop_rows(folder, measure, "uri", uris)
     about = {**runs.read_run(folder), **runs.made_with(), runs.MEASURED_AGAIN: records.VERSION}
     run_folder.write_about(folder, about)
+    folder.sweep()
     return {"tried": int(again.sum()), "scores_dropped": dropped}
 
 

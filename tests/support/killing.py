@@ -22,7 +22,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[list[
     """Ends whatever publishes or moves a file into its place, right after the one of this number. Gives the names of
     those so far."""
     names: list[str] = []
-    publish, move, remove = Folder.publish, journal._move, Folder.remove
+    publish, move, remove = Folder.publish, Folder.move, Folder.remove
 
     def counted(folder: Folder, name: str) -> None:
         names.append(name)
@@ -48,6 +48,6 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[list[
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "publish", published)
         patch.setattr(Folder, "remove", removed)
-        patch.setattr(journal, "_move", moved)
+        patch.setattr(Folder, "move", moved)
         with contextlib.suppress(Killed):
             yield names

@@ -68,8 +68,8 @@ def test_a_folder_refuses_to_be_left_by_every_door(tmp_path: Path, name: str) ->
         lambda: folder.names(name),
         lambda: folder.folders(name),
         lambda: folder.remove(name),
-        lambda: folder.copy(name, "old"),
-        lambda: folder.copy("new", name),
+        lambda: folder.move(name, "old"),
+        lambda: folder.move("new", name),
         lambda: folder.read_table(name),
         lambda: Folder("memory://bucket/inside").path(name),
     )

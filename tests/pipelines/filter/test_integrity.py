@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pytest
 
 from lucidflux_data.errors import LucidFluxError, VerificationError
@@ -26,6 +25,7 @@ from pipelines.filter.repair import verify_run
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
 from tests.support.here import Here
+from tests.support.photos import write_small
 
 QUIET = Progress(quiet=True)
 STEPS = ("score", "select", "pack")
@@ -34,12 +34,7 @@ Verify = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, photo_paths: list[Path]) -> Path:
-    place = tmp_path_factory.mktemp("integrity") / "photos"
-    place.mkdir()
-    for number, path in enumerate(photo_paths[:14]):
-        image = cv2.resize(cv2.imread(str(path)), (256, 224), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(place / f"{number:02d}.jpg"), image)
-    return place
+    return write_small(tmp_path_factory.mktemp("integrity") / "photos", photo_paths[:14], 256, 224)
 
 
 @pytest.fixture(scope="module")

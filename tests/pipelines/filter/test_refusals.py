@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,7 @@ from lucidflux_data.sources.reading import REFUSED, read_bytes, read_known
 from lucidflux_data.storage import folder as folders
 from lucidflux_data.storage import refusals
 from lucidflux_data.storage.folder import SETTINGS, Folder, configure
+from tests.support.photos import write_small
 
 WITHDRAWN = ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "401"]
 OPTIONS = ["--iqa", "none", "--executor", "local", "--num-cpus", "1"]
@@ -27,12 +27,7 @@ OPTIONS = ["--iqa", "none", "--executor", "local", "--num-cpus", "1"]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, photo_paths: list[Path]) -> Path:
-    place = tmp_path_factory.mktemp("refused") / "photos"
-    place.mkdir()
-    for number, path in enumerate(photo_paths[:12]):
-        image = cv2.resize(cv2.imread(str(path)), (320, 240), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(place / f"{number:02d}.jpg"), image)
-    return place
+    return write_small(tmp_path_factory.mktemp("refused") / "photos", photo_paths[:12], 320, 240)
 
 
 @pytest.fixture
