@@ -70,6 +70,14 @@ def for_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", html.escape(show(text), quote=False))
 
 
+def for_markdown_code(text: str) -> str:
+    """A code span, which is copied as it stands: behind a fence that is longer than any run of backticks in it."""
+    shown = show(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    gap = " " if "`" in shown else ""
+    return f"{fence}{gap}{shown}{gap}{fence}"
+
+
 def for_csv(text: str) -> str:
     """For a cell of text. A spreadsheet takes `=...` for a formula: a leading `'` says that it is text."""
     shown = show(text)

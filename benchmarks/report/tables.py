@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmarks.leaderboard.schema import Board, Comparison, Group, MetricRow, MetricTable, PublishedRow
 from benchmarks.suites.suite import Suite
-from lucidflux_data.escapes import for_csv, for_latex, for_latex_comment, for_markdown, show
+from lucidflux_data.escapes import for_csv, for_latex, for_latex_comment, for_markdown, for_markdown_code, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,7 +137,9 @@ def markdown(board: Board) -> str:
         cells += [_published(paper["values"].get(name)) for name in board["metrics"]]
         lines.append("| " + " | ".join([*cells, *[""] * (len(names) - len(cells))]) + " |")
     title = for_markdown(f"{board['suite']}, {board['profile']}")
-    return f"## {title}\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(map(for_markdown, notes(board))) + "\n"
+    remarks = [for_markdown(line) for line in notes(board)[:-1]]
+    remarks.append(f"Signature: {for_markdown_code(board['signature'])}")
+    return "\n\n".join([f"## {title}", "\n".join(lines), *remarks]) + "\n"
 
 
 def _published(value: float | None) -> str:

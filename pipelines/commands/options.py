@@ -67,7 +67,8 @@ MaxFailed = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Wait = Annotated[
-    float, typer.Option("--wait", metavar="SECONDS", min=0, callback=check_finite, help="For a folder that is in use.")
+    float,
+    typer.Option("--wait", metavar="SECONDS", min=0, callback=check_finite, help="For another writer to end."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 SuitesDir = Annotated[Path | None, typer.Option(help="Where prepared suites are; LUCIDFLUX_SUITES by default.")]

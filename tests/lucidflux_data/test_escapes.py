@@ -70,6 +70,10 @@ def check_all(text: str) -> None:
     assert not row[1].lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
     line = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(f"x {escapes.for_markdown(text)} x")
     assert read_html(line).tags == ["p"]
+    span = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(f"x {escapes.for_markdown_code(text)} x")
+    if shown.strip():  # an empty code span is none
+        assert read_html(span).tags == ["p", "code"]
+        assert read_html(span).text.split() == f"x {shown} x".split()
     cell = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(
         f"| a | b |\n|---|---|\n| x {escapes.for_markdown(text)} x | y |\n"
     )

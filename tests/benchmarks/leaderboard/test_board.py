@@ -369,7 +369,7 @@ def test_markdown_latex_and_csv_hold_the_same_numbers(base: np.ndarray) -> None:
     markdown, latex = tables.markdown(made), tables.latex(made)
     assert f"**{mean} ±" in markdown
     assert "| _SUPIR (published, LucidFlux)_ | _3.6591_ |" in markdown
-    assert markdown.rstrip().endswith(r"Signature: s:1\|n:40"), "escaped: Markdown shows it as it is"
+    assert markdown.rstrip().endswith("Signature: `s:1|n:40`"), "to be copied as it stands"
     assert r"a\_b & \textbf{" + mean in latex
     assert "| s/image | remarks |" in markdown
     assert " #1** |" in markdown

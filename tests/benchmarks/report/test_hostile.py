@@ -32,12 +32,13 @@ def test_tables_of_a_hostile_board(text: str, scored: Path, capsys: pytest.Captu
     from markdown_it import MarkdownIt
 
     board = renamed(json.loads((scored / "leaderboard.json").read_text()), "bicubic", text)
-    board |= {"suite": text, "about": text, "footnotes": [text]}
+    board |= {"suite": text, "about": text, "footnotes": [text], "signature": f"s:{text}"}
     board["flags"][text] = [text]
     board["published"] = [{"method": text, "source": text, "reference": text, "values": {"niqe": 1.0}, "colours": {}}]
     rendered = read_html(MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(tables.markdown(board)))
-    allowed = {"h2", "table", "thead", "tbody", "tr", "th", "td", "strong", "em", "p"}
+    allowed = {"h2", "table", "thead", "tbody", "tr", "th", "td", "strong", "em", "p", "code"}
     assert set(rendered.tags) <= allowed
+    assert rendered.tags.count("code") == 1, "the signature, to be copied"
     assert rendered.tags.count("tr") == 1 + 4 + 1
     tex = tables.latex(board)
     body = [line for line in tex.splitlines() if not line.startswith("%")]
