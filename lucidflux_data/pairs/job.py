@@ -252,7 +252,7 @@ def read_clean(row: CleanRow, decode: DecodeConfig | None = None) -> bytes:
             raise InputError(f"{row['uri']} was listed but cannot be read: {error.detail}") from None
         if row["crc32"] is not None:
             mend = "`lucidflux-data verify` tells, --repair mends it"
-            raise InputError(f"{row['uri']} is damaged, or its run was packed again: {mend}") from None
+            raise InputError(f"{row['uri']} has changed: it is damaged, or its run was packed again: {mend}") from None
         raise ImageError("changed", f"{row['uri']} has changed since it was listed") from None
 
 
