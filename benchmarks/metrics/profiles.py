@@ -22,7 +22,8 @@ from lucidflux_data.iqa import metrics as iqa
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
-BACKBONES = {"qalign": ("transformers",), "maniqa": ("timm",), "maniqa-pipal": ("timm",), "nima": ("timm",)}
+# Libraries that make a network around pyiqa's, by where its backbone's files lie.
+BACKBONES = {"hf:timm/": "timm", "hf:q-future/": "transformers"}
 OWN_VERSION = 1  # raised when one of OWN gives other numbers
 SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
 
@@ -71,8 +72,11 @@ class MetricSpec:
     def fingerprint(self, device: str) -> str:
         """Hex digits. ConfigError where weights or packages are missing."""
         versions = {name: importlib.metadata.version(name) for name in self._packages()}
-        if "torch" in versions:
-            versions["torch"] = ".".join(versions["torch"].split(".")[:2])
+        for name in versions.keys() & {
+            "torch",
+            "torchvision",
+        }:  # not the build, +cpu or +cu124
+            versions[name] = ".".join(versions[name].split(".")[:2])
         if self.name in (*OWN, "clipiqa"):
             versions["lucidflux-metrics"] = str(OWN_VERSION)
         versions |= {f"decoder {name}": value for name, value in decoder_versions().items()}
@@ -85,7 +89,9 @@ class MetricSpec:
             return ("numpy", "opencv-python-headless")
         if self.name == "clipiqa":
             return ("open_clip_torch", "torch")
-        return ("pyiqa", "torch", *BACKBONES.get(self.name, ()))
+        files = weights.WEIGHTS.get(self.name, ())
+        backbones = {name for file in files for start, name in BACKBONES.items() if file.startswith(start)}
+        return ("pyiqa", "torch", "torchvision", *sorted(backbones))
 
     def signature(self, device: str) -> str:
         """`niqe:lucidflux1+nocrop+ab12cd34`: what to quote beside a number."""

@@ -262,4 +262,4 @@ def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict
         console.print(f"Not comparable with outputs on {suite.name}: {suite.crop}.", highlight=False)
     elif rows:
         largest = ", ".join(f"{name} {value:g}" for name, value in tolerances.items())
-        console.print(f"Largest difference between the two papers for one method: {largest}.", highlight=False)
+        console.print(f"Largest difference between two papers for one method: {largest}.", highlight=False)

@@ -295,6 +295,8 @@ def test_published_numbers_equal_an_independent_transcription() -> None:
     for source, name in (
         ("LucidFlux", "lucidflux_arxiv_2509.22414v4_table1"),
         ("DreamClear", "dreamclear_arxiv_2410.18666_table1"),
+        ("OFTSR", "oftsr_arxiv_2412.09465_table5"),
+        ("OFTSR", "oftsr_arxiv_2412.09465_table6"),
     ):
         methods = other[name]["methods"]
         for benchmark, metrics in other[name].items():
@@ -311,8 +313,8 @@ def test_published_numbers_equal_an_independent_transcription() -> None:
                 for method, value in zip(columns, values, strict=True):
                     assert ours[source][benchmark][method][metric] == value, (source, benchmark, method, metric)
                     checked += 1
-    # Every number was checked; LucidFlux on RealLQ250 stands in both of its tables.
-    assert checked == sum(len(v) for paper in ours.values() for b in paper.values() for v in b.values()) + 7
+    # Every number was checked; LucidFlux, and SinSR and OFTSR in one step, stand in two tables of their papers.
+    assert checked == sum(len(v) for paper in ours.values() for b in paper.values() for v in b.values()) + 7 + 2 * 3
 
 
 def test_published_numbers_equal_the_papers_tables_number_by_number() -> None:
@@ -337,6 +339,7 @@ def test_published_rows_are_coloured_by_the_largest_difference_between_laborator
     assert limits["musiq"] == pytest.approx(2.05)
     assert limits["maniqa"] == pytest.approx(0.0419)
     assert limits["niqe"] == pytest.approx(0.6599)
+    assert limits["clipiqa"] == pytest.approx(0.7166 - 0.6990)  # SinSR in the first and the third paper
     suite = suites.load_suite("reallq250", None)
     row = next(row for row in published.published_rows(suite, ["niqe", "musiq", "nima"]) if row["method"] == "SeeSR")
 

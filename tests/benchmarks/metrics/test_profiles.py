@@ -158,3 +158,30 @@ def test_the_fingerprint_follows_whatever_changes_a_number(tmp_path, monkeypatch
     assert first != MetricSpec("musiq").fingerprint("cpu")
     assert MetricSpec("musiq").fingerprint("cuda") != MetricSpec("musiq").fingerprint("cpu")
     assert "does not have the sha256" in str(weights.problem("musiq"))
+
+
+def test_the_library_of_a_backbone_stands_in_the_fingerprint(tmp_path, monkeypatch) -> None:
+    """What the file of a metric's network imports, for every metric that pyiqa computes with weights."""
+    pytest.importorskip("pyiqa")
+    import importlib.metadata
+
+    import pyiqa
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    sources = [path.read_text() for path in Path(pyiqa.__file__).parent.glob("archs/*.py")]
+    asked: list[str] = []
+    installed = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: asked.append(name) or installed(name))
+    monkeypatch.setattr(weights, "digest_of", lambda _: "none")
+    for name in weights.WEIGHTS.keys() - {"clipiqa"}:
+        network = DEFAULT_CONFIGS[name]["metric_opts"]["type"]
+        (source,) = [text for text in sources if f"\nclass {network}(" in text]
+        wanted = {library for library in ("timm", "transformers") if f"import {library}" in source}
+        wanted |= {"transformers"} if name == "qalign" else set()
+        asked.clear()
+        before = MetricSpec(name).fingerprint("cpu")
+        assert {"pyiqa", "torch", "torchvision"} | wanted <= set(asked), name
+        for library in wanted:
+            with monkeypatch.context() as newer:
+                newer.setattr(importlib.metadata, "version", lambda n, x=library: "99" if n == x else installed(n))
+                assert MetricSpec(name).fingerprint("cpu") != before, (name, library)
