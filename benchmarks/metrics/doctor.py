@@ -7,6 +7,8 @@ from typing import TypedDict
 from benchmarks import environment
 from benchmarks.metrics import weights
 from benchmarks.metrics.profiles import load_profile, profile_names
+from lucidflux_data.iqa.pins import REVISIONS
+from lucidflux_data.iqa.weight_files import hf_folder, hub_folder, location
 
 LICENCE = (
     "pyiqa is under the PolyForm Noncommercial licence and S-Lab's: an extra, never needed for niqe, psnr and ssim"
@@ -47,8 +49,8 @@ def diagnose(profile: str | None) -> Diagnosis:
         "profiles": profiles,
         "gpus": gpus,
         "versions": environment.versions(),
-        "torch_hub": str(weights.hub_folder()),
-        "hugging_face": str(weights.hf_folder()),
+        "torch_hub": str(hub_folder()),
+        "hugging_face": str(hf_folder()),
         "metrics": {name: _metric(name, bool(gpus)) for name in names},
         "licence": LICENCE,
     }
@@ -56,7 +58,7 @@ def diagnose(profile: str | None) -> Diagnosis:
 
 def _metric(name: str, gpu: bool) -> MetricState:
     packages, files = weights.missing_packages(name), weights.missing_weights(name)
-    wrong = [(weights.location(file), weights.source(file)) for file in weights.wrong_weights(name)]
+    wrong = [(location(file), weights.source(file)) for file in weights.wrong_weights(name)]
     status = "ready"
     if packages:
         status = "package"
@@ -84,12 +86,23 @@ def recipe(found: Diagnosis) -> list[str]:
     lines = ["# on a machine with a network, into the same folders:"]
     for source, item in sorted(files.items()):
         if source.startswith(weights.REPOSITORY_URL) and "/resolve/" not in source:
-            repository = source.removeprefix(weights.REPOSITORY_URL)
-            lines.append(f"hf download {repository} --cache-dir {hugging_face}")
+            lines += _download(source.removeprefix(weights.REPOSITORY_URL), hugging_face)
         else:
             lines.append(f"mkdir -p {item['folder']} && curl -L -o {item['folder']}/{item['file']} {source}")
     return [
         *lines,
         "# then copy both trees here, and run with:",
         f"export TORCH_HOME={hub.removesuffix('/hub')} HF_HUB_CACHE={hugging_face} HF_HUB_OFFLINE=1",
+    ]
+
+
+def _download(repository: str, cache: str) -> list[str]:
+    """Of the newest revision, or of the one that is pinned, which then has to be called `main`."""
+    revision = REVISIONS.get(f"hf:{repository}")
+    if revision is None:
+        return [f"hf download {repository} --cache-dir {cache}"]
+    refs = f"{cache}/models--{repository.replace('/', '--')}/refs"
+    return [
+        f"hf download {repository} --revision {revision} --cache-dir {cache}",
+        f"(mkdir -p {refs} && printf {revision} > {refs}/main)",
     ]

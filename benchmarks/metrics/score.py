@@ -23,15 +23,15 @@ from PIL import Image
 from benchmarks.leaderboard.board import NO_REFERENCE
 from benchmarks.methods.submission import Method, OutputFile
 from benchmarks.metrics.profiles import MetricSpec
-from benchmarks.metrics.weights import file_sha256
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.memory import within_memory
 from lucidflux_data.config import digest
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.images import ImageError
 from lucidflux_data.iqa import fidelity, pyiqa_models
 from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa.batches import OutOfMemory
+from lucidflux_data.iqa.pins import file_sha256
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
@@ -125,7 +125,8 @@ def _item(spec: MetricSpec, file: OutputFile, id_: str, suite: Suite) -> Item | 
 
 
 def why_not(spec: MetricSpec, suite: Suite, device: str) -> str | None:
-    """Why a metric has no column here, None where it can run."""
+    """Why a metric has no column here, None where it can run. VerificationError where it was asked for by name and a
+    file of its weights may not be opened."""
     from benchmarks.metrics import weights
 
     if spec.needs in ("gt", "set") and not suite.gt:
@@ -137,7 +138,10 @@ def why_not(spec: MetricSpec, suite: Suite, device: str) -> str | None:
     if spec.needs == "lq" and not suite.lq:
         give = "give --inputs DIR" if suite.name == "ad-hoc" else f"`lucidflux bench prepare {suite.name}`"
         return f"{spec.name} compares with the inputs: {give}"
-    return weights.problem(spec.name, "any" if spec.asked else device)
+    problem = weights.problem(spec.name, "any" if spec.asked else device)
+    if problem and spec.asked and not weights.missing_weights(spec.name) and weights.wrong_weights(spec.name):
+        raise VerificationError(problem)
+    return problem
 
 
 def cache_place(spec: MetricSpec, device: str) -> str:

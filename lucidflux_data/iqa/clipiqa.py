@@ -10,20 +10,18 @@ not with its square.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.iqa.batches import BatchScorer
-from lucidflux_data.storage.cache import own_cache
+from lucidflux_data.iqa.pins import CLIP_RN50, why_not_opened
+from lucidflux_data.iqa.weight_files import own_folders
 
 WEIGHTS_FILE = "RN50.pt"
-# The file that OpenAI published; its sha256 is part of the url it is published under.
-WEIGHTS_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 ANTONYMS = (
     ("Good image", "bad image"),
     ("Sharp image", "blurry image"),
@@ -35,18 +33,9 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation, RGB in 0
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-def weight_folders() -> list[Path]:
-    """Where the weights are looked for, in order: $LUCIDFLUX_WEIGHTS, then the caches of the tools that fetch them."""
-    # the other tools have ~/.cache on every system
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    hub = Path(os.environ.get("TORCH_HOME") or cache / "torch") / "hub"
-    own = os.environ.get("LUCIDFLUX_WEIGHTS")
-    return [*([Path(own)] if own else []), own_cache(), cache / "clip", hub / "clip", hub / "pyiqa"]
-
-
 def find_weights() -> Path:
     """The local weights file. ConfigError, naming the file and the folder, where there is none."""
-    folders = weight_folders()
+    folders = own_folders()
     for folder in folders:
         if (folder / WEIGHTS_FILE).is_file():
             return folder / WEIGHTS_FILE
@@ -59,11 +48,16 @@ def find_weights() -> Path:
 def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScorer:
     """A scorer of uint8 NxHxWx3 RGB (one size) that gives float64 (N,) in 0..1.
 
-    `weights`: OpenAI's TorchScript archive or a state dict with its names. ConfigError where they do not fit.
+    `weights`: OpenAI's TorchScript archive or a state dict with its names. ConfigError where they do not fit;
+    VerificationError where the file is neither OpenAI's nor trusted (`pins`), since TorchScript runs what it holds.
     """
     import torch
 
-    model = _model(weights or find_weights()).to(device).eval()
+    weights = weights or find_weights()
+    problem = why_not_opened(weights, frozenset({CLIP_RN50}))
+    if problem:
+        raise VerificationError(f"clipiqa was not loaded: {problem}")
+    model = _model(weights).to(device).eval()
     mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
     with torch.inference_mode():
         texts = _text_features(model, device)

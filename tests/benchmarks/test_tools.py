@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -21,9 +22,13 @@ from benchmarks.metrics import doctor, weights
 from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.suites import suite as suites
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import decode
 from lucidflux_data.iqa import pyiqa_models
+from lucidflux_data.iqa.pins import REVISIONS, SHA256, TRUSTED
+from lucidflux_data.iqa.weight_files import REPOSITORY_FILES, WEIGHTS, location
+from tests.support.paths import ROOT
+from tests.support.random_weights import trust
 
 
 def values(results: Path, method: str, metric: str) -> np.ndarray:
@@ -100,11 +105,12 @@ def test_suites_are_listed(bench_here) -> None:
 
 def fill_repository(weight: str, place: Path) -> None:
     """What `hf download` leaves of a repository, with files of nothing."""
-    (place / "snapshots" / "1").mkdir(parents=True)
+    revision = REVISIONS.get(weight, "1")
+    (place / "snapshots" / revision).mkdir(parents=True)
     (place / "refs").mkdir()
-    (place / "refs" / "main").write_text("1")
-    for names in weights.REPOSITORY_FILES[weight]:
-        (place / "snapshots" / "1" / names[0]).write_text('{"weight_map": {}}')
+    (place / "refs" / "main").write_text(revision)
+    for names in REPOSITORY_FILES[weight]:
+        (place / "snapshots" / revision / names[0]).write_text('{"weight_map": {}}')
 
 
 def test_doctor_tells_package_weights_and_gpu_apart(tmp_path: Path, monkeypatch) -> None:
@@ -126,10 +132,10 @@ def test_doctor_tells_package_weights_and_gpu_apart(tmp_path: Path, monkeypatch)
     assert {file["file"] for file in found["nima"]["files"]} == {
         *("NIMA_InceptionV2_ava-b0c77c00.pth", "models--timm--inception_resnet_v2.tf_in1k")
     }
-    for weight in weights.WEIGHTS["qalign"]:
-        fill_repository(weight, weights.location(weight))
+    for weight in WEIGHTS["qalign"]:
+        fill_repository(weight, location(weight))
     assert doctor.diagnose("lucidflux-paper")["metrics"]["qalign"]["status"] in ("gpu", "package")
-    damaged = weights.location("pyiqa/musiq_koniq_ckpt-e95806b9.pth")
+    damaged = location("pyiqa/musiq_koniq_ckpt-e95806b9.pth")
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"cut short")
     assert doctor.diagnose("lucidflux-paper")["metrics"]["musiq"]["status"] == "damaged"
@@ -153,7 +159,12 @@ def test_the_recipe_puts_every_file_where_it_is_looked_for(tmp_path: Path, monke
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(b"x")
         elif words[0] == "hf":
-            fill_repository(f"hf:{words[2]}", Path(words[-1]) / ("models--" + words[2].replace("/", "--")))
+            place = Path(words[-1]) / ("models--" + words[2].replace("/", "--"))
+            fill_repository(f"hf:{words[2]}", place)
+            if "--revision" in words:  # then the library writes no name for it
+                shutil.rmtree(place / "refs")
+        elif words[0] == "(mkdir":
+            subprocess.run(["sh", "-c", line], check=True)
     assert lines[-1] == f"export TORCH_HOME={tmp_path}/torch HF_HUB_CACHE={tmp_path}/hf HF_HUB_OFFLINE=1"
     found = doctor.diagnose(None)["metrics"]
     assert all(weights.missing_weights(name) == [] for name in found)
@@ -175,11 +186,28 @@ def test_weights_are_where_pyiqa_looks_for_them() -> None:
     source = "".join(path.read_text() for path in Path(pyiqa.__file__).parent.joinpath("archs").glob("*.py"))
     names = set(re.findall(r"""get_url_from_name\(\s*(?:name=)?['"]([^'"]+)['"]""", source))
     files = {urlparse(get_url_from_name(name)).path.rpartition("/")[2] for name in names}
-    for name, needed in weights.WEIGHTS.items():
+    for name, needed in WEIGHTS.items():
         for file in needed:
             if file.startswith("pyiqa/"):
                 assert file.removeprefix("pyiqa/") in files, name
                 assert weights.source(file) in {get_url_from_name(known) for known in names}
+
+
+def test_every_file_of_a_metric_has_its_row_among_the_pins_and_in_the_docs() -> None:
+    """The digits in a name are the first ones of what is pinned, and docs/security.md says what is pinned."""
+    entries = {file for files in WEIGHTS.values() for file in files}
+    assert SHA256.keys() == entries
+    rows = {}
+    for line in (ROOT / "docs" / "security.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 3 and cells[0].split(", ")[0] in WEIGHTS:
+            rows |= {(metric, cells[1].strip("`")): cells[2] for metric in cells[0].split(", ")}
+    assert rows.keys() == {(metric, file.split(":")[-1]) for metric, files in WEIGHTS.items() for file in files}
+    for metric, files in WEIGHTS.items():
+        for file in files:
+            digits = re.search(r"-([0-9a-f]{8})\.\w+$", file)
+            assert all(len(digest) == 64 and digest.startswith(digits[1] if digits else "") for digest in SHA256[file])
+            assert rows[metric, file.split(":")[-1]].startswith("yes" if SHA256[file] else "no"), file
 
 
 def test_a_learned_metric_from_its_file(photos: Path, tmp_path: Path, monkeypatch) -> None:
@@ -191,10 +219,14 @@ def test_a_learned_metric_from_its_file(photos: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path / "hub" / "pyiqa"))
     torch.manual_seed(0)
     model = pyiqa.create_metric("musiq", pretrained=False, device="cpu")
-    file = weights.location("pyiqa/musiq_koniq_ckpt-e95806b9.pth")
+    file = location("pyiqa/musiq_koniq_ckpt-e95806b9.pth")
     file.parent.mkdir(parents=True)
     torch.save(model.net.state_dict(), file)
     assert "does not have the sha256" in str(weights.problem("musiq"))  # so a leaderboard would refuse it
+    with pytest.raises(VerificationError, match="musiq was not loaded"):
+        evaluate.load_scorer(MetricSpec("musiq"), "cpu")
+    trust(tmp_path)
+    monkeypatch.setenv(TRUSTED, str(tmp_path / "trusted.txt"))
     image = decode((photos / "gt" / "chelsea.png").read_bytes())
     expected = pyiqa.create_metric("musiq", pretrained_model_path=str(file), device="cpu")(
         pyiqa_models.image_tensor([image])

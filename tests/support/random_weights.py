@@ -4,8 +4,9 @@
     python tests/support/random_weights.py --run FOLDER bench ...  runs `lucidflux` with them
 
 A check of the plumbing, nothing else: scores of random weights say nothing about an image. Every network has its real
-width, but for Q-Align, whose 8 billion parameters are made a few hundred thousand by its config.json. `--run` takes the
-sha256 of these files for the published ones, here and in pyiqa's own check of CLIP; nothing else is changed.
+width, but for Q-Align, whose 8 billion parameters are made a few hundred thousand by its config.json. The files are
+trusted as a user trusts hers, by a list of their sha256; `--run` takes theirs for the published one in pyiqa's own
+check of CLIP, too, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lucidflux_data.iqa import pyiqa_models
+from lucidflux_data.iqa import pins, pyiqa_models
 
 METRICS = ("clipiqa", "clipiqa+", "musiq", "maniqa", "nima", "qalign", "fid")  # niqe is ours, and has no file
 
@@ -27,7 +28,14 @@ METRICS = ("clipiqa", "clipiqa+", "musiq", "maniqa", "nima", "qalign", "fid")  #
 def environment(folder: Path) -> dict[str, str]:
     """The variables that make `folder` the only place where weights are looked for."""
     home = {"TORCH_HOME": folder / "torch", "HF_HUB_CACHE": folder / "hf", "XDG_CACHE_HOME": folder / "cache"}
-    return {name: str(path) for name, path in home.items()} | {"HF_HUB_OFFLINE": "1", "LUCIDFLUX_WEIGHTS": str(folder)}
+    own = {"HF_HUB_OFFLINE": "1", "LUCIDFLUX_WEIGHTS": str(folder), pins.TRUSTED: str(folder / "trusted.txt")}
+    return {name: str(path) for name, path in home.items()} | own
+
+
+def trust(folder: Path) -> None:
+    """Writes the list of all files that are below the folder now, as `sha256sum` prints them."""
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}" for path in folder.rglob("*") if path.is_file()]
+    (folder / "trusted.txt").write_text("\n".join(lines))
 
 
 def write(folder: Path, metrics: tuple[str, ...] = METRICS) -> None:
@@ -47,6 +55,7 @@ def write(folder: Path, metrics: tuple[str, ...] = METRICS) -> None:
     }
     for name in metrics:
         makers[name](folder)
+    trust(folder)
 
 
 def _save(content: Any, path: Path) -> None:
@@ -59,7 +68,7 @@ def _save(content: Any, path: Path) -> None:
 def _snapshot(folder: Path, repository: str, files: dict[str, bytes]) -> Path:
     """Files as the Hugging Face cache keeps them: blobs by content, a snapshot of links, and `main` that names it."""
     place = folder / "hf" / ("models--" + repository.replace("/", "--"))
-    revision = hashlib.sha1(repository.encode()).hexdigest()
+    revision = pins.REVISIONS.get(f"hf:{repository}", hashlib.sha1(repository.encode()).hexdigest())
     snapshot = place / "snapshots" / revision
     for part in (place / "blobs", place / "refs", snapshot):
         part.mkdir(parents=True, exist_ok=True)
@@ -214,10 +223,7 @@ def _tokenizer() -> bytes:
 
 
 def take_for_published(folder: Path) -> None:
-    """Pins: whatever file is in `folder` is taken for the published one."""
-    from benchmarks.metrics import weights
-
-    weights.published_digits = lambda weight: ""
+    """pyiqa compares OpenAI's file with the sha256 in its url: the file in `folder` is taken for that one."""
     load = pyiqa_models.pyiqa_model
 
     def load_ours(name: str, device: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,14 +16,16 @@ import pytest
 from PIL import Image
 from scipy import linalg
 
-from benchmarks.metrics import doctor, weights
+from benchmarks.metrics import doctor
 from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import load_profile, profile_of_metrics
 from benchmarks.suites import suite as suites
 from lucidflux_data.images import decode
 from lucidflux_data.iqa import fidelity, pyiqa_models
+from lucidflux_data.iqa.pins import REVISIONS
+from lucidflux_data.iqa.weight_files import REPOSITORY_FILES, WEIGHTS, location
 from tests.support.paths import ROOT
-from tests.support.random_weights import SHARDS, environment
+from tests.support.random_weights import SHARDS, environment, trust
 
 pytest.importorskip("pyiqa")
 
@@ -105,12 +108,14 @@ def test_the_command_gives_what_pyiqa_gives_and_names_what_is_taken_away(
     prompts = folder / "torch/hub/pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth"
     for name, value in environment(folder).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(weights, "published_digits", lambda weight: "")
     (snapshot / SHARDS[1]).rename(tmp_path / "shard")
     prompts.rename(tmp_path / "prompts")
     try:
         prompts.write_bytes(b"no weights")
         refused = run(folder, *asked[:2], "--metrics", "clipiqa+", "--out", tmp_path / "refused")
+        with Path(folder / "trusted.txt").open("a") as trusted:
+            trusted.write(f"\n{hashlib.sha256(b'no weights').hexdigest()}  prompts\n")
+        unread = run(folder, *asked[:2], "--metrics", "clipiqa+", "--out", tmp_path / "unread")
         (tmp_path / "prompts").replace(prompts)
         few = ["--metrics", "niqe,qalign", *asked[4:]]
         done = run(folder, *asked[:2], *few, "--out", tmp_path / "without", "--json")
@@ -118,7 +123,10 @@ def test_the_command_gives_what_pyiqa_gives_and_names_what_is_taken_away(
     finally:
         (tmp_path / "shard").rename(snapshot / SHARDS[1])
     assert refused.returncode == 6, refused.stderr
-    assert "clipiqa+ was not loaded: one of its weight files holds something else than tensors" in refused.stderr
+    assert f"clipiqa+ cannot be loaded: {prompts} is not opened, since it does not have the sha256" in refused.stderr
+    assert f"add the line {hashlib.sha256(b'no weights').hexdigest()}" in refused.stderr
+    assert unread.returncode == 6, unread.stderr
+    assert "clipiqa+ was not loaded: one of its weight files holds something else than tensors" in unread.stderr
     assert done.returncode == 0, done.stderr
     board = json.loads(done.stdout)
     assert list(board["metrics"]) == ["niqe"]
@@ -134,6 +142,8 @@ def test_fid_is_the_frechet_distance_of_the_features(home, photos: Path, monkeyp
 
     monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(home[0] / "torch/hub/pyiqa"))
     folders = photos / "methods" / "nearest", photos / "gt"
+    for name, value in environment(home[0]).items():
+        monkeypatch.setenv(name, value)
     found = pyiqa_models.frechet_distance(*map(str, folders))
     network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
     features = []
@@ -169,19 +179,19 @@ def test_the_frechet_distance_equals_scipys_where_the_square_root_exists(shapes)
 
 @pytest.fixture
 def all_there(tmp_path: Path, monkeypatch) -> Path:
-    """Every file of the lucidflux-paper profile, empty but for its place; hashes are another test's matter."""
+    """Every file of the lucidflux-paper profile, empty but for its place, and trusted as it is."""
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(weights, "published_digits", lambda weight: "")
     names = [spec.name for spec in load_profile("lucidflux-paper").metrics]
-    for file in sorted({file for name in names for file in weights.WEIGHTS.get(name, ())}):
-        place = weights.location(file)
+    for file in sorted({file for name in names for file in WEIGHTS.get(name, ())}):
+        place = location(file)
         if file.startswith("hf:"):
-            snapshot = place / "snapshots" / "1"
+            revision = REVISIONS.get(file, "1")
+            snapshot = place / "snapshots" / revision
             snapshot.mkdir(parents=True)
             (place / "refs").mkdir()
-            (place / "refs" / "main").write_text("1")
-            for names in weights.REPOSITORY_FILES[file]:
+            (place / "refs" / "main").write_text(revision)
+            for names in REPOSITORY_FILES[file]:
                 (snapshot / names[0]).write_text(json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}))
             if file == "hf:q-future/one-align":
                 for shard in SHARDS:
@@ -189,6 +199,7 @@ def all_there(tmp_path: Path, monkeypatch) -> Path:
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
+    trust(tmp_path)
     return tmp_path
 
 
@@ -198,7 +209,7 @@ def test_each_file_alone_is_missed_by_name_and_folder(all_there: Path) -> None:
     names = [spec.name for spec in load_profile("lucidflux-paper").metrics if spec.needs == "nothing"]
     specs = profile_of_metrics(names).metrics
     assert [spec.name for spec in specs if evaluate.why_not(spec, suite, "cpu")] == []
-    files = [path for path in all_there.rglob("*") if path.is_file() and path.parent.name != "refs"]
+    files = [path for path in all_there.glob("*/**/*") if path.is_file() and path.parent.name != "refs"]
     assert len(files) == 7 + 2 + 6  # torch hub, timm, one-align
     for file in files:
         file.rename(all_there / "aside")

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.iqa import clipiqa
+from lucidflux_data.iqa.pins import TRUSTED
+from tests.support.random_weights import trust
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
@@ -41,7 +43,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory, images: list[np.ndarray]) 
     path = tmp_path_factory.mktemp("clip") / clipiqa.WEIGHTS_FILE
     state = model.state_dict()
     torch.save({name: v.half() if v.is_floating_point() else v for name, v in state.items()}, path)
+    trust(path.parent)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _trusted(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, str(weights.with_name("trusted.txt")))
 
 
 def image_tensor(images: np.ndarray) -> object:
@@ -81,9 +89,14 @@ def test_missing_and_wrong_weights_are_one_sentence(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"RN50\.pt into .*--iqa niqe or --iqa none"):
         clipiqa.load_clipiqa()
+    monkeypatch.setenv(TRUSTED, str(tmp_path / "trusted.txt"))
     (tmp_path / clipiqa.WEIGHTS_FILE).write_text("no weights at all")
+    trust(tmp_path)
     with pytest.raises(ConfigError, match="fetch it again"):
         clipiqa.load_clipiqa()
     torch.save({"visual.conv1.weight": torch.zeros(3)}, tmp_path / clipiqa.WEIGHTS_FILE)
+    with pytest.raises(VerificationError, match=r"clipiqa was not loaded: .* does not have the sha256 that is pinned"):
+        clipiqa.load_clipiqa()
+    trust(tmp_path)
     with pytest.raises(ConfigError, match="does not hold the weights of CLIP RN50"):
         clipiqa.load_clipiqa()

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.metrics import weights
 from benchmarks.suites.suite import suites_folder
-from lucidflux_data.iqa.clipiqa import weight_folders
+from lucidflux_data.iqa.weight_files import hf_folder, own_folders, snapshot
 from lucidflux_data.measures.fingerprints import known_suites
 from lucidflux_data.storage.cache import own_cache
 from pipelines.commands.bench import score_cache
@@ -29,7 +28,7 @@ def test_every_cache_is_below_the_users_cache(given: str | None, home: str, monk
     own = Path(home, "lucidflux")
     assert own_cache() == own
     assert (suites_folder(), known_suites(), score_cache()) == (own / "suites", own / "fingerprints", own / "scores")
-    assert weight_folders()[:3] == [own, Path(home, "clip"), Path(home, "torch/hub/clip")]
+    assert own_folders()[:3] == [own, Path(home, "clip"), Path(home, "torch/hub/clip")]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_the_hub_cache_is_where_its_library_has_it(given: dict[str, str], monkey
         monkeypatch.setenv(name, value)
     code = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert str(weights.hf_folder()) == done.stdout.strip()
+    assert str(hf_folder()) == done.stdout.strip()
 
 
 def test_a_repository_of_the_hub_cache_is_found_as_by_its_library(tmp_path: Path) -> None:
@@ -61,12 +60,12 @@ def test_a_repository_of_the_hub_cache_is_found_as_by_its_library(tmp_path: Path
     for revision in ("1" * 40, "2" * 40):
         (repository / "snapshots" / revision).mkdir(parents=True)
         (repository / "snapshots" / revision / "config.json").write_text(revision)
-    assert weights._snapshot(repository) is None
+    assert snapshot(repository) is None
     assert hub.try_to_load_from_cache("a/b", "config.json", cache_dir=tmp_path) is None
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("2" * 40)
     found = hub.try_to_load_from_cache("a/b", "config.json", cache_dir=tmp_path)
-    assert weights._snapshot(repository) == Path(found).parent == repository / "snapshots" / ("2" * 40)
+    assert snapshot(repository) == Path(found).parent == repository / "snapshots" / ("2" * 40)
     (repository / "refs" / "main").write_text("3" * 40)
-    assert weights._snapshot(repository) is None
+    assert snapshot(repository) is None
     assert hub.try_to_load_from_cache("a/b", "config.json", cache_dir=tmp_path) is None
