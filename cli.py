@@ -15,15 +15,18 @@ from lucidflux_data.errors import Interrupted, LucidFluxError
 from lucidflux_data.escapes import show
 from pipelines.commands.bench import app as bench_app
 from pipelines.commands.filter import app as data_app
-from pipelines.commands.options import ExecutorKind, Json, NumCpus, Wait, tell, writing
+from pipelines.commands.options import OUT, ExecutorKind, ExecutorName, Json, NumCpus, Wait, tell, writing
 from pipelines.commands.pairs import app as pairs_app
 from pipelines.commands.restore import app as model_app
 from pipelines.commands.runs import app as govern_app
+from pipelines.commands.spelling import HELP, SpellingGroup
 from pipelines.commands.terminal import INTERRUPTED, run_guarded
 from pipelines.commands.train import app as train_app
 from pipelines.commands.weights import app as weights_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restoration in the LucidFlux line.")
+app = typer.Typer(
+    cls=SpellingGroup, context_settings=HELP, no_args_is_help=True, help="Restoration in the LucidFlux line."
+)
 
 # Without a name, the commands of a group stand beside the others.
 data_app.add_typer(pairs_app)
@@ -63,9 +66,9 @@ def doctor_command(json_: Json = False) -> None:
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder for photos, run and report.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(*OUT, help="Folder for photos, run and report.")] = Path("demo"),
     num_cpus: NumCpus = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     full: Annotated[bool, typer.Option("--full", help="Train and restore with a tiny model too; needs torch.")] = False,
     wait: Wait = 0,
     json_: Json = False,

@@ -8,16 +8,17 @@ Each room has its own sections in its `config.py`, which imports pydantic and no
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 
 
 class Section(BaseModel):
@@ -94,9 +95,38 @@ def _validated(kind: type[AnySection], values: Mapping[str, object]) -> AnySecti
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"there is no setting {name}") from None
+            raise ConfigError(f"there is no setting {name}: {_suggest_setting(kind, name)}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{name}: {message[0].lower()}{message[1:]}" if name else message) from None
+
+
+def setting_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every setting of a config as `--set` writes it: rules.min_side."""
+    names = []
+    for name, field in kind.model_fields.items():
+        section = next((part for part in (field.annotation, *get_args(field.annotation)) if _is_section(part)), None)
+        names += setting_names(section, f"{prefix}{name}.") if section is not None else [f"{prefix}{name}"]
+    return names
+
+
+def _is_section(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _suggest_setting(kind: type[BaseModel], name: str) -> str:
+    """By the last part first: min_side is rules.min_side, whatever section it was looked for in."""
+    names = setting_names(kind)
+    last = name.rpartition(".")[2]
+    same = [each for each in names if each.rpartition(".")[2] == last]
+    if same:
+        return f"did you mean {' or '.join(same[:3])}?"
+    sections = dict.fromkeys(each.partition(".")[0] for each in names)
+    if "." not in name and (found := difflib.get_close_matches(name, sections, n=1)):
+        return f"did you mean {found[0]}?"
+    section = [each for each in names if each.startswith(f"{name.partition('.')[0]}.")]
+    ends = difflib.get_close_matches(last, [each.rpartition(".")[2] for each in names], n=1, cutoff=0.75)
+    near = [each for each in names if ends and each.rpartition(".")[2] == ends[0]]
+    return f"did you mean {' or '.join(near[:3])}?" if near else suggest(name, section or names)
 
 
 def _read_toml(file: str) -> dict[str, object]:

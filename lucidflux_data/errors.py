@@ -12,7 +12,8 @@ LucidFluxError
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 
 class LucidFluxError(Exception):
@@ -73,6 +74,16 @@ class ImageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+def suggest(name: str, known: Iterable[str], some: int = 12) -> str:
+    """The end of a sentence about a name that is not known: "did you mean niqe?", else the first `some` known ones."""
+    names = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    more = f" and {len(names) - some} more" if len(names) > some else ""
+    return f"there are {', '.join(names[:some])}{more}"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ below {outputs}, `id` a pattern on the name without extension. Bytes are copied 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from benchmarks.data_files import FileModel, FromZero, Size, Text, Word, read_toml, validate
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.names import safe_file
 
@@ -132,8 +131,7 @@ def load_adapter(name: str) -> Adapter:
     """An adapter by name, or by the path of a TOML file of one's own. ConfigError where it is unknown or wrong."""
     file = Path(name) if name.endswith(".toml") else ADAPTER_FILES / f"{name}.toml"
     if not file.is_file():
-        near = difflib.get_close_matches(name, adapter_names(), n=3, cutoff=0.5) or adapter_names()
-        raise ConfigError(f"there is no method {name!r}: did you mean {', '.join(near)}?")
+        raise ConfigError(f"there is no method {name!r}: {suggest(name, adapter_names())}")
     content = validate(AdapterFile, read_toml(file), file)
     return Adapter(name=file.stem, **dict(content))
 

@@ -17,7 +17,7 @@ from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, read_to
 from benchmarks.metrics import weights
 from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.config import digest
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.iqa import metrics as iqa
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
@@ -166,7 +166,7 @@ def load_profile(name: str) -> Profile:
     """A profile by name. ConfigError for an unknown one."""
     profiles = _read_profiles()
     if name not in profiles:
-        raise ConfigError(f"there is no profile {name!r}: choose one of {', '.join(profiles)}")
+        raise ConfigError(f"there is no profile {name!r}: {suggest(name, profiles)}")
     content = validate(ProfileTable, profiles[name], PROFILES_FILE, below=name)
     return Profile(name, content.about, tuple(MetricSpec(**dict(row)) for row in content.metrics), content.groups)
 

@@ -10,7 +10,6 @@ file. Folders given as --inputs and --gt make an ad hoc suite, which is unpinned
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, read_json, read_toml, validate
 from lucidflux_data.degradation.config import PRESETS
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.cache import own_cache
 from lucidflux_data.storage.names import check_file_name
@@ -180,8 +179,7 @@ def load_suite(name: str, folder: Path | None) -> Suite:
     """A suite by name, with the images that `prepare` has put below `folder` (None: without). ConfigError else."""
     file = SUITE_FILES / f"{name}.toml"
     if not re.fullmatch(r"[\w-]+", name) or not file.exists():
-        near = difflib.get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
-        raise ConfigError(f"there is no suite {name!r}: did you mean {', '.join(near)}?")
+        raise ConfigError(f"there is no suite {name!r}: {suggest(name, suite_names())}")
     content = validate(SuiteFile, read_toml(file), file)
     pins = _read_pins(SUITE_FILES / content.pins, content.count) if content.pins else {}
     suite = Suite(

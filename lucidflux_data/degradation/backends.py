@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from lucidflux_data.degradation.plan import Plan
-from lucidflux_data.errors import ConfigError, needs_extra
+from lucidflux_data.errors import ConfigError, needs_extra, suggest
 
 Degrade = Callable[[np.ndarray, Plan], np.ndarray]
 BACKENDS = {
@@ -22,7 +22,7 @@ BACKENDS = {
 def load_backend(name: str, device: str = "cpu") -> Degrade:
     """The executor of plans `name`. ConfigError for one that is not known, or whose extra is not installed."""
     if name not in BACKENDS:
-        raise ConfigError(f"there is no backend {name!r}: choose one of {', '.join(BACKENDS)}")
+        raise ConfigError(f"there is no backend {name!r}: {suggest(name, BACKENDS)}")
     module, extra = BACKENDS[name]
     with needs_extra(extra):
         loaded = importlib.import_module(module)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lucidflux_data.config import Section, resolve
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 
 FAMILIES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 RESIZE_MODES = ("area", "bilinear", "bicubic")
@@ -209,7 +209,7 @@ def make_degrade_config(preset: str = "realesrgan-x4", settings: Iterable[str] =
 
 def read_preset(name: str) -> dict[str, object]:
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r} of pairs: choose one of {', '.join(PRESETS)}")
+        raise ConfigError(f"there is no preset {name!r} of pairs: {suggest(name, PRESETS)}")
     values: dict[str, Any] = DegradeConfig().model_dump()
     for part, value in PRESETS[name].items():
         values[part] = {**values[part], **value} if isinstance(value, dict) else value

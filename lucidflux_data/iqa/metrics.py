@@ -6,13 +6,12 @@ missing weights) is a ConfigError in one line; what concerns one image is an Ima
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.iqa import pyiqa_models
 from lucidflux_data.iqa.batches import BatchScorer, OutOfMemory
 from lucidflux_data.iqa.fidelity import psnr, ssim
@@ -53,8 +52,7 @@ METRICS = {
 def metric(name: str) -> Metric:
     """What is known of a metric. ConfigError for an unknown name, with the nearest ones."""
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5) or list(METRICS)
-        raise ConfigError(f"there is no metric {name!r}: did you mean {', '.join(near)}?")
+        raise ConfigError(f"there is no metric {name!r}: {suggest(name, METRICS, len(METRICS))}")
     return METRICS[name]
 
 

@@ -6,7 +6,6 @@ in the json beside the image. A joined file names its images by `uri`, `key`, `s
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, suggest
 from lucidflux_data.measures import firewall
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
@@ -98,8 +97,7 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
     missing = [name for name in names if name not in columns]
     if missing:
         there = sorted({*OWN, *columns, *_joinable(config)})
-        near = difflib.get_close_matches(missing[0], there, n=3) or there[:12]
-        raise ConfigError(f"nothing has a column {missing[0]!r}: there are {', '.join(near)}")
+        raise ConfigError(f"nothing has a column {missing[0]!r}: {suggest(missing[0], there)}")
     for name in names:
         check_travels(name, columns[name].type, "this selection")
     return pa.table({name: columns[name] for name in names})

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lucidflux_data.config import Section, deciding_values, describe_changes, resolve, since, split_list
 from lucidflux_data.decode_config import DecodeConfig
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.iqa.config import IQAConfig
 from lucidflux_data.measures.config import MeasureConfig
 from lucidflux_data.selection.expression import columns_of
@@ -172,7 +172,7 @@ def make_config(
 ) -> FilterConfig:
     """The resolved config; `base` (of an existing run) takes the place of the preset. Raises ConfigError."""
     if preset not in PRESETS:
-        raise ConfigError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        raise ConfigError(f"there is no preset {preset!r}: {suggest(preset, PRESETS)}")
     values: dict[str, object] = base.model_dump() if base is not None else PRESETS[preset]
     return resolve(FilterConfig, values, file, settings)
 

@@ -10,7 +10,6 @@ otherwise, the first text is one, "maniqa-pipal" > 0.5. Beside a column, a text 
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 
 _COMPARE = {
     ast.Lt: pc.less,
@@ -61,8 +60,7 @@ def check_columns(text: str, there: Sequence[str]) -> None:
     """ConfigError naming the nearest columns where the expression has one that is not there."""
     for name in columns_of(text):
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=3) or sorted(there)[:12]
-            raise ConfigError(f"--where has no column {name!r}: there are {', '.join(near)}")
+            raise ConfigError(f"--where has no column {name!r}: {suggest(name, sorted(there))}")
 
 
 def _parse(text: str) -> ast.expr:

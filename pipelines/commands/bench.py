@@ -11,8 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines.commands.options import (
+    OUT,
     Address,
     DryRun,
+    ExecutorName,
     Json,
     Limit,
     MaxFailed,
@@ -37,21 +39,21 @@ Inputs = Annotated[Path | None, typer.Option(metavar="DIR", help="The low-qualit
 References = Annotated[Path | None, typer.Option(metavar="DIR", help="The references.")]
 Metrics = Annotated[str | None, typer.Option(metavar="A,B", help="Metrics by name, instead of a profile.")]
 Groups = Annotated[list[str] | None, typer.Option(metavar="NAME=A,B", help="An overall rank over these metrics.")]
-Results = Annotated[Path | None, typer.Option(metavar="RESULTS", help="bench-results/SUITE-PROFILE by default.")]
+Results = Annotated[Path | None, typer.Option(*OUT, metavar="RESULTS", help="bench-results/SUITE-PROFILE by default.")]
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Where no method has every image: rank if all have the same.")
 ]
 Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
 Cache = Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")]
-Executor = Annotated[str | None, typer.Option(help="local processes, or ray; ray with --address or --num-gpus.")]
+Executor = Annotated[ExecutorName | None, typer.Option(help="ray with --address or --num-gpus, else local.")]
 
 
 class BenchGroup(TyperGroup):
     """Puts `eval` before options that come without a verb, and lets --outputs take several folders."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        if args and args[0].startswith("-") and args[0] not in ("--help", "-h"):
             args = ["eval", *args]
         return super().parse_args(ctx, _spread(args, "--outputs"))
 
@@ -61,7 +63,7 @@ def _spread(args: list[str], option: str) -> list[str]:
     spread: list[str] = []
     taking = False
     for arg in args:
-        if arg.startswith("--"):
+        if arg.startswith("-"):
             taking = arg == option
         elif taking and spread[-1] != option:
             spread.append(option)
@@ -174,7 +176,7 @@ def infer_command(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, proxy, lucidflux.")],
     suite: SuiteName = None,
     inputs: Inputs = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="bench-outputs/SUITE by default.")] = None,
+    out: Annotated[Path | None, typer.Option(*OUT, metavar="DIR", help="bench-outputs/SUITE by default.")] = None,
     scale: Annotated[int | None, typer.Option(min=1, help="Of --inputs; a suite has its own.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Several make seed-N folders.")] = None,
     set_: Set = None,

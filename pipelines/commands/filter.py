@@ -11,6 +11,7 @@ import typer
 from lucidflux_data.audit import what_if as audit_what_if
 from lucidflux_data.escapes import show
 from pipelines.commands.options import (
+    OUT,
     Address,
     AllowUris,
     Carry,
@@ -18,6 +19,7 @@ from pipelines.commands.options import (
     ConfigFile,
     DryRun,
     ExecutorKind,
+    ExecutorName,
     ExecutorOptions,
     Forbid,
     ForbidMissing,
@@ -48,12 +50,18 @@ from pipelines.commands.options import (
     tell_json,
     writing,
 )
+from pipelines.commands.spelling import HELP, SpellingGroup
 from pipelines.execution.failures import check_failed
 
 if TYPE_CHECKING:
     from lucidflux_data.selection.config import FilterConfig
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The data engine: from candidates to clean shards.")
+app = typer.Typer(
+    cls=SpellingGroup,
+    context_settings=HELP,
+    no_args_is_help=True,
+    help="The data engine: from candidates to clean shards.",
+)
 
 
 @app.command("filter")
@@ -79,7 +87,7 @@ def filter_command(
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     max_failed: MaxFailed = None,
     wait: Wait = 0,
     dry_run: DryRun = False,
@@ -101,7 +109,7 @@ def score_command(
     source: Annotated[
         list[str], typer.Argument(metavar="SOURCE...|RUN", help="As for filter; or a run, to add to it.")
     ],
-    out: Annotated[str | None, typer.Option("--out", metavar="RUN", help="The run folder of these sources.")] = None,
+    out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="The run folder of these sources.")] = None,
     scorer: Annotated[
         str | None, typer.Option(metavar="PKG.MOD:FUNCTION", help="Yours: a list of images in, a dict of columns out.")
     ] = None,
@@ -114,7 +122,7 @@ def score_command(
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     max_failed: MaxFailed = None,
     wait: Wait = 0,
     dry_run: DryRun = False,
@@ -204,9 +212,7 @@ def _check_metric(metric: str) -> None:
 @app.command("select")
 def select_command(
     run: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run folder, or several to select from.")],
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="RUN", help="Where the selection of several goes.")
-    ] = None,
+    out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="Where the selection of several goes.")] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="RUN|SOURCE", help="Kept beside the rules: what a run keeps, or all of a source."),
@@ -227,7 +233,7 @@ def select_command(
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -294,7 +300,7 @@ def pack_command(
     ] = None,
     num_cpus: NumCpus = None,
     address: Address = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     wait: Wait = 0,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -363,7 +369,7 @@ def verify_command(
     repair: Annotated[bool, typer.Option("--repair", help="Rebuild only what is broken.")] = False,
     num_cpus: NumCpus = None,
     address: Address = None,
-    executor: ExecutorKind = "local",
+    executor: ExecutorKind = ExecutorName.local,
     wait: Wait = 0,
     json_: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,12 +27,13 @@ def check_finite(value: float | None) -> float | None:
     return value
 
 
+OUT = ("--out", "-o")
 SETTLE_WAIT_S = 60.0  # for a command that changes what another is about to read
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE...", help="Folder, glob, WebDataset tar or Parquet; local or a url.")
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
-Out = Annotated[str, typer.Option("--out", metavar="RUN", help="The run folder, new or to be resumed.")]
+Out = Annotated[str, typer.Option(*OUT, metavar="RUN", help="The run folder, new or to be resumed.")]
 Preset = Annotated[str, typer.Option(help="lucidflux, strict or demo.")]
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="TOML over the preset.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="One setting over preset and file.")]
@@ -51,17 +53,31 @@ AllowUris = Annotated[
     typer.Option(metavar="PREFIX", help="Uris in tables that may be read, beside those below the source; repeat it."),
 ]
 Join = Annotated[
-    list[str] | None, typer.Option(metavar="FILE.parquet", help="Your own columns, by uri, key or sha256.")
+    list[str] | None,
+    typer.Option(metavar="FILE.parquet", help="Your own columns, by uri, key or sha256; or none."),
 ]
-Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Keep only what this is true of: aesthetic > 5.")]
+Where = Annotated[
+    str | None, typer.Option(metavar="EXPR", help='Keep only what this is true of: aesthetic > 5; "": all.')
+]
 Carry = Annotated[str | None, typer.Option(metavar="A,B", help="Columns that go along into ledger, shards and pairs.")]
 OptOut = Annotated[list[str] | None, typer.Option(metavar="FILE", help="sha256, keys or uris to leave out.")]
-NearDuplicates = Annotated[int | None, typer.Option(min=0, max=16, help="Keep the best of images within N bits.")]
+NearDuplicates = Annotated[
+    str | None, typer.Option(metavar="N|none", help="Keep the best of images within N bits (0 to 16).")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
 NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
 NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; RAY_ADDRESS otherwise, else a private one.")]
-ExecutorKind = Annotated[str, typer.Option("--executor", help="ray, or local processes.")]
+
+
+class ExecutorName(StrEnum):
+    """What `open_executor` takes."""
+
+    ray = "ray"
+    local = "local"
+
+
+ExecutorKind = Annotated[ExecutorName, typer.Option("--executor", help="A Ray cluster, or processes of this machine.")]
 MaxFailed = Annotated[
     float | None, typer.Option(min=0, max=1, callback=check_finite, help="Exit 4 when a larger share failed.")
 ]
@@ -78,7 +94,7 @@ SuitesDir = Annotated[Path | None, typer.Option(help="Where prepared suites are;
 class ExecutorOptions:
     """--executor, --num-cpus, --num-gpus and --address, as of `open_executor`."""
 
-    kind: str
+    kind: str  # ray or local
     num_cpus: int | None
     num_gpus: int | None
     address: str | None
@@ -124,15 +140,26 @@ def select_settings(
     where: str | None,
     carry: str | None,
     opt_out: list[str] | None,
-    near_duplicates: int | None,
+    near_duplicates: str | None,
     forbid_missing: str | None = None,
 ) -> list[str]:
-    """What else decides, as settings of the `select` section."""
-    lists = {"forbid": forbid, "join": join, "opt_out": opt_out, "carry": [carry] if carry else None}
-    settings = [f"select.{name}={','.join(values)}" for name, values in lists.items() if values]
-    settings += [f"select.where={where}"] if where else []
-    settings += [f"select.forbid_missing={forbid_missing}"] if forbid_missing else []
-    return settings + ([f"select.near_duplicates={near_duplicates}"] if near_duplicates is not None else [])
+    """What else decides, as settings of the `select` section. An empty text, or `none`, takes back what a run has."""
+    lists = {"forbid": forbid, "join": join, "opt_out": opt_out, "carry": [carry] if carry is not None else None}
+    settings = [f"select.{name}={_listed(name, values)}" for name, values in lists.items() if values]
+    single = {"where": where, "near_duplicates": near_duplicates, "forbid_missing": forbid_missing}
+    given = {name: value.strip() or "none" for name, value in single.items() if value is not None}
+    return settings + [f"select.{name}={value}" for name, value in given.items()]
+
+
+def _listed(name: str, values: list[str]) -> str:
+    """The values by commas; nothing where the only one is empty or `none`."""
+    clears = [value for value in values if value.strip().lower() in ("", "none")]
+    if clears and len(values) > 1:
+        from lucidflux_data.errors import ConfigError
+
+        option = name.replace("_", "-")
+        raise ConfigError(f"--{option} none takes back what the run has: name nothing beside it")
+    return "" if clears else ",".join(values)
 
 
 @contextlib.contextmanager

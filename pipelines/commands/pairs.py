@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import (
+    OUT,
     Address,
     AllowUris,
     ConfigFile,
     DryRun,
     ExecutorKind,
+    ExecutorName,
     Json,
     Limit,
     MaxFailed,
@@ -36,7 +38,7 @@ Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="A folder of pairs."
 @app.command("synthesize")
 def synthesize_command(
     source: Sources,
-    out: Annotated[str, typer.Option("--out", metavar="PAIRS", help="The folder of pairs, new or to be resumed.")],
+    out: Annotated[str, typer.Option(*OUT, metavar="PAIRS", help="The folder of pairs, new or to be resumed.")],
     preset: Annotated[str, typer.Option(help="realesrgan-x4, lucidflux, light or codeformer.")] = "realesrgan-x4",
     variants: Annotated[int | None, typer.Option(min=1, help="Pairs of each image; 4 by default.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the HQ in pixels; 1024 by default.")] = None,
@@ -50,7 +52,7 @@ def synthesize_command(
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     max_failed: MaxFailed = None,
     wait: Wait = 0,
     dry_run: DryRun = False,
@@ -92,7 +94,7 @@ def synthesize_command(
 def replay_command(
     pairs: Pairs,
     key: Annotated[str, typer.Argument(metavar="KEY", help="A pair, like 0123456789abcdef0123_00.")],
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where KEY.lq.png is written.")],
+    out: Annotated[str, typer.Option(*OUT, metavar="DIR", help="Where KEY.lq.png is written.")],
     json_: Json = False,
 ) -> None:
     """Make the LQ of one pair again; exit 6 where its bytes are not the stored ones."""
@@ -133,7 +135,7 @@ def info_command(
 @app.command("view")
 def view_command(
     pairs: Pairs,
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="PAIRS/view.html by default.")] = None,
+    out: Annotated[str | None, typer.Option(*OUT, metavar="FILE", help="PAIRS/view.html by default.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Pairs on the page.")] = 24,
     wait: Wait = 0,
     json_: Json = False,

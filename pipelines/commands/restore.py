@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands.options import (
+    OUT,
     Address,
     AllowUris,
     ConfigChanges,
     ConfigFile,
     DryRun,
+    ExecutorName,
     ExecutorOptions,
     Json,
     Limit,
@@ -56,7 +58,7 @@ Tile = Annotated[int | None, typer.Option(min=0, help="Side over which an image 
 @app.command("restore")
 def restore_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="File, folder, glob or WebDataset tar.")],
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the results, new or to be resumed.")],
+    out: Annotated[str, typer.Option(*OUT, metavar="DIR", help="Folder of the results, new or to be resumed.")],
     model: ModelName = None,
     weights: Weights = None,
     trained: Trained = None,
@@ -78,7 +80,9 @@ def restore_command(
     set_: Set = None,
     offload: Offload = "auto",
     device: Device = "auto",
-    executor: Annotated[str, typer.Option(help="local: this process; ray: one model a GPU.")] = "local",
+    executor: Annotated[
+        ExecutorName, typer.Option(help="local: this process; ray: one model a GPU.")
+    ] = ExecutorName.local,
     address: Address = None,
     num_cpus: NumCpus = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a model on each; all by default.")] = None,
@@ -180,15 +184,12 @@ def _check_installed() -> None:
 def _run(
     folder: Folder, units: list[AnyUnit], work: RestoreUnit, where: ExecutorOptions, progress: Progress
 ) -> Iterator[AnyUnit]:
-    from lucidflux_data.errors import ConfigError
     from pipelines.execution.worker import Publish
     from pipelines.restoration import job as restore
 
     if where.kind == "local":
         yield from restore.run_here(folder, units, work)
         return
-    if where.kind != "ray":
-        raise ConfigError(f"--executor is ray or local, not {where.kind}")
     with where.open() as executor:
         progress.say(executor.description)
         if work.config.model.device == "auto":

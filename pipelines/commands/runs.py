@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands.options import (
+    OUT,
     Address,
     AllowUris,
     ConfigChanges,
     ConfigFile,
     ExecutorKind,
+    ExecutorName,
     ExecutorOptions,
     Iqa,
     Json,
@@ -57,9 +59,7 @@ def plan_command(
     ] = None,
     price_cpu_hour: Annotated[float, typer.Option(min=0, callback=check_finite)] = 0.0,
     price_gpu_hour: Annotated[float, typer.Option(min=0, callback=check_finite)] = 0.0,
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="RUN", help="The run that then tells how it went.")
-    ] = None,
+    out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="The run that then tells how it went.")] = None,
     wait: Wait = 0,
     json_: Json = False,
 ) -> None:
@@ -101,7 +101,7 @@ def retry_command(
     ] = False,
     num_cpus: NumCpus = None,
     address: Address = None,
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     wait: Wait = 0,
     json_: Json = False,
 ) -> None:
@@ -207,7 +207,7 @@ def forget_command(
 def fingerprint_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or tar of a benchmark's images.")],
     name: Annotated[str, typer.Option(help="Of the suite.")],
-    out: Annotated[Path, typer.Option(help="The .parquet file.")],
+    out: Annotated[Path, typer.Option(*OUT, help="The .parquet file.")],
     json_: Json = False,
 ) -> None:
     """Make the small file that --forbid needs of a benchmark: hashes and positions, no pixels."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands.options import (
+    OUT,
     Address,
     DryRun,
     ExecutorKind,
+    ExecutorName,
     Json,
     NumCpus,
     NumGpus,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Data = Annotated[list[str], typer.Option(help="Folder of pairs, or tars; may be repeated.")]
-Run = Annotated[str, typer.Option("--out", metavar="RUN", help="The run's folder; all nodes must share it.")]
+Run = Annotated[str, typer.Option(*OUT, metavar="RUN", help="The run's folder; all nodes must share it.")]
 Model = Annotated[str | None, typer.Option(help="flux-dev, or tiny: random backbone, for plumbing.")]
 Weights = Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")]
 Config = Annotated[
@@ -111,7 +113,7 @@ def cache_command(
     config: Config = None,
     set_: Set = None,
     device: Device = "auto",
-    executor: ExecutorKind = "ray",
+    executor: ExecutorKind = ExecutorName.ray,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,

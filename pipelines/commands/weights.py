@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Json, tell
+from pipelines.commands.options import OUT, Json, tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Weight files: convert, verify, compare.")
 
@@ -18,7 +18,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of convert
 
 @app.command("download")
 def download_command(
-    out: Annotated[Path, typer.Option(metavar="FILES", help="Folder for the published files.")],
+    out: Annotated[Path, typer.Option(*OUT, metavar="FILES", help="Folder for the published files.")],
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Just this file; may be repeated.")] = None,
     json_: Json = False,
 ) -> None:
@@ -34,7 +34,10 @@ def download_command(
 @app.command("convert")
 def convert_command(
     files: Files,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder, for `restore --weights` and from_pretrained.")],
+    out: Annotated[
+        Path,
+        typer.Option(*OUT, metavar="DIR", help="New folder, for `restore --weights` and from_pretrained."),
+    ],
     model: Annotated[str, typer.Option(help="flux-dev or tiny.")] = "flux-dev",
     json_: Json = False,
 ) -> None:
@@ -56,7 +59,7 @@ def convert_command(
 @app.command("export")
 def export_command(
     folder: Folder,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="lucidflux.pth or lucidflux.safetensors.")],
+    out: Annotated[Path, typer.Option(*OUT, metavar="FILE", help="lucidflux.pth or lucidflux.safetensors.")],
     json_: Json = False,
 ) -> None:
     """Write the trained parts in the published layout: of converted weights, or of a training run's last checkpoint."""
@@ -88,7 +91,10 @@ def verify_command(folder: Folder, json_: Json = False) -> None:
 @app.command("prompt")
 def prompt_command(
     encoders: Annotated[Path, typer.Argument(metavar="DIR", help="FLUX.1-dev with its text encoders and tokenizers.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="prompt_embeddings.safetensors among the published files.")],
+    out: Annotated[
+        Path,
+        typer.Option(*OUT, metavar="FILE", help="prompt_embeddings.safetensors among the published files."),
+    ],
     json_: Json = False,
 ) -> None:
     """Embed the constant prompt with T5 and CLIP: once, where prompt_embeddings.pt is not at hand."""

@@ -6,6 +6,7 @@ of a folder, and made anew where that differs; it stands in for an item that is 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.suites.suite import suite_names
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError, StorageError
 from lucidflux_data.images import ImageError, luma
@@ -73,10 +75,15 @@ def check_suites(folder: Folder, rules: SelectConfig) -> None:
     kept = set(folder.names(PLACE))
     for item in rules.forbid if rules.forbid_missing == "stop" else ():
         if _own_file(item) is None and _copy_name(item) not in kept and not _may_be_source(item):
-            _tell_missing(_NOWHERE.format(item=item), rules, Progress(quiet=True))
+            _tell_missing(_NOWHERE.format(item=item) + _near_suites(item), rules, Progress(quiet=True))
 
 
 _NOWHERE = "{item} is neither a folder nor a fingerprint file nor a suite with one"
+
+
+def _near_suites(item: str) -> str:
+    near = difflib.get_close_matches(item, suite_names(), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _copy_name(item: str) -> str:
