@@ -128,7 +128,7 @@ def peak(pipeline: LucidFluxPipeline, call: Callable[[], object]) -> int:
     """Bytes: of the allocator on a GPU, of the whole process (which only grows) on a CPU."""
     import torch
 
-    from pipelines.restoration.job import peak_memory
+    from pipelines.restoration.unit import peak_memory
 
     if pipeline.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

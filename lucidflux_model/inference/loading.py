@@ -15,7 +15,8 @@ from diffusers import FluxTransformer2DModel
 from lucidflux_data.errors import ConfigError, InputError, needs_extra
 from lucidflux_model.inference.config import ModelConfig, check_weights
 from lucidflux_model.inference.pipeline import LucidFluxPipeline
-from lucidflux_model.network.build import build_random, pick_device
+from lucidflux_model.network.build import build_random
+from lucidflux_model.network.device import pick_device
 from lucidflux_model.network.schedule import make_scheduler
 from lucidflux_model.weights.published import load_lucidflux
 

@@ -268,13 +268,3 @@ def fill_random(module: nn.Module, seed: int, name: str) -> None:
             parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
         else:
             parameter.normal_(1 if key.endswith("weight") else 0, 0.02, generator=generator)
-
-
-def pick_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device} cannot be used: {str(error).splitlines()[0]}") from None
-    return torch.device(device)

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from lucidflux_data.errors import ConfigError, Interrupted
-from lucidflux_model.network.build import pick_device
+from lucidflux_model.network.device import pick_device
 from lucidflux_model.training.model import VelocityModel
 
 PATIENCE = timedelta(hours=1)  # of collectives: others wait while one saves or restores images

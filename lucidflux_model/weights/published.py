@@ -30,16 +30,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     A pickle that holds anything but tensors and containers is refused, and never run. Raises InputError.
     """
+    flat: dict[str, Tensor] = {}
+    _flatten(read_content(path), "", flat)
+    if not flat:
+        raise InputError(f"{path} holds no tensors")
+    return flat
+
+
+def read_content(path: Path) -> Mapping[str, Any]:
+    """What such a file holds, nested as it is: tensors by name, and whatever plain values a pickle has beside them.
+    Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path} is not there")
     if path.suffix == ".safetensors":
         with _opened(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    flat: dict[str, Tensor] = {}
-    _flatten(_unpickled(path), "", flat)
-    if not flat:
-        raise InputError(f"{path} holds no tensors")
-    return flat
+    content = _unpickled(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds no tensors by name")
+    return content
 
 
 def read_mark(path: Path) -> list[str]:

@@ -173,7 +173,9 @@ def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
 
 @app.command("infer")
 def infer_command(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, proxy, lucidflux.")],
+    method: Annotated[
+        str | None, typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, proxy, lucidflux.")
+    ] = None,
     suite: SuiteName = None,
     inputs: Inputs = None,
     out: Annotated[Path | None, typer.Option(*OUT, metavar="DIR", help="bench-outputs/SUITE by default.")] = None,
@@ -185,7 +187,10 @@ def infer_command(
     timeout: Annotated[
         float | None, typer.Option(min=0, callback=check_finite, help="Seconds after which the program is stopped.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="flux-dev or tiny, for lucidflux and proxy.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="FILE.pth in place of METHOD; flux-dev or tiny for lucidflux and proxy.")
+    ] = None,
+    extra_archs: Annotated[bool, typer.Option("--extra-archs", help="FILE may be of spandrel_extra_arches.")] = False,
     weights: Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")] = None,
     trained: Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
@@ -199,19 +204,23 @@ def infer_command(
     """Make a method's outputs on a suite: stage, run in its environment, collect, record time and memory."""
     from benchmarks.suites import suite as suites
     from pipelines.bench import infer
+    from pipelines.bench.making import Place
     from pipelines.execution.progress import Progress
 
-    infer.check_method(method, set_ or [])
+    name, model = infer.choose_method(method, model)
+    place = Place(repo, python, timeout, model, weights, trained, extra_archs, device, wait)
+    infer.check_method(name, set_ or [])
+    if inputs is not None and scale is None:
+        scale = infer.own_scale(name, place)
     over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
     chosen = suites.sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}
     if dry_run:
-        tell_json(infer.estimate_work(method, len(images), factor, set_ or []), None if json_ else 1)
+        tell_json(infer.estimate_work(name, len(images), factor, set_ or [], place), None if json_ else 1)
         return
     infer.check_inputs(images)
-    place = infer.Place(repo, python, timeout, model, weights, trained, device, wait)
     target = (out or Path("bench-outputs") / over).absolute()
-    summary = infer.infer_method(method, images, target, factor, seed or [], set_ or [], place, Progress(json_))
+    summary = infer.infer_method(name, images, target, factor, seed or [], set_ or [], place, Progress(json_))
     counts = {"missing": len(summary["missing"]), "wrong_size": len(summary["wrong_size"])}
     tell(summary if json_ else {**summary, **counts}, json_)
     asked = len(images) * max(1, len(seed or []))

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from lucidflux_data.storage.folder import Folder
     from pipelines.execution.progress import Progress
     from pipelines.execution.worker import AnyUnit
-    from pipelines.restoration.job import RestoreSummary, RestoreUnit
+    from pipelines.restoration.records import RestoreSummary
+    from pipelines.restoration.unit import AnyConfig, RestoreUnit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-ModelName = Annotated[str | None, typer.Option("--model", help="flux-dev, or tiny: random weights, for plumbing.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="flux-dev; tiny: random weights, for plumbing; or a network's FILE.pth.")
+]
+ExtraArchs = Annotated[bool, typer.Option("--extra-archs", help="Of FILE: spandrel_extra_arches too, licences differ.")]
 Weights = Annotated[str | None, typer.Option(help="A folder made by `lucidflux weights convert`.")]
 Trained = Annotated[str | None, typer.Option(metavar="FILE", help="Trained parts over it, as in lucidflux.pth.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps (28); under 15 goes soft.")]
@@ -60,6 +64,7 @@ def restore_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="File, folder, glob or WebDataset tar.")],
     out: Annotated[str, typer.Option(*OUT, metavar="DIR", help="Folder of the results, new or to be resumed.")],
     model: ModelName = None,
+    extra_archs: ExtraArchs = False,
     weights: Weights = None,
     trained: Trained = None,
     steps: Steps = None,
@@ -92,8 +97,7 @@ def restore_command(
     json_: Json = False,
 ) -> None:
     """Restore images: PNG by PNG, names kept, resumed when repeated."""
-    short = {
-        "model.name": model,
+    short: dict[str, object] = {
         "model.weights": weights,
         "model.trained": trained,
         "model.quantize": quantize,
@@ -105,19 +109,47 @@ def restore_command(
         "numerics": numerics,
         "color_fix": color_fix,
         "proxy_strength": proxy_strength,
+        "model.offload": None if offload == "auto" else offload,
         "batch": batch,
         "format": format,
         "tile": tile,
-        "model.offload": offload,
         "model.device": device,
+        **_name_model(model, extra_archs),
     }
-    settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     where = ExecutorOptions("ray" if address else executor, num_cpus, num_gpus, address)
     _allow(allow_uris)
     with writing(out, wait, new=True, dry_run=dry_run):
-        summary = _restore(inputs, out, limit, ConfigChanges(config, settings), where, dry_run, json_)
+        summary = _restore(inputs, out, limit, _changes(config, set_ or [], short), where, dry_run, json_)
     if summary is not None:
         check_failed(sum(summary["failed"].values()), summary["images"], max_failed, "of the images failed")
+
+
+def _name_model(model: str | None, extra_archs: bool) -> dict[str, object]:
+    """--model as a setting: `model.file` for a file of weights."""
+    from pipelines.restoration.config import is_network_file
+
+    return {"model.file" if is_network_file(model) else "model.name": model, "model.extra_archs": extra_archs or None}
+
+
+def _changes(file: str | None, settings: list[str], short: dict[str, object]) -> ConfigChanges:
+    """The short options stand after --set, so they win."""
+    return ConfigChanges(file, [*settings, *(f"{name}={value}" for name, value in short.items() if value is not None)])
+
+
+def _resolve(changes: ConfigChanges) -> AnyConfig:
+    """The settings of the model that is asked for. ConfigError for one that the other model has."""
+    from lucidflux_data.config import resolve
+    from lucidflux_data.errors import ConfigError
+    from pipelines.restoration.config import NetworkConfig, RestoreConfig
+
+    file = next((value for value in changes.settings if value.startswith("model.file=")), None)
+    if file is None:
+        return resolve(RestoreConfig, {}, changes.file, changes.settings)
+    try:
+        return resolve(NetworkConfig, {}, changes.file, changes.settings)
+    except ConfigError as error:
+        named = file.removeprefix("model.file=")
+        raise ConfigError(f"{error} with --model {named}, whose outputs are its scale times the input") from None
 
 
 def _allow(prefixes: list[str] | None) -> None:
@@ -138,28 +170,30 @@ def _restore(
     json_: bool,
 ) -> RestoreSummary | None:
     """The summary, when it was told; None of a dry run."""
-    from lucidflux_data.config import resolve
-    from lucidflux_data.errors import Interrupted, needs_extra
+    from lucidflux_data.errors import Interrupted
     from lucidflux_data.storage.folder import Folder
     from lucidflux_model.inference.config import RANDOM_LABEL
     from pipelines.execution.progress import Progress
     from pipelines.restoration import job as restore
+    from pipelines.restoration import records
+    from pipelines.restoration import rows as work_list
+    from pipelines.restoration.config import is_random
+    from pipelines.restoration.unit import RestoreUnit
 
-    with needs_extra("model"):
-        _check_installed()
-    config = resolve(restore.RestoreConfig, {}, changes.file, changes.settings)
+    config = _resolve(changes)
+    _check_installed(config)
     folder, progress = Folder(out), Progress(json_)
     if dry_run:
-        rows = restore.make_work_list(restore.list_images(inputs), config.format, limit)
+        rows = work_list.make_work_list(work_list.list_images(inputs), config.format, limit)
         names = [row["name"] for row in rows[:10]]
         tell({"images": len(rows), "names": names, "config": config.model_dump()}, json_)
         return None
     rows = restore.start(folder, inputs, config, limit)
-    units = restore.list_remaining(folder, rows, config.batch)
+    units = records.list_remaining(folder, rows, config.batch)
     left = sum(unit.size for unit in units)
-    if config.model.name == "tiny" and config.model.weights is None and config.model.trained is None:
+    if is_random(config):
         progress.say(f"model: {RANDOM_LABEL}")
-    work = restore.RestoreUnit(config)
+    work = RestoreUnit(config)
     try:
         with progress.phase("restore", left, len(rows) - left) as advance:
             for unit in _run(folder, units, work, where, progress):
@@ -172,13 +206,18 @@ def _restore(
     return summary
 
 
-def _check_installed() -> None:
+def _check_installed(config: AnyConfig) -> None:
     """Found out before anything is listed, without the seconds that importing takes."""
     import importlib.util
 
-    for package in ("torch", "diffusers", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(name=package)
+    from lucidflux_data.errors import needs_extra
+    from pipelines.restoration.config import NetworkConfig
+
+    of_a_file = isinstance(config, NetworkConfig)
+    with needs_extra("networks" if of_a_file else "model"):
+        for package in ("torch", "spandrel") if of_a_file else ("torch", "diffusers", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                raise ImportError(name=package)
 
 
 def _run(
@@ -186,6 +225,7 @@ def _run(
 ) -> Iterator[AnyUnit]:
     from pipelines.execution.worker import Publish
     from pipelines.restoration import job as restore
+    from pipelines.restoration.unit import RestoreUnit
 
     if where.kind == "local":
         yield from restore.run_here(folder, units, work)
@@ -195,6 +235,6 @@ def _run(
         if work.config.model.device == "auto":
             device = {"device": "cuda" if executor.num_gpus else "cpu"}
             model = work.config.model.model_copy(update=device)
-            work = restore.RestoreUnit(work.config.model_copy(update={"model": model}))
+            work = RestoreUnit(work.config.model_copy(update={"model": model}))
         for unit, _ in executor.map(units, Publish(work, folder), None, stateful=True):
             yield unit

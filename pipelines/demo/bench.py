@@ -18,6 +18,7 @@ from benchmarks.suites.suite import Suite
 from lucidflux_data.images import decode
 from lucidflux_data.storage.folder import Folder
 from pipelines.bench import evaluate, infer
+from pipelines.bench.making import Place
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
 
@@ -31,7 +32,7 @@ def run_bench_demo(out: Path, executor: Executor, progress: Progress) -> dict[st
     outputs = out / "outputs"
     shutil.rmtree(outputs, ignore_errors=True)
     for name in ("bicubic", "lanczos"):
-        infer.infer_method(name, dict(suite.lq), outputs, suite.scale or 4, [], [], infer.Place(), progress)
+        infer.infer_method(name, dict(suite.lq), outputs, suite.scale or 4, [], [], Place(), progress)
     make_denoised(suite, outputs)
     results = Folder(out / "results")
     profile, methods = load_profile("offline"), submission.find_methods([str(outputs)])

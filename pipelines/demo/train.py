@@ -22,6 +22,9 @@ from lucidflux_model.training.progress.report import REPORT
 from lucidflux_model.training.setup import train
 from pipelines.execution.progress import Progress
 from pipelines.restoration import job as restore
+from pipelines.restoration.config import RestoreConfig
+from pipelines.restoration.records import list_remaining
+from pipelines.restoration.unit import RestoreUnit
 from pipelines.training.launch import show_steps
 
 STEPS = 200
@@ -67,11 +70,11 @@ def first_lq(pairs: Folder) -> bytes:
 
 def restore_one(image: Path, trained: Path, out: Path) -> Path:
     settings = ["model.name=tiny", f"model.trained={trained}", "model.device=cpu", "steps=4"]
-    config = resolve(restore.RestoreConfig, {}, None, settings)
+    config = resolve(RestoreConfig, {}, None, settings)
     folder = Folder(out)
     rows = restore.start(folder, [str(image)], config)
-    work = restore.RestoreUnit(config)
-    for _ in restore.run_here(folder, restore.list_remaining(folder, rows, 1), work):
+    work = RestoreUnit(config)
+    for _ in restore.run_here(folder, list_remaining(folder, rows, 1), work):
         pass
     restore.finish(folder, rows)
     return out / rows[0]["name"]

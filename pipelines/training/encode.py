@@ -20,7 +20,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import TarWriter
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
-from lucidflux_model.network.build import pick_device
+from lucidflux_model.network.device import pick_device
 from lucidflux_model.samples.cached import DECODER, cache_folder, samples
 from lucidflux_model.samples.sources import ShardPairs, open_shards
 from lucidflux_model.training.config import TrainConfig

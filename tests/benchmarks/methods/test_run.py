@@ -26,6 +26,8 @@ from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
 from pipelines.bench import infer as pipeline
+from pipelines.bench import own
+from pipelines.bench.making import Place
 from pipelines.execution.progress import Progress
 
 # A stand-in: takes the folder options of a repository's script, upscales by Pillow, and names its outputs as that
@@ -81,7 +83,7 @@ LAYOUTS = {
 def infer(method: str, inputs: Path, out: Path, **options: object) -> dict[str, object]:
     """In this process, as the command does after it has read its options."""
     place = {key: options.pop(key) for key in ("repo", "timeout_s", "model") if key in options}
-    found = pipeline.Place(python=sys.executable, **place)
+    found = Place(python=sys.executable, **place)
     values = {"scale": 4, "seeds": [], "settings": []} | options
     return pipeline.infer_method(method, images_by_id(inputs), out, place=found, progress=Progress(True), **values)
 
@@ -328,7 +330,7 @@ def test_the_interpreter_is_found_from_where_the_command_is_given(two: Path, tmp
     """`--python env/bin/python` is a path from here, though the program starts in a checkout two folders away."""
     repo = make_repository(tmp_path / "repo", "sinsr")
     monkeypatch.chdir(tmp_path)
-    place = pipeline.Place(repo=Path("repo"), python=os.path.relpath(sys.executable, tmp_path))
+    place = Place(repo=Path("repo"), python=os.path.relpath(sys.executable, tmp_path))
     done = pipeline.infer_method("sinsr", images_by_id(two), tmp_path / "out", 4, [], [], place, Progress(True))
     assert (done["images"], done["missing"]) == (2, [])
     assert (repo / "arguments.json").exists()
@@ -367,7 +369,7 @@ def test_a_checkpoint_says_which_suites_it_was_validated_on(tmp_path: Path) -> N
     save_file({"a": np.zeros(3)}, tmp_path / "clean.safetensors")
 
     def marked(name: str) -> list[str]:
-        return pipeline._own("lucidflux", 4, [], pipeline.Place(model="tiny", trained=str(tmp_path / name)))[0][
+        return own.describe_own("lucidflux", 4, [], Place(model="tiny", trained=str(tmp_path / name)))[0][
             "contaminated"
         ]
 
@@ -411,14 +413,17 @@ def test_lucidflux_is_a_method_with_its_settings(two: Path, tmp_path: Path) -> N
     pytest.importorskip("diffusers")
     from lucidflux_data.storage.folder import Folder
     from pipelines.restoration import job as restore
+    from pipelines.restoration.config import RestoreConfig
+    from pipelines.restoration.records import list_remaining
+    from pipelines.restoration.unit import RestoreUnit
 
     (two / "coffee.png").unlink()
     infer("lucidflux[flux,1]", two, tmp_path / "out", model="tiny", seeds=[3])
     made = tmp_path / "out" / "lucidflux[flux,1,tiny]" / "coins.png"
-    config = restore.RestoreConfig(model={"name": "tiny"}, steps=1, schedule="flux", seed=3)
+    config = RestoreConfig(model={"name": "tiny"}, steps=1, schedule="flux", seed=3)
     folder = Folder(tmp_path / "restored")
-    units = restore.list_remaining(folder, restore.start(folder, [str(two)], config), 1)
-    assert [unit.size for unit in restore.run_here(folder, units, restore.RestoreUnit(config))] == [1]
+    units = list_remaining(folder, restore.start(folder, [str(two)], config), 1)
+    assert [unit.size for unit in restore.run_here(folder, units, RestoreUnit(config))] == [1]
     assert made.read_bytes() == folder.read("coins.png")
     about = json.loads(made.with_name("method.json").read_text())
     assert about["settings"] == {"schedule": "flux", "steps": "1", "model": "tiny", "scale": "4"}

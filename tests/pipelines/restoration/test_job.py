@@ -33,7 +33,9 @@ from lucidflux_model.inference.pipeline import LucidFluxPipeline
 from lucidflux_model.network.build import build_random
 from lucidflux_model.network.schedule import make_scheduler
 from lucidflux_model.weights.published import save_lucidflux
-from pipelines.restoration.job import RestoreConfig, encode, make_work_list
+from pipelines.restoration.config import RestoreConfig
+from pipelines.restoration.rows import make_work_list
+from pipelines.restoration.unit import encode
 
 torch.set_num_threads(1)  # see tests/lucidflux_model/conftest.py
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))

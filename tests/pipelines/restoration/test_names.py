@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lucidflux_data.sources.listing import list_sources
-from pipelines.restoration.job import make_work_list
+from pipelines.restoration.rows import make_work_list
 from tests.pipelines.restoration.test_job import FAST, restore_here
 from tests.support.hostile import PATHS
 

@@ -1,0 +1,92 @@
+"""Published restoration networks from a file of weights: what spandrel knows by the names of the tensors.
+
+FILE.pth -> tensors, read without running code -> architecture and sizes (spandrel) -> float32 on a device
+pixels -> tiles (tiles.py) -> the network, tile by tile -> their weighted mean -> scale times the input
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lucidflux_data.errors import InputError, needs_extra
+from lucidflux_model.network.device import pick_device
+from lucidflux_model.weights.published import read_content, strip_wrappers
+from pipelines.restoration.config import DEFAULT_TILE, NetworkConfig, NetworkModel
+from pipelines.restoration.tiles import restore_tiled
+
+
+def load_network(model: NetworkModel) -> Any:
+    """spandrel's ImageModelDescriptor of the file, in float32 on the CPU.
+
+    ConfigError where spandrel is not installed; InputError for a file that is no such network, or would have to run
+    code to load.
+    """
+    with needs_extra("networks"):
+        import spandrel
+    registry = spandrel.MAIN_REGISTRY
+    if model.extra_archs:
+        with needs_extra("extra-archs"):
+            import spandrel_extra_arches
+        registry = registry.copy()  # theirs are asked for in this file alone
+        registry.add(*spandrel_extra_arches.EXTRA_REGISTRY)
+    state = strip_wrappers(spandrel.canonicalize_state_dict(read_content(Path(model.file))))
+    hint = "" if model.extra_archs else "; --extra-archs knows more"
+    try:
+        network = registry.load(state)
+    except spandrel.UnsupportedModelError:
+        raise InputError(f"{model.file} is of no architecture that spandrel knows{hint}") from None
+    except Exception as error:  # of any architecture's reader of sizes, on tensors that only look like its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{model.file} does not load into the architecture that it looks like: {reason}") from None
+    name = network.architecture.name
+    if not isinstance(network, spandrel.ImageModelDescriptor):
+        raise InputError(f"{model.file} ({name}) fills in what a mask covers: it restores no plain image")
+    if network.input_channels not in (1, 3) or network.output_channels != network.input_channels:
+        channels = f"{network.input_channels} channels and gives {network.output_channels}"
+        raise InputError(f"{model.file} ({name}) takes {channels}: 3 or 1 are wanted")
+    return network.float().eval()
+
+
+class NetworkRestorer:
+    """The network of `config`, tiled. One of a single channel is given red, green and blue one by one."""
+
+    smaller = "raise it"
+    cheaper = "a smaller --tile"
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.device: torch.device = pick_device(config.model.device)
+        self.network = load_network(config.model).to(self.device)
+        self.tile, self.overlap = pick_tile(config, self.network), config.overlap
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return height * self.network.scale, width * self.network.scale
+
+    def restore(self, images: list[np.ndarray]) -> np.ndarray:
+        return np.stack(
+            [restore_tiled(image, self.tile, self.overlap, self.network.scale, self._run) for image in images]
+        )
+
+    def _run(self, tile: Tensor) -> Tensor:
+        """uint8 3 x height x width -> float32 in [0, 1], scale times the size, on the CPU."""
+        given = tile[None].to(self.device).float() / 255
+        parts = given.split(self.network.input_channels, dim=1)
+        result: Tensor = torch.cat([self.network(part) for part in parts], dim=1)[0].cpu()
+        expected = (3, *self.output_size(*tile.shape[1:]))
+        if result.shape != expected:
+            raise InputError(
+                f"{self.network.architecture.name} made {tuple(result.shape)} of {tuple(tile.shape)}, not {expected}"
+            )
+        return result
+
+
+def pick_tile(config: NetworkConfig, network: Any) -> int:
+    """The side of a tile in pixels of the input, 0 for none: as asked, else by what spandrel says of the network. One
+    that had better see much at once (SwinIR, SCUNet) gets larger tiles, one that tiles by itself gets none."""
+    if config.tile is not None:
+        return config.tile
+    return {"SUPPORTED": DEFAULT_TILE, "DISCOURAGED": 2 * DEFAULT_TILE, "INTERNAL": 0}[network.tiling.name]
