@@ -57,6 +57,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images of one size in one call.")]
 Format = Annotated[str | None, typer.Option(help="png, png16 or jpeg.")]
 Tile = Annotated[int | None, typer.Option(min=0, help="Side over which an image is tiled, in pixels; 0 is never.")]
+ExecutorKind = Annotated[ExecutorName, typer.Option(help="local: this process; ray: one model a GPU.")]
 
 
 @app.command("restore")
@@ -85,9 +86,7 @@ def restore_command(
     set_: Set = None,
     offload: Offload = "auto",
     device: Device = "auto",
-    executor: Annotated[
-        ExecutorName, typer.Option(help="local: this process; ray: one model a GPU.")
-    ] = ExecutorName.local,
+    executor: ExecutorKind = ExecutorName.local,
     address: Address = None,
     num_cpus: NumCpus = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a model on each; all by default.")] = None,
