@@ -51,7 +51,7 @@ demo-full: $(VENV)/demo-full.stamp  ## The demo, then train and restore with a t
 	$(BIN)/lucidflux demo --full
 
 test: $(VENV)/dev.stamp  ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" --cov --cov-report=
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "alone and not slow"
 
 faults: $(VENV)/dev.stamp  ## Run every fault scenario and the slow tests, of which `test` runs a part

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import random
@@ -39,13 +41,28 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_command():
-    """Runs the installed `lucidflux-data` as a user would; `cwd` and `env` may be given."""
+    """Runs `lucidflux-data`: in this process, which spares a second of imports; with `cwd` or `env`, the installed one."""
 
     def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         command = [COMMAND, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+        if options:
+            return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+        return _run_here(command)
 
     return call
+
+
+def _run_here(command: list[str]) -> subprocess.CompletedProcess[str]:
+    import cli
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        try:
+            cli.data_main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
 class FaultyApp:

@@ -2,7 +2,8 @@
 
 Each runs the demo, and `filter` and `synthesize` on the photos where there are any, into folders of the same path.
 Every file is compared: tables, shards, indexes, manifests byte by byte, boards without their environment and seconds.
-What is not compared is listed with the reason. Exits 1 where a file differs or is missing.
+A table whose bytes differ and whose schema, rows and values do not is listed apart. What is not compared is listed with
+the reason. `--ours OTHER` compares two other checkouts. Exits 1 where a file differs or is missing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 HERE = Path(__file__).resolve().parents[2]
 SKIPPED = {
@@ -49,21 +52,26 @@ def _run(tree: Path, entry: str, *words: str) -> None:
     )
 
 
-def compare_folders(ours: Path, theirs: Path) -> tuple[int, list[str], Counter[str]]:
-    """Files with equal contents, names of those that differ or that one side lacks, and the skipped by reason."""
+def compare_folders(ours: Path, theirs: Path) -> tuple[int, list[str], list[str], Counter[str]]:
+    """Files with equal contents, names of tables with equal rows in other bytes, names of those that differ or that one
+    side lacks, and the skipped by reason."""
     names = sorted(
         {str(path.relative_to(side)) for side in (ours, theirs) for path in side.rglob("*") if path.is_file()}
     )
-    equal, different, skipped = 0, [], Counter[str]()
+    equal, same_rows, different, skipped = 0, list[str](), list[str](), Counter[str]()
     for name in names:
         reason = next((why for pattern, why in SKIPPED.items() if fnmatch.fnmatch(f"/{name}", pattern)), None)
         if reason is not None:
             skipped[reason] += 1
-        elif (ours / name).is_file() and (theirs / name).is_file() and _content(ours / name) == _content(theirs / name):
+        elif not ((ours / name).is_file() and (theirs / name).is_file()):
+            different.append(name)
+        elif _content(ours / name) == _content(theirs / name):
             equal += 1
+        elif name.endswith(".parquet") and pq.read_table(ours / name).equals(pq.read_table(theirs / name)):
+            same_rows.append(name)
         else:
             different.append(name)
-    return equal, different, skipped
+    return equal, same_rows, different, skipped
 
 
 def _content(path: Path) -> object:
@@ -77,20 +85,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--images", type=Path)
+    parser.add_argument("--ours", type=Path, default=HERE)
     given = parser.parse_args()
     images = given.images.resolve() if given.images else None
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "outputs"
-        for number, tree in enumerate((HERE, given.checkout.resolve())):
+        for number, tree in enumerate((given.ours.resolve(), given.checkout.resolve())):
             place.mkdir()
             make_outputs(tree, place, images)
             shutil.move(place, Path(temporary) / f"tree-{number}")
-        equal, different, skipped = compare_folders(Path(temporary) / "tree-0", Path(temporary) / "tree-1")
+        equal, same_rows, different, skipped = compare_folders(Path(temporary) / "tree-0", Path(temporary) / "tree-1")
     for reason, count in sorted(skipped.items()):
         print(f"not compared: {count} files ({reason})")
+    for name in same_rows:
+        print(f"equal rows in other bytes: {name}")
     for name in different:
         print(f"differs: {name}")
-    print(f"{equal} files are equal, {len(different)} differ")
+    print(f"{equal} files are equal, {len(same_rows)} tables have equal rows, {len(different)} differ")
     sys.exit(1 if different or not equal else 0)
 
 

@@ -43,7 +43,7 @@ def test_what_an_extra_lacks_is_named_through_the_extras_it_is_made_of(monkeypat
     with_versions(monkeypatch, {"pyiqa": None, "setuptools": "82.0", "s3fs": "2020.1"})
     lacking = {"pyiqa==0.1.16", "setuptools<81 (here 82.0)"}
     assert doctor.lacking("bench") == doctor.lacking("iqa") == lacking
-    assert doctor.lacking("s3") == {"s3fs>=2024.6 (here 2020.1)"}
+    assert doctor.lacking("s3") == {"s3fs>=2025.2 (here 2020.1)"}
     assert doctor.lacking("demo") == set()
 
 
