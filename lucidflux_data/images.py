@@ -285,16 +285,16 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     clear = signatures.png_transparency(data)
     if alpha is None and clear is not None and len(clear) == colours.shape[2]:
         alpha = np.where((colours == np.array(clear, np.uint16)).all(axis=2), 0, 65535).astype(np.uint16)
-    return _finish(np.ascontiguousarray(colours), alpha, header, flags)
+    return finish(np.ascontiguousarray(colours), alpha, header, flags)
 
 
 def _decode_page(data: bytes, header: Header, page: pages.Page, flags: set[str]) -> np.ndarray:
     colours, alpha = page.read_colours(data)
     flags.update(page.flags)
-    return _finish(colours, alpha, header, flags, page.alpha == pages.ASSOCIATED)
+    return finish(colours, alpha, header, flags, page.alpha == pages.ASSOCIATED)
 
 
-def _finish(
+def finish(
     colours: np.ndarray, alpha: np.ndarray | None, header: Header, flags: set[str], associated: bool = False
 ) -> np.ndarray:
     """uint8 HxWx3 of decoded samples (uint8 or uint16, HxW with 1, 3 or 4 colours), upright.

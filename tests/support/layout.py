@@ -19,7 +19,7 @@ FLOORS = (
     ("config", "codecs"),
     ("decode_config",),
     ("storage", "degradation", "images"),
-    ("isolation",),
+    ("in_memory", "isolation"),
     ("sources", "shards", "measures"),
     ("iqa",),
     ("selection",),
