@@ -140,14 +140,14 @@ def straight(pipeline: LucidFluxPipeline, images: list[np.ndarray], steps: int, 
     """The same image (to rounding) without a single thing kept from one step to the next."""
     import torch
 
-    from lucidflux_model.inference.pipeline import _Request
+    from lucidflux_model.inference.request import Request
     from lucidflux_model.network.conditioner import Conditions, Control, position_ids
     from lucidflux_model.network.encode import semantic_tokens
     from lucidflux_model.network.schedule import schedule_length, set_sigmas
 
     with torch.no_grad():
         count, side = len(images), 4 * images[0].shape[0]
-        request = _Request(steps, 4.0, 1.0, "published", "fast", 0, 0)
+        request = Request(steps, tile=0)
         conditioner, dtype = pipeline.conditioner, pipeline.conditioner.dtype
         lq = pipeline._lq(np.stack(images), side, side, "fast")
         proxy = pipeline._proxy(lq, request)
@@ -182,21 +182,21 @@ def straight(pipeline: LucidFluxPipeline, images: list[np.ndarray], steps: int, 
             latents = latents + float(sigmas[index + 1] - sigmas[index]) * velocity
         ours, pipeline.vae = pipeline.vae, vae
         try:
-            return pipeline._decode(latents, lq, proxy, request, "proxy")
+            return pipeline._decode(latents, lq, proxy, request)
         finally:
             pipeline.vae = ours
 
 
 @app.command("memory")
-def memory_command(size: Annotated[int, typer.Option(help="Side of the output in pixels.")] = 1024) -> None:
+def memory_command(size: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = 1024) -> None:
     """Computed, not measured: bytes of flux-dev's parts, of their activations, and what fits which card."""
     from lucidflux_model.inference.loading import choose_offload, memory_needs
 
     print(json.dumps({"activations": {name: f"{value / 1e9:.2f} GB" for name, value in activations(size).items()}}))
     for quantize in ("none", "fp8", "nf4"):
         sizes = flux_bytes(quantize)
-        needs = {name: f"{value / 1e9:.1f} GB" for name, value in memory_needs(sizes).items()}
-        cards = {f"{card} GB": choose_offload(sizes, 0.97 * card * 2**30) for card in (12, 24, 48, 80, 141)}
+        needs = {name: f"{value / 1e9:.1f} GB" for name, value in memory_needs(sizes, size).items()}
+        cards = {f"{card} GB": choose_offload(sizes, 0.97 * card * 2**30, size) for card in (12, 24, 48, 80, 141)}
         parts = {name: f"{value / 1e9:.2f} GB" for name, value in sizes.items()}
         print(json.dumps({"quantize": quantize, "parts": parts, "needs": needs, "auto": cards}))
 

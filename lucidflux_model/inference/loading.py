@@ -20,11 +20,14 @@ from lucidflux_model.network.device import pick_device
 from lucidflux_model.network.schedule import make_scheduler
 from lucidflux_model.weights.published import load_lucidflux
 
-ACTIVATIONS = 3e9  # bytes beside the weights: twice the largest that one 1024 x 1024 image takes (docs/model.md)
+ACTIVATIONS = 3e9  # bytes beside the weights: twice the largest that one tile of 1024 x 1024 takes (docs/model.md)
 
 
-def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
-    """Raises ConfigError or InputError where the model cannot be had, with what to do."""
+def load_pipeline(config: ModelConfig, numerics: str, tile: int = 1024) -> LucidFluxPipeline:
+    """`tile`: pixels along a side of what it will be given, which decides what offload=auto leaves room for.
+
+    Raises ConfigError or InputError where the model cannot be had, with what to do.
+    """
     check_weights(config)
     device = pick_device(config.device)
     if config.weights is not None:
@@ -36,7 +39,7 @@ def load_pipeline(config: ModelConfig, numerics: str) -> LucidFluxPipeline:
     if config.quantize == "fp8":
         compute = pipeline.conditioner.dtype
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
-    place(pipeline, config.offload, device)
+    place(pipeline, config.offload, device, tile)
     if config.compile:
         pipeline.transformer.compile_repeated_blocks()
         pipeline.conditioner.compile_repeated_blocks()
@@ -82,12 +85,11 @@ def _nf4(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
     )
 
 
-def place(pipeline: LucidFluxPipeline, offload: str, device: torch.device) -> None:
+def place(pipeline: LucidFluxPipeline, offload: str, device: torch.device, tile: int = 1024) -> None:
     """Puts the components where they run, or makes them come when they are called."""
     if offload == "auto":
-        offload = (
-            "none" if device.type == "cpu" else choose_offload(part_bytes(pipeline), torch.cuda.mem_get_info(device)[0])
-        )
+        free = float("inf") if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        offload = choose_offload(part_bytes(pipeline), free, tile)
     if offload == "none":
         pipeline.to(device)
     elif offload == "model":
@@ -106,20 +108,27 @@ def place(pipeline: LucidFluxPipeline, offload: str, device: torch.device) -> No
         )
 
 
-def choose_offload(sizes: Mapping[str, float], free: float) -> str:
+def choose_offload(sizes: Mapping[str, float], free: float, tile: int = 1024) -> str:
     """The fastest choice that fits `free` bytes: everything, the largest component, or its layers one by one."""
-    needs = memory_needs(sizes)
+    needs = memory_needs(sizes, tile)
     return next((choice for choice in ("none", "model") if needs[choice] <= free), "group")
 
 
-def memory_needs(sizes: Mapping[str, float]) -> dict[str, float]:
+def memory_needs(sizes: Mapping[str, float], tile: int = 1024) -> dict[str, float]:
     """Bytes that each choice takes, from the bytes of each component. group keeps what runs at every step."""
     resident = sizes["conditioner"] + sizes["prompt"]
+    room = activations_of(tile)
     return {
-        "none": sum(sizes.values()) + ACTIVATIONS,
-        "model": max(sizes.values()) + resident + ACTIVATIONS,
-        "group": resident + sizes["proxy"] + ACTIVATIONS,
+        "none": sum(sizes.values()) + room,
+        "model": max(sizes.values()) + resident + room,
+        "group": resident + sizes["proxy"] + room,
     }
+
+
+def activations_of(tile: int) -> float:
+    """Bytes beside the weights for tiles of that side. They go with the area; under 512 px the text's tokens weigh more
+    than the image's. An image that is never tiled (0) is counted as 1024."""
+    return ACTIVATIONS * (max(tile or 1024, 512) / 1024) ** 2
 
 
 def part_bytes(pipeline: LucidFluxPipeline) -> dict[str, float]:

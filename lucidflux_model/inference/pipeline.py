@@ -11,34 +11,36 @@ whose velocities are blended at every step, each tile conditioned on its own par
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import SiglipVisionModel
 
 from lucidflux_data.images import upsample_lq
+from lucidflux_data.in_memory import pixels_of
 from lucidflux_model.inference.color import align_colors
+from lucidflux_model.inference.request import Request, check_calls, output_size
 from lucidflux_model.network.conditioner import Control, LucidFluxConditioner, Prepared, pack, position_ids, unpack
 from lucidflux_model.network.encode import semantic_tokens
 from lucidflux_model.network.prompt import PromptEmbeddings
 from lucidflux_model.network.proxy import SwinIRProxy
 from lucidflux_model.network.schedule import schedule_length, set_sigmas
-from lucidflux_model.network.tiling import Box, blend, pad_reflect, tile_boxes
+from lucidflux_model.network.tiling import Box, blend, pad_reflect, run_tiled, tile_boxes
 
-NUMERICS = ("fast", "parity")
-COLOR_FIXES = ("proxy", "lq", "none")
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-TOKEN_PX = 16  # pixels along the side of a token: 8 of the autoencoder, 2 of the packing
-Images = Any  # a PIL image, a uint8 HxWx3 array, a sequence of either, or a tensor B x 3 x H x W in [0, 1]
+LATENT_PX = 8  # pixels along the side of a latent of the autoencoder
+TOKEN_PX = 16  # and of a token: two latents
+Images = Any  # what `lucidflux_data.in_memory.pixels_of` takes
+Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 @dataclass
@@ -49,19 +51,6 @@ class _Tile:
     prepared: Prepared
     context: Tensor
     image_ids: Tensor
-
-
-@dataclass
-class _Request:
-    """What a call asks for, checked."""
-
-    steps: int
-    guidance: float
-    proxy_strength: float
-    schedule: str
-    numerics: str
-    tile: int
-    overlap: int
 
 
 class LucidFluxPipeline(DiffusionPipeline):
@@ -96,6 +85,7 @@ class LucidFluxPipeline(DiffusionPipeline):
             prompt=prompt,
             scheduler=scheduler,
         )
+        self._guidance_scale, self._num_timesteps, self._interrupt = 0.0, 0, False
 
     @torch.no_grad()
     def __call__(
@@ -107,6 +97,8 @@ class LucidFluxPipeline(DiffusionPipeline):
         width: int | None = None,
         upscale: float = 4,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        num_images_per_prompt: int | None = 1,
         proxy_strength: float = 1.0,
         schedule: str = "published",
         numerics: str = "fast",
@@ -115,36 +107,57 @@ class LucidFluxPipeline(DiffusionPipeline):
         overlap: int = 128,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
+        callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restores one image or several of one size.
 
-        `image`: PIL images, uint8 HxWx3 arrays, or a B x 3 x H x W tensor in [0, 1]. Output size: `height` x `width`,
-        or the input's times `upscale`. `generator`: one, or one for each image. `proxy_strength`: weight of the second
+        `image`: what `lucidflux_data.in_memory.pixels_of` takes: Pillow's images, arrays or tensors, by the image
+        contract of the data engine. Output size: `height` x `width`, one of them and the input's aspect ratio, or the
+        input's times `upscale`. `generator`: one, or one for each image. `latents`: noise in place of drawn one, B x
+        tokens x 64 as output_type latent has it. `num_images_per_prompt`: 1. `proxy_strength`: weight of the second
         branch. `schedule`: published | flux. `numerics`: fast | parity (the published code's casts). `color_fix`:
         colours of the proxy, of the lq, or none. `tile`, `overlap`: pixels, multiples of 64; tile 0 is never tiled.
         `output_type`: pil, np (B x H x W x 3 in [0, 1]), pt (B x 3 x H x W) or latent (packed).
 
-        `callback_on_step_end(pipeline, index, sigma, {"latents": ...})` may return other latents. Raises ValueError.
+        `callback_on_step_end(pipeline, index, sigma, {"latents": ...})` may return other latents, or set
+        `pipeline._interrupt` to end after this step. Raises ValueError.
         """
-        _check_choices(schedule=schedule, numerics=numerics, color_fix=color_fix, output_type=output_type)
-        _check_tiles(tile, overlap)
-        request = _Request(num_inference_steps, guidance_scale, proxy_strength, schedule, numerics, tile, overlap)
+        steps, guidance = num_inference_steps, guidance_scale
+        request = Request(steps, guidance, proxy_strength, schedule, numerics, tile, overlap, color_fix, output_type)
+        names = callback_on_step_end_tensor_inputs
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            names = callback_on_step_end.tensor_inputs
         self._check_parity(numerics)
         levels = _levels(image)
-        height = height or max(1, round(levels.shape[1] * upscale))
-        width = width or max(1, round(levels.shape[2] * upscale))
+        check_calls(len(levels), generator, num_images_per_prompt, names, self._callback_tensor_inputs)
+        self._guidance_scale, self._interrupt = guidance, False
+        height, width = output_size(levels.shape[1:3], height, width, upscale)
         lq = self._lq(levels, height, width, numerics)
+        start = self._noise(lq, generator, numerics, latents)
         proxy = self._proxy(lq, request)
-        latents = self._noise(lq, generator, numerics)
-        latents = self._denoise(latents, lq, proxy, request, callback_on_step_end)
+        denoised = self._denoise(start, lq, proxy, request, callback_on_step_end, names)
         if output_type == "latent":
-            result: Any = latents
+            result: Any = denoised
         else:
-            pixels = self._decode(latents, lq, proxy, request, color_fix)[..., :height, :width]
-            result = _as_output(pixels, output_type)
+            result = _as_output(self._decode(denoised, lq, proxy, request)[..., :height, :width], output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call that runs, or of the last one."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the call that runs, or of the last one."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked, by `pipeline._interrupt = True`, for no further steps."""
+        return self._interrupt
 
     def _check_parity(self, numerics: str) -> None:
         if numerics == "parity":
@@ -159,19 +172,28 @@ class LucidFluxPipeline(DiffusionPipeline):
         lq = pad_reflect(pixels / 127.5 - 1, TOKEN_PX)
         return lq.to(self.conditioner.dtype).float() if numerics == "parity" else lq
 
-    def _proxy(self, lq: Tensor, request: _Request) -> Tensor:
+    def _proxy(self, lq: Tensor, request: Request) -> Tensor:
         """B x 3 x H x W in [0, 1], float32, image by image: SwinIR's attention takes more memory than it repays."""
         unit = ((lq + 1) / 2).clamp(0, 1).to(self.proxy.dtype)
         restored = [self.proxy.restore(image[None], request.tile, request.overlap) for image in unit]
         return torch.cat(restored).float()
 
-    def _noise(self, lq: Tensor, generator: Any, numerics: str) -> Tensor:
+    def _noise(self, lq: Tensor, generator: Any, numerics: str, given: Tensor | None = None) -> Tensor:
         """Packed noise. parity draws it on the device in the network's dtype, as the published code does."""
-        shape = (len(lq), self.vae.config.latent_channels, lq.shape[2] // 8, lq.shape[3] // 8)
+        channels = self.vae.config.latent_channels
+        rows, columns = lq.shape[2] // TOKEN_PX, lq.shape[3] // TOKEN_PX
         dtype = self.conditioner.dtype if numerics == "parity" else torch.float32
-        return pack(randn_tensor(shape, generator=generator, device=lq.device, dtype=dtype))
+        if given is None:
+            shape = (len(lq), channels, 2 * rows, 2 * columns)
+            return pack(randn_tensor(shape, generator=generator, device=lq.device, dtype=dtype))
+        wanted = (len(lq), rows * columns, 4 * channels)
+        if tuple(given.shape) != wanted:
+            raise ValueError(
+                f"latents are {'x'.join(map(str, wanted))} for this output, not {'x'.join(map(str, given.shape))}"
+            )
+        return given.to(lq.device, dtype)
 
-    def _prepare(self, lq: Tensor, proxy: Tensor, box: Box, request: _Request) -> _Tile:
+    def _prepare(self, lq: Tensor, proxy: Tensor, box: Box, request: Request) -> _Tile:
         """All of one tile that no step changes."""
         area = (..., slice(TOKEN_PX * box.top, TOKEN_PX * box.bottom), slice(TOKEN_PX * box.left, TOKEN_PX * box.right))
         lq, proxy = lq[area], proxy[area]
@@ -191,8 +213,9 @@ class LucidFluxPipeline(DiffusionPipeline):
         latents: Tensor,
         lq: Tensor,
         proxy: Tensor,
-        request: _Request,
+        request: Request,
         callback: Callable[..., dict[str, Tensor] | None] | None,
+        names: Sequence[str],
     ) -> Tensor:
         """Euler steps over the schedule of a tile's size: the size that the network sees."""
         rows, columns = lq.shape[2] // TOKEN_PX, lq.shape[3] // TOKEN_PX
@@ -203,6 +226,7 @@ class LucidFluxPipeline(DiffusionPipeline):
         size = (TOKEN_PX * (first.bottom - first.top), TOKEN_PX * (first.right - first.left))
         length = schedule_length(request.schedule, *size)
         sigmas = set_sigmas(self.scheduler, request.steps, length, latents.device)
+        self._num_timesteps = request.steps
         with self.progress_bar(total=request.steps) as bar:
             for index, sigma in enumerate(sigmas[:-1]):
                 velocity = self._velocity(latents, sigma, tiles, (rows, columns), request)
@@ -212,12 +236,15 @@ class LucidFluxPipeline(DiffusionPipeline):
                     time = self.scheduler.timesteps[index]
                     latents = self.scheduler.step(velocity.float(), time, latents, return_dict=False)[0]
                 if callback is not None:
-                    latents = (callback(self, index, sigma, {"latents": latents}) or {}).get("latents", latents)
+                    given = {"latents": latents} if "latents" in names else {}
+                    latents = (callback(self, index, sigma, given) or {}).get("latents", latents)
                 bar.update()
+                if self._interrupt:
+                    break
         return latents
 
     def _velocity(
-        self, latents: Tensor, sigma: Tensor, tiles: list[_Tile], grid: tuple[int, int], request: _Request
+        self, latents: Tensor, sigma: Tensor, tiles: list[_Tile], grid: tuple[int, int], request: Request
     ) -> Tensor:
         """B x N x 64 of the whole image."""
         if len(tiles) == 1:
@@ -235,7 +262,7 @@ class LucidFluxPipeline(DiffusionPipeline):
         blended = blend(parts(), boxes, channels.shape, request.overlap // TOKEN_PX)
         return blended.flatten(2).transpose(1, 2)
 
-    def _tile_velocity(self, latents: Tensor, sigma: Tensor, tile: _Tile, request: _Request) -> Tensor:
+    def _tile_velocity(self, latents: Tensor, sigma: Tensor, tile: _Tile, request: Request) -> Tensor:
         dtype = self.conditioner.dtype
         time = sigma.expand(len(latents)).to(dtype if request.numerics == "parity" else torch.float32)
         guidance = torch.full((len(latents),), request.guidance, device=latents.device)
@@ -263,64 +290,32 @@ class LucidFluxPipeline(DiffusionPipeline):
             if hook is not None:
                 hook.remove()
 
-    def _decode(self, latents: Tensor, lq: Tensor, proxy: Tensor, request: _Request, color_fix: str) -> Tensor:
-        """B x 3 x H x W in [0, 1], float32; decoded image by image, in tiles where the latents were."""
+    def _decode(self, latents: Tensor, lq: Tensor, proxy: Tensor, request: Request) -> Tensor:
+        """B x 3 x H x W in [0, 1], float32; decoded image by image, in the tiles that were denoised."""
         grid = (lq.shape[2] // TOKEN_PX, lq.shape[3] // TOKEN_PX)
         scale, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor
         scaled = unpack(latents.float(), *grid).to(self.vae.dtype) / scale + shift
-        tiled, before = bool(request.tile) and max(lq.shape[2:]) > request.tile, self.vae.use_tiling
-        self.vae.use_tiling = before or tiled
-        try:
-            decoded = [self.vae.decode(one[None], return_dict=False)[0] for one in scaled]
-        finally:
-            self.vae.use_tiling = before
+        tile, overlap = request.tile // LATENT_PX, request.overlap // LATENT_PX
+        decoded = [run_tiled(self._decode_one, one[None], tile, overlap, TOKEN_PX // LATENT_PX) for one in scaled]
         pixels = (torch.cat(decoded).float().clamp(-1, 1) + 1) / 2
-        if color_fix == "none":
+        if request.color_fix == "none":
             return pixels
-        source = proxy if color_fix == "proxy" else (lq + 1) / 2
+        source = proxy if request.color_fix == "proxy" else (lq + 1) / 2
         return align_colors(pixels, source).clamp(0, 1)
 
-
-def _check_choices(**chosen: str) -> None:
-    allowed = {
-        "schedule": ("published", "flux"),
-        "numerics": NUMERICS,
-        "color_fix": COLOR_FIXES,
-        "output_type": OUTPUT_TYPES,
-    }
-    for name, value in chosen.items():
-        if value not in allowed[name]:
-            raise ValueError(f"{name} is one of {', '.join(allowed[name])}, not {value!r}")
-
-
-def _check_tiles(tile: int, overlap: int) -> None:
-    if tile and (tile % 64 or overlap % 64 or not 0 <= overlap < tile):
-        raise ValueError("tile and overlap are multiples of 64 pixels, and overlap is the smaller")
+    def _decode_one(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return pixels
 
 
 def _levels(image: Images) -> np.ndarray:
     """uint8 B x H x W x 3."""
-    if isinstance(image, Tensor):
-        batch = image[None] if image.ndim == 3 else image
-        levels = (batch.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return np.asarray(levels.cpu().numpy())
-    if isinstance(image, Image.Image) or (isinstance(image, np.ndarray) and image.ndim == 3):
-        image = [image]
-    arrays = [_upright_rgb(one) if isinstance(one, Image.Image) else np.asarray(one) for one in image]
-    if not arrays or any(array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 for array in arrays):
-        raise ValueError("images are PIL images, uint8 HxWx3 arrays, or a tensor B x 3 x H x W in [0, 1]")
-    if len({array.shape for array in arrays}) > 1:
+    pixels = pixels_of(image)
+    if not pixels:
+        raise ValueError("there is no image to restore")
+    if len({one.shape for one in pixels}) > 1:
         raise ValueError("the images of one call have one size: call once for each size")
-    return np.stack(arrays)
-
-
-def _upright_rgb(image: Image.Image) -> np.ndarray:
-    """As the image contract of `lucidflux_data.decode`: EXIF orientation applied, alpha on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        colour = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
-    return np.asarray(image.convert("RGB"))
+    return np.stack(pixels)
 
 
 def _as_output(pixels: Tensor, output_type: str) -> Any:

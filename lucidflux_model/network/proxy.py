@@ -19,7 +19,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from lucidflux_model.network.tiling import blend, pad_reflect, tile_boxes
+from lucidflux_model.network.tiling import pad_reflect, run_tiled
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in EDSR and everything after it
 UNSHUFFLE = 8
@@ -176,7 +176,6 @@ class SwinIRProxy(ModelMixin, ConfigMixin):
         height, width = image.shape[2:]
         if not tile or max(height, width) <= tile:
             return self(image).clamp(0, 1)
-        padded = pad_reflect(image, UNSHUFFLE * self.window_size)
-        boxes = tile_boxes(padded.shape[2], padded.shape[3], tile, overlap, UNSHUFFLE * self.window_size)
-        tiles = (self(padded[..., box.top : box.bottom, box.left : box.right]) for box in boxes)
-        return blend(tiles, boxes, padded.shape, overlap)[..., :height, :width].clamp(0, 1)
+        window = UNSHUFFLE * self.window_size
+        restored = run_tiled(self, pad_reflect(image, window), tile, overlap, window)
+        return restored[..., :height, :width].clamp(0, 1)

@@ -6,7 +6,8 @@ overlap and are divided by their sum, so that the pieces of an image add up to t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -52,17 +53,16 @@ def ramp(length: int, overlap: int, first: bool, last: bool) -> Tensor:
 
 
 def blend(tiles: Iterable[Tensor], boxes: list[Box], shape: Iterable[int], overlap: int) -> Tensor:
-    """The weighted mean of tiles, ... x h x w each, as ... x H x W of `shape`, summed in float32.
+    """The weighted mean of tiles, ... x h x w each, as ... x H x W, summed in float32; `shape` ends in H and W.
 
     Each tile is taken from the iterator, added and let go of.
     """
-    shape = tuple(shape)
-    rows, columns = shape[-2:]
+    rows, columns = tuple(shape)[-2:]
     total = weights = None
     for tile, box in zip(tiles, boxes, strict=True):
         if total is None or weights is None:
-            total = torch.zeros(shape, device=tile.device)
-            weights = torch.zeros(shape[-2:], device=tile.device)
+            total = torch.zeros((*tile.shape[:-2], rows, columns), device=tile.device)
+            weights = torch.zeros((rows, columns), device=tile.device)
             dtype = tile.dtype
         down = ramp(box.bottom - box.top, overlap, box.top == 0, box.bottom == rows)
         right = ramp(box.right - box.left, overlap, box.left == 0, box.right == columns)
@@ -72,6 +72,26 @@ def blend(tiles: Iterable[Tensor], boxes: list[Box], shape: Iterable[int], overl
     assert total is not None
     assert weights is not None
     return (total / weights).to(dtype)
+
+
+def run_tiled(network: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int, step: int = 1) -> Tensor:
+    """`network`, which may enlarge, over B x C x H x W: in tiles where a side is longer than `tile` (0: never).
+
+    `tile` and `overlap` count places of `image` and are multiples of `step`, which every tile starts at one of.
+    """
+    rows, columns = image.shape[-2:]
+    if not tile or max(rows, columns) <= tile:
+        return network(image)
+    boxes = tile_boxes(rows, columns, tile, overlap, step)
+    first = network(_part(image, boxes[0]))
+    times = first.shape[-1] // (boxes[0].right - boxes[0].left)
+    larger = [Box(*(times * edge for edge in box)) for box in boxes]
+    rest = (network(_part(image, box)) for box in boxes[1:])
+    return blend(itertools.chain([first], rest), larger, (times * rows, times * columns), times * overlap)
+
+
+def _part(image: Tensor, box: Box) -> Tensor:
+    return image[..., box.top : box.bottom, box.left : box.right]
 
 
 def pad_reflect(image: Tensor, multiple: int) -> Tensor:
