@@ -31,12 +31,14 @@ from lucidflux_model.weights.files import WEIGHTS_FILE, file_sha256, folder_hash
 from lucidflux_model.weights.published import (
     LUCIDFLUX_PARTS,
     check_parts,
+    is_finite,
     layouts_of,
     read_tensors,
     save_lucidflux,
     split_prefix,
     strip_wrappers,
 )
+from lucidflux_model.weights.writing import share, write_tensors
 
 SHARD_BYTES = 5e9
 STEM = "diffusion_pytorch_model"  # diffusers' file name
@@ -85,6 +87,7 @@ def convert(files: Path, out: Path, model: str = "flux-dev", say: Callable[[str]
             say(f"{name}: {sources[name].name}")
             _convert_one(name, component, sources[name], part / name, torch.float32 if name in FLOAT32 else dtype)
         write_index(part, components)
+        share(*part.rglob("*.safetensors"))
         hashes = {str(path.relative_to(part)): file_sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
         about: WeightsIndex = {"schema_version": 1, "model": model, "files": hashes}
         if mark := read_mark(sources["conditioner"]):
@@ -122,13 +125,13 @@ def _convert_one(name: str, component: Any, source: Path, folder: Path, dtype: t
 
 def _converted(name: str, component: Any, source: Path) -> dict[str, Tensor]:
     """Our state dict, of mapped tensors."""
-    published = read_tensors(source)
+    published = strip_wrappers(read_tensors(source))
     parts = layouts_of(name, component)
     if source.name.startswith("lucidflux."):
         check_parts(source, published, LUCIDFLUX_PARTS)
-        pieces = {part: split_prefix(published, part) for part in parts}
+        pieces = {part: strip_wrappers(split_prefix(published, part)) for part in parts}
     else:
-        pieces = {next(iter(parts)): strip_wrappers(published)}
+        pieces = {next(iter(parts)): published}
     state = {}
     for part, (module, entries) in parts.items():
         prefix = next(key for key, child in component.named_modules() if child is module)
@@ -174,7 +177,7 @@ def _convert_siglip(component: Any, source: Path, folder: Path, dtype: torch.dty
 
 def read_prompt(source: Path, like: PromptEmbeddings) -> PromptEmbeddings:
     """prompt_embeddings.pt (`txt` 1 x tokens x width, `vec` 1 x width), checked against the sizes of `like`."""
-    state = read_tensors(source)
+    state = strip_wrappers(read_tensors(source))
     wanted = {"txt": tuple(like.text.shape), "vec": tuple(like.pooled.shape)}
     layouts.check(str(source), {key: tuple(tensor.shape) for key, tensor in state.items()}, wanted)
     prompt: PromptEmbeddings = PromptEmbeddings(*like.text.shape[1:], like.pooled.shape[1])
@@ -203,7 +206,8 @@ def export(folder: Path, out: Path) -> None:
 
 
 def verify(folder: Path) -> Verified:
-    """Hashes against weights.json, and keys and shapes against the model. Raises VerificationError."""
+    """Hashes against weights.json, keys and shapes against the model, and that all numbers are finite. Raises
+    VerificationError."""
     try:
         model = json.loads((folder / WEIGHTS_FILE).read_text())["model"]
     except (OSError, ValueError, KeyError):
@@ -216,20 +220,28 @@ def verify(folder: Path) -> Verified:
         elif file_sha256(folder / name) != sha256:
             wrong.append(f"{name} has changed")
     if not wrong:
-        wrong = [trouble for trouble in _wrong_shapes(folder, sizes_of(model)) if trouble]
+        wrong = list(_wrong_tensors(folder, sizes_of(model)))
     if wrong:
         raise VerificationError(f"{folder}: {'; '.join(wrong)}")
     return {"model": model, "files": len(hashes), "verified": True}
 
 
-def _wrong_shapes(folder: Path, sizes: ModelSizes) -> Iterator[str]:
+def _wrong_tensors(folder: Path, sizes: ModelSizes) -> Iterator[str]:
+    """Keys and shapes that are not the model's, and tensors that hold what is no finite number."""
     for name, component in build(sizes).items():
         found: dict[str, tuple[int, ...]] = {}
+        broken = []
         for path in sorted((folder / name).glob("*.safetensors")):
             with safe_open(path, "pt") as file:
                 for key in file.keys():  # noqa: SIM118 - not a mapping
+                    tensor = file.get_tensor(key)
                     # transformers writes the tower's keys as they stand in files of both towers
-                    found[key.removeprefix("vision_model.")] = tuple(file.get_slice(key).get_shape())
+                    found[key.removeprefix("vision_model.")] = tuple(tensor.shape)
+                    if not is_finite(tensor):
+                        broken.append(key)
+        if broken:
+            more = f" and {len(broken) - layouts.NAMED} more" if len(broken) > layouts.NAMED else ""
+            yield f"{name} holds NaN or infinity in {', '.join(broken[: layouts.NAMED])}{more}"
         try:
             layouts.check(name, found, {key: tuple(tensor.shape) for key, tensor in component.state_dict().items()})
         except InputError as error:
@@ -249,5 +261,5 @@ def compute_prompt(encoders: Path, out: Path, prompt: str = PROMPT) -> dict[str,
     with torch.no_grad():
         text, pooled, _ = pipeline.encode_prompt(prompt, None, max_sequence_length=512)
     tensors = {"txt": text.to(torch.bfloat16), "vec": pooled.to(torch.bfloat16)}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, metadata={"prompt": prompt})
+    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, out, {"prompt": prompt})
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_model.weights.files import file_sha256
+from lucidflux_model.weights.published import is_finite
+from lucidflux_model.weights.writing import write_tensors
 
 ABOUT, SUMS = "checkpoint.json", "checksums.json"
 FORMAT = 1
@@ -77,7 +78,7 @@ def write_part(folder: Path, state: Mapping[str, Any], rank: int, world: int) ->
         pieces[name] = {"offsets": place.offsets, "sizes": place.sizes, "shape": list(tensor.shape)}
     path = folder / f"rank-{rank:05d}.safetensors"
     try:
-        save_file(mine, path)
+        write_tensors(mine, path)
     except SafetensorError as error:
         code = _CODE.search(str(error))
         if code is None:
@@ -88,6 +89,17 @@ def write_part(folder: Path, state: Mapping[str, Any], rank: int, world: int) ->
         os.fsync(file.fileno())
     about = {"file": path.name, "sha256": file_sha256(path), "pieces": pieces}
     write_text(folder / f".rank-{rank:05d}.json", json.dumps(about))
+
+
+def find_broken(folder: Path) -> list[str]:
+    """The weights and averages of a checkpoint that hold NaN or infinity; none of a form before safetensors."""
+    broken = set()
+    for path in sorted(folder.glob("rank-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                if key.startswith(("model.", "ema.")) and not is_finite(file.get_tensor(key)):
+                    broken.add(key)
+    return sorted(broken)
 
 
 def write_about(folder: Path, state: Mapping[str, Any], world: int, more: Mapping[str, str]) -> None:

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lucidflux_data.errors import FolderBusy, InputError, Interrupted
+from lucidflux_data.errors import FolderBusy, InputError, Interrupted, VerificationError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.network.build import TRAINED, build, sizes_of
 from lucidflux_model.training import checkpoint_files as files
 from lucidflux_model.training import old_checkpoints
 from lucidflux_model.training.distributed import Runtime
+from lucidflux_model.weights.layouts import NAMED
 
 LATEST, PROGRESS, PLACE = "latest", "progress.json", "checkpoints"
 
@@ -119,11 +120,16 @@ NOT_CHECKED = "has no checksums, an older version saved it: its files were not c
 
 
 def verify_run(run: Path) -> dict[str, Any]:
-    """Every checkpoint of a run against its checksums, by number. VerificationError (exit 6) names a file."""
+    """Every checkpoint of a run against its checksums, by number, and whether the weights in it are finite numbers.
+    VerificationError (exit 6) names a file, or a tensor."""
     found = sorted(path for path in (run / PLACE).glob("step-*") if path.is_dir())
     if not found:
         raise InputError(f"{run} has no checkpoint yet")
     checked = [path.name for path in found if files.check_sums(path)]
+    for path in found:
+        broken = files.find_broken(path)
+        if broken:
+            raise VerificationError(f"{path} holds NaN or infinity in {', '.join(broken[:NAMED])}")
     lacking = [path.name for path in found if path.name not in checked]
     told = {"not_recorded_before_this_version": lacking} if lacking else {}
     return {"run": str(run), "checkpoints": len(found), "verified": len(checked), **told}

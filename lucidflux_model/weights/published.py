@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_data.messages import UnpackError
 from lucidflux_model.weights import layouts
 from lucidflux_model.weights.layouts import Entry
+from lucidflux_model.weights.writing import write_tensors
 
 MARK = "contaminated"  # suites that weights were validated on: lucidflux_model/contamination.py
 # Names of the five parts of lucidflux.pth ("ldr" is its word for the proxy).
@@ -99,12 +99,42 @@ def split_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{prefix}."): tensor for key, tensor in state.items() if key.startswith(f"{prefix}.")}
 
 
-def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that trainers leave: `state_dict.`, `params.`, `module.`, where every name has them."""
-    for prefix in ("state_dict", "params_ema", "params", "module"):
-        if state and all(key.startswith(f"{prefix}.") for key in state):
-            state = split_prefix(state, prefix)
-    return state
+# What holds the weights among other things of a checkpoint: names outside it are not weights.
+CONTAINERS = ("state_dict", "params_ema", "params", "model.diffusion_model")
+# What a trainer puts around a whole module (DDP; torch.compile, FSDP and checkpointing, which also do so inside one).
+WRAPPERS = ("module", "model")
+INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that trainers leave, in any order and depth. Layouts are checked afterwards, key by key, so
+    that what is taken here is whole or refused."""
+    state = _without_inner(state)
+    while True:
+        prefix = next((name for name in CONTAINERS if any(key.startswith(f"{name}.") for key in state)), None)
+        prefix = prefix or next((n for n in WRAPPERS if state and all(key.startswith(f"{n}.") for key in state)), None)
+        if prefix is None:
+            return state
+        state = split_prefix(state, prefix)
+
+
+def _without_inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the words that wrappers put into their middle; where two then are one, all keep their own."""
+    short = {key: ".".join(part for part in key.split(".") if part not in INNER) for key in state}
+    if len(set(short.values())) < len(short):
+        return dict(state)
+    return {short[key]: tensor for key, tensor in state.items()}
+
+
+AT_A_TIME = 1 << 24  # numbers: the backbone's largest tensor is looked at in parts
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of it is NaN or infinite; integers never are."""
+    if not tensor.is_floating_point():
+        return True
+    parts = tensor.flatten().split(AT_A_TIME)
+    return all(bool(torch.isfinite(part.float() if part.dtype.itemsize == 1 else part).all()) for part in parts)
 
 
 def layouts_of(part: str, module: Any) -> dict[str, tuple[nn.Module, list[Entry]]]:
@@ -137,11 +167,11 @@ def load_published(module: nn.Module, entries: list[Entry], published: Mapping[s
 
 def load_lucidflux(conditioner: Any, connector: Any, path: Path) -> None:
     """Loads lucidflux.pth, or a .safetensors file with its names. InputError for a wrong, partial or foreign file."""
-    state = read_tensors(path)
+    state = strip_wrappers(read_tensors(path))
     parts = {**layouts_of("conditioner", conditioner), **layouts_of("connector", connector)}
     check_parts(path, state, LUCIDFLUX_PARTS)
     for name, (module, entries) in parts.items():
-        load_published(module, entries, split_prefix(state, name), f"{path}: {name}")
+        load_published(module, entries, strip_wrappers(split_prefix(state, name)), f"{path}: {name}")
 
 
 def check_parts(path: Path, state: Mapping[str, Tensor], wanted: tuple[str, ...]) -> None:
@@ -177,7 +207,7 @@ def save_lucidflux(conditioner: Any, connector: Any, path: Path, contaminated: S
         if path.suffix == ".pth":
             torch.save(state | mark, path)
         else:
-            save_file(flat, path, metadata=mark or None)
+            write_tensors(flat, path, mark or None)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Interrupted(f"{path} could not be written ({reason}): repeat the command") from None

@@ -121,6 +121,40 @@ def test_verify_notices_weights_of_another_shape(converted: Path, tmp_path: Path
         verify(copy)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_verify_notices_what_is_no_number(converted: Path, tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    """The hashes are those of the folder: it was made of weights that had diverged."""
+    import shutil
+
+    shutil.copytree(converted, tmp_path / "copy")
+    path = tmp_path / "copy" / "connector" / "diffusion_pytorch_model.safetensors"
+    state = {key: tensor.to(dtype) for key, tensor in load_file(path).items()}
+    about = json.loads((tmp_path / "copy" / "weights.json").read_text())
+
+    def write() -> None:
+        save_file(state, path, metadata={"format": "pt"})
+        about["files"]["connector/diffusion_pytorch_model.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (tmp_path / "copy" / "weights.json").write_text(json.dumps(about))
+
+    write()
+    assert verify(tmp_path / "copy")["verified"]
+    state["redux_up.bias"] = torch.cat([state["redux_up.bias"][:-1].float(), torch.tensor([value])]).to(dtype)
+    write()
+    with pytest.raises(VerificationError, match=r"connector holds NaN or infinity in redux_up\.bias"):
+        verify(tmp_path / "copy")
+
+
+def test_files_of_a_folder_can_be_read_by_those_who_may_read_the_folder(files: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        convert(files, tmp_path / "weights", "tiny", quiet)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "weights").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {0o644}
+
+
 def test_the_weights_digest_follows_the_weights(converted: Path, files: Path) -> None:
     plain = weights_digest(ModelConfig(name="tiny", weights=str(converted)))
     assert plain == weights_digest(ModelConfig(name="tiny", weights=str(converted), offload="none"))

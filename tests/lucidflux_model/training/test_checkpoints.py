@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lucidflux_data.errors import InputError, Interrupted, VerificationError
 from lucidflux_model.training import checkpoint_files as files
@@ -162,3 +162,29 @@ def test_a_full_disk_is_called_full(tmp_path: Path) -> None:
         assert [path.name for path in (disk / PLACE).iterdir()] == []
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_verify_notices_weights_that_are_no_numbers(three: Path, tmp_path: Path) -> None:
+    """With the right sums: the run itself saved them."""
+    shutil.copytree(three, tmp_path / "run")
+    folder = latest(tmp_path / "run")
+    assert folder is not None
+    path = next(folder.glob("rank-*.safetensors"))
+    state = load_file(path)
+    name = next(key for key in sorted(state) if key.startswith("model.") and state[key].ndim == 1)
+    state[name][0] = float("inf")
+    save_file(state, path)
+    sums = json.loads((folder / files.SUMS).read_text())
+    text = json.dumps(sums).replace(files.file_sha256(next(three.rglob(path.name))), files.file_sha256(path))
+    (folder / files.SUMS).write_text(text)
+    with pytest.raises(VerificationError, match=f"NaN or infinity in {name}"):
+        verify_run(tmp_path / "run")
+
+
+def test_files_of_a_run_have_the_permissions_of_new_files(three: Path) -> None:
+    probe = three / "probe"
+    probe.touch()
+    written = [*three.rglob("*.safetensors")]
+    assert {path.name for path in written} >= {"trained.safetensors", "rank-00000.safetensors"}
+    assert {path.stat().st_mode for path in written} == {probe.stat().st_mode}
+    probe.unlink()

@@ -19,6 +19,7 @@ from lucidflux_model.weights.published import (
     read_tensors,
     save_lucidflux,
     split_prefix,
+    strip_wrappers,
 )
 from tests.support.paths import DATA
 
@@ -91,6 +92,82 @@ def test_a_wrapped_swinir_file_is_read(tiny, tmp_path: Path) -> None:
     loaded = build(MODELS["tiny"], parts=("proxy",))["proxy"]
     load_one("proxy", loaded, tmp_path / "swinir.ckpt")
     assert torch.equal(loaded.conv_last.weight, module.conv_last.weight)
+
+
+WRAPPED = {
+    "ddp": lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{key}": tensor for key, tensor in state.items()},
+    "both": lambda state: {f"module._orig_mod.{key}": tensor for key, tensor in state.items()},
+    "inside": lambda state: {
+        key.replace("blocks.0.", "blocks.0._orig_mod.").replace("layers.0.", "layers.0._fsdp_wrapped_module."): tensor
+        for key, tensor in state.items()
+    },
+    "lightning": lambda state: {
+        **{f"state_dict.module.{key}": tensor for key, tensor in state.items()},
+        "optimizer_states.0.exp_avg": torch.zeros(2),
+        "epoch": torch.zeros(1),
+    },
+    "basicsr": lambda state: {
+        **{f"params.{key}": torch.zeros_like(tensor) for key, tensor in state.items()},
+        **{f"params_ema.{key}": tensor for key, tensor in state.items()},
+    },
+    "comfy": lambda state: {
+        **{f"model.diffusion_model.{key}": tensor for key, tensor in state.items()},
+        "text_encoders.t5.weight": torch.zeros(2),
+    },
+    "model": lambda state: {f"model.{key}": tensor for key, tensor in state.items()},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_prefixes_that_trainers_leave_are_stripped_in_every_file(tiny, tmp_path: Path, kind: str) -> None:
+    from lucidflux_model.weights.layouts import to_published
+
+    for part in ("transformer", "vae", "proxy"):
+        ((_, (module, entries)),) = layouts_of(part, tiny[part]).items()
+        state = {key: t.contiguous().clone() for key, t in to_published(entries, module.state_dict()).items()}
+        save_file(WRAPPED[kind](state), tmp_path / f"{part}.safetensors")
+        loaded = build(MODELS["tiny"], parts=(part,))[part]
+        load_one(part, loaded, tmp_path / f"{part}.safetensors")
+        assert all(torch.equal(loaded.state_dict()[key], t) for key, t in module.state_dict().items()), part
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("around", ["file", "parts"])
+def test_a_wrapped_lucidflux_file_is_read(tiny, published: Path, tmp_path: Path, kind: str, around: str) -> None:
+    """Wrapped as a whole, or part by part."""
+    content = read_tensors(published)
+    if around == "file":
+        wrapped = WRAPPED[kind](content)
+    else:
+        parts = {part: WRAPPED[kind](split_prefix(content, part)) for part in LUCIDFLUX_PARTS}
+        wrapped = {f"{part}.{key}": tensor for part, state in parts.items() for key, tensor in state.items()}
+    torch.save(wrapped, tmp_path / "w.pth")
+    loaded = build(MODELS["tiny"], parts=("conditioner", "connector"))
+    load_lucidflux(loaded["conditioner"], loaded["connector"], tmp_path / "w.pth")
+    for part in ("conditioner", "connector"):
+        assert all(torch.equal(loaded[part].state_dict()[key], t) for key, t in tiny[part].state_dict().items())
+
+
+def test_names_that_would_become_one_are_kept() -> None:
+    state = {"a._orig_mod.weight": torch.zeros(1), "a.weight": torch.ones(1)}
+    assert strip_wrappers(state) == state
+    assert strip_wrappers({}) == {}
+
+
+def test_what_is_written_is_no_secret_of_its_writer(tiny, tmp_path: Path) -> None:
+    """safetensors makes files of mode 0600; others of the group train and restore with them."""
+    before = os.umask(0o027)
+    try:
+        for name in ("w.safetensors", "w.pth"):
+            save_lucidflux(tiny["conditioner"], tiny["connector"], tmp_path / name)
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o640, name
+        os.umask(0o002)
+        save_lucidflux(tiny["conditioner"], tiny["connector"], tmp_path / "w.safetensors")
+        assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pth", "w.safetensors"]
 
 
 def refused(path: Path) -> str:
