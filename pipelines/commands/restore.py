@@ -89,7 +89,7 @@ def restore_command(
     executor: ExecutorKind = ExecutorName.local,
     address: Address = None,
     num_cpus: NumCpus = None,
-    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a model on each; all by default.")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to take, a process with a model on each.")] = None,
     max_failed: MaxFailed = None,
     wait: Wait = 0,
     dry_run: DryRun = False,
@@ -224,16 +224,22 @@ def _run(
 ) -> Iterator[AnyUnit]:
     from pipelines.execution.worker import Publish
     from pipelines.restoration import job as restore
-    from pipelines.restoration.unit import RestoreUnit
 
-    if where.kind == "local":
-        yield from restore.run_here(folder, units, work)
+    if where.kind == "local" and not where.num_gpus:
+        yield from restore.run_here(folder, units, work if where.num_gpus is None else _on(work, "cpu"))
         return
     with where.open() as executor:
         progress.say(executor.description)
-        if work.config.model.device == "auto":
-            device = {"device": "cuda" if executor.num_gpus else "cpu"}
-            model = work.config.model.model_copy(update=device)
-            work = RestoreUnit(work.config.model_copy(update={"model": model}))
+        work = _on(work, "cuda" if executor.num_gpus else "cpu")
         for unit, _ in executor.map(units, Publish(work, folder), None, stateful=True):
             yield unit
+
+
+def _on(work: RestoreUnit, device: str) -> RestoreUnit:
+    """`work` on that device, unless another one was asked for."""
+    from pipelines.restoration.unit import RestoreUnit
+
+    if work.config.model.device != "auto":
+        return work
+    model = work.config.model.model_copy(update={"device": device})
+    return RestoreUnit(work.config.model_copy(update={"model": model}), work.say)

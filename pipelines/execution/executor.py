@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from lucidflux_data.errors import Interrupted, StorageError
+from lucidflux_data.errors import ConfigError, Interrupted, StorageError
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.in_flight import flights
 from pipelines.execution.worker import AnyUnit, Events, File, Publish
@@ -37,7 +37,7 @@ class Executor(Protocol):
         stateful: bool = False,
         gpus_each: float = 1.0,
     ) -> Iterator[tuple[AnyUnit, Any]]:
-        """`stateful`: the job loads something, so it stays in a fixed pool of actors, each with `gpus_each` GPUs."""
+        """`stateful`: the job loads something, so it stays in a fixed pool of processes, each with `gpus_each` GPUs."""
         ...
 
     def close(self) -> None: ...
@@ -55,6 +55,14 @@ def run(
     """Publishes the files of every unit into `folder`; yields the units as they are done. `phase`: in its events."""
     for unit, _ in executor.map(units, Publish(work, folder), Events(folder, phase), stateful, gpus_each):
         yield unit
+
+
+def number_of_actors(num_gpus: int, each: float) -> int:
+    """How many actors with `each` GPUs there is room for; a fraction never spans two GPUs. ConfigError for none."""
+    size = num_gpus * int(1 / each + 1e-9) if each <= 1 else int(num_gpus / each)
+    if size == 0:
+        raise ConfigError(f"workers.gpus_per_actor={each:g} is more than the {num_gpus} GPUs there are")
+    return size
 
 
 def available_cpus() -> int:

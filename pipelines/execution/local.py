@@ -10,25 +10,30 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from lucidflux_data.errors import StorageError
+from lucidflux_data.errors import ConfigError, StorageError
 from lucidflux_data.messages import pack
 from lucidflux_data.storage.config import SETTINGS
 from pipelines.execution import worker
-from pipelines.execution.executor import Job, lost_unit, next_attempt
+from pipelines.execution.executor import Job, lost_unit, next_attempt, number_of_actors
 from pipelines.execution.in_flight import STALL_S, flights
 from pipelines.execution.worker import AnyUnit, Events
 
 CLOSE_S = 10.0  # for the pool to see that its processes are gone
 
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
 class LocalExecutor:
-    """Spawned processes of this machine, no Ray: what one debugs with."""
+    """Spawned processes of this machine, no Ray: what one debugs with. A job that loads a model has a process for each
+    share of a GPU, which sees that one alone; every other job has a process for each CPU."""
 
     def __init__(self, num_cpus: int, num_gpus: int = 0) -> None:
         self.num_cpus = num_cpus
         self.num_gpus = num_gpus
         self.description = f"local processes, {num_cpus} CPUs" + (f", {num_gpus} GPUs" if num_gpus else "")
         self._pool: ProcessPoolExecutor | None = None
+        self._devices: list[str] = []  # of the pool that runs, a process each; none where GPUs do not matter
 
     def map(
         self,
@@ -39,6 +44,7 @@ class LocalExecutor:
         gpus_each: float = 1.0,
     ) -> Iterator[tuple[AnyUnit, Any]]:
         flights.clear()
+        self._place(share_devices(self.num_gpus, gpus_each) if stateful else [])
         blob = pack(job)
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[AnyUnit, int]] = deque()
@@ -78,7 +84,7 @@ class LocalExecutor:
         blob: bytes,
         events: Events | None,
     ) -> None:
-        while len(flying) < 2 * self.num_cpus:
+        while len(flying) < 2 * (len(self._devices) or self.num_cpus):
             if flying and (again or any(attempt > 1 for _, attempt in flying.values())):
                 return  # what was lost once runs alone: another unit's end must not take it along
             item = again.popleft() if again else next(waiting, None)
@@ -94,13 +100,23 @@ class LocalExecutor:
             flying[future] = (unit, attempt)
             flights.started(unit, attempt)
 
+    def _place(self, devices: list[str]) -> None:
+        """A process keeps its GPU for life: for other ones the pool begins anew."""
+        if devices != self._devices:
+            self.close()
+            self._devices = devices
+
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             for variable in worker.THREAD_VARIABLES:  # read by libraries when a child loads them
                 os.environ.setdefault(variable, "1")
             context = multiprocessing.get_context("spawn")
+            free = context.SimpleQueue()
+            for device in self._devices:
+                free.put(device)
+            arguments = (os.getpid(), free if self._devices else None)
             self._pool = ProcessPoolExecutor(
-                self.num_cpus, context, initializer=worker.start_local, initargs=(os.getpid(),)
+                len(self._devices) or self.num_cpus, context, initializer=_start, initargs=arguments
             )
         return self._pool
 
@@ -114,3 +130,27 @@ class LocalExecutor:
                 process.terminate()
             if manager is not None:  # it would complain of closed pipes when the interpreter ends before it
                 manager.join(CLOSE_S)
+
+
+def _start(parent: int, free: Any) -> None:
+    """First call of a spawned process; `free` has the devices that no other process of the pool has taken."""
+    if free is not None:
+        os.environ[VISIBLE] = free.get()  # before any library looks at the GPUs
+    worker.start_local(parent)
+
+
+def share_devices(num_gpus: int, each: float) -> list[str]:
+    """What each process of a pool sees, as CUDA_VISIBLE_DEVICES: a fraction shares a GPU, over 1 takes several.
+
+    Out of those that this process may see. ConfigError where those are fewer.
+    """
+    if not num_gpus:
+        return []
+    visible = os.environ.get(VISIBLE)
+    devices = [str(number) for number in range(num_gpus)] if visible is None else list(filter(None, visible.split(",")))
+    if len(devices) < num_gpus:
+        raise ConfigError(f"{VISIBLE} names {len(devices)} GPUs, --num-gpus asks for {num_gpus}")
+    count = number_of_actors(num_gpus, each)
+    if each <= 1:
+        return [devices[process * num_gpus // count] for process in range(count)]
+    return [",".join(devices[process * int(each) : (process + 1) * int(each)]) for process in range(count)]

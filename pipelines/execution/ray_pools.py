@@ -24,6 +24,7 @@ from ray.exceptions import (
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.messages import pack
 from lucidflux_data.storage.config import SETTINGS
+from pipelines.execution.executor import number_of_actors
 from pipelines.execution.worker import AnyUnit, Events
 
 WORKER_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError, ActorUnavailableError)
@@ -181,14 +182,6 @@ class ActorPool:
     def close(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
-
-
-def number_of_actors(num_gpus: int, each: float) -> int:
-    """How many actors with `each` GPUs there is room for; a fraction never spans two GPUs. ConfigError for none."""
-    size = num_gpus * int(1 / each + 1e-9) if each <= 1 else int(num_gpus / each)
-    if size == 0:
-        raise ConfigError(f"workers.gpus_per_actor={each:g} is more than the {num_gpus} GPUs there are")
-    return size
 
 
 def make_pool(

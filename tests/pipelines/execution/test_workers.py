@@ -14,10 +14,11 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.selection.config import label, make_config
 from lucidflux_data.selection.run import make_run
 from lucidflux_data.storage.folder import Folder
+from pipelines.execution.executor import number_of_actors
 from pipelines.execution.in_flight import Flights
+from pipelines.execution.local import LocalExecutor, share_devices
 from pipelines.execution.on_ray import RayExecutor
 from pipelines.execution.progress import Progress
-from pipelines.execution.ray_pools import number_of_actors
 from pipelines.execution.worker import Events, Unit
 from pipelines.filter.score import MetricUnit, count_decode_threads
 from tests.support.paths import ROOT
@@ -40,6 +41,54 @@ def test_an_actor_has_the_share_of_a_gpu_that_was_asked_for(each: float, actors:
         assert counts == [1 / each, 1 / each]
     else:
         assert set(devices.values()) == {"0,1"}
+
+
+@pytest.mark.parametrize(("each", "processes"), [(0.5, 4), (1.0, 2), (2.0, 1)])
+def test_a_local_process_has_the_share_of_a_gpu_that_was_asked_for(
+    each: float, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's actors; the devices are out of those that this process may see."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
+    executor = LocalExecutor(4, 2)
+    units = [Unit(f"unit-{number}", 1, None) for number in range(12)]
+    try:
+        seen = {answer for _, answer in executor.map(units, where_am_i, stateful=True, gpus_each=each)}
+        stateless = {answer for _, answer in executor.map(units, where_am_i)} if each == 2 else set()
+    finally:
+        executor.close()
+    devices = [device for _, device in seen]
+    assert len({pid for pid, _ in seen}) == len(seen) == processes
+    expected = {0.5: ["2", "2", "GPU-5", "GPU-5"], 1.0: ["2", "GPU-5"], 2.0: ["2,GPU-5"]}
+    assert sorted(devices) == expected[each]
+    if each == 2:
+        assert 1 < len(stateless) <= 4, "a job without a model has the processors, and no place among the GPUs"
+
+
+def end_once(unit: Unit) -> tuple[int, str]:
+    if unit.name == "unit-1" and unit.attempt == 1:
+        os._exit(1)
+    return where_am_i(unit)
+
+
+def test_a_local_process_that_dies_gives_its_gpu_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    executor = LocalExecutor(1, 2)
+    units = [Unit(f"unit-{number}", 1, None) for number in range(6)]
+    try:
+        seen = [answer for _, answer in executor.map(units, end_once, stateful=True)]
+    finally:
+        executor.close()
+    assert len(seen) == 6
+    assert {device for _, device in seen} <= {"0", "1"}
+    by_process = dict(seen)
+    assert all(by_process[pid] == device for pid, device in seen)
+
+
+def test_more_gpus_than_there_are_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES names 1 GPUs, --num-gpus asks for 2"):
+        share_devices(2, 1.0)
+    assert share_devices(0, 1.0) == []
 
 
 @pytest.fixture(scope="module")
