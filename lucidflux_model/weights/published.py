@@ -101,8 +101,8 @@ def split_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 # What holds the weights among other things of a checkpoint: names outside it are not weights.
 CONTAINERS = ("state_dict", "params_ema", "params", "model.diffusion_model")
-# What a trainer puts around a whole module (DDP; torch.compile, FSDP and checkpointing, which also do so inside one).
-WRAPPERS = ("module", "model")
+# What a trainer puts around a whole module (DDP), and what torch.compile, FSDP and checkpointing put inside one, too.
+WRAPPER = "module"
 INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
@@ -112,7 +112,8 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = _without_inner(state)
     while True:
         prefix = next((name for name in CONTAINERS if any(key.startswith(f"{name}.") for key in state)), None)
-        prefix = prefix or next((n for n in WRAPPERS if state and all(key.startswith(f"{n}.") for key in state)), None)
+        if prefix is None and state and all(key.startswith(f"{WRAPPER}.") for key in state):
+            prefix = WRAPPER
         if prefix is None:
             return state
         state = split_prefix(state, prefix)

@@ -192,7 +192,7 @@ def _restore(
     left = sum(unit.size for unit in units)
     if is_random(config):
         progress.say(f"model: {RANDOM_LABEL}")
-    work = RestoreUnit(config)
+    work = RestoreUnit(config, progress.say)
     try:
         with progress.phase("restore", left, len(rows) - left) as advance:
             for unit in _run(folder, units, work, where, progress):

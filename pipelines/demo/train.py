@@ -69,7 +69,7 @@ def first_lq(pairs: Folder) -> bytes:
 
 
 def restore_one(image: Path, trained: Path, out: Path) -> Path:
-    settings = ["model.name=tiny", f"model.trained={trained}", "model.device=cpu", "steps=4"]
+    settings = ["model.name=tiny", f"model.trained={trained}", "model.device=cpu", "steps=4", "upscale=4"]
     config = resolve(RestoreConfig, {}, None, settings)
     folder = Folder(out)
     rows = restore.start(folder, [str(image)], config)

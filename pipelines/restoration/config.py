@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from lucidflux_data.config import Section, since
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS, DecodeConfig
-from lucidflux_model.inference.config import ModelConfig
+from lucidflux_model.inference.config import SEED, TINY, ModelConfig
+from lucidflux_model.inference.request import Request
 
 DEFAULT_TILE = 256  # pixels of the input, where the network of a file may be tiled
 FILE_SUFFIXES = (".pth", ".safetensors", ".pt", ".ckpt")
@@ -58,21 +60,33 @@ class NetworkConfig(OutputConfig):
 
 
 class RestoreConfig(OutputConfig):
-    """Everything that decides what an image restored by LucidFlux is."""
+    """Everything that decides what an image restored by LucidFlux is. The model `tiny` has smaller defaults (TINY)."""
 
     model: ModelConfig = ModelConfig()
     steps: int = Field(28, ge=1)
     guidance: float = Field(4.0, ge=0)
     upscale: float = Field(4.0, gt=0)
-    height: int | None = Field(None, ge=16)  # instead of upscale, for all images
+    height: int | None = Field(None, ge=16)  # instead of upscale, for all images; one keeps the aspect ratio
     width: int | None = Field(None, ge=16)
-    seed: int = 123456789  # of the published inference
+    seed: int = SEED
     proxy_strength: float = 1.0
     schedule: Literal["published", "flux"] = "published"
     numerics: Literal["fast", "parity"] = "fast"
     color_fix: Literal["proxy", "lq", "none"] = "proxy"
     tile: int = Field(1024, ge=0)
     overlap: int = Field(128, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small_for_tiny(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        model = values.get("model", {})
+        name = model.get("name") if isinstance(model, Mapping) else model.name
+        return {**TINY, **values} if name == "tiny" else values
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        Request(self.steps, tile=self.tile, overlap=self.overlap)
+        return self
 
 
 def is_random(config: RestoreConfig | NetworkConfig) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,30 +39,34 @@ class Restorer(Protocol):
         ...
 
 
-def load_restorer(config: AnyConfig) -> Restorer:
-    """Raises ConfigError or InputError where the model cannot be had."""
+def load_restorer(config: AnyConfig, say: Callable[[str], None] | None = None) -> Restorer:
+    """`say` is told what takes long. Raises ConfigError or InputError where the model cannot be had."""
     if isinstance(config, NetworkConfig):
         from pipelines.restoration.network import NetworkRestorer
 
         return NetworkRestorer(config)
     from pipelines.restoration.lucidflux import LucidFluxRestorer
 
-    return LucidFluxRestorer(config)
+    return LucidFluxRestorer(config, say)
 
 
 class RestoreUnit:
-    """Restores the images of a batch and yields file and record of each; the model is loaded once a process."""
+    """Restores the images of a batch and yields file and record of each; the model is loaded once a process.
 
-    def __init__(self, config: AnyConfig) -> None:
+    `say` is told, in this process alone, how long an image takes.
+    """
+
+    def __init__(self, config: AnyConfig, say: Callable[[str], None] | None = None) -> None:
         self.config = config
+        self.say = say
         self._restorer: Restorer | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_restorer": None}
+        return {**self.__dict__, "_restorer": None, "say": None}
 
     def __call__(self, unit: Unit[list[RestoreRow]]) -> Iterator[File]:
         if self._restorer is None:
-            self._restorer = load_restorer(self.config)
+            self._restorer = load_restorer(self.config, self.say)
         pixels: dict[int, np.ndarray] = {}
         hashes: dict[str, str] = {}
         for index, row in enumerate(unit.payload):

@@ -420,7 +420,7 @@ def test_lucidflux_is_a_method_with_its_settings(two: Path, tmp_path: Path) -> N
     (two / "coffee.png").unlink()
     infer("lucidflux[flux,1]", two, tmp_path / "out", model="tiny", seeds=[3])
     made = tmp_path / "out" / "lucidflux[flux,1,tiny]" / "coins.png"
-    config = RestoreConfig(model={"name": "tiny"}, steps=1, schedule="flux", seed=3)
+    config = RestoreConfig(model={"name": "tiny"}, steps=1, upscale=4, schedule="flux", seed=3)
     folder = Folder(tmp_path / "restored")
     units = list_remaining(folder, restore.start(folder, [str(two)], config), 1)
     assert [unit.size for unit in restore.run_here(folder, units, RestoreUnit(config))] == [1]

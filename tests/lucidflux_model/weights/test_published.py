@@ -115,7 +115,6 @@ WRAPPED = {
         **{f"model.diffusion_model.{key}": tensor for key, tensor in state.items()},
         "text_encoders.t5.weight": torch.zeros(2),
     },
-    "model": lambda state: {f"model.{key}": tensor for key, tensor in state.items()},
 }
 
 
@@ -153,6 +152,8 @@ def test_names_that_would_become_one_are_kept() -> None:
     state = {"a._orig_mod.weight": torch.zeros(1), "a.weight": torch.ones(1)}
     assert strip_wrappers(state) == state
     assert strip_wrappers({}) == {}
+    old = {"model.0.weight": torch.zeros(1), "model.1.sub.0.weight": torch.zeros(1)}  # ESRGAN's own names
+    assert strip_wrappers(old) == old
 
 
 def test_what_is_written_is_no_secret_of_its_writer(tiny, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -323,7 +324,7 @@ def test_an_image_that_does_not_fit_is_a_failure_of_that_image(inputs: Path, tmp
         "--steps",
         1,
     )
-    done = restore(*arguments, "--tile", 0, "--device", "cpu", "--json", preexec_fn=limit)
+    done = restore(*arguments, "--upscale", 4, "--tile", 0, "--device", "cpu", "--json", preexec_fn=limit)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["failed"] == {"out_of_memory": 1}
     assert Image.open(tmp_path / "out" / "square.png").size == (256, 256)
@@ -358,3 +359,30 @@ def test_encoded_pixels_are_the_rounded_ones() -> None:
 def test_settings_that_do_not_change_the_result_are_not_in_it() -> None:
     config = RestoreConfig.model_validate({"model": {"name": "tiny", "offload": "group", "device": "cpu"}})
     assert config.model_dump() == RestoreConfig.model_validate({"model": {"name": "tiny"}}).model_dump()
+
+
+def test_the_model_that_checks_the_plumbing_is_asked_for_little(inputs: Path, tmp_path: Path) -> None:
+    """4 steps at the size of the input, unless said otherwise; a line tells how long an image will take."""
+    tiny = RestoreConfig.model_validate({"model": {"name": "tiny"}})
+    assert (tiny.steps, tiny.upscale) == (4, 1)
+    asked = RestoreConfig.model_validate({"model": {"name": "tiny"}, "steps": "28", "upscale": "4"})
+    assert (asked.steps, asked.upscale) == (28, 4)
+    assert (RestoreConfig().steps, RestoreConfig().upscale) == (28, 4)
+    done = restore_here(inputs / "square.png", "--out", tmp_path / "out", "--model", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"64x64 in 4 steps: about \d+ s an image, \d+\.\d s a step", done.stderr)
+    assert Image.open(tmp_path / "out" / "square.png").size == (64, 64)
+
+
+def test_one_side_alone_keeps_the_aspect_ratio(inputs: Path, tmp_path: Path) -> None:
+    done = restore_here(inputs / "odd.png", "--out", tmp_path / "out", *FAST, "--set", "height=48")
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "out" / "odd.png").size == (round(151 * 48 / 97), 48)
+
+
+def test_tiles_that_cannot_be_are_told_before_any_work(inputs: Path, tmp_path: Path) -> None:
+    for wrong in (("--tile", 100), ("--tile", 128), ("--tile", 256, "--set", "overlap=100")):
+        done = restore_here(inputs, "--out", tmp_path / "out", *FAST, *wrong)
+        assert done.returncode == 2, done.stderr
+        assert "multiples of 64 pixels" in done.stderr
+    assert not (tmp_path / "out").exists()
