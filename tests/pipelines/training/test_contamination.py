@@ -24,7 +24,8 @@ from lucidflux_model.samples.sources import SuiteImages
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.contamination import read_mark, suites_shown
 from lucidflux_model.weights.published import load_lucidflux
-from pipelines.bench.infer import Place, contaminated_suites
+from pipelines.bench.making import Place
+from pipelines.bench.own import contaminated_suites
 from tests.support import training
 
 SUITE = "offline-photos"
