@@ -137,11 +137,12 @@ def state(out: Path) -> dict[str, torch.Tensor]:
     assert path is not None
     about = json.loads((path / "checkpoint.json").read_text())["tensors"]
     tensors = {}
+    files = {file.name: load_file(file) for file in path.glob("rank-*.safetensors")}  # once: not for each tensor
     for name, entry in about.items():
         tensors[name] = torch.full(entry["shape"], float("nan"), dtype=getattr(torch, entry["dtype"]))
         for piece in entry["pieces"]:
             place = tuple(slice(o, o + n) for o, n in zip(piece["offsets"], piece["sizes"], strict=True))
-            tensors[name][place] = load_file(path / piece["file"])[name]
+            tensors[name][place] = files[piece["file"]][name]
         assert not tensors[name].isnan().any()
     return tensors
 
