@@ -23,7 +23,12 @@ from tests.support.paths import ROOT
 from tests.support.scenarios import UNITS, WIDE, Fault, check, failing, kill_worker, remote_tree, run_job, tree
 
 
-@pytest.mark.parametrize("seed", range(6))
+def seeds(count: int) -> list[object]:
+    """The first in each run of the tests, all of them by `make faults`."""
+    return [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, count))]
+
+
+@pytest.mark.parametrize("seed", seeds(6))
 def test_worker_killed(
     seed: int, photos: Path, local: LocalExecutor, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -34,7 +39,7 @@ def test_worker_killed(
     check(run, quiet)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_driver_interrupted(
     seed: int, photos: Path, local: LocalExecutor, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -60,7 +65,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_driver_killed(
     seed: int, photos: Path, local: LocalExecutor, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -74,7 +79,7 @@ def test_driver_killed(
     check(run, quiet)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_files_lost_between_two_runs(
     seed: int, photos: Path, local: LocalExecutor, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -123,7 +128,7 @@ def test_store_goes_away_and_comes_back(
     assert remote_tree(store, f"away-{seed}") == quiet_bucket
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_disk_full(seed: int, photos: Path, local: LocalExecutor, config: FilterConfig, quiet, tmp_path: Path) -> None:
     """A disk of a size at which scoring (seed 0) or packing (seed 1) finds it full, then a larger one."""
     disk = tmp_path / "disk"
