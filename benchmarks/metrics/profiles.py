@@ -19,6 +19,7 @@ from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.iqa import metrics as iqa
+from lucidflux_data.iqa.weight_files import WEIGHTS
 
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
@@ -89,7 +90,7 @@ class MetricSpec:
             return ("numpy", "opencv-python-headless")
         if self.name == "clipiqa":
             return ("open_clip_torch", "torch")
-        files = weights.WEIGHTS.get(self.name, ())
+        files = WEIGHTS.get(self.name, ())
         backbones = {name for file in files for start, name in BACKBONES.items() if file.startswith(start)}
         return ("pyiqa", "torch", "torchvision", *sorted(backbones))
 

@@ -8,6 +8,7 @@ is there stays, and the same image is never scored twice by the same metric, wha
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 import time
@@ -40,7 +41,7 @@ from lucidflux_data.storage.formats import table_bytes
 UNIT_IMAGES = 8  # a crash costs at most this many scores
 SLOW = frozenset({"maniqa", "maniqa-pipal", "qalign"})  # a minute an image on a CPU: one image a unit
 FAILED = "metric_failed"  # begins the reason where another library raised an error of its own for an image
-TRANSIENT = ("iqa_out_of_memory", "missing", FAILED)  # tried again by the next run, which may end otherwise
+TRANSIENT = ("iqa_out_of_memory", "missing", "changed", FAILED)  # tried again by the next run, which may end otherwise
 MIN_SIDE_PX = 11  # SSIM's window
 
 CACHED = pa.schema(
@@ -200,8 +201,8 @@ def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], flo
     found: float | None = None
     reason: str | None = None
     try:
-        image = pixels_apart(read_file(item.path))
-        reference = pixels_apart(read_file(item.reference)) if item.reference else None
+        image = _pixels(item.path, item.key[0])
+        reference = _pixels(item.reference, item.key[1]) if item.reference else None
         with within_memory():
             value = scorer(image, reference)
         found, reason = (value, None) if math.isfinite(value) else (None, "iqa_not_finite")
@@ -216,6 +217,14 @@ def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], flo
         reason = f"{FAILED} ({type(error).__name__}: {said[:80]})"
     seconds = round(time.perf_counter() - start, 4)
     return {"image": item.key[0], "reference": item.key[1], "value": found, "reason": reason, "seconds": seconds}
+
+
+def _pixels(path: str, sha256: str) -> np.ndarray:
+    """ImageError `changed` where the file is another one than the key says: no score of it may be kept under that."""
+    data = read_file(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ImageError("changed", "the bytes are not those that were read before")
+    return pixels_apart(data)
 
 
 def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarray | None], float]:
@@ -294,6 +303,8 @@ def score_set(method: Method, seed: str, suite: Suite, device: str) -> Outcome:
     files = _set_files(method, seed, suite)
     if len(files) < 2:
         return {"value": None, "reason": "too_few_images", "seconds": None}
+    if any(file_sha256(file.path) != file.sha256 for file in files.values()):
+        return {"value": None, "reason": "changed", "seconds": None}
     with tempfile.TemporaryDirectory() as place:
         for role, paths in (("out", {i: f.path for i, f in files.items()}), ("gt", {i: suite.gt[i] for i in files})):
             folder = Path(place, role)

@@ -43,7 +43,8 @@ def read_sample(folder: Folder, tar_name: str, rows: Sequence[IndexRow]) -> dict
     for row in rows:
         data = shards.read_member(folder, shard, row["offset"], row["size"])
         if zlib.crc32(data) != row["crc32"]:
-            raise InputError(f"{row['member']} of {folder} is damaged: `lucidflux-data verify --repair` mends it")
+            why = "it is damaged, or its shard was written again: `lucidflux-data verify` tells, --repair mends it"
+            raise InputError(f"{row['member']} of {folder} has changed: {why}")
         found[row["member"].partition(".")[2]] = data
     return found
 
@@ -81,12 +82,13 @@ def stored_hq(members: dict[str, bytes], record: PairRecord, sources: list[str])
             return data
     ref = record["hq"]["ref"]
     place = ref["path"] if ref["source"] < 0 else f"{sources[ref['source']]}/{ref['path']}".rstrip("/")
-    gone = f"the HQ of {record['key']} is gone: it was stored as a pointer into {place}"
+    told = f"it was stored as a pointer into {place}"
     uri = place if ref["offset"] < 0 else f"{place}#"
     try:
         return read_known(uri, ref["offset"], ref["size"], crc32=ref["crc32"])
     except ImageError as error:
-        raise InputError(f"{gone}, which now holds something else" if error.reason == "changed" else gone) from None
+        what = "has changed" if error.reason == "changed" else "is gone"
+        raise InputError(f"the HQ of {record['key']} {what}: {told}") from None
 
 
 def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[PairRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tarfile
 import zlib
 from typing import Any
 
@@ -24,7 +25,9 @@ from lucidflux_data.storage.regular import NOT_REGULAR, check_size, is_special, 
 # The details of failures that can pass: `retry` reads those candidates again.
 PASSING = "the store did not answer, again and again"
 REFUSED = "the store refuses this object to who asks (401 or 403)"
+CHANGED = "the bytes are not those that were read before"
 WEB_BYTES = 1 << 20  # of an answer, taken at a time
+HEADER = tarfile.BLOCKSIZE  # bytes before a member of a tar, which say how long it is
 
 
 def read_bytes(uri: str, offset: int = -1, size: int = -1, most: int = DEFAULT_MAX_FILE_BYTES) -> bytes:
@@ -87,16 +90,32 @@ def _read_allowed(uri: str, offset: int, size: int, most: int) -> bytes:
         raise ImageError("unreadable", PASSING) from None
     except (OSError, ValueError, pa.ArrowException):  # ValueError: a path with a NUL; pa.ArrowInvalid is one
         raise ImageError("unreadable", "reading the bytes failed") from None
-    if offset >= 0 and len(data) < size:
+    return check_member(data, size) if offset >= 0 else data
+
+
+def check_member(data: bytes, size: int) -> bytes:
+    """A member of a tar without the header before it. ImageError `changed` where the header is that of no member of
+    `size` bytes: another tar lies there now."""
+    header, content = data[:HEADER], data[HEADER:]
+    if len(content) < size:
         raise ImageError("truncated", "the tar ends inside this member")
-    return data
+    try:
+        whole = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == size
+    except (tarfile.HeaderError, ValueError):
+        whole = False
+    if not whole:
+        raise ImageError("changed", "the tar is not the one that was listed")
+    return content
 
 
 def _fetch(uri: str, row: tuple[str, int] | None, path: str | None, span: tuple[int, int, int]) -> bytes:
-    """`path`: of what is opened, None in a store; `span`: offset, size, and how much is read at most."""
+    """`path`: of what is opened, None in a store; `span`: offset, size, and how much is read at most. Of a member of a
+    tar, its header and what it holds."""
     offset, size, most = span
     if offset < 0:
         check_size(size, most)  # as the listing has it
+    else:
+        offset, size, most = offset - HEADER, size + HEADER, most + HEADER
     if row is not None:
         return _parquet_row(*row, most) if path is not None else retry_call(lambda: _parquet_row(*row, most), uri)
     if path is not None:
@@ -119,6 +138,8 @@ def read_known(
     try:
         data = _read(uri, offset, size, most)
     except ImageError as error:
+        if error.reason == "truncated" and not (sha256 is None and crc32 is None):
+            raise ImageError("changed", CHANGED) from None  # it was whole
         if error.detail == REFUSED:
             raise CredentialsError(uri) from None
         if error.detail == PASSING:
@@ -126,7 +147,7 @@ def read_known(
         raise
     other = sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256)
     if other or (crc32 is not None and zlib.crc32(data) != crc32):
-        raise ImageError("changed", "the bytes are not those that were read before")
+        raise ImageError("changed", CHANGED)
     return data
 
 
@@ -180,6 +201,8 @@ def _read_once(uri: str, offset: int, size: int, most: int) -> bytes:
     if offset >= 0:
         check_size(size, most)
         data = fs.cat_file(url, start=offset, end=offset + size)
+        if len(data) < size and int(fs.info(url).get("size") or 0) < offset + size:
+            return bytes(data)  # no broken answer: the tar ends there
     elif url.startswith(("http://", "https://")):
         data = _read_web(fs, url, most)
     else:

@@ -30,7 +30,7 @@ from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
-from lucidflux_data.sources.reading import read_file
+from lucidflux_data.sources.reading import HEADER, check_member, read_file
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import table_bytes
 from lucidflux_data.storage.names import check_file_name
@@ -103,14 +103,16 @@ class ShardPairs:
         for index, shard in enumerate(self.shard_of):
             first.setdefault(int(shard), index)
         sizes: dict[tuple[int, int], str] = {}
+        why = ""
         for index in list(first.values())[:: max(1, len(first) // PROBED)]:
             try:
                 hq, _ = self.read(index, 0)
-            except Unreadable:
+            except Unreadable as error:
+                why = why or str(error)
                 continue
             sizes.setdefault(hq.shape[:2], self.key(index, 0))
         if not sizes:
-            raise InputError(f"no pair of {self.shards[0]} can be read: see `lucidflux-data verify --deep`")
+            raise InputError(f"no pair of {self.shards[0]} can be read ({why}): see `lucidflux-data verify --deep`")
         if len(sizes) > 1:
             raise InputError(mixed_sizes(sizes))
         return next(iter(sizes))
@@ -131,7 +133,7 @@ class ShardPairs:
 
     def _bytes(self, index: int, row: dict[str, int]) -> tuple[bytes, bytes]:
         names = ("lq",) if row["hq_offset"] < 0 else ("hq", "lq")
-        start = min(row[f"{name}_offset"] for name in names)
+        start = min(row[f"{name}_offset"] for name in names) - HEADER
         end = max(row[f"{name}_offset"] + row[f"{name}_size"] for name in names)
         try:
             data = read_range(self.shards[self.shard_of[index]], start, end)
@@ -141,10 +143,14 @@ class ShardPairs:
             raise Unreadable(f"{self.key(index, 0)}: {error}") from None
         found = {}
         for name in names:
-            begin = row[f"{name}_offset"] - start
-            found[name] = data[begin : begin + row[f"{name}_size"]]
-            if self._checked and zlib.crc32(found[name]) != row[f"{name}_crc32"]:
-                raise Unreadable(f"{self.key(index, 0)}: its {name} is damaged")
+            begin, size = row[f"{name}_offset"] - start, row[f"{name}_size"]
+            try:
+                found[name] = check_member(data[begin - HEADER : begin + size], size)
+            except ImageError:
+                found[name] = b""
+            if not found[name] or (self._checked and zlib.crc32(found[name]) != row[f"{name}_crc32"]):
+                why = "it is damaged, or its shard was written again"
+                raise Unreadable(f"{self.key(index, 0)}: its {name} has changed: {why}")
         return found.get("hq", b""), found["lq"]
 
     def _pointed(self, index: int, row: dict[str, int]) -> np.ndarray:

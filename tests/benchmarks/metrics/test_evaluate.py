@@ -23,6 +23,7 @@ from benchmarks.suites import suite as suites
 from lucidflux_data.images import decode
 from lucidflux_data.iqa.batches import OutOfMemory
 from lucidflux_data.iqa.niqe import niqe
+from lucidflux_data.iqa.pins import file_sha256
 from lucidflux_data.storage.folder import Folder
 from tests.support.paths import LUCIDFLUX
 
@@ -130,18 +131,23 @@ def test_lasting_failures_are_kept_and_transient_ones_are_not(photos: Path, tmp_
     spec = MetricSpec("niqe")
     items = evaluate.make_items(spec, methods, suite)
     small, gone = Path(photos / "lq" / "coins.png"), tmp_path / "gone.png"
-    odd = [Item(("1" * 64, ""), str(small), None), Item(("2" * 64, ""), str(gone), None)]
+    tiny, lost = file_sha256(small), file_sha256(photos / "gt" / "chelsea.png")
+    odd = [Item((tiny, ""), str(small), None), Item((lost, ""), str(gone), None)]
     cache = Folder(tmp_path / "cache")
     fill(cache, spec, [*items, *odd])
     known = evaluate.read_cache(cache, evaluate.cache_place(spec, "cpu"))
-    assert known["1" * 64, ""]["reason"] == "iqa_not_finite"  # 48 px: NIQE has no block
-    assert known["2" * 64, ""]["reason"] == "missing"
+    assert known[tiny, ""]["reason"] == "iqa_not_finite"  # 48 px: NIQE has no block
+    assert known[lost, ""]["reason"] == "missing"
     assert lacks(cache, spec, [*items, *odd]) == 1
-    gone.write_bytes(Path(items[0].path).read_bytes())  # it is back: the next run takes it, and keeps its score
+    gone.write_bytes(Path(items[0].path).read_bytes())  # another image: its score is not kept as that of the first
+    assert evaluate.score_item(odd[1], lambda *_: 1.0)["reason"] == "changed"
+    fill(cache, spec, [*items, *odd])
+    assert lacks(cache, spec, [*items, *odd]) == 1
+    gone.write_bytes((photos / "gt" / "chelsea.png").read_bytes())  # it is back: the next run takes it
     fill(cache, spec, [*items, *odd])
     assert lacks(cache, spec, [*items, *odd]) == 0
     known = evaluate.read_cache(cache, evaluate.cache_place(spec, "cpu"))
-    assert known["2" * 64, ""]["value"] == known[items[0].key]["value"]
+    assert known[lost, ""]["value"] == niqe(decode(gone.read_bytes()))
 
     def runs_out(*_: object) -> float:
         raise OutOfMemory

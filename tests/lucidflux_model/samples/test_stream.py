@@ -131,6 +131,31 @@ def test_stock_tars_without_an_index_give_the_same_pairs(train_pairs: Path, tmp_
     assert all(np.array_equal(x, y) for key in a for x, y in zip(a[key], b[key], strict=True))
 
 
+@pytest.mark.parametrize("how", ["moved", "shorter"])
+def test_a_stock_tar_that_is_written_again_has_changed(how: str, train_pairs: Path, tmp_path: Path) -> None:
+    """Its kept index has no checksums: the header before each member tells."""
+    for path in (train_pairs / "shards").glob("*.tar"):
+        shutil.copyfile(path, tmp_path / path.name)
+    stock = open_shards([str(tmp_path / "*.tar")], Folder(tmp_path / "run"))
+    tar = tmp_path / stock.shards[0].rpartition("/")[2]
+    with tarfile.open(tar) as old, tarfile.open(tmp_path / "new", "w") as new:
+        members = [(member, old.extractfile(member).read()) for member in old.getmembers()]
+        first = tarfile.TarInfo("first.txt")
+        first.size = 700
+        for member, data in [(first, bytes(700)), *members] if how == "moved" else members[:3]:
+            new.addfile(member, io.BytesIO(data))
+    (tmp_path / "new").replace(tar)
+    of_it = np.flatnonzero(stock.shard_of == 0)
+    for index in of_it if how == "moved" else of_it[1:]:
+        with pytest.raises(Unreadable, match="has changed: it is damaged, or its shard was written again"):
+            stock.read(int(index), 0)
+    if how == "moved":
+        for path in tmp_path.glob("*.tar"):
+            path.write_bytes(tar.read_bytes())
+        with pytest.raises(InputError, match=r"no pair of .* can be read \(.* has changed"):
+            open_shards([str(tmp_path / "*.tar")], Folder(tmp_path / "run"))
+
+
 def test_online_pairs_have_the_pixels_of_stored_ones(train_pairs: Path, train_photos: Path, tmp_path: Path) -> None:
     stored = read_all(open_shards([str(train_pairs)], Folder(tmp_path)))
     online = OnlinePairs([str(train_photos)], "realesrgan-x4", 0, [f"size={training.SIZE}"])
@@ -152,7 +177,7 @@ def test_an_hq_by_pointer_is_read_from_its_source(train_photos: Path, train_pair
 def test_a_damaged_pair_is_counted_and_replaced_by_the_next(train_pairs: Path, tmp_path: Path) -> None:
     broken = damage(train_pairs, tmp_path / "broken", "lq", 5)
     source = open_shards([str(broken)], Folder(tmp_path))
-    with pytest.raises(Unreadable, match="its lq is damaged"):
+    with pytest.raises(Unreadable, match="its lq has changed"):
         source.read(5, 0)
     order = Order(np.arange(12), source.shard_of, 0, 4)
     place = order.epoch(0).tolist().index(5)

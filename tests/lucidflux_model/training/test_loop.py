@@ -244,7 +244,7 @@ def test_damaged_pairs_are_counted_and_over_the_limit_the_run_stops(train_pairs:
     said: list[str] = []
     training.run(broken, tmp_path / "run", "steps=6", "batch_size=2", say=said.append)
     assert [line["corrupt"] for line in training.lines(tmp_path / "run")][-1] == 2
-    assert sum("its hq is damaged" in line for line in said) == 2
+    assert sum("its hq has changed" in line for line in said) == 2
     with pytest.raises(InputError, match=r"2 pairs could not be read, over data.max_corrupt=1"):
         training.run(broken, tmp_path / "other", "steps=6", "batch_size=2", "data.max_corrupt=1")
 

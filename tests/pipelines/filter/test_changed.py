@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +19,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs.config import make_pairs_config
 from lucidflux_data.pairs.dataset import RealESRGANPairs
 from lucidflux_data.pairs.replay import replay_pair
-from lucidflux_data.selection.config import make_config
+from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.sources import parquet as parquet_source
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage.folder import Folder, absolute_url
@@ -94,7 +97,7 @@ def test_a_damaged_member_is_not_replayed(photo_paths: list[Path], tmp_path: Pat
     data = bytearray(tar.read_bytes())
     data[row["offset"] + row["size"] // 2] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(InputError, match=r"_00\.lq\.png of .* is damaged"):
+    with pytest.raises(InputError, match=r"_00\.lq\.png of .* has changed"):
         replay_pair(Folder(str(out)), row["key"])
 
 
@@ -122,3 +125,96 @@ def test_known_bytes(known: str, tmp_path: Path) -> None:
     file.write_bytes(b"other")
     with pytest.raises(ImageError, match="changed"):
         read_known(f"file://{file}", **{known: told})
+
+
+def written_again(tar: Path, contents: dict[str, bytes]) -> None:
+    """Another tar in the place of this one, as a command that rewrites a shard leaves it."""
+    with tarfile.open(tar.with_suffix(".new"), "w") as file:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    tar.with_suffix(".new").replace(tar)
+
+
+SHIFTED, SHORTER, SAME_PLACE = "shifted", "shorter", "same place"
+
+
+def other_photos(photos: dict[str, bytes], how: str) -> dict[str, bytes]:
+    """The same names with other members in their places: moved by a new first one, fewer, or of the same length."""
+    if how == SHIFTED:
+        return {"0.txt": bytes(777), **photos}
+    if how == SHORTER:
+        return dict(list(photos.items())[:1])
+    return {name: data[:-1] + bytes([data[-1] ^ 1]) for name, data in photos.items()}
+
+
+@pytest.fixture
+def tar(photo_paths: list[Path], tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    photos = {f"{number}{path.suffix}": path.read_bytes() for number, path in enumerate(photo_paths[:3])}
+    written_again(tmp_path / "photos.tar", photos)
+    return tmp_path / "photos.tar", photos
+
+
+def begun(source: Path, run: Path) -> tuple[Folder, FilterConfig]:
+    rules = ("rules.min_laplacian_variance=0", "rules.max_flat_fraction=1", "cut.top_fraction=1")
+    config, folder = make_config("demo", settings=rules), Folder(str(run))
+    job.list_into(folder, [absolute_url(str(source))], config, "demo", None, ("score", "select", "pack"), QUIET)
+    return folder, config
+
+
+@pytest.mark.parametrize("how", [SHIFTED, SHORTER, SAME_PLACE])
+@pytest.mark.parametrize("after", ["list", "measures", "metric"])
+def test_a_tar_that_is_written_again_between_two_steps_has_changed(how: str, after: str, tar, tmp_path: Path) -> None:
+    """Every reader of `filter`: what was only listed is told by the header before a member, later by its sha256."""
+    file, photos = tar
+    folder, config = begun(file, tmp_path / "run")
+    if after != "list":
+        score_basic(folder, config, Here(), QUIET)
+    if after == "metric":
+        job.select(folder, config, Here(), QUIET)
+    written_again(file, other_photos(photos, how))
+    if after == "metric":
+        with pytest.raises(InputError, match="has changed since it was scored"):
+            job.pack(folder, config, Here(), QUIET)
+        return
+    if after == "list":
+        score_basic(folder, config, Here(), QUIET)
+    job.select(folder, config, Here(), QUIET)
+    reasons = [row["reason"] for row in folder.read_table("selected.parquet").to_pylist()]
+    if (how, after) == (SAME_PLACE, "list"):
+        return  # nobody had read the first ones: these are the photos
+    if how == SHORTER:
+        assert reasons.count("truncated" if after == "list" else "changed") == 2
+    else:
+        assert reasons == ["changed"] * 3
+
+
+@pytest.mark.parametrize("how", [SHIFTED, SHORTER, SAME_PLACE])
+def test_pairs_of_a_tar_that_is_written_again(how: str, tar, tmp_path: Path) -> None:
+    """`synthesize`, replay of a pointer, and pairs that are made as they are read."""
+    file, photos = tar
+    settings = ("degrade.size=128", "variants=1", "hq=ref")
+    run_synthesize(file, tmp_path / "pairs", *settings)
+    keys = pq.read_table(tmp_path / "pairs" / "shards" / "pairs-000000.index.parquet")["key"].to_pylist()
+    online = RealESRGANPairs(str(file), "realesrgan-x4", 0, settings=["size=128"])
+    config = make_pairs_config("realesrgan-x4", settings=list(settings))
+    late = Folder(str(tmp_path / "late"))
+    about = pairs_run.make_run(config, "pairs", "cv2", [absolute_url(str(file))], None)
+    pairs_run.start(late, about)
+    synthesis.list_inputs(late, about["sources"], config, None, Here(), QUIET)
+    written_again(file, other_photos(photos, how))
+    lost = 2 if how == SHORTER else 3
+    found = [outcome(lambda number=number: online[number]) for number in range(3)]
+    assert found.count("changed") == lost, found
+    found = [outcome(lambda key=key: replay_pair(Folder(str(tmp_path / "pairs")), key)) for key in sorted(set(keys))]
+    assert found.count("changed") == lost, found
+    assert synthesis.synthesize(late, about, Here(), QUIET)["failed"] == {"changed": lost}
+
+
+def outcome(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except InputError as error:
+        return "changed" if "has changed" in str(error) else str(error)
+    return "read"

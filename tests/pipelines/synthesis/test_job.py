@@ -420,7 +420,9 @@ def test_damaged_or_missing_hq_is_one_sentence_and_nothing_half_published(hq_run
         tar.write_bytes(data if harm == "flip" else data[: len(data) // 3])
         if harm == "remove":
             tar.unlink()
-        with pytest.raises(InputError, match=r"hq-000000\.tar#\w+\.\w+ (has changed: it is damaged|was listed but cannot be read)"):
+        with pytest.raises(
+            InputError, match=r"hq-000000\.tar#\w+\.\w+ (has changed: it is damaged|was listed but cannot be read)"
+        ):
             make(run, out)
         assert not (out / "manifest.json").exists()
         assert not list(out.rglob("*.part"))
