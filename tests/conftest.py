@@ -41,7 +41,7 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_command():
-    """Runs `lucidflux-data`: in this process, which spares a second of imports; with `cwd` or `env`, the installed one."""
+    """Runs `lucidflux-data`: in this process, sparing a second of imports; with `cwd` or `env`, the installed one."""
 
     def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         command = [COMMAND, *map(str, arguments)]
