@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow.compute as pc
 
 from lucidflux_data.errors import InputError
-from lucidflux_data.selection import pool, records
+from lucidflux_data.measures.firewall import measure_in_force
+from lucidflux_data.selection import ledger, pool, records
 from lucidflux_data.selection import rules as selection
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
@@ -21,6 +22,7 @@ GRID = {
     "rules.max_laplacian_variance": ("4000", "6000", "8000", "10000"),
     "rules.max_flat_fraction": ("0.3", "0.4", "0.5", "0.6", "0.7"),
     "rules.min_side": ("0", "256", "512", "1024", "2048"),
+    "cut.top_fraction": ("0.05", "0.1", "0.2", "0.3", "0.5"),
 }
 
 
@@ -33,6 +35,20 @@ class WhatIf(TypedDict):
     survivors: int
     kept: int
     now: bool
+
+
+class Tried(TypedDict):
+    """Settings all at once. `now`: counts of the rules in force; `then`: of the others, None where scores are missing;
+    `survivors`: of all rules but the cut; `kept`: how many, or how many at least where `scores_to_compute` of those
+    survivors have no score, or `measures_to_take` lack another measure that a rule asks for."""
+
+    settings: list[str]
+    now: ledger.Counts
+    then: ledger.Counts | None
+    survivors: int
+    kept: int
+    scores_to_compute: int
+    measures_to_take: int
 
 
 class Explained(TypedDict):
@@ -50,14 +66,61 @@ def what_if(folder: Folder, config: FilterConfig) -> list[WhatIf]:
     arrays = pool.load_pool(runs.parts(folder)).arrays
     rows: list[WhatIf] = []
     for name, values in GRID.items():
-        for value in values:
-            changed = make_config(settings=[f"{name}={value}"], base=config)
+        for value in values if name != "cut.top_fraction" or config.iqa.metric != "none" else ():
+            alone = ["cut.top_k=none"] if name == "cut.top_fraction" else []
+            changed = make_config(settings=[*alone, f"{name}={value}"], base=config)
             survivors = int(np.sum(selection.apply_rules(arrays, changed.rules) == records.KEPT))
             cut = changed.iqa.metric != "none"
             kept = selection.number_kept(survivors, changed.cut) if cut else survivors
             now = changed == config
             rows.append({"setting": name, "value": value, "survivors": survivors, "kept": kept, "now": now})
     return rows
+
+
+def try_settings(folder: Folder, config: FilterConfig, settings: Sequence[str]) -> Tried:
+    """What `select` with `settings` (a.b=v) would count, as far as scores are there. ConfigError as `make_config`;
+    InputError where the rules in force lack scores, so that there is nothing to compare with."""
+    run = runs.read_run(folder)
+    changed = make_config(settings=settings, base=config)
+    now = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
+    candidates = pool.load_pool(runs.parts(folder), measure_in_force(run, changed.select.forbid))
+    codes = ledger.find_survivors(candidates, changed, scored=False)
+    waiting = ledger.find_unscored(candidates, changed)
+    unmeasured = _find_unmeasured(candidates, changed, codes)
+    alive = int((codes == records.KEPT).sum())
+    tried: Tried = {"settings": list(settings), "now": now, "then": None, "survivors": alive, "kept": 0,
+                    "scores_to_compute": len(waiting), "measures_to_take": len(unmeasured)}  # fmt: skip
+    if not len(waiting) and not len(unmeasured):
+        then = ledger.count_codes(ledger.decide(candidates, changed)[0])
+        return tried | {"then": then, "kept": then["kept"]}
+    missing = np.union1d(waiting, unmeasured)
+    tried["kept"] = _count_surely_kept(candidates, changed, missing)
+    return tried
+
+
+def _find_unmeasured(candidates: pool.Pool, config: FilterConfig, codes: np.ndarray) -> np.ndarray:
+    """int64 rows: survivors that a rule in force would be asked of, and that lack the measure."""
+    lacks = np.zeros(len(codes), bool)
+    if selection.needs_history(config):
+        lacks |= ~candidates.measured(selection.HISTORY)
+    if config.select.forbid:
+        lacks |= True if candidates.leaks is None else ~candidates.measured(candidates.leaks)
+    return np.flatnonzero(lacks & (codes == records.KEPT))
+
+
+def _count_surely_kept(candidates: pool.Pool, config: FilterConfig, missing: np.ndarray) -> int:
+    """Of those of which all is known: the cut of so many. Near-duplicates join groups when the others are known, so
+    nothing is sure of them."""
+    if config.select.near_duplicates is not None:
+        return 0
+    codes = ledger.find_survivors(candidates, config)
+    codes[missing[codes[missing] == records.KEPT]] = records.CODE["low_iqa"]
+    by_hand = int((codes == records.CODE[records.INCLUDED]).sum())
+    alive = codes == records.KEPT
+    if config.iqa.metric == "none":
+        return by_hand + int(alive.sum())
+    scores = candidates.numbers(config.iqa.metric, config.iqa.metric)
+    return by_hand + selection.number_kept(int((alive & np.isfinite(scores)).sum()), config.cut)
 
 
 def explain(folder: Folder, wanted: str) -> Explained:

@@ -86,6 +86,20 @@ def group_near(hashes: np.ndarray, radius: int = DEFAULT_RADIUS) -> np.ndarray:
     return groups
 
 
+def near_pairs(hashes: np.ndarray, radius: int, most: int) -> np.ndarray | None:
+    """int64 (m, 2): every pair of rows (i < j) of `hashes` (uint64, n, each once) within `radius` bits in some flip or
+    turn, sorted. None where tables of buckets meet more than `most` of them, the same pair in several tables counted
+    again."""
+    variants, met = dihedral(hashes), np.empty((0, 2), np.int64)
+    for mask in _masks(radius, len(hashes)):
+        room = np.empty((most - len(met) + 1, 2), np.int64)
+        count = _meet(variants, *_buckets(hashes, mask), np.uint64(mask), radius, room)
+        if len(met) + count > most:
+            return None
+        met = np.unique(np.concatenate([met, room[:count]]), axis=0)
+    return met
+
+
 def _masks(radius: int, n: int) -> list[int]:
     """The bit masks of all choices of whole blocks; how many blocks agree is chosen for the least expected work."""
 
@@ -150,6 +164,42 @@ def _link(
                     distance += 1
                 if distance <= radius:
                     _union(parents, i, j)
+
+
+@compiled
+def _meet(
+    variants: np.ndarray,
+    order: np.ndarray,
+    ordered: np.ndarray,
+    starts: np.ndarray,
+    mask: np.uint64,
+    radius: int,
+    pairs: np.ndarray,
+) -> int:
+    """As `_link`, but writes the pairs down; stops when `pairs` is full."""
+    bits = 0
+    while (1 << bits) < len(starts) - 1:
+        bits += 1
+    count = 0
+    for variant in range(8):
+        for i in range(len(order)):
+            wanted = variants[variant, i]
+            masked = wanted & mask
+            bucket = np.int64((masked * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
+            for position in range(starts[bucket], starts[bucket + 1]):
+                difference = wanted ^ ordered[position]
+                if difference & mask != 0 or order[position] <= i:
+                    continue
+                distance = 0
+                while difference != 0 and distance <= radius:
+                    difference &= difference - np.uint64(1)
+                    distance += 1
+                if distance <= radius:
+                    pairs[count, 0], pairs[count, 1] = i, order[position]
+                    count += 1
+                    if count == len(pairs):
+                        return count
+    return count
 
 
 @compiled

@@ -40,6 +40,14 @@ def find_survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.
     return codes
 
 
+def find_unscored(pool: Pool, config: FilterConfig) -> np.ndarray:
+    """int64 rows of the pool: survivors of the rules that have neither a score of the metric nor a reason why not."""
+    if config.iqa.metric == "none":
+        return np.zeros(0, np.int64)
+    waiting = (find_survivors(pool, config, scored=False) == KEPT) & ~pool.measured(config.iqa.metric)
+    return np.flatnonzero(waiting)
+
+
 class Counts(TypedDict):
     """candidates = kept + rejected per reason + failed per reason. `included`: of the kept, those by hand."""
 
@@ -56,7 +64,7 @@ def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> Counts:
     further = selection_columns.read_carried(pool, config)
     tables = _ledger_tables(pool, (codes, ranks, scores, groups), further, config.iqa.metric)
     folder.publish(runs.LEDGER, table_chunks(tables, REPEATING))
-    return _counted(codes)
+    return count_codes(codes)
 
 
 def _ledger_tables(pool: Pool, decided: tuple[np.ndarray, ...], further: pa.Table, metric: str) -> Iterator[pa.Table]:
@@ -136,10 +144,11 @@ def counts(ledger: pa.Table) -> Counts:
     codes = reason_codes(ledger["reason"])
     agree = records.is_kept(codes) == ledger["keep"].to_numpy()
     assert agree.all(), "a row is kept exactly when no rule speaks against it"
-    return _counted(codes)
+    return count_codes(codes)
 
 
-def _counted(codes: np.ndarray) -> Counts:
+def count_codes(codes: np.ndarray) -> Counts:
+    """Of int16 codes, one a candidate, as `decide` gives them."""
     found = np.bincount(codes + 1, minlength=len(records.REASONS) + 1).tolist()
     tally = dict(zip(records.REASONS, found[1:], strict=True))
     result: Counts = {

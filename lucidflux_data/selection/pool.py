@@ -105,6 +105,20 @@ class Pool:
         """float64 of a measure's column over the pool, NaN where there is none."""
         return float_column(self.column(measure, name, pa.float64()), np.nan)
 
+    def measured(self, measure: str) -> np.ndarray:
+        """bool over the pool: the candidate has a row in scores/<measure>, with a value or the reason why there is
+        none."""
+        there = []
+        for number, part in enumerate(self.parts):
+            size, uris = run_folder.unit_size(part.candidates), self.tables[number]["uri"]
+            mine = np.zeros(part.candidates, bool)
+            for unit, table in self.units(number, measure).items():
+                own = uris.slice(unit * size, size)
+                known = pc.is_in(own, table["uri"].combine_chunks().cast(own.type))
+                mine[unit * size : (unit + 1) * size] = known.to_numpy()
+            there.append(mine[self.rows[number]])
+        return np.concatenate(there) if there else np.zeros(0, bool)
+
     def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
         """The slice of a pool-wide array that belongs to part `number`."""
         start = sum(len(rows) for rows in self.rows[:number])

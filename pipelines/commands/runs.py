@@ -1,13 +1,14 @@
-"""Commands of `lucidflux-data` around a set: plan, retry, what-if, report, diff, forget, fingerprint, doctor."""
+"""Commands of `lucidflux-data` around a set: plan, retry, diff, what-if, explore, report, forget, doctor."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lucidflux_data.escapes import show
 from pipelines.commands.options import (
     OUT,
     Address,
@@ -19,19 +20,27 @@ from pipelines.commands.options import (
     ExecutorOptions,
     Iqa,
     Json,
+    MinSide,
     NumCpus,
     Preset,
     RunFolder,
     Set,
     Sources,
+    TopFraction,
+    TopK,
     Wait,
+    Where,
     allow_setting,
     check_finite,
+    cut_settings,
     settle,
     tell,
     tell_json,
     writing,
 )
+
+if TYPE_CHECKING:
+    from lucidflux_data.audit.what_if import Tried
 
 app = typer.Typer()
 
@@ -142,16 +151,34 @@ def diff_command(
 
 
 @app.command("what-if")
-def what_if_command(run: RunFolder, json_: Json = False) -> None:
-    """How many images other thresholds would keep, from the tables alone."""
-    from lucidflux_data.audit.what_if import what_if
+def what_if_command(
+    run: RunFolder,
+    set_: Set = None,
+    top_fraction: TopFraction = None,
+    top_k: TopK = None,
+    min_side: MinSide = None,
+    where: Where = None,
+    json_: Json = False,
+) -> None:
+    """How many images other thresholds would keep, from the tables alone: of the settings given, all at once, or of a
+    grid."""
+    from lucidflux_data.audit.what_if import try_settings, what_if
     from lucidflux_data.selection.config import FilterConfig
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder
 
     settle(run)
     folder = Folder(run)
-    rows = what_if(folder, FilterConfig.model_validate(read_run(folder)["config"]))
+    config = FilterConfig.model_validate(read_run(folder)["config"])
+    settings = cut_settings(set_, None, top_fraction, top_k, min_side) + ([f"select.where={where}"] if where else [])
+    if settings:
+        tried = try_settings(folder, config, settings)
+        if json_:
+            tell_json(tried)
+        else:
+            _tell_tried(tried, run)
+        return
+    rows = what_if(folder, config)
     if json_:
         typer.echo(json.dumps(rows))
         return
@@ -159,6 +186,25 @@ def what_if_command(run: RunFolder, json_: Json = False) -> None:
         mark = "  <- now" if row["now"] else ""
         setting = f"{row['setting']}={row['value']}"
         typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
+
+
+def _tell_tried(tried: Tried, run: str) -> None:
+    """A line for each count that there is, now and then."""
+    now, then = tried["now"], tried["then"]
+    typer.echo(show(f"{'':24}{'now':>12}{'then':>12}  with {', '.join(tried['settings'])}"))
+    if then is None:
+        scores, measures = tried["scores_to_compute"], tried["measures_to_take"]
+        least = f"at least {tried['kept']:,}" if tried["kept"] else "cannot be told yet"
+        typer.echo(f"{'kept':24}{now['kept']:>12,}  {least}: of {tried['survivors']:,} survivors of the rules "
+                   f"{scores:,} have no score and {measures:,} lack another measure")  # fmt: skip
+        typer.echo(show(f"lucidflux-data select {run} with these settings computes them"))
+        return
+    lines = {"kept": (now["kept"], then["kept"])}
+    gone = [{**each["failed"], **each["rejected"]} for each in (now, then)]
+    lines |= {reason: (gone[0].get(reason, 0), gone[1].get(reason, 0)) for reason in {**gone[0], **gone[1]}}
+    for name, (before, after) in lines.items():
+        change = f"  {after - before:+,}" if after != before else ""
+        typer.echo(f"{name:24}{before:>12,}{after:>12,}{change}")
 
 
 @app.command("report")
@@ -172,6 +218,20 @@ def report_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None:
     with writing(run, wait):
         folder.publish("report.html", report.make_report(folder))
     tell({"report": folder.path("report.html")}, json_)
+
+
+@app.command("explore")
+def explore_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None:
+    """Write explore.html: a slider for each rule, what it keeps, and the images at the cut. Needs no server."""
+    from lucidflux_data.explore.page import PAGE, make_explore
+    from lucidflux_data.storage.folder import Folder
+
+    settle(run)
+    folder = Folder(run)
+    with writing(run, wait):
+        page, made = make_explore(folder, run)
+        folder.publish(PAGE, page)
+    tell({"page": folder.path(PAGE), **made, "bytes": len(page), "next": "open the page in a browser"}, json_)
 
 
 @app.command("forget")

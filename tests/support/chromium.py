@@ -102,8 +102,11 @@ class Page:
         return answer["result"]
 
     def open(self, path: Path) -> None:
+        self.open_url(path.absolute().as_uri())
+
+    def open_url(self, url: str) -> None:
         self._loaded.clear()
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        self.call("Page.navigate", url=url)
         assert self._loaded.wait(60), "the page did not load"
 
     def value(self, expression: str) -> Any:
@@ -139,6 +142,11 @@ class Page:
         self.value(f"{found}.scrollIntoView({{block: 'center'}})")
         box = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({found}.getBoundingClientRect())")
         return box[0], box[1]
+
+    def resize(self, width: int, height: int, scheme: str = "light") -> None:
+        """The size of the window in CSS pixels, and what `prefers-color-scheme` says."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self, path: Path, width: int, height: int) -> None:
         """The top of the page as PNG."""

@@ -24,7 +24,7 @@ FLOORS = (
     ("iqa",),
     ("selection",),
     ("pairs",),
-    ("audit",),
+    ("audit", "explore"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # The modules of lucidflux_data.selection, each of which imports only those behind it.

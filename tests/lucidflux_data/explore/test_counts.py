@@ -1,0 +1,165 @@
+"""The script of the page decides as `select` does: reason by reason and image by image, on real runs."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow.parquet as pq
+import pytest
+
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.storage.folder import Folder
+from pipelines.filter import job
+from tests.support import chromium
+from tests.support.here import QUIET, Here, run_filter
+
+OPEN = ["rules.min_laplacian_variance=0", "rules.max_laplacian_variance=1e9", "rules.max_flat_fraction=1"]
+
+
+@pytest.fixture(scope="module")
+def photos(candidates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's, with copies of a photo that near-duplicates find: flipped, and smaller."""
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    shutil.copytree(candidates, folder, symlinks=True)
+    coffee = cv2.imread(str(candidates / "coffee.png"))
+    cv2.imwrite(str(folder / "coffee-flipped.jpg"), coffee[:, ::-1])
+    cv2.imwrite(
+        str(folder / "coffee-smaller.png"), cv2.resize(coffee, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_AREA)
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loose(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that can be measured is: each setting is decided from what is there. With an opt-out list, a --where
+    on the score and on a column with nulls, and near-duplicates."""
+    root = tmp_path_factory.mktemp("loose")
+    run_filter(photos, root / "first", "iqa.metric=none", "rules.min_side=0")
+    keys = pq.read_table(root / "first" / "selected.parquet")
+    out = next(row["key"] for row in keys.to_pylist() if row["source_key"] == "grass.png")
+    (root / "out.txt").write_text(f"{out}\n")
+    more = [
+        f"select.opt_out={root / 'out.txt'}",
+        "select.where=niqe < 40 or jpeg_quality > 99",
+        "rules.max_blockiness=50",
+    ]
+    run_filter(photos, root / "run", *OPEN, "iqa.metric=niqe", "cut.top_fraction=1", "select.near_duplicates=8", *more)
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def strict(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("strict") / "run"
+    run_filter(photos, run, "iqa.metric=niqe", "cut.top_fraction=0.5")
+    return run
+
+
+def draw_settings(tab: chromium.Page, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """As the page has them and as `--set` takes them. Limits are values that images have: some lie on a bound."""
+    drawn = random.Random(seed)
+    state = tab.value("({rules: {...explore.about.own.rules}, cut: {...explore.about.own.cut}})")
+    settings = []
+    for rule in tab.value("explore.about.rules"):
+        if drawn.random() < 0.5:
+            column = f"explore.columns['measure-{rule['measure']}']"
+            listed = tab.value(f"Array.from({column}).map(v => isFinite(v) ? v : -1)")
+            values = sorted({v for v in listed if v >= (1 if rule["measure"] == "blockiness" else 0)})
+            half = len(values) // 2
+            value = drawn.choice(values[1 : half + 1] if rule["sense"] == "min" else values[half:-1])
+            state["rules"][rule["setting"]] = value
+            settings.append(f"rules.{rule['setting']}={int(value) if rule['whole'] else value!r}")
+    mode = ("fraction", "k", "bound", "all")[seed % 4]
+    scores = [
+        v for v in tab.value("Array.from(explore.columns['measure-score']).map(v => isFinite(v) ? v : -1)") if v > 0
+    ]
+    value = {"fraction": f"0.{drawn.randrange(1, 100):02d}", "k": drawn.randrange(1, 12), "bound": drawn.choice(scores)}
+    state["cut"] = {"fraction": "1", "k": 1, "bound": None, "mode": mode} | (
+        {mode: value[mode]} if mode in value else {}
+    )
+    settings += ["cut.top_k=none", f"cut.top_fraction={value['fraction'] if mode == 'fraction' else '1'}"]
+    if mode == "k":
+        settings = [*settings[:-2], "cut.top_fraction=none", f"cut.top_k={value['k']}"]
+    if mode == "bound":
+        where = tab.value("explore.about.where")
+        settings.append(f"select.where=({where}) and niqe <= {value['bound']!r}")
+    return state, settings
+
+
+def select(run: Path, settings: list[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """What `select --json` counts, and each image's reason, in a copy of the run."""
+    copy = run.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(run, copy)
+    base = FilterConfig.model_validate(runs.read_run(Folder(str(run)))["config"])
+    counts = job.select(Folder(str(copy)), make_config(settings=settings, base=base), Here(), QUIET)
+    return counts, {row["source_key"]: row["reason"] for row in pq.read_table(copy / "selected.parquet").to_pylist()}
+
+
+def count_in_page(tab: chromium.Page, state: dict[str, Any]) -> dict[str, Any]:
+    """Of the page: kept, by reason, each image's reason."""
+    script = f"""(found => ({{kept: found.kept, low: found.low, high: found.high, unscored: found.unscored,
+        unmeasured: found.unmeasured, counts: Array.from(found.counts), codes: Array.from(found.codes)}}))
+        (explore.counter.count({json.dumps(state)}))"""
+    found = tab.value(script)
+    reasons = [name for name, _ in tab.value("explore.about.reasons")]
+    names = tab.value("explore.columns.names")
+    found["reasons"] = {
+        name: None if code == -1 else dict(enumerate(reasons)).get(code, "not measured")
+        for name, code in zip(names, found["codes"], strict=True)
+    }
+    found["by_reason"] = {name: count for name, count in zip(reasons, found["counts"][1:], strict=False) if count}
+    return found
+
+
+def test_ten_random_settings_count_as_select_does(loose: Path, tab: chromium.Page, explore: Callable) -> None:
+    explore(loose)
+    seen: set[str] = set()
+    for seed in range(10):
+        state, settings = draw_settings(tab, seed)
+        found = count_in_page(tab, state)
+        counts, reasons = select(loose, settings)
+        assert (found["unscored"], found["unmeasured"]) == (0, 0)
+        assert (found["kept"], found["low"], found["high"]) == (counts["kept"],) * 3, settings
+        assert found["by_reason"] == counts["rejected"] | counts["failed"], settings
+        assert found["reasons"] == reasons, settings
+        seen |= counts["rejected"].keys()
+    assert {"too_small", "too_blurry", "too_sharp", "too_flat", "low_iqa", "opted_out", "duplicate"} <= seen
+    assert {"jpeg_artifacts", "where_not_met", "near_duplicate"} <= seen
+
+
+def test_a_setting_that_lets_more_in_says_at_least_and_how_many_are_to_be_scored(
+    strict: Path, tab: chromium.Page, explore: Callable
+) -> None:
+    explore(strict, fragment="#min_laplacian_variance=0&max_flat_fraction=1")
+    state = tab.value("explore.page.fromHash(location.hash, {})")
+    settings = [*OPEN[:1], OPEN[2]]
+    found, (counts, _) = count_in_page(tab, state), select(strict, settings)
+    base = FilterConfig.model_validate(runs.read_run(Folder(str(strict)))["config"])
+    preview = job.preview(runs.parts(Folder(str(strict))), make_config(settings=settings, base=base))
+    assert found["unscored"] == preview["scores_to_compute"] > 0
+    assert found["low"] < counts["kept"]
+    assert tab.value("document.querySelector('#kept').textContent") == f"at least {found['low']}"
+    assert f"{found['unscored']} to be scored" in tab.value("document.querySelector('#kept-note').textContent")
+
+
+def test_a_run_without_a_metric_counts_as_select_does(
+    photos: Path, tmp_path: Path, tab: chromium.Page, explore: Callable
+) -> None:
+    run_filter(photos, tmp_path / "run", "iqa.metric=none", "select.near_duplicates=8")
+    explore(tmp_path / "run")
+    state = tab.value(
+        "({rules: {...explore.about.own.rules, min_side: 300, max_flat_fraction: .3}, cut: explore.about.own.cut})"
+    )
+    found, (counts, reasons) = (
+        count_in_page(tab, state),
+        select(tmp_path / "run", ["rules.min_side=300", "rules.max_flat_fraction=0.3"]),
+    )
+    assert (found["kept"], found["reasons"]) == (counts["kept"], reasons)
+    assert "near_duplicate" in reasons.values()

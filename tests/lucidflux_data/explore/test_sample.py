@@ -1,0 +1,118 @@
+"""Pages of more candidates than they hold: intervals around the truth, and the run's own setting exact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.throughput.filter import generate_run
+from lucidflux_data.explore.rows import find_units, read_deciding
+from lucidflux_data.explore.sample import draw_sample
+from lucidflux_data.selection import ledger
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.selection.pool import Pool, load_pool
+from lucidflux_data.storage.folder import Folder
+from tests.support import chromium
+
+ROWS, SHOWN = 40_000, 6_000
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pool, FilterConfig]:
+    place = tmp_path_factory.mktemp("generated") / "run"
+    folder = Folder(str(place))
+    generate_run(folder, ROWS)
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    pool = load_pool(runs.parts(folder))
+    ledger.write_ledger(folder, pool, config)
+    return place, pool, config
+
+
+def draw_twenty(tab: chromium.Page) -> list[tuple[dict[str, Any], list[str]]]:
+    """Settings that let nobody in who has no score, from hardly different to very."""
+    rng, drawn = np.random.default_rng(1), []
+    own = tab.value("explore.about.own")
+    for number in range(20):
+        side, low = int(rng.integers(800, 4000)), round(float(150 + rng.exponential(60)), 2)
+        high, flat = round(float(rng.uniform(900, 8000)), 1), round(float(rng.uniform(0.15, 0.5)), 3)
+        limits = {
+            "min_side": side,
+            "min_laplacian_variance": low,
+            "max_laplacian_variance": high,
+            "max_flat_fraction": flat,
+        }
+        some = dict(list(limits.items())[number % 4 : number % 4 + 1 + number % 3])
+        mode, value = (("fraction", f"0.{rng.integers(5, 60):02d}"), ("k", int(rng.integers(500, 9000))),
+                       ("bound", round(float(rng.normal(5, 0.7)), 3)))[number % 3]  # fmt: skip
+        cut = {"mode": mode, "fraction": "1", "k": 1, "bound": None} | {mode: value}
+        settings = [f"rules.{name}={limit}" for name, limit in some.items()] + {
+            "fraction": [f"cut.top_fraction={value}"],
+            "k": ["cut.top_fraction=none", f"cut.top_k={value}"],
+            "bound": ["cut.top_fraction=1", f"select.where=niqe <= {value}"],
+        }[mode]
+        drawn.append(({"rules": own["rules"] | some, "cut": cut}, settings))
+    return drawn
+
+
+def test_the_interval_holds_in_nineteen_of_twenty_settings(
+    generated: tuple[Path, Pool, FilterConfig], tab: chromium.Page, explore: Callable
+) -> None:
+    run, pool, config = generated
+    made = explore(run, SHOWN)
+    assert made["candidates"] == ROWS
+    assert SHOWN * 0.9 < made["shown"] <= SHOWN * 1.2
+    held, widths = 0, []
+    for state, settings in draw_twenty(tab):
+        truth = ledger.count_codes(ledger.decide(pool, make_config(settings=settings, base=config))[0])["kept"]
+        kept, low, high = tab.value(f"(f => [f.kept, f.low, f.high])(explore.counter.count({json.dumps(state)}))")
+        assert low <= kept <= high
+        held += low <= truth <= high
+        widths.append((high - low) / max(1, truth))
+    assert held >= 19
+    assert np.median(widths) < 0.1, "an interval that says something"
+
+
+def test_the_runs_own_setting_is_exact_and_so_is_another_cut_of_it(
+    generated: tuple[Path, Pool, FilterConfig], tab: chromium.Page, explore: Callable
+) -> None:
+    run, pool, config = generated
+    explore(run, SHOWN)
+    own = tab.value("(f => [f.kept, f.low, f.high, ...f.counts])(explore.counter.count(explore.about.own))")
+    counts = ledger.counts(runs.read_ledger(Folder(str(run)), ["keep", "reason"]))
+    assert own[:3] == [counts["kept"]] * 3
+    assert sum(own[3:]) == ROWS
+    third = tab.value("""(f => [f.kept, f.low, f.high])(explore.counter.count(
+        {rules: explore.about.own.rules, cut: {...explore.about.own.cut, fraction: "0.37"}}))""")
+    truth = ledger.count_codes(ledger.decide(pool, make_config(settings=["cut.top_fraction=0.37"], base=config))[0])
+    assert third == [truth["kept"]] * 3
+    assert "kept" in tab.value("document.querySelector('header').textContent")
+
+
+def test_a_sample_weighs_to_the_whole_and_takes_near_duplicates_together(
+    generated: tuple[Path, Pool, FilterConfig],
+) -> None:
+    run, pool, config = generated
+    deciding = read_deciding(Folder(str(run)), pool, config)
+    assert draw_sample(deciding, find_units(deciding, None), ROWS) is None
+    roots = np.arange(ROWS) // 3 * 3  # every three are linked
+    sample = draw_sample(deciding, roots, SHOWN)
+    assert sample is not None
+    assert sample.sizes.sum() == len(np.unique(roots))
+    assert np.bincount(sample.units).min() >= 1
+    whole = np.bincount(roots // 3)
+    assert (
+        np.bincount(sample.units) == whole[roots[sample.rows[np.unique(sample.units, return_index=True)[1]]] // 3]
+    ).all()
+    units = np.unique(sample.units, return_index=True)[1]
+    assert (np.bincount(sample.strata[units], minlength=len(sample.sizes)) == sample.drawn).all()
+    weights = sample.sizes[sample.strata] / sample.drawn[sample.strata]
+    assert weights.sum() == pytest.approx(ROWS, rel=0.001)
+    again = draw_sample(deciding, roots, SHOWN)
+    assert again is not None
+    assert (again.rows == sample.rows).all()
