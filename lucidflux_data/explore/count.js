@@ -25,7 +25,7 @@ function makeCounter(about, columns) {
   const weight = sample && Float64Array.from(sample.sizes, (size, h) => size / sample.drawn[h]);
   const weightOf = i => sample ? weight[columns.strata[i]] : 1;
 
-  function inForce(rules) {
+  function rulesOn(rules) {
     return about.rules.filter(rule => rules[rule.setting] !== null && rules[rule.setting] !== undefined).map(rule => ({
       limit: rules[rule.setting], least: rule.sense === "min", code: code[rule.reason], history: rule.history,
       values: columns["measure-" + rule.measure] ?? null,
@@ -39,7 +39,7 @@ function makeCounter(about, columns) {
 
   /** Codes before the cut, with how many of PENDING lack a score, and how many something else. */
   function applyRules(settings) {
-    const active = inForce(settings.rules), codes = new Int8Array(n), bounded = settings.cut.mode === "bound";
+    const active = rulesOn(settings.rules), codes = new Int8Array(n), bounded = settings.cut.mode === "bound";
     const cheap = active.filter(rule => !rule.history), history = active.filter(rule => rule.history);
     const needsHistory = history.length > 0 || about.near_duplicates !== null;
     const whereWaits = about.where_names_metric || bounded;
@@ -215,5 +215,5 @@ function makeCounter(about, columns) {
     return {...found, counts, kept: clip(kept), low: clip(Math.floor(low)), high: clip(Math.ceil(high))};
   }
 
-  return {count, code, own, fails, inForce, weightOf, sameCut};
+  return {count, code, own, fails, rulesOn, weightOf, sameCut};
 }

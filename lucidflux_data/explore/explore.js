@@ -35,7 +35,8 @@ async function start() {
   const isKept = found => found === KEPT || found === counter.code.included;
   const keyOf = i => Array.from(columns.keys.subarray(10 * i, 10 * i + 10), b => b.toString(16).padStart(2, "0")).join("");
   const pictures = new Map(Object.entries(about.pictures).map(([row, urls]) => [+row, urls]));
-  let yours = page.fromHash(location.hash, marks), shown = "you", found = null, touched = null, tab = "kept", search = "";
+  const changedFirst = () => about.rules.find(rule => rule.known && yours.rules[rule.setting] !== about.own.rules[rule.setting])?.setting ?? null;
+  let yours = page.fromHash(location.hash, marks), shown = "you", found = null, touched = changedFirst(), tab = "kept", search = "";
   let toml = false, sorting = ["name", 1], room = MORE, piece = 0, waiting = false, viewed = -1;
   const settings = () => shown === "you" ? yours : shown === "own" ? about.own : about.preset;
 
@@ -130,8 +131,7 @@ async function start() {
       range.value = active ? Math.round(axis.place(limit) * STEPS) : 0;
       range.setAttribute("aria-valuetext", active ? short(limit) + " " + rule.unit : "off");
       if (document.activeElement !== field) field.value = active ? limit : "";
-      lost.textContent = active ? `−${whole(lostBy(rule, limit))}` : "off";
-      lost.title = active ? "readable candidates that this rule alone would reject" : "";
+      lost.textContent = active ? `${whole(lostBy(rule, limit))} fail it` : "off";
       box.classList.toggle("touched", touched === rule.setting);
     });
     return box;
@@ -184,7 +184,7 @@ async function start() {
       range.value = Math.round(STEPS * ({fraction: +cut.fraction, k: cut.k / scored, bound: axis.place(cut.bound ?? 0)}[cut.mode] ?? 1));
       range.setAttribute("aria-valuetext", `${words[cut.mode]} ${cut[cut.mode] ?? ""}`);
       if (document.activeElement !== field) field.value = cut[cut.mode] ?? "";
-      lost.textContent = `−${whole(found.counts[1 + (cut.mode === "bound" ? counter.code.where_not_met : counter.code.low_iqa)])}`;
+      lost.textContent = `${whole(found.counts[1 + (cut.mode === "bound" ? counter.code.where_not_met : counter.code.low_iqa)])} fail it`;
       const better = about.lower_is_better ? "lower is better" : "higher is better";
       hint.textContent = `${better}${at === null ? "" : `; the cut lies at ${short(at)}`}${cut.mode === "bound" ? "; becomes --where" : ""}`;
       box.classList.toggle("touched", touched === "cut");
@@ -212,7 +212,8 @@ async function start() {
       if (!values || !Number.isFinite(values[i])) continue;
       const bound = limit === null ? "off" : `${rule.sense === "min" ? "at least" : "at most"} ${short(limit)}`;
       const bad = limit !== null && (rule.sense === "min" ? values[i] < limit : values[i] > limit);
-      lines.push(`${bad ? "✗" : "✓"} ${rule.title}: ${short(values[i])} ${rule.unit} (${bound})`);
+      const sign = limit === null ? "·" : bad ? "✗" : "✓";
+      lines.push(`${sign} ${rule.title.replace(/ [≥≤]$/, "")}: ${[short(values[i]), rule.unit].join(" ").trim()} (${bound})`);
     }
     const at = found.ranked.indexOf(i);
     if (score && Number.isFinite(score[i])) {
@@ -437,7 +438,7 @@ async function start() {
   const also = [about.where && `--where ${about.where}`, about.near_duplicates !== null && `near-duplicates within ${about.near_duplicates} bits`,
     about.forbid.length && `benchmarks: ${about.forbid.join(", ")}`, about.opt_out.length && `opt-out: ${about.opt_out.join(", ")}`].filter(Boolean);
   $("further").textContent = also.length ? `Also in force: ${also.join("; ")}` : "";
-  const show = name => { shown = name; touched = null; refresh(); };
+  const show = (name, at = null) => { shown = name; touched = at; refresh(); };
   $("show-you").addEventListener("click", () => show("you"));
   $("show-own").addEventListener("click", () => show("own"));
   $("show-preset").addEventListener("click", () => show("preset"));
@@ -459,7 +460,9 @@ async function start() {
     const at = tiles.findIndex(each => each.title === columns.names[viewed]);
     if (step && at >= 0 && tiles[at + step]) { event.preventDefault(); tiles[at + step].click(); }
   });
-  addEventListener("hashchange", () => { marks.out.clear(); marks.in.clear(); yours = page.fromHash(location.hash, marks); show("you"); });
+  addEventListener("hashchange", () => { marks.out.clear(); marks.in.clear(); yours = page.fromHash(location.hash, marks); show("you", changedFirst()); });
+  const header = document.querySelector("header");
+  new ResizeObserver(() => document.body.style.setProperty("--head", header.offsetHeight + "px")).observe(header);
   if (matchMedia("(max-width: 760px)").matches) $("drawer").open = false;
   refreshNow();
   globalThis.explore = {about, columns, counter, page};

@@ -15,7 +15,7 @@ from lucidflux_data.explore.rows import RULES, Deciding
 from lucidflux_data.selection.records import CODE, KEPT
 
 MOST_ROWS = 200_000  # up to here a page has every candidate
-LEAST, FEW = 400, 100  # units of a stratum, where there are so many; of one that no slider moves
+LEAST, FEW = 400, 100  # units of a stratum at least, where there are so many; of one that no slider moves
 BINS = 16
 SEED = 0
 
@@ -74,8 +74,10 @@ def _strata(deciding: Deciding) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _allocate(sizes: np.ndarray, movable: np.ndarray, most: int) -> np.ndarray:
-    """int64 units to draw of each stratum: in proportion to the size among those that move, and never under LEAST."""
-    wanted = np.minimum(sizes, np.where(movable, LEAST, FEW))
+    """int64 units to draw of each stratum: a quarter of `most` in equal shares of at most LEAST, the rest in proportion
+    to the size among those that move."""
+    least = min(LEAST, most // (4 * len(sizes)))
+    wanted = np.minimum(sizes, np.where(movable, least, min(FEW, least)))
     left = max(0, most - int(wanted.sum()))
     rest = np.where(movable, sizes - wanted, 0)
     return np.asarray(wanted + rest * left // max(1, int(rest.sum())))

@@ -215,7 +215,9 @@ def select_command(
     out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="Where the selection of several goes.")] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN|SOURCE", help="Kept beside the rules: what a run keeps, or all of a source."),
+        typer.Option(
+            metavar="RUN|SOURCE|LIST.txt", help="Kept beside the rules: of a run, a source, or a list of keys."
+        ),
     ] = None,
     config: ConfigFile = None,
     set_: Set = None,

@@ -33,6 +33,7 @@ from pipelines.commands.options import (
     allow_setting,
     check_finite,
     cut_settings,
+    select_settings,
     settle,
     tell,
     tell_json,
@@ -170,7 +171,8 @@ def what_if_command(
     settle(run)
     folder = Folder(run)
     config = FilterConfig.model_validate(read_run(folder)["config"])
-    settings = cut_settings(set_, None, top_fraction, top_k, min_side) + ([f"select.where={where}"] if where else [])
+    settings = cut_settings(set_, None, top_fraction, top_k, min_side)
+    settings += select_settings(None, None, where, None, None, None)
     if settings:
         tried = try_settings(folder, config, settings)
         if json_:

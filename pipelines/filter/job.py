@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lucidflux_data.audit import report
 from lucidflux_data.config import digest
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures import firewall
 from lucidflux_data.measures.firewall import Compared
 from lucidflux_data.selection import columns, ledger
@@ -33,6 +35,8 @@ from pipelines.filter import estimate as plan
 from pipelines.filter import measures
 from pipelines.filter import pack as packing
 from pipelines.filter import score as scoring
+
+LIST = ".txt"  # of --include: candidates of the run itself
 
 
 class Preview(TypedDict):
@@ -191,22 +195,59 @@ def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = No
 
 
 def include(folder: Folder, asked: list[str], config: FilterConfig, executor: Executor, progress: Progress) -> None:
-    """Takes runs, and anything that can be a source (scored first, without a cut), into a run beside its rules."""
+    """Takes runs, anything that can be a source (scored first, without a cut), and candidates of its own that a list
+    (.txt) names into a run beside its rules."""
     run = runs.read_run(folder)
-    urls = []
+    urls, elsewhere = [], []
     for item in asked:
         place = Folder(item)
         if runs.leads_to(place, folder):
             raise ConfigError(f"{item} is {folder} itself, or draws from it: it cannot be included in it")
+        if item.endswith(LIST) and not place.exists(run_folder.RUN_FILE):
+            urls.append(_include_named(folder, item, config, executor, progress).url)
+            continue
         if not place.exists(run_folder.RUN_FILE):
             place = Folder(f"{folder.url}/included/{digest(absolute_url(item))[:12]}")
             own = make_config(settings=["iqa.metric=none"], base=config)
             list_into(place, [absolute_url(item)], own, run["preset"], None, ("score",), progress)
             score(place, own, executor, progress)
         urls.append(place.url)
+        elsewhere.append(place.url)
     run["included"] = urls
-    run["listed"]["included"] = [runs.count_together([runs.read_run(Folder(url))]) for url in urls]
+    run["listed"]["included"] = [runs.count_together([runs.read_run(Folder(url))]) for url in elsewhere]
     run_folder.write_about(folder, run)
+
+
+def _include_named(folder: Folder, place: str, config: FilterConfig, executor: Executor, progress: Progress) -> Folder:
+    """A run, below `folder`, of its candidates that a list names by sha256, key or uri. InputError for an entry that is
+    none of them, and for a list of nothing."""
+    wanted = list(dict.fromkeys(columns.read_list(place)))
+    parts = [part.folder for part in runs.parts(folder) if not part.included]
+    asked: list[str] = []
+    found, met = [], set[str]()
+    for part in parts:
+        basic = runs.read_basic(part, ["uri", "key", "sha256"])
+        named = np.zeros(basic.num_rows, bool)
+        for column in basic.columns:
+            named |= pc.is_in(column, pa.array(wanted, pa.string())).to_numpy()
+        met |= {value for column in basic.filter(pa.array(named)).columns for value in column.to_pylist()}
+        inventory = run_folder.read_inventory(part).filter(pa.array(named))
+        number = pc.add(inventory["source"], pa.scalar(len(asked), pa.int32()))
+        found.append(inventory.set_column(inventory.column_names.index("source"), "source", number))
+        asked += runs.read_run(part)["listed"]["sources"]
+    missing = [item for item in wanted if item not in met]
+    if missing or not wanted:
+        raise InputError(f"{place} names {missing[0] if missing else 'nothing'}, which is no candidate of {folder}")
+    table = pa.concat_tables(found).cast(sources.INVENTORY)
+    own = make_config(settings=["iqa.metric=none"], base=config)
+    listed: Listed = {"sources": asked, "limit": None, "seed": None, "candidates": table.num_rows, "ignored": 0,
+                      "ignored_by": {}, "total": table.num_rows, "damaged_tars": [], "warnings": [],
+                      "allowed": [*asked, *own.storage.allow_uris]}  # fmt: skip
+    below = Folder(f"{folder.url}/included/{digest(sorted(table['uri'].to_pylist()))[:12]}")
+    runs.start_run(below, runs.make_run(own, listed, runs.read_run(folder)["preset"]), ())
+    run_folder.write_inventory(below, table)
+    score(below, own, executor, progress)
+    return below
 
 
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:

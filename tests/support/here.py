@@ -40,6 +40,15 @@ def run_filter(source: object, out: object, *settings: str) -> None:
     job.pack(folder, config, Here(), QUIET)
 
 
+def select_into(source: Path, run: Path, *settings: str) -> Path:
+    """A run that is scored and selected, and not packed."""
+    config, folder = make_config(settings=settings), Folder(str(run))
+    job.list_into(folder, [absolute_url(str(source))], config, "lucidflux", None, ("score", "select"), QUIET)
+    job.score(folder, config, Here(), QUIET)
+    job.select(folder, config, Here(), QUIET)
+    return run
+
+
 def run_synthesize(source: object, out: object, *settings: str) -> dict[str, Any]:
     """Gives the summary."""
     config = make_pairs_config("realesrgan-x4", settings=settings)

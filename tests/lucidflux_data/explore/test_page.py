@@ -23,7 +23,7 @@ from lucidflux_data.selection.pool import load_pool
 from lucidflux_data.storage.folder import Folder
 from tests.lucidflux_data.test_escapes import is_seen
 from tests.support import chromium
-from tests.support.here import run_filter
+from tests.support.here import select_into
 from tests.support.hostile import TEXTS
 
 SETTLED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
@@ -44,11 +44,9 @@ CONTRAST = """[...document.querySelectorAll('body *')].filter(e => e.checkVisibi
 }).filter(([ratio]) => ratio < 4.5)"""
 
 
-@pytest.fixture(scope="module")
-def run(candidates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("page") / "a run"
-    run_filter(candidates, run, "iqa.metric=niqe", "cut.top_fraction=0.5")
-    return run
+@pytest.fixture
+def run(half: Path) -> Path:
+    return half
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +63,7 @@ def settle(tab: chromium.Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_can_be_read(run: Path, width: int, scheme: str, tab: chromium.Page, explore: Callable) -> None:
     tab.resize(width, 900, scheme)
-    if not (run / "explore.html").exists() or tab.value("globalThis.explore === undefined"):
-        explore(run)
+    explore(run)
     settle(tab)
     assert tab.value("document.documentElement.scrollWidth <= innerWidth")
     tab.value("document.querySelector('#drawer').open = true")
@@ -178,8 +175,7 @@ def test_command_and_toml_give_the_settings_that_are_shown(
 
     from cli import data_app
 
-    if tab.value("globalThis.explore === undefined"):
-        explore(run)
+    explore(run)
     changed = f"{{...explore.about.own.cut, ...{json.dumps(cut)}}}"
     state = f"{{rules: {{...explore.about.own.rules, min_side: 300}}, cut: {changed}}}"
     marks = "{out: new Set(), in: new Set()}, explore.counter.sameCut"
@@ -203,7 +199,7 @@ def test_hostile_names_do_nothing(tmp_path: Path, tab: chromium.Page, explore: C
         pixels = np.random.default_rng(number).integers(0, 255, (112, 112, 3), np.uint8)
         (source / f"{number} {text}.jpg".replace("/", "\u2215")).write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
     run = tmp_path / f"run {TEXTS[3]}".replace("/", "\u2215")
-    run_filter(source, run, "iqa.metric=none", "rules.max_laplacian_variance=1e9")
+    select_into(source, run, "iqa.metric=none", "rules.max_laplacian_variance=1e9")
     explore(run)
     text = tab.value("document.documentElement.textContent")
     assert tab.value("document.documentElement.dataset.hostile ?? null") is None

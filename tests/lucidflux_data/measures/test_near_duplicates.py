@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lucidflux_data.images import luma
-from lucidflux_data.measures.near_duplicates import dihedral, group_near, phash
+from lucidflux_data.measures.near_duplicates import dihedral, group_near, near_pairs, phash
 
 TURNS = [
     lambda image: image,
@@ -71,6 +71,13 @@ def test_groups_equal_all_pairs(radius: int) -> None:
     linked = int((groups != np.arange(len(groups))).sum())
     assert linked >= 20
     assert linked < 260, "what is outside the radius is not linked"
+    once = np.unique(everything)
+    near = np.argwhere(np.bitwise_count(dihedral(once)[:, :, None] ^ once[None, None]).min(axis=0) <= radius)
+    apart = near[near[:, 0] < near[:, 1]]
+    pairs = near_pairs(once, radius, 100_000)
+    assert pairs is not None
+    assert np.array_equal(pairs, apart)
+    assert near_pairs(once, radius, len(apart) - 1) is None
 
 
 def test_groups_do_not_depend_on_the_order() -> None:

@@ -47,6 +47,9 @@ def filter_into(candidates: Path, run: Path, *options: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
+LOCAL = ["--executor", "local", "--num-cpus", "1"]
+
+
 @pytest.fixture(scope="module")
 def quiet(candidates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run on one local process: what every other run must equal."""
@@ -193,6 +196,30 @@ def test_what_if_counts_what_a_run_with_that_rule_keeps(
     after_the_rules = {None, "low_iqa", "iqa_not_finite"}
     assert row["survivors"] == sum(entry["reason"] in after_the_rules for entry in ledger)
     assert row["kept"] == sum(entry["keep"] for entry in ledger)
+
+
+def test_what_if_tries_several_settings_at_once(quiet: Path, tmp_path: Path, data_command) -> None:
+    """What `select --json` counts with them; where they let somebody in without a score, at least so many."""
+    for number, settings in enumerate(
+        (["--set", "rules.min_laplacian_variance=300", "--top-fraction", "0.35"], ["--min-side", "300", "--top-k", "2"],
+         ["--where", "niqe < 4.5", "--set", "rules.max_flat_fraction=0.2"])
+    ):  # fmt: skip
+        tried = json.loads(data_command("what-if", quiet, *settings, "--json").stdout)
+        shutil.copytree(quiet, tmp_path / str(number))
+        done = json.loads(data_command("select", tmp_path / str(number), *settings, *LOCAL, "--json").stdout)
+        assert tried["then"] == {name: done[name] for name in tried["then"]}
+        assert (tried["kept"], tried["scores_to_compute"]) == (done["kept"], 0)
+        told = data_command("what-if", quiet, *settings).stdout.splitlines()
+        assert told[1].split()[:3] == ["kept", f"{tried['now']['kept']:,}", f"{done['kept']:,}"]
+    looser = ["--set", "rules.min_laplacian_variance=0", "--set", "rules.max_flat_fraction=1"]
+    tried = json.loads(data_command("what-if", quiet, *looser, "--json").stdout)
+    preview = json.loads(data_command("select", quiet, *looser, "--dry-run", "--json").stdout)
+    assert tried["scores_to_compute"] == preview["scores_to_compute"] > 0
+    assert tried["then"] is None
+    assert 0 < tried["kept"] <= preview["kept_by_the_rules"]
+    assert f"at least {tried['kept']}" in data_command("what-if", quiet, *looser).stdout
+    wrong = data_command("what-if", quiet, "--set", "rules.min_sid=1")
+    assert wrong.returncode == 2
 
 
 def test_verify_finds_and_repairs_damage(quiet: Path, tmp_path: Path, data_command) -> None:

@@ -9,6 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from lucidflux_data.errors import InputError
+from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.selection.run import read_run
+from lucidflux_data.storage.folder import Folder
+from pipelines.filter import job
+from tests.support.here import QUIET, Here
+
 LOCAL = ["--executor", "local", "--num-cpus", "2"]
 RULES = ["--set", "rules.min_side=64", "--top-fraction", "0.5"]
 SCORE = ["--iqa", "niqe", "--set", "decode.max_pixels=100000000", *LOCAL]
@@ -95,6 +102,31 @@ def test_included_images_stay_beside_the_rules(halves, candidates: Path, tmp_pat
     assert again.returncode == 0, again.stderr
     taken = {row["key"] for row in ledger(tmp_path / "second") if row["reason"] == "included"}
     assert taken == kept, "what the included run keeps, its own included images among them"
+
+
+def test_a_list_names_candidates_of_the_run_that_stay_beside_its_rules(halves, tmp_path: Path) -> None:
+    """By key, uri and sha256; of what is not there, one sentence, and nothing is included."""
+    folder, list_ = Folder(str(tmp_path / "run")), tmp_path / "include.txt"
+    shutil.copytree(halves[0], tmp_path / "run")
+    config = make_config(
+        settings=["cut.top_fraction=0.1"], base=FilterConfig.model_validate(read_run(folder)["config"])
+    )
+    before = job.select(folder, config, Here(), QUIET)
+    out = [row for row in ledger(tmp_path / "run") if row["reason"] in ("low_iqa", "too_blurry", "too_flat")][:3]
+    list_.write_text("".join(f"{row[name]}\n" for row, name in zip(out, ("key", "uri", "sha256"), strict=True)))
+    job.include(folder, [str(list_)], config, Here(), QUIET)
+    counts = job.select(folder, config, Here(), QUIET)
+    rows = ledger(tmp_path / "run")
+    assert {row["uri"] for row in rows if row["reason"] == "included"} == {row["uri"] for row in out}
+    assert (counts["included"], counts["candidates"]) == (3, before["candidates"])
+    summary = job.summary(folder)
+    assert summary["listed"] == summary["candidates"] + summary["ignored"]
+    assert "of_other_runs" not in summary.get("ignored_by", {})
+    about = (tmp_path / "run" / "run.json").read_bytes()
+    list_.write_text(f"{'0' * 20}\n")
+    with pytest.raises(InputError, match="0000, which is no candidate"):
+        job.include(folder, [str(list_)], config, Here(), QUIET)
+    assert (tmp_path / "run" / "run.json").read_bytes() == about
 
 
 def test_dry_runs_write_nothing(halves, tmp_path: Path, data_command) -> None:
