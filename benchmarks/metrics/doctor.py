@@ -7,6 +7,7 @@ from typing import TypedDict
 from benchmarks import environment
 from benchmarks.metrics import weights
 from benchmarks.metrics.profiles import load_profile, profile_names
+from lucidflux_data.iqa.fetch import REPOSITORY_URL, source
 from lucidflux_data.iqa.pins import REVISIONS
 from lucidflux_data.iqa.weight_files import hf_folder, hub_folder, location
 
@@ -58,7 +59,7 @@ def diagnose(profile: str | None) -> Diagnosis:
 
 def _metric(name: str, gpu: bool) -> MetricState:
     packages, files = weights.missing_packages(name), weights.missing_weights(name)
-    wrong = [(location(file), weights.source(file)) for file in weights.wrong_weights(name)]
+    wrong = [(location(file), source(file)) for file in weights.wrong_weights(name)]
     status = "ready"
     if packages:
         status = "package"
@@ -71,7 +72,7 @@ def _metric(name: str, gpu: bool) -> MetricState:
     return {
         "status": status,
         "packages": packages,
-        "files": [{"file": path.name, "folder": str(path.parent), "from": source} for path, source in [*files, *wrong]],
+        "files": [{"file": path.name, "folder": str(path.parent), "from": place} for path, place in [*files, *wrong]],
         "needs_gpu": name in weights.NEEDS_GPU,
         "sentence": weights.problem(name, "cuda" if gpu else "cpu") or f"{name} is ready",
     }
@@ -84,11 +85,11 @@ def recipe(found: Diagnosis) -> list[str]:
         return []
     hub, hugging_face = found["torch_hub"], found["hugging_face"]
     lines = ["# on a machine with a network, into the same folders:"]
-    for source, item in sorted(files.items()):
-        if source.startswith(weights.REPOSITORY_URL) and "/resolve/" not in source:
-            lines += _download(source.removeprefix(weights.REPOSITORY_URL), hugging_face)
+    for place, item in sorted(files.items()):
+        if place.startswith(REPOSITORY_URL) and "/resolve/" not in place:
+            lines += _download(place.removeprefix(REPOSITORY_URL), hugging_face)
         else:
-            lines.append(f"mkdir -p {item['folder']} && curl -L -o {item['folder']}/{item['file']} {source}")
+            lines.append(f"mkdir -p {item['folder']} && curl -L -o {item['folder']}/{item['file']} {place}")
     return [
         *lines,
         "# then copy both trees here, and run with:",

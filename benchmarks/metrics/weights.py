@@ -8,14 +8,9 @@ from pathlib import Path
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa import metrics as iqa
-from lucidflux_data.iqa.pins import CLIP_RN50, file_sha256, unpinned
+from lucidflux_data.iqa.fetch import source
+from lucidflux_data.iqa.pins import file_sha256, unpinned
 from lucidflux_data.iqa.weight_files import WEIGHTS, location, missing_files, snapshot
-
-REPOSITORY_URL = "https://huggingface.co/"
-PYIQA_URL = f"{REPOSITORY_URL}chaofengc/IQA-PyTorch-Weights/resolve/main/"
-TORCHVISION_URL = "https://download.pytorch.org/models/"
-CLIP_URL = f"https://openaipublic.azureedge.net/clip/models/{CLIP_RN50}/"
-URL_OF = {"pyiqa": PYIQA_URL, "checkpoints": TORCHVISION_URL, "clip": CLIP_URL}
 
 # Beyond torch and pyiqa themselves; module name -> what to install.
 PACKAGES: dict[str, dict[str, str]] = {
@@ -24,16 +19,6 @@ PACKAGES: dict[str, dict[str, str]] = {
 }
 NEEDS_GPU = ("qalign",)  # 15 GB in fp16; on a CPU it takes minutes an image
 NOTHING = ("niqe", "psnr", "ssim", "lr_consistency")
-
-
-def source(weight: str) -> str:
-    """Where it can be had, on a machine with a network."""
-    if weight.startswith("hf:"):
-        return REPOSITORY_URL + weight[3:]
-    if weight.startswith("own:"):
-        return CLIP_URL + weight[4:]
-    place, name = weight.split("/")
-    return URL_OF[place] + name
 
 
 def missing_packages(metric: str) -> list[str]:
@@ -70,7 +55,7 @@ def problem(metric: str, device: str = "cpu") -> str | None:
     files = missing_weights(metric)
     if files:
         places = "; ".join(f"{path.name} in {path.parent} (from {origin})" for path, origin in files)
-        return f"{metric} needs weights that are not here: {places}"
+        return f"{metric} needs weights that are not here: {places}: `lucidflux weights download {metric}` fetches them"
     wrong = wrong_weights(metric)
     if wrong:
         return f"{metric} cannot be loaded: {next(iter(wrong.values()))}"

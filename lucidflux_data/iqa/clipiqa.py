@@ -10,6 +10,7 @@ not with its square.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import numpy as np
 
 from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.iqa.batches import BatchScorer
+from lucidflux_data.iqa.fetch import source
 from lucidflux_data.iqa.pins import CLIP_RN50, why_not_opened
 from lucidflux_data.iqa.weight_files import own_folders
 
+PACKAGES = ("torch", "open_clip")
 WEIGHTS_FILE = "RN50.pt"
 ANTONYMS = (
     ("Good image", "bad image"),
@@ -34,15 +37,19 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 def find_weights() -> Path:
-    """The local weights file. ConfigError, naming the file and the folder, where there is none."""
-    folders = own_folders()
-    for folder in folders:
-        if (folder / WEIGHTS_FILE).is_file():
-            return folder / WEIGHTS_FILE
-    raise ConfigError(
-        f"the weights of clipiqa are not here: put OpenAI's {WEIGHTS_FILE} into {folders[0]} (or set LUCIDFLUX_WEIGHTS "
-        "to its folder), or choose --iqa niqe or --iqa none"
-    )
+    """The local weights file. ConfigError where there is none: what is missing, where it is to be had, and what else
+    can be chosen; packages that are missing are named with it."""
+    found = next((folder / WEIGHTS_FILE for folder in own_folders() if (folder / WEIGHTS_FILE).is_file()), None)
+    packages = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if found is not None and not packages:
+        return found
+    needs = [f"{' and '.join(packages)} (pip install 'lucidflux[clip]')"] if packages else []
+    if found is None:
+        needs.append(
+            f"OpenAI's {WEIGHTS_FILE} in {own_folders()[0]} (`lucidflux weights download clipiqa` fetches "
+            f"{source(f'own:{WEIGHTS_FILE}')}, sha256 {CLIP_RN50})"
+        )
+    raise ConfigError(f"clipiqa needs {', and '.join(needs)}; --iqa niqe and --iqa none need nothing")
 
 
 def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScorer:
@@ -51,9 +58,9 @@ def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScore
     `weights`: OpenAI's TorchScript archive or a state dict with its names. ConfigError where they do not fit;
     VerificationError where the file is neither OpenAI's nor trusted (`pins`), since TorchScript runs what it holds.
     """
+    weights = weights or find_weights()
     import torch
 
-    weights = weights or find_weights()
     problem = why_not_opened(weights, frozenset({CLIP_RN50}))
     if problem:
         raise VerificationError(f"clipiqa was not loaded: {problem}")

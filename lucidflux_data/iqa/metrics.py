@@ -16,7 +16,7 @@ from lucidflux_data.iqa import pyiqa_models
 from lucidflux_data.iqa.batches import BatchScorer, OutOfMemory
 from lucidflux_data.iqa.fidelity import psnr, ssim
 from lucidflux_data.iqa.niqe import niqe
-from lucidflux_data.iqa.pyiqa_models import image_tensor, require_modules
+from lucidflux_data.iqa.pyiqa_models import image_tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ def load_metric(name: str, device: str = "cpu") -> BatchScorer:
     if name == "niqe":
         return lambda images: [niqe(image) for image in images]
     if name == "clipiqa":
-        require_modules("clipiqa", "clip", "torch", "open_clip")
         from lucidflux_data.iqa.clipiqa import load_clipiqa
 
         return _guarded(load_clipiqa(device))

@@ -75,8 +75,8 @@ def check_files(metric: str) -> list[Path]:
     for weight in weights:
         for path in missing_files(weight):
             raise ConfigError(
-                f"the weights of {metric} are not here: {path.name} in {path.parent} (`lucidflux bench doctor` prints "
-                "how to bring them); or choose --iqa niqe or --iqa none"
+                f"the weights of {metric} are not here: {path.name} in {path.parent} (`lucidflux weights download "
+                f"{metric}` fetches them); --iqa niqe and --iqa none need nothing"
             )
     wrong = [problem for weight in weights for problem in unpinned(weight)]
     if wrong:

@@ -18,17 +18,36 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of convert
 
 @app.command("download")
 def download_command(
-    out: Annotated[Path, typer.Option(*OUT, metavar="FILES", help="Folder for the published files.")],
+    metric: Annotated[
+        list[str] | None, typer.Argument(metavar="[METRIC]...", help="clipiqa, musiq ...: into the cache of each.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(*OUT, metavar="FILES", help="Folder for the published files of LucidFlux.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Just this file; may be repeated.")] = None,
     json_: Json = False,
 ) -> None:
-    """Fetch the published files from the Hugging Face hub; resumes, and checks hashes."""
-    from lucidflux_data.errors import needs_extra
+    """Fetch weights: of metrics, and with --out those of LucidFlux; resumes, and compares every sha256."""
+    from lucidflux_data.errors import ConfigError, needs_extra, suggest
+    from lucidflux_data.iqa.fetch import fetch_metric
+    from lucidflux_data.iqa.weight_files import WEIGHTS
 
-    with needs_extra("model"):
-        from lucidflux_model.conversion.download import download
+    if not metric and out is None:
+        raise ConfigError(f"name metrics ({', '.join(WEIGHTS)}), or give --out FILES for the weights of LucidFlux")
+    if only and out is None:
+        raise ConfigError("--only names files of LucidFlux, which go into --out FILES")
+    for name in metric or ():
+        if name not in WEIGHTS:
+            raise ConfigError(f"there are no weights of {name!r} to fetch: {suggest(name, WEIGHTS)}")
+    found: dict[str, str] = {}
+    for name in metric or ():
+        found |= fetch_metric(name, _say)
+    if out is not None:
+        with needs_extra("model"):
+            from lucidflux_model.conversion.download import download
 
-    tell(download(out, only or (), _say), json_)
+        found |= download(out, only or (), _say)
+    tell(found, json_)
 
 
 @app.command("convert")

@@ -24,7 +24,7 @@ from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.suites import suite as suites
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import decode
-from lucidflux_data.iqa import pyiqa_models
+from lucidflux_data.iqa import fetch, pyiqa_models
 from lucidflux_data.iqa.pins import REVISIONS, SHA256, TRUSTED
 from lucidflux_data.iqa.weight_files import REPOSITORY_FILES, WEIGHTS, location
 from tests.support.paths import ROOT
@@ -190,7 +190,7 @@ def test_weights_are_where_pyiqa_looks_for_them() -> None:
         for file in needed:
             if file.startswith("pyiqa/"):
                 assert file.removeprefix("pyiqa/") in files, name
-                assert weights.source(file) in {get_url_from_name(known) for known in names}
+                assert fetch.source(file) in {get_url_from_name(known) for known in names}
 
 
 def test_every_file_of_a_metric_has_its_row_among_the_pins_and_in_the_docs() -> None:

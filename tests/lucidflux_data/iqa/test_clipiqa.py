@@ -87,7 +87,7 @@ def test_missing_and_wrong_weights_are_one_sentence(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("LUCIDFLUX_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"RN50\.pt into .*--iqa niqe or --iqa none"):
+    with pytest.raises(ConfigError, match=r"RN50\.pt in .*weights download clipiqa.*--iqa niqe and --iqa none"):
         clipiqa.load_clipiqa()
     monkeypatch.setenv(TRUSTED, str(tmp_path / "trusted.txt"))
     (tmp_path / clipiqa.WEIGHTS_FILE).write_text("no weights at all")

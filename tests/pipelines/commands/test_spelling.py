@@ -45,7 +45,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (cli.data_app, ["filter", "photos", "--otu", "run"], "No such option: --otu. Did you mean --out?"),
         (cli.data_app, ["select", "run", "--top-fracton", "0.2"], "Did you mean --top-fraction?"),
         (cli.data_app, ["--versoin"], "Did you mean --version?"),
-        (cli.data_app, ["fliter"], "Did you mean 'filter'?"),
+        (cli.data_app, ["selec"], "Did you mean 'select'?"),
         (cli.app, ["bench", "--otputs", "a"], "Did you mean --outputs?"),
         (cli.app, ["bench", "evla"], "Did you mean 'eval'?"),
         (cli.app, ["weights", "download", "--onyl", "x"], "Did you mean --only?"),
