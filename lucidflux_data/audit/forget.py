@@ -32,7 +32,7 @@ from lucidflux_data.storage.run_folder import FORGOTTEN, IMAGE_NAME, forgotten_k
 
 PLACE = "shards"
 REPORT = "report.html"
-PAGES = ("view.html", REPORT)  # made from the images, with their pixels
+PAGES = ("view.html", "explore.html", REPORT)  # made from the images, with their pixels
 
 
 class Forgotten(TypedDict):

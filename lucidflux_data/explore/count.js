@@ -210,7 +210,8 @@ function makeCounter(about, columns) {
       [kept, low, high] = [more.change, more.low, more.high].map(inside);
       counts[slot(code.low_iqa)] = Math.max(0, Math.round(about.own_ranked + more.change - (kept - (before - about.own_counts[0]))));
     }
-    const clip = value => Math.min(about.candidates, Math.max(0, Math.round(value)));
+    const most = metric && settings.cut.mode === "k" ? settings.cut.k + before - about.own_counts[0] : about.candidates;
+    const clip = value => Math.min(most, Math.max(0, Math.round(value)));
     counts[0] = Math.max(0, Math.round(kept) - counts[slot(code.included)]);
     return {...found, counts, kept: clip(kept), low: clip(Math.floor(low)), high: clip(Math.ceil(high))};
   }

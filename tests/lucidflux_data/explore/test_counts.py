@@ -136,3 +136,32 @@ def test_a_run_without_a_metric_counts_as_select_does(
     )
     assert (found["kept"], found["reasons"]) == (counts["kept"], reasons)
     assert "near_duplicate" in reasons.values()
+
+
+def test_included_images_and_those_of_a_benchmark_count_as_select_does(
+    photos: Path, tmp_path: Path, tab: chromium.Page, explore: Callable
+) -> None:
+    """An included one is kept beside every slider, unless it is a benchmark's; copies of it are out."""
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    for name in ("coffee.png", "astronaut.png"):
+        shutil.copyfile(photos / name, suite / name)
+    forbid = [f"select.forbid={suite}", "cut.top_fraction=0.5", "iqa.metric=niqe", *OPEN]
+    folder = Folder(str(select_into(photos, tmp_path / "run", *forbid)))
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    by_hand = [hashlib.sha256((photos / f"{name}.png").read_bytes()).hexdigest() for name in ("coffee", "cell", "text")]
+    (tmp_path / "include.txt").write_text("\n".join(by_hand))
+    job.include(folder, [str(tmp_path / "include.txt")], config, Here(), QUIET)
+    job.select(folder, config, Here(), QUIET)
+    explore(tmp_path / "run")
+    seen: set[str | None] = set()
+    for side, fraction in ((0, "0.5"), (200, "0.3"), (300, "1")):
+        rules = f"{{...explore.about.own.rules, min_side: {side}, max_flat_fraction: .4}}"
+        state = tab.value(f"({{rules: {rules}, cut: {{...explore.about.own.cut, fraction: '{fraction}'}}}})")
+        settings = [f"rules.min_side={side}", "rules.max_flat_fraction=0.4", f"cut.top_fraction={fraction}"]
+        found, (counts, _) = count_in_page(tab, state), select(tmp_path / "run", settings)
+        assert (found["kept"], found["unscored"], found["unmeasured"]) == (counts["kept"], 0, 0)
+        by_reason = counts["rejected"] | counts["failed"] | {"included": counts["included"]}
+        assert found["by_reason"] == {reason: count for reason, count in by_reason.items() if count}
+        seen |= found["by_reason"].keys()
+    assert {"included", "benchmark_leak", "too_small"} <= seen

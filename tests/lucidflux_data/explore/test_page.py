@@ -211,9 +211,9 @@ def test_hostile_names_do_nothing(tmp_path: Path, tab: chromium.Page, explore: C
 
 
 def test_equal_runs_give_equal_pages_and_no_picture_comes_from_other_bytes(run: Path, tmp_path: Path) -> None:
-    folder = Folder(str(run))
-    assert make_explore(folder, "run")[0] == make_explore(folder, "run")[0]
-    assert b"default-src 'none'" in make_explore(folder, "run")[0].replace(b"&#39;", b"'")
+    page = make_explore(Folder(str(run)), "run")[0]
+    assert page == make_explore(Folder(str(run)), "run")[0]
+    assert b"default-src 'none'" in page.replace(b"&#39;", b"'")
     copy = Folder(str(tmp_path / "copy"))
     shutil.copytree(run, tmp_path / "copy")
     config = FilterConfig.model_validate(runs.read_run(copy)["config"])
@@ -240,6 +240,19 @@ def test_pieces_are_the_sharpest_and_the_flattest_place() -> None:
     assert sharp == max(sums, key=lambda place: (sums[place], -place[0], -place[1]))
     small = cut_picture(np.dstack([grey[:90, :120]] * 3))
     assert all(url.startswith("data:image/webp;base64,") for url in small)
+
+
+def test_the_command_writes_the_page_and_says_what_is_in_it(run: Path, tmp_path: Path, data_command: Callable) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    done = data_command("explore", tmp_path / "copy", "--json")
+    told = json.loads(done.stdout)
+    assert told["page"] == str(tmp_path / "copy" / "explore.html")
+    assert told["bytes"] == (tmp_path / "copy" / "explore.html").stat().st_size
+    assert told["candidates"] == told["shown"] > told["pictures"] > 20
+    (tmp_path / "copy" / "selected.parquet").unlink()
+    done = data_command("explore", tmp_path / "copy")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "lucidflux-data select" in done.stderr
 
 
 def test_a_ledger_that_scores_no_longer_give_is_refused(run: Path, tmp_path: Path) -> None:

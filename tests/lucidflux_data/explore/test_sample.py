@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from benchmarks.throughput.filter import generate_run
@@ -17,7 +19,11 @@ from lucidflux_data.selection import ledger
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.pool import Pool, load_pool
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import table_bytes
+from lucidflux_data.storage.run_folder import unit_name, unit_size
+from pipelines.filter.measures import HISTORY_SCHEMA
 from tests.support import chromium
 
 ROWS, SHOWN = 40_000, 6_000
@@ -92,6 +98,48 @@ def test_the_runs_own_setting_is_exact_and_so_is_another_cut_of_it(
     truth = ledger.count_codes(ledger.decide(pool, make_config(settings=["cut.top_fraction=0.37"], base=config))[0])
     assert third == [truth["kept"]] * 3
     assert "kept" in tab.value("document.querySelector('header').textContent")
+
+
+def test_near_duplicates_of_a_sample_are_estimated(
+    generated: tuple[Path, Pool, FilterConfig], tmp_path: Path, tab: chromium.Page, explore: Callable
+) -> None:
+    """One image in four is a copy of another: both are drawn or neither, and intervals are around what is kept."""
+    run = tmp_path / "run"
+    shutil.copytree(generated[0], run)
+    folder = Folder(str(run))
+    rng = np.random.default_rng(5)
+    hashes = rng.integers(0, 2**64, ROWS, dtype=np.uint64)
+    copies = rng.permutation(ROWS)[: ROWS // 4]
+    hashes[copies] = hashes[rng.integers(0, ROWS, len(copies))] ^ np.uint64(3)
+    basic = runs.read_basic(folder, ["uri", "key"])
+    size = unit_size(ROWS)
+    for number, start in enumerate(range(0, ROWS, size)):
+        part = basic.slice(start, size)
+        nulls = {name: pa.nulls(len(part), HISTORY_SCHEMA.field(name).type) for name in HISTORY_SCHEMA.names[2:]}
+        columns = {"uri": part["uri"], "key": part["key"], **nulls, "phash": hashes[start : start + size]}
+        table = pa.table({name: columns[name] for name in HISTORY_SCHEMA.names}).cast(HISTORY_SCHEMA)
+        folder.publish(f"scores/history/{unit_name(number)}.parquet", table_bytes(table))
+    config = make_config(settings=["select.near_duplicates=4"], base=generated[2])
+    pool = load_pool(runs.parts(folder))
+    ledger.write_ledger(folder, pool, config)
+    run_folder.write_about(folder, runs.renew_run(runs.read_run(folder), config, {}))
+    explore(run, SHOWN)
+    own = tab.value("(f => [f.kept, f.low, f.high])(explore.counter.count(explore.about.own))")
+    assert own == [ledger.count_codes(ledger.decide(pool, config)[0])["kept"]] * 3
+    fewer = {"min_side": 2000, "max_flat_fraction": 0.3}
+    cut = {"mode": "fraction", "fraction": "0.5", "k": 900, "bound": None}
+    for settings, change in (
+        (["cut.top_fraction=0.5"], {"cut": cut}),
+        (["rules.min_side=2000", "rules.max_flat_fraction=0.3"], {"rules": fewer}),
+        (["cut.top_fraction=none", "cut.top_k=900"], {"cut": cut | {"mode": "k"}}),
+    ):
+        rules = json.dumps(change.get("rules", {}))
+        asked = json.dumps(change["cut"]) if "cut" in change else "explore.about.own.cut"
+        state = f"{{rules: {{...explore.about.own.rules, ...{rules}}}, cut: {asked}}}"
+        low, high = tab.value(f"(f => [f.low, f.high])(explore.counter.count({state}))")
+        truth = ledger.count_codes(ledger.decide(pool, make_config(settings=settings, base=config))[0])["kept"]
+        assert low <= truth <= high, settings
+        assert high - low < 0.5 * truth
 
 
 def test_a_sample_weighs_to_the_whole_and_takes_near_duplicates_together(

@@ -18,6 +18,7 @@ import pytest
 
 from lucidflux_data.audit import forget as governance
 from lucidflux_data.errors import VerificationError
+from lucidflux_data.explore.page import PAGE
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.shards import shard as shards
@@ -82,6 +83,7 @@ def origins(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     run_filter(photos, base / "run", *ALL)
     run_synthesize(photos, base / "pairs", *PAIRS)
     (base / "pairs" / "view.html").write_text("with pixels")
+    (base / "run" / PAGE).write_text("with pixels")
     return {"run": base / "run", "pairs": base / "pairs"}
 
 
@@ -116,7 +118,7 @@ def test_every_kill_is_told_and_repeated_to_the_bytes_of_a_quiet_forget(case: Ca
         folder = case.fresh()
         with killed_after(monkeypatch, number):
             case.forget(folder, case.first)
-        assert not (case.place / "view.html").exists(), "the page shows what is forgotten"
+        assert not any((case.place / page).exists() for page in ("view.html", PAGE)), "they show what is forgotten"
         if number < last:
             with pytest.raises(VerificationError, match=r"repeat|took their places"):
                 check(folder)
@@ -224,7 +226,7 @@ def left_by_0_1_0(case: Case) -> Folder:
     tar = f"shards/{sorted((case.origin / 'shards').glob('*.tar'))[0].name}"
     for name in {"forgotten.txt", "run.json", "selected.parquet", tar} & after.keys():
         (case.place / name).write_bytes(after[name])
-    for page in ("report.html", "view.html"):
+    for page in ("report.html", "view.html", PAGE):
         (case.place / page).unlink(missing_ok=True)
     return folder
 
