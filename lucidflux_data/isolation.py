@@ -182,6 +182,11 @@ def _close() -> None:
             child.close()
 
 
+def call_apart(function: str, data: bytes, *more: Any, decode: DecodeConfig | None = None) -> Any:
+    """What `module:function` gives for (data, decode, *more) in a child of this process, as of `Apart.call`."""
+    return _apart(function).call(data, decode or DecodeConfig(), *more)
+
+
 def decode_apart(data: bytes, decode: DecodeConfig | None = None) -> Decoded:
     """As `decode_full`, in a child of this process. ImageError `decode_timeout`, or `unreadable` after a crash, too."""
     decoded: Decoded = _apart(f"{__name__}:decode_here").call(data, decode or DecodeConfig())

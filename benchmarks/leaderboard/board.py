@@ -1,22 +1,24 @@
 """From the per-image table to the leaderboard: a plain dict (schema.py), which is also leaderboard.json.
 
-A mean over a hole is never ranked, and takes no rank from another. Methods are ranked per metric among those that have
-every id of the suite; with `allow_partial`, where nobody has, over the ids that all methods have alike, or not at all.
-Overall ranks are made only over a named group of metrics, all of which are there, among methods ranked in each.
+A mean over a hole is never ranked, and takes no rank from another: methods are ranked per metric among those that have
+every id of the suite, or every id that the user names (columns.py). The others stand below, with what they lack and how
+they compare over shared images (partial.py). Overall ranks are made only over a named group of metrics, all of which
+are there, among methods ranked in each.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.leaderboard import statistics
+from benchmarks.leaderboard import partial, statistics
+from benchmarks.leaderboard.columns import Column, Rules, read_columns
+from benchmarks.leaderboard.draws import Draws
 from benchmarks.leaderboard.schema import (
     Board,
     Correlation,
@@ -24,10 +26,10 @@ from benchmarks.leaderboard.schema import (
     GroupRow,
     MetricRow,
     MetricTable,
+    NotShown,
     PairRow,
     ScoreBoard,
 )
-from benchmarks.leaderboard.statistics import Bootstrap
 from benchmarks.metrics.profiles import MetricSpec
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import Folder
@@ -36,150 +38,71 @@ TABLE = "per_image.parquet"
 BOARD = "leaderboard.json"
 
 
-TESTS = ("permutation", "wilcoxon")
-NO_REFERENCE = "no_reference"  # the suite's lack, not a method's
-
-
-@dataclass(frozen=True)
-class Column:
-    """The scores of one metric. `values`: method -> (seeds, ids), NaN where there is a reason. `chosen`: methods that
-    are ranked, over the positions `subset` of the ids. `why_not`: where none is ranked that could be."""
-
-    spec: MetricSpec
-    values: dict[str, np.ndarray]
-    reasons: dict[str, Counter[str]]
-    chosen: tuple[str, ...]
-    subset: np.ndarray
-    why_not: str | None = None
-
-    def scores(self, method: str) -> np.ndarray:
-        """(seeds, images) of the ranked subset."""
-        return self.values[method][:, self.subset]
-
-    def by_image(self, method: str) -> np.ndarray:
-        """(images,) of the ranked subset: the mean over the seeds."""
-        means: np.ndarray = self.scores(method).mean(axis=0)
-        return means
-
-
 def make_leaderboard(
     table: pa.Table,
     ids: Sequence[str],
     total: int,
     specs: Sequence[MetricSpec],
     groups: dict[str, tuple[str, ...]],
-    allow_partial: bool = False,
-    test: str = "permutation",
-    resamples: int = statistics.RESAMPLES,
-    sampled: bool = False,
+    rules: Rules,
     in_sets: dict[str, int] | None = None,
 ) -> ScoreBoard:
-    """Everything that follows from the scores alone. `total`: images of the suite; `ids`: those that were scored.
+    """Everything that follows from the scores alone. `total`: images of the suite; `ids`: those that were scored;
+    `in_sets`: method -> images that a metric of a set is over, `total` for those that are not named.
 
-    `sampled`: `ids` were drawn from the suite's, whatever the methods have; `in_sets`: method -> images that a metric
-    of a set is over, `total` for those that are not named.
     Equal scores give an equal dict.
     """
-    columns = read_columns(table, ids, total, specs, allow_partial, sampled)
-    draws = _Draws(resamples)
-    methods = list(dict.fromkeys(table["method"].to_pylist()))
+    columns = read_columns(table, ids, total, specs, rules)
+    draws = Draws(rules.resamples)
+    given = list(dict.fromkeys(table["method"].to_pylist()))
+    hidden = _not_shown(columns, given, len(ids), rules)
+    methods = [method for method in given if method not in hidden]
+    metrics = {
+        spec.name: _set_metric(table, spec, methods, total, in_sets or {})
+        if spec.needs == "set"
+        else _metric(columns[spec.name], methods, total, draws, rules.test)
+        for spec in specs
+    }
+    gaps = partial.list_gaps(table, ids)
     return {
         "methods": methods,
+        "below": _below(metrics, methods),
+        "not_shown": hidden,
         "images": {"scored": len(ids), "of": total},
-        "statistics": {"resamples": resamples, "level": statistics.LEVEL, "test": test, "adjusted": "holm"},
-        "metrics": {
-            spec.name: _set_metric(table, spec, methods, total, in_sets or {})
-            if spec.needs == "set"
-            else _metric(columns[spec.name], methods, total, draws, test)
-            for spec in specs
+        "statistics": {
+            "resamples": rules.resamples,
+            "level": statistics.LEVEL,
+            "test": rules.test,
+            "adjusted": "holm",
         },
+        "metrics": metrics,
         "groups": {name: _group(names, columns, draws) for name, names in groups.items()},
-        "correlation": _correlation(columns),
+        "gaps": {method: gaps[method] for method in methods if method in gaps},
+        "common": partial.find_common(columns, ids),
+        "correlation": _correlation(columns, methods),
     }
 
 
-class _Draws:
-    """One Bootstrap for each number of images: all metrics over the same images share it."""
-
-    def __init__(self, resamples: int) -> None:
-        self.resamples = resamples
-        self._made: dict[int, Bootstrap] = {}
-        self._means: dict[tuple[str, str], np.ndarray] = {}
-
-    def over(self, images: int) -> Bootstrap:
-        if images not in self._made:
-            self._made[images] = Bootstrap(images, self.resamples)
-        return self._made[images]
-
-    def means(self, column: Column, method: str) -> np.ndarray:
-        """(resamples,) means of a method over the ranked subset of a metric."""
-        key = column.spec.name, method
-        if key not in self._means:
-            self._means[key] = self.over(len(column.subset)).means(column.scores(method))
-        return self._means[key]
+def _not_shown(columns: dict[str, Column], methods: list[str], scored: int, rules: Rules) -> dict[str, NotShown]:
+    """Unranked methods with fewer images than the user wants to see."""
+    found: dict[str, NotShown] = {}
+    parts = [column for column in columns.values() if column.spec.ranked]
+    for method in methods:
+        rows = [(int(column.there(method).sum()), method in column.chosen) for column in parts]
+        if partial.is_hidden(rows, rules):
+            most = max((n for n, _ in rows), default=0)
+            missing = sum(scored - int(column.there(method).sum()) for column in columns.values())
+            found[method] = {"images": most, "scores_missing": missing}
+    return found
 
 
-def read_columns(
-    table: pa.Table,
-    ids: Sequence[str],
-    total: int,
-    specs: Sequence[MetricSpec],
-    allow_partial: bool,
-    sampled: bool = False,
-) -> dict[str, Column]:
-    """Per metric of single images, the scores as arrays and what is ranked. Arguments as of `make_leaderboard`."""
-    position = {id_: k for k, id_ in enumerate(ids)}
-    found: dict[str, dict[str, dict[str, np.ndarray]]] = defaultdict(lambda: defaultdict(dict))
-    reasons: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    without: dict[str, set[int]] = defaultdict(set)  # positions that the suite has no reference for
-    for row in table.to_pylist():
-        seeds = found[row["metric"]][row["method"]]
-        scores = seeds.setdefault(row["seed"], np.full(max(1, len(ids)), np.nan))
-        if row["value"] is not None:
-            scores[position.get(row["id"], 0)] = row["value"]
-        elif row["reason"]:
-            reasons[row["metric"]][row["method"]][row["reason"]] += 1
-        if row["reason"] == NO_REFERENCE:
-            without[row["metric"]].add(position[row["id"]])
-    columns = {}
-    for spec in specs:
-        if spec.needs == "set":
-            continue
-        values = {method: np.stack(list(seeds.values())) for method, seeds in found[spec.name].items()}
-        valid = {method: tuple(np.flatnonzero(np.isfinite(v).all(axis=0)).tolist()) for method, v in values.items()}
-        every = tuple(k for k in range(len(ids)) if k not in without[spec.name])
-        known = sampled or len(ids) == total
-        chosen, subset = _ranked(valid, every if known else None, total, allow_partial) if spec.ranked else ((), ())
-        wanted = len(every) if known and every and allow_partial else total
-        why_not = _why_none(valid, wanted, allow_partial) if spec.ranked and not chosen else None
-        columns[spec.name] = Column(spec, values, reasons[spec.name], chosen, np.array(subset, int), why_not)
-    return columns
+def _below(metrics: dict[str, MetricTable], methods: list[str]) -> list[str]:
+    """Methods that no metric ranks, though it ranks another: they stand below the line."""
+    ranked = {method for metric in metrics.values() for method, row in metric["rows"].items() if row["rank"]}
+    return [method for method in methods if method not in ranked] if ranked else []
 
 
-def _ranked(
-    valid: dict[str, tuple[int, ...]], every: tuple[int, ...] | None, total: int, allow_partial: bool
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The methods that are ranked, and over which positions. `valid`: method -> the positions that it has scores for;
-    `every`: those that a complete method has, None where they are not known. What one method lacks is no other's loss.
-    """
-    if every and (allow_partial or len(every) == total):
-        complete = tuple(method for method, positions in valid.items() if positions == every)
-        if complete:
-            return complete, every
-    alike = set(valid.values())
-    if allow_partial and len(alike) == 1 and alike != {()}:
-        return tuple(valid), alike.pop()
-    return (), ()
-
-
-def _why_none(valid: dict[str, tuple[int, ...]], wanted: int, allow_partial: bool) -> str:
-    """Why no method is ranked, with how many images each has."""
-    counts = ", ".join(f"{method} {len(positions)}" for method, positions in valid.items())
-    rest = ", nor have all the same images" if allow_partial else "; --allow-partial ranks methods with the same images"
-    return f"no method has all {wanted} images{rest if any(valid.values()) else ''} ({counts})"
-
-
-def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test: str) -> MetricTable:
+def _metric(column: Column, methods: list[str], total: int, draws: Draws, test: str) -> MetricTable:
     spec = column.spec
     chosen = [method for method in methods if method in column.chosen]
     pairs = _pairs(column, chosen, draws, test)
@@ -191,8 +114,10 @@ def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test:
         "of": total,
         "rows": rows,
         "pairs": pairs,
+        "shared": partial.compare_shared(column, methods, draws, test) if spec.ranked else [],
         "win_rate": _win_rates(column, chosen),
         "why_not": column.why_not,
+        "no_test": statistics.why_no_test(len(column.subset), len(chosen), test, draws.resamples) if chosen else None,
     }
     if not chosen:
         return result
@@ -202,14 +127,16 @@ def _metric(column: Column, methods: list[str], total: int, draws: _Draws, test:
     best = chosen[int(np.argmax(spec.sign * np.array(means)))]
     tied = {best} | {(set(p["methods"]) - {best}).pop() for p in pairs if best in p["methods"] and p["p_holm"] >= 0.05}
     for method, rank, first in zip(chosen, statistics.ranks(means, spec.sign), firsts, strict=True):
-        rows[method] |= {"rank": rank, "first_share": round(first, 4), "tied_with_best": method in tied}
+        rows[method] |= {"rank": rank, "first_share": round(first, 4)}
+        if result["no_test"] is None:
+            rows[method]["tied_with_best"] = method in tied
     return result
 
 
-def _row(column: Column, method: str, total: int, draws: _Draws) -> MetricRow:
+def _row(column: Column, method: str, total: int, draws: Draws) -> MetricRow:
     """Mean and interval over the images that the method has scores for, which are all, the subset, or what is left."""
     values = column.values[method]
-    there = np.flatnonzero(np.isfinite(values).all(axis=0))
+    there = np.flatnonzero(column.there(method))
     row: MetricRow = {
         "n": len(there),
         "of": total,
@@ -257,12 +184,14 @@ def _set_metric(
         "of": total,
         "rows": rows,
         "pairs": [],
+        "shared": [],
         "win_rate": {},
         "why_not": None,
+        "no_test": None,
     }
 
 
-def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[PairRow]:
+def _pairs(column: Column, chosen: list[str], draws: Draws, test: str) -> list[PairRow]:
     """Every pair of ranked methods: difference, interval, p, p adjusted over the pairs of this metric."""
     if len(chosen) < 2 or len(column.subset) < 2:
         return []
@@ -271,7 +200,7 @@ def _pairs(column: Column, chosen: list[str], draws: _Draws, test: str) -> list[
     for first, second in combinations(chosen, 2):
         differences = column.by_image(first) - column.by_image(second)
         low, high = statistics.interval(resampled[first] - resampled[second])
-        p = statistics.wilcoxon_p(differences) if test == "wilcoxon" else statistics.permutation_p(differences)
+        p = statistics.paired_p(differences, test, draws.resamples)
         pairs.append(
             {
                 "methods": [first, second],
@@ -301,7 +230,7 @@ def _win_rates(column: Column, chosen: list[str]) -> dict[str, dict[str, float]]
     }
 
 
-def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) -> Group:
+def _group(names: tuple[str, ...], columns: dict[str, Column], draws: Draws) -> Group:
     """Mean rank over the metrics of a group, for the methods that are ranked in all of them over the same images."""
     absent = [name for name in names if name not in columns]
     if absent:
@@ -326,12 +255,14 @@ def _group(names: tuple[str, ...], columns: dict[str, Column], draws: _Draws) ->
     return {"metrics": list(names), "rows": rows, "why_not": None}
 
 
-def _correlation(columns: dict[str, Column]) -> Correlation:
+def _correlation(columns: dict[str, Column], shown: list[str]) -> Correlation:
     """Spearman's rho between metrics over (method, image), each oriented so that more is better."""
     names = [name for name, column in columns.items() if column.values]
     if len(names) < 2:
         return {"metrics": names, "rho": []}
-    methods = [method for method in columns[names[0]].values if all(method in columns[name].values for name in names)]
+    methods = [method for method in shown if all(method in columns[name].values for name in names)]
+    if not methods:
+        return {"metrics": names, "rho": []}
     stacked = np.array(
         [
             np.concatenate([columns[name].spec.sign * columns[name].values[method].mean(axis=0) for method in methods])

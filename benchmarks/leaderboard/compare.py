@@ -46,7 +46,13 @@ def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> C
         raise InputError(f"{first} and {second} share no method, metric and two images")
     for row, adjusted in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
-    return {"a": first, "b": second, "rows": rows, "computed_in_two_ways": other_ways}
+    return {
+        "a": first,
+        "b": second,
+        "resamples": resamples,
+        "rows": rows,
+        "computed_in_two_ways": other_ways,
+    }
 
 
 def _operand(text: str) -> tuple[Folder, str | None]:

@@ -17,7 +17,7 @@ class MetricRow(TypedDict):
     rank: int | None  # 1 for the best; None where it is not ranked
     reasons: dict[str, int]  # why scores are missing -> how many
     first_share: NotRequired[float]  # of ranked methods: the share of the resamples in which it is the best
-    tied_with_best: NotRequired[bool]  # of ranked methods: the best, or no significant difference from it
+    tied_with_best: NotRequired[bool]  # of ranked methods that could differ: the best, or not significantly worse
 
 
 class PairRow(TypedDict):
@@ -32,6 +32,18 @@ class PairRow(TypedDict):
     p_holm: float  # p adjusted over the pairs of the metric
 
 
+class SharedPair(TypedDict):
+    """Two methods of which one is not ranked, over the images that both have."""
+
+    methods: list[str]  # first, second
+    n: int  # images
+    difference: float  # mean of first minus second, over images
+    low: float  # bounds of its interval
+    high: float
+    p: float
+    p_holm: float  # p adjusted over these pairs of the metric
+
+
 class MetricTable(TypedDict):
     """One metric."""
 
@@ -41,8 +53,10 @@ class MetricTable(TypedDict):
     of: int  # images of the suite
     rows: dict[str, MetricRow]  # by method
     pairs: list[PairRow]
+    shared: list[SharedPair]
     win_rate: dict[str, dict[str, float]]  # [a][b]: share of images on which a is better than b
     why_not: str | None  # why nobody is ranked, where somebody could be
+    no_test: str | None  # why no difference can be significant: then nobody is marked as the best
 
 
 class GroupRow(TypedDict):
@@ -86,14 +100,41 @@ class StatisticsUsed(TypedDict):
     adjusted: str  # holm
 
 
+class Gap(TypedDict):
+    """An image of a method that has no score."""
+
+    id: str
+    reason: str
+    metrics: list[str]  # in which it has none
+    seeds: list[str]
+
+
+class NotShown(TypedDict):
+    """An unranked method with too few images to be shown."""
+
+    images: int  # the most that it has in a ranked metric
+    scores_missing: int  # over all metrics
+
+
+class CommonIds(TypedDict):
+    """What could be ranked where nobody has every image."""
+
+    methods: list[str]
+    ids: list[str]  # that they all have
+
+
 class ScoreBoard(TypedDict):
     """What follows from the scores alone: equal scores give equal content."""
 
-    methods: list[str]
+    methods: list[str]  # that are shown
+    below: list[str]  # of them, those that no metric ranks while others are ranked
+    not_shown: dict[str, NotShown]  # by method
     images: ImageCounts
     statistics: StatisticsUsed
     metrics: dict[str, MetricTable]
     groups: dict[str, Group]
+    gaps: dict[str, list[Gap]]  # by method; only methods that lack a score
+    common: CommonIds | None  # where a metric ranks nobody
     correlation: Correlation
 
 
@@ -160,5 +201,6 @@ class Comparison(TypedDict):
 
     a: str  # as it was asked for
     b: str
+    resamples: int  # of intervals and tests
     rows: list[ComparedRow]
     computed_in_two_ways: list[str]  # metrics that are left out for it

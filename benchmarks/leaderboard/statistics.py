@@ -16,6 +16,7 @@ from scipy import stats
 RESAMPLES = 10_000
 LEVEL = 0.95
 ALPHA = 0.05
+TESTS = ("permutation", "wilcoxon")
 EXACT_PAIRS = 13  # 2^13 sign patterns: fewer than the resamples, so all of them are tried
 
 
@@ -73,6 +74,30 @@ def _signs(images: int, resamples: int, seed: int) -> np.ndarray:
 def wilcoxon_p(differences: np.ndarray) -> float:
     """Two-sided p of Wilcoxon's signed-rank test; 1 where all differences are 0."""
     return float(stats.wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+
+
+def paired_p(differences: np.ndarray, test: str, resamples: int = RESAMPLES) -> float:
+    """Two-sided p of one of TESTS that paired `differences` (images,) have mean, or median, 0."""
+    return wilcoxon_p(differences) if test == "wilcoxon" else permutation_p(differences, resamples)
+
+
+def least_p(images: int, pairs: int, test: str = "permutation", resamples: int = RESAMPLES) -> float:
+    """The smallest p after Holm that any of `pairs` can have: two of the 2^images patterns of signs; where patterns are
+    drawn, one of `resamples`."""
+    drawn = test == "permutation" and images > EXACT_PAIRS
+    return min(1.0, pairs * (1 / resamples if drawn else 2.0 ** (1 - images)))
+
+
+def why_no_test(images: int, methods: int, test: str, resamples: int) -> str | None:
+    """Why no difference between so many methods can be significant, None where one can be."""
+    pairs = methods * (methods - 1) // 2
+    least = least_p(images, pairs, test, resamples)
+    if least < ALPHA or not pairs:
+        return None
+    what = f"{images} image{'s' * (images != 1)} and {pairs} pair{'s' * (pairs != 1)} of methods"
+    if test == "permutation" and images > EXACT_PAIRS:
+        what += f" and {resamples} resamples"
+    return f"no difference can be significant with {what} (p >= {least:.3g})"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -124,15 +124,18 @@ def run_adapter(
 
 
 def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
-    """Puts the inputs into an empty folder as {id}.<ext>: links, or PNG files of the decoded pixels where `how` is png
-    and for formats that not every repository reads."""
+    """Puts the inputs into an empty folder as {id}.<ext>: links, or PNG files of the decoded pixels where `how` is png,
+    for formats that not every repository reads, and for what is to be rotated, which not every repository does."""
     target.mkdir(parents=True)
     for id_, path in inputs.items():
-        if path.suffix.lower() not in ((".png",) if how == "png" else READ_BY_ALL):
-            try:
-                pixels = pixels_apart(read_file(path))
-            except ImageError as error:
-                raise InputError(f"{path} is {error.reason}: {error.detail}") from None
+        try:
+            data = read_file(path)
+            turned = probe_apart(data).orientation != 1
+            plain = path.suffix.lower() in ((".png",) if how == "png" else READ_BY_ALL)
+            pixels = None if plain and not turned else pixels_apart(data)
+        except ImageError as error:
+            raise InputError(f"{path} is {error.reason}: {error.detail}") from None
+        if pixels is not None:
             cv2.imwrite(str(target / f"{id_}.png"), np.ascontiguousarray(pixels[..., ::-1]))
         else:
             (target / f"{id_}{path.suffix.lower()}").symlink_to(path.absolute())

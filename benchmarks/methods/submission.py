@@ -2,7 +2,8 @@
 
     OUTPUTS is a method (images, or seed-1/ seed-2/ ... of images), or a folder of such methods
 
-Set, size, mode and codec are read from the headers; equality with bicubic, and between methods, from the pixels.
+Set, size, mode and codec are read from the headers; sizes are upright, after the rotation that EXIF asks for. Equality
+with bicubic, and between methods, is of pixels (copies.py).
 """
 
 from __future__ import annotations
@@ -16,31 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from benchmarks.methods import losses
+from benchmarks.methods.copies import OutputFile, find_copies
 from benchmarks.methods.method_file import MethodFile, read_method
-from benchmarks.suites.suite import Suite, images_by_id
+from benchmarks.suites.ids import suggest_pattern
+from benchmarks.suites.suite import AD_HOC, Suite, images_by_id
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
-from lucidflux_data.isolation import pixels_apart, probe_apart
+from lucidflux_data.isolation import probe_apart
 from lucidflux_data.sources.reading import read_file
 
 SEED_FOLDER = re.compile(r"seed-(\w+)")
-COMPARED = 5  # images, evenly spaced, whose pixels are compared with bicubic and between methods
-
-
-@dataclass(frozen=True)
-class OutputFile:
-    """`reason` is None, or why the file cannot be scored at all."""
-
-    path: Path
-    sha256: str
-    width: int
-    height: int
-    format: str
-    remarks: tuple[str, ...]
-    reason: str | None = None
 
 
 @dataclass
@@ -55,8 +42,10 @@ class Method:
     flags: list[str] = field(default_factory=list)
 
 
-def find_methods(outputs: Iterable[str]) -> list[Method]:
-    """The methods of all --outputs, `DIR` or `NAME=DIR`. InputError for a folder without images and a name twice."""
+def find_methods(outputs: Iterable[str], pattern: re.Pattern[str] | None = None) -> list[Method]:
+    """The methods of all --outputs, `DIR` or `NAME=DIR`. InputError for a folder without images and a name twice.
+
+    `pattern`: which part of a file's name is its id (`suites.ids.id_of`)."""
     methods: list[Method] = []
     for item in outputs:
         name, equals, place = item.partition("=")
@@ -65,22 +54,22 @@ def find_methods(outputs: Iterable[str]) -> list[Method]:
         folder = Path(place).absolute()
         if not folder.is_dir():
             raise InputError(f"--outputs {place} is not a folder")
-        methods += _methods_in(folder, name)
+        methods += _methods_in(folder, name, pattern)
     twice = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
     if twice:
         raise InputError(f"two methods are called {twice[0]}: give one as NAME=DIR")
     return methods
 
 
-def _methods_in(folder: Path, name: str) -> list[Method]:
+def _methods_in(folder: Path, name: str, pattern: re.Pattern[str] | None) -> list[Method]:
     if _has_images(folder) or _seed_folders(folder):
-        return [_method(folder, name or folder.name)]
+        return [_method(folder, name or folder.name, pattern)]
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and (_has_images(path) or _seed_folders(path))]
     if not inner:
         raise InputError(f"{folder} holds neither images nor folders of images")
     if name:
         raise InputError(f"{name}={folder} holds several methods ({inner[0].name}, ...): a name is for one")
-    return [_method(path, path.name) for path in inner]
+    return [_method(path, path.name, pattern) for path in inner]
 
 
 def _has_images(folder: Path) -> bool:
@@ -96,11 +85,11 @@ def _seed_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _method(folder: Path, name: str) -> Method:
+def _method(folder: Path, name: str, pattern: re.Pattern[str] | None) -> Method:
     seeds = _seed_folders(folder)
     if seeds and _has_images(folder):
         raise InputError(f"{folder} holds images beside its seed folders: move them into one")
-    paths = {seed: images_by_id(place) for seed, place in seeds.items()} or {"0": images_by_id(folder)}
+    paths = {seed: images_by_id(place, pattern) for seed, place in (seeds or {"0": folder}).items()}
     about = read_method(folder) or {}
     return Method(about.get("method", name) if name == folder.name else name, folder, paths, about)
 
@@ -123,9 +112,22 @@ def check_ids(methods: list[Method], suite: Suite) -> tuple[str, ...]:
                 hint = "" if suite.ids_verified else "; its ids were not verified: prepare it from its archive"
                 raise InputError(
                     f"{method.name} has {len(unknown)} images that {suite.name} does not have: "
-                    f"{', '.join(unknown[:3])}{hint}"
+                    f"{', '.join(unknown[:3])}{hint}{suggest_pattern(unknown, known)}"
                 )
+    if suite.name == AD_HOC and not suite.gt and not suite.lq:
+        _check_names(methods)
     return suite.ids
+
+
+def _check_names(methods: list[Method]) -> None:
+    """Where nothing but the outputs names the ids: InputError for two methods that share none of them, while the names
+    of one are those of the other with something around them."""
+    each = {method.name: {id_ for seed in method.paths.values() for id_ in seed} for method in methods}
+    for first, known in each.items():
+        for second, ids in each.items():
+            hint = suggest_pattern(ids, known) if not known & ids else ""
+            if hint:
+                raise InputError(f"{second} and {first} share no id ({min(ids)}, {min(known)}){hint}")
 
 
 def inspect(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
@@ -143,7 +145,8 @@ def inspect(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
     for method in methods:
         _check_sizes(method, suite)
         method.flags = _flags(method, len(ids))
-    _flag_equal_images(methods, suite, ids)
+    for name, flags in find_copies({method.name: method.files for method in methods}, suite.lq, ids).items():
+        next(method for method in methods if method.name == name).flags += flags
 
 
 def expected_sizes(suite: Suite, ids: tuple[str, ...]) -> dict[str, tuple[int, int]]:
@@ -173,8 +176,9 @@ def _read(path: Path, expected: tuple[int, int] | None) -> OutputFile:
     except ImageError as error:
         return OutputFile(path, sha256, 0, 0, "", (), error.reason)
     remarks = []
-    if header.format == "jpeg" or (header.format == "webp" and b"VP8L" not in data[:64]):
-        remarks.append("lossy")
+    loss = losses.remark_of(data, header.format)
+    if loss is not None:
+        remarks.append(loss)
     if header.mode != "RGB":
         remarks.append(f"mode {header.mode}")
     if header.orientation != 1:
@@ -211,50 +215,7 @@ def _flags(method: Method, total: int) -> list[str]:
     reasons = Counter(file.reason for file in files if file.reason)
     flags += [f"{count} images cannot be scored: {reason}" for reason, count in sorted(reasons.items())]
     remarks = Counter(remark for file in files for remark in file.remarks)
-    flags += [f"{'lossy codec (JPEG or WebP)' if name == 'lossy' else name}: {n} images" for name, n in remarks.items()]
+    flags += [f"{name}: {n} images" for name, n in remarks.items()]
     if len(method.files) == 1:
         flags.append("one seed")
     return flags
-
-
-def _flag_equal_images(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
-    """Compares the pixels of a few images: with the bicubic upscaled input, and between methods."""
-    first = {method.name: next(iter(method.files.values())) for method in methods}
-    there = [id_ for id_ in ids if any(id_ in files for files in first.values())]
-    chosen = [there[int(k)] for k in np.linspace(0, len(there) - 1, min(COMPARED, len(there)))]
-    pixels: dict[str, dict[str, np.ndarray]] = {}
-    for method in methods:
-        files = first[method.name]
-        pixels[method.name] = {id_: image for id_ in chosen if (image := _pixels(files.get(id_))) is not None}
-    for method in methods:
-        images = pixels[method.name]
-        with_input = [id_ for id_ in images if id_ in suite.lq]
-        if with_input and all(_is_bicubic(images[id_], suite.lq[id_]) for id_ in with_input):
-            method.flags.append("identical to bicubic upscaling")
-        for other in methods:
-            shared = images.keys() & pixels[other.name].keys()
-            if other is not method and shared and all(_equal(images[id_], pixels[other.name][id_]) for id_ in shared):
-                method.flags.append(f"identical to {other.name}")
-
-
-def _pixels(file: OutputFile | None) -> np.ndarray | None:
-    if file is None or file.reason:
-        return None
-    try:
-        return pixels_apart(read_file(file.path))
-    except ImageError:
-        return None
-
-
-def _equal(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.shape == second.shape and bool(np.array_equal(first, second))
-
-
-def _is_bicubic(image: np.ndarray, lq: Path) -> bool:
-    """Within half a level of the upscaled input on average, so that a JPEG of it is not missed for its rounding."""
-    try:
-        pixels = pixels_apart(read_file(lq))
-    except ImageError:
-        return False
-    upscaled = Image.fromarray(pixels).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
-    return bool(np.abs(np.asarray(upscaled, np.int16) - image).mean() < 0.5)

@@ -21,8 +21,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.leaderboard.board import NO_REFERENCE
-from benchmarks.methods.submission import Method, OutputFile
+from benchmarks.leaderboard.columns import NO_REFERENCE
+from benchmarks.methods.copies import OutputFile
+from benchmarks.methods.run import stage
+from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.memory import within_memory
@@ -307,10 +309,7 @@ def score_set(method: Method, seed: str, suite: Suite, device: str) -> Outcome:
         return {"value": None, "reason": "changed", "seconds": None}
     with tempfile.TemporaryDirectory() as place:
         for role, paths in (("out", {i: f.path for i, f in files.items()}), ("gt", {i: suite.gt[i] for i in files})):
-            folder = Path(place, role)
-            folder.mkdir()
-            for id_, path in paths.items():
-                (folder / f"{id_}{path.suffix}").symlink_to(path.absolute())
+            stage(paths, Path(place, role), "link")  # upright, and in a format that pyiqa reads
         value = pyiqa_models.frechet_distance(f"{place}/out", f"{place}/gt", device)
     return {"value": value, "reason": None, "seconds": round(time.perf_counter() - start, 4)}
 

@@ -11,16 +11,18 @@ function sortTable(table, column, heading) {
   const down = heading.getAttribute("aria-sort") === "ascending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const body = table.tBodies[0];
   const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  const rows = [...body.rows].map((row) => [row, value(row)]);
-  const numeric = rows.every(([, v]) => v === "" || !Number.isNaN(Number(v)));
-  rows.sort(([, a], [, b]) => {
-    if (a === "" || b === "") return (a === "") - (b === "");  // what has no value stands last, whatever the order
-    const order = numeric ? Number(a) - Number(b) : a.localeCompare(b, undefined, { numeric: true });
-    return down ? -order : order;
-  });
-  body.append(...rows.map(([row]) => row));
+  for (const body of table.tBodies) {  // what is not ranked stays below the line, published rows below that
+    if (body.className === "line") continue;
+    const rows = [...body.rows].map((row) => [row, value(row)]);
+    const numeric = rows.every(([, v]) => v === "" || !Number.isNaN(Number(v)));
+    rows.sort(([, a], [, b]) => {
+      if (a === "" || b === "") return (a === "") - (b === "");  // what has no value stands last, whatever the order
+      const order = numeric ? Number(a) - Number(b) : a.localeCompare(b, undefined, { numeric: true });
+      return down ? -order : order;
+    });
+    body.append(...rows.map(([row]) => row));
+  }
 }
 
 function makeSortable(table) {
@@ -210,6 +212,10 @@ function onKey(event) {
 // ---- start
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
+$("fold")?.addEventListener("click", () => {
+  const hidden = $("published").toggleAttribute("hidden");
+  $("fold").setAttribute("aria-expanded", String(!hidden));
+});
 if ($("images")) {
   if (!CONFLICT) $("order").querySelector("[value=disagreement]").remove();
   for (const id of ["metric", "method-a", "method-b", "order"]) $(id).addEventListener("change", fillImages);

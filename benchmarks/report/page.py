@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from benchmarks.leaderboard.board import Column, read_columns
-from benchmarks.leaderboard.schema import Board, ColouredRow, MetricRow
+from benchmarks.leaderboard.columns import Column, Rules, read_columns
+from benchmarks.leaderboard.schema import Board, MetricRow
 from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.report import tables
+from benchmarks.report.notes import notes
+from benchmarks.report.page_tables import list_missing, make_table
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.escapes import for_html, for_script
@@ -57,17 +59,19 @@ def make_report(
     methods: list[Method],
 ) -> bytes:
     """The page as UTF-8 bytes. Reads the pictures of the gallery, nothing else."""
-    columns = read_columns(table, ids, board["images"]["of"], specs, True)
+    columns = read_columns(table, ids, board["images"]["of"], specs, Rules())
     conflict = disagreement(columns, ids)
     shown = np.flatnonzero(_has_score(columns, len(ids)))
     chosen = _gallery_ids(tuple(ids[k] for k in shown), conflict[shown])
-    ranked = sorted(methods, key=lambda method: tables.order(board).index(method.name))
+    order = tables.order(board)
+    by_name = {method.name: method for method in methods}
+    ranked = [by_name[name] for name in order]
     gallery: list[Entry] = [{"id": id_, "pictures": _pictures(id_, suite, ranked)} for id_ in chosen]
     data: PageData = {
         "ids": [ids[k] for k in shown],
-        "methods": tables.order(board),
+        "methods": order,
         "metrics": {name: column.spec.sign for name, column in columns.items()},
-        "scores": {name: _scores(column, shown) for name, column in columns.items()},
+        "scores": {name: _scores(column, order, shown) for name, column in columns.items()},
         "disagreement": [_number(value) for value in conflict[shown]],
         "gallery": [entry for entry in gallery if len(entry["pictures"]) > 1],
     }
@@ -107,8 +111,8 @@ def _has_score(columns: dict[str, Column], ids: int) -> np.ndarray:
     return shown
 
 
-def _scores(column: Column, shown: np.ndarray) -> dict[str, list[float | None]]:
-    return {method: [_number(v) for v in values.mean(axis=0)[shown]] for method, values in column.values.items()}
+def _scores(column: Column, methods: list[str], shown: np.ndarray) -> dict[str, list[float | None]]:
+    return {method: [_number(v) for v in column.values[method].mean(axis=0)[shown]] for method in methods}
 
 
 def _number(value: float) -> float | None:
@@ -142,9 +146,10 @@ def _page(board: Board, columns: dict[str, Column], data: PageData) -> str:
     sections = [
         f"<h1>{title}</h1><p class=note>{for_html(board['about'])}</p>",
         "<h2>Leaderboard</h2>",
-        _leaderboard(board),
-        "".join(f"<p class=note>{for_html(line)}</p>" for line in tables.notes(board)[1:-1]),
+        make_table(board),
+        "".join(f"<p class=note>{for_html(line)}</p>" for line in notes(board)[1:-1]),
         f"<p class='note mono'>{for_html(board['signature'])}</p>",
+        list_missing(board),
         _plots(board, columns),
         _heat(board),
         _correlation(board),
@@ -158,43 +163,6 @@ def _page(board: Board, columns: dict[str, Column], data: PageData) -> str:
         f"<script type=application/json id=data>{text}</script>"
         f"<script>{(here / 'page.js').read_text()}</script></html>\n"
     )
-
-
-def _leaderboard(board: Board) -> str:
-    names = tables.header(board)
-    head = "".join(f"<th scope=col>{for_html(name)}</th>" for name in names)
-    rows = []
-    for line in tables.make_body(board):
-        method = line[0][0]
-        cells = [f"<td>{for_html(method)}</td>"]
-        for (text, _), metric in zip(line[1:], board["metrics"].values(), strict=False):
-            row = metric["rows"][method]
-            kind = "best" if row.get("tied_with_best") else "hole" if row["n"] < row["of"] else ""
-            comparable = row["mean"] is not None and tables.is_comparable(metric, row)
-            value = f"{row['mean']:.6g}" if comparable else ""  # without one it stands last, whatever the order
-            cells.append(f"<td class='{kind}' data-value='{value}'>{for_html(text)}</td>")
-        for text, bold in line[len(cells) : -1]:
-            kind = "best" if bold else ""
-            cells.append(f"<td class='{kind}' data-value='{text.split()[0].strip('-')}'>{for_html(text)}</td>")
-        cells.append(f"<td class=text>{for_html(line[-1][0])}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    rows += [_published_line(paper, list(board["metrics"]), len(names)) for paper in board["published"]]
-    return (
-        f"<div class=wide><table class=sortable id=leaderboard><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _published_line(paper: ColouredRow, metrics: list[str], columns: int) -> str:
-    cells = [f"<td>{for_html(paper['method'])} ({for_html(paper['source'])})</td>"]
-    for name in metrics:
-        value = paper["values"].get(name)
-        shown = "" if value is None else f"{value:g}"
-        cells.append(f"<td class='{paper['colours'].get(name, 'dim')}' data-value='{shown}'>{shown}</td>")
-    cells += ["<td data-value=''></td>"] * (columns - len(cells) - 1)
-    source = for_html(paper["reference"])
-    cells.append(f"<td class=text title='{source}'>{source.split(' (')[0]}</td>")
-    return f"<tr class=published>{''.join(cells)}</tr>"
 
 
 def _plots(board: Board, columns: dict[str, Column]) -> str:

@@ -1,12 +1,13 @@
 """A results folder: the per-image table, the leaderboard in every format, the environment, the page.
 
-    RESULTS/run.json per_image.parquet leaderboard.{json,md,tex,csv} environment.json report.html
+    RESULTS/run.json per_image.parquet leaderboard.{json,md,tex,csv} environment.json report.html [common_ids.txt]
 
 Everything but environment.json and the seconds of the table follows from the outputs, the suite and the profile.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pyarrow as pa
 from benchmarks import environment
 from benchmarks.leaderboard import published, statistics
 from benchmarks.leaderboard.board import BOARD, TABLE, make_leaderboard
+from benchmarks.leaderboard.columns import Rules
 from benchmarks.leaderboard.schema import Board, ColouredRow, MetricTable, RunCost, ScoreBoard
 from benchmarks.methods.method_file import MethodFile
 from benchmarks.methods.submission import Method
@@ -23,7 +25,8 @@ from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
 from benchmarks.report import page as report
 from benchmarks.report import tables
-from benchmarks.suites.suite import Suite
+from benchmarks.report.notes import COMMON_IDS
+from benchmarks.suites.suite import AD_HOC, Suite
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
@@ -37,10 +40,13 @@ CLIP_NOTE = (
 
 @dataclass(frozen=True)
 class Options:
-    """How a leaderboard is made. `limit`: images that are drawn of the suite's, None for all; `device`: cpu or cuda, of
-    learned metrics; `groups`: name -> metrics of overall ranks, beside the profile's."""
+    """How a leaderboard is made. `ids`: that the user names, None for the suite's; `limit`: images that are drawn of
+    the suite's, None for all; `min_images`: of unranked methods that are shown; `device`: cpu or cuda, of learned
+    metrics; `groups`: name -> metrics of overall ranks, beside the profile's."""
 
     allow_partial: bool = False
+    ids: tuple[str, ...] | None = None
+    min_images: int = 0
     test: str = "permutation"
     resamples: int = statistics.RESAMPLES
     limit: int | None = None
@@ -78,23 +84,20 @@ def write(
     options: Options,
 ) -> Board:
     """Makes the leaderboard of a per-image table and publishes everything, the board last. Returns the leaderboard."""
-    total = suite.count if suite.ids is None or options.limit else len(suite.ids)
+    part = options.ids is not None or options.limit
+    total = max(suite.count, len(ids)) if suite.ids is None or part else len(suite.ids)
     groups = {name: names for name, names in (profile.groups | options.groups).items() if _is_asked(names, profile)}
     groups = {name: names for name, names in groups.items() if not _needs_absent(names, not_computed, suite)}
     in_sets = {method.name: evaluate.images_in_sets(method, suite) for method in methods}
-    sampled = bool(options.limit) and suite.ids is not None
-    scores = make_leaderboard(
-        table,
-        ids,
-        total,
-        specs,
-        groups,
+    rules = Rules(
         options.allow_partial,
-        options.test,
-        options.resamples,
-        sampled,
-        in_sets,
+        named=options.ids is not None,
+        sampled=bool(options.limit) and suite.ids is not None,
+        min_images=options.min_images,
+        test=options.test,
+        resamples=options.resamples,
     )
+    scores = make_leaderboard(table, ids, total, specs, groups, rules, in_sets)
     surroundings = environment.capture()
     board: Board = {
         "schema_version": 1,
@@ -105,19 +108,28 @@ def write(
         "flags": {method.name: method.flags for method in methods},
         "runs": {method.name: _cost(method.about) for method in methods if method.about},
         "not_computed": not_computed,
-        "footnotes": _footnotes(suite, specs, len(ids), options),
+        "footnotes": _footnotes(suite, specs, ids, options),
         "published": _published(suite, scores["metrics"]),
         "signature": signature(
-            suite, specs, _ranked_over(scores, len(ids)), total, options.device, surroundings["hash"]
+            suite, specs, _ranked_over(scores, len(ids)), total, options.device, surroundings["hash"], options.ids
         ),
     }
     folder.publish(TABLE, table_bytes(table))
     folder.publish("environment.json", indented_json(surroundings))
     for name, render in tables.RENDERERS.items():
         folder.publish(name, render(board).encode())
+    _offer_common_ids(folder, board)
     folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))
     folder.publish(BOARD, (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return board
+
+
+def _offer_common_ids(folder: Folder, board: Board) -> None:
+    """A file for --ids, where nobody has every image and most share some; an earlier one goes."""
+    if board["common"]:
+        folder.publish(COMMON_IDS, "".join(f"{id_}\n" for id_ in board["common"]["ids"]).encode())
+    elif folder.exists(COMMON_IDS):
+        folder.remove(COMMON_IDS)
 
 
 def _ranked_over(board: ScoreBoard, scored: int) -> int:
@@ -156,8 +168,8 @@ def _cost(about: MethodFile) -> RunCost:
     return cost
 
 
-def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: Options) -> list[str]:
-    names = {spec.name for spec in specs}
+def _footnotes(suite: Suite, specs: list[MetricSpec], ids: tuple[str, ...], options: Options) -> list[str]:
+    names, scored = {spec.name for spec in specs}, len(ids)
     lines = []
     if names & {"clipiqa", "clipiqa+"}:
         lines.append(CLIP_NOTE + ".")
@@ -168,6 +180,10 @@ def _footnotes(suite: Suite, specs: list[MetricSpec], scored: int, options: Opti
         )
     if options.limit:
         lines.append(f"A sample of {scored} images (--limit): for a first look, not for a claim.")
+    if options.ids is not None:
+        lines.append(f"Over the {scored} ids of --ids: {ids_digest(options.ids)} in the signature.")
+    elif suite.name == AD_HOC and not suite.gt and not suite.lq:
+        lines.append("The ids are those that the outputs have: --gt, --inputs or --ids names what no method has.")
     if not suite.pinned:
         what = "folders" if suite.name == "ad-hoc" else f"{suite.name} is not prepared, so its images"
         lines.append(f"Unpinned: {what} were not checked against hashes.")
@@ -181,9 +197,21 @@ def _published(suite: Suite, metrics: dict[str, MetricTable]) -> list[ColouredRo
     return [{**row, "colours": published.colours(row, suite, metrics)} for row in rows]
 
 
-def signature(suite: Suite, specs: list[MetricSpec], scored: int, total: int, device: str, env: str) -> str:
-    """One line to quote beside the numbers: suite, images, pins, each metric's making, environment."""
+def ids_digest(ids: tuple[str, ...]) -> str:
+    """Eight digits that stand for a set of ids."""
+    return hashlib.sha256("".join(f"{id_}\n" for id_ in sorted(ids)).encode()).hexdigest()[:8]
+
+
+def signature(
+    suite: Suite, specs: list[MetricSpec], scored: int, total: int, device: str, env: str,
+    named: tuple[str, ...] | None = None,
+) -> str:  # fmt: skip
+    """One line to quote beside the numbers: suite, images, the ids that were named, pins, each metric's making,
+    environment."""
     pin = f"pin:{suite.fingerprint[:8]}" if suite.fingerprint else "unpinned"
     n = str(scored) if scored == total else f"{scored}/{total}"
     scale = [f"x{suite.scale}"] if suite.scale else []
-    return "|".join([suite.label(), f"n:{n}", *scale, pin, *(spec.signature(device) for spec in specs), f"env:{env}"])
+    ids = [f"ids:{ids_digest(named)}"] if named is not None else []
+    return "|".join(
+        [suite.label(), f"n:{n}", *ids, *scale, pin, *(spec.signature(device) for spec in specs), f"env:{env}"]
+    )

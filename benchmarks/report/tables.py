@@ -1,7 +1,8 @@
 """The leaderboard as a table: terminal (rich), Markdown, LaTeX (booktabs) and CSV, all from leaderboard.json's dict.
 
 Cell: mean ± half the width of its interval. `#` is the rank. Bold: the best, and what is statistically tied with it.
-An unranked mean says over how many images it is.
+An unranked mean says over how many images it is; methods that no column ranks stand below a line. The sentences beneath
+are in notes.py.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from benchmarks.leaderboard import statistics
 from benchmarks.leaderboard.schema import Board, Comparison, Group, MetricRow, MetricTable, PublishedRow
+from benchmarks.report.notes import notes
 from benchmarks.suites.suite import Suite
 from lucidflux_data.escapes import for_csv, for_latex, for_latex_comment, for_markdown, for_markdown_code, show
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+BELOW = "not ranked: images are missing"
 ARROW = {True: "↓", False: "↑"}
 Cost = Literal["seconds_per_image", "peak_gpu_mb"]
 
@@ -41,15 +45,21 @@ def cell(row: MetricRow | None) -> str:
 
 
 def order(board: Board) -> list[str]:
-    """Methods by the first group that has ranks, else by the first ranked metric, else as given."""
+    """Methods by the first group that has ranks, else by the first metric that has, else as given; those below the line
+    last."""
+    key: dict[str, float] = {}
     for group in board["groups"].values():
-        if group["rows"]:
-            placed = group["rows"]
-            return sorted(board["methods"], key=lambda m: placed[m]["mean_rank"] if m in placed else 1e9)
+        if group["rows"] and not key:
+            key = {method: row["mean_rank"] for method, row in group["rows"].items()}
     for metric in board["metrics"].values():
-        if metric["ranked"]:
-            return sorted(board["methods"], key=lambda m: metric["rows"][m]["rank"] or 1e9)
-    return list(board["methods"])
+        if not key:
+            key = {method: row["rank"] for method, row in metric["rows"].items() if row["rank"]}
+    return sorted(board["methods"], key=lambda method: (method in board["below"], key.get(method, 1e9)))
+
+
+def first_below(board: Board) -> str | None:
+    """The method that the line stands over, None where there is no line."""
+    return next((method for method in order(board) if method in board["below"]), None)
 
 
 def header(board: Board) -> list[str]:
@@ -82,41 +92,14 @@ def make_body(board: Board, ranks: bool = True) -> list[list[tuple[str, bool]]]:
             text = "-"
             if placed is not None:
                 text = f"{placed['rank']} ({placed['mean_rank']:.2f}, first in {placed['first_share']:.0%})"
-            line.append((text, placed is not None and placed["rank"] == 1))
+            sure = all(board["metrics"][name]["no_test"] is None for name in group["metrics"])
+            line.append((text, placed is not None and placed["rank"] == 1 and sure))
         for key in _costs(board).values():
             value = board["runs"][method].get(key) if method in board["runs"] else None
             line.append(("-" if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}", False))
         line.append(("; ".join(board["flags"].get(method, [])), False))
         lines.append(line)
     return lines
-
-
-def notes(board: Board) -> list[str]:
-    """What a reader of the numbers must know, one sentence a line."""
-    lines = [board["about"]]
-    partial = sorted({metric["n"] for metric in board["metrics"].values() if 0 < metric["n"] < metric["of"]})
-    if partial:
-        sizes = " or ".join(f"n={n}/{board['images']['of']}" for n in partial)
-        lines.append(f"Ranks are over a subset that the ranked methods share: {sizes}.")
-    lines.append(
-        f"± is half of a {board['statistics']['level']:.0%} bootstrap interval ({board['statistics']['resamples']:,} "
-        f"resamples); bold: best, or tied with it ({board['statistics']['test']} test, Holm over a metric's pairs)."
-    )
-    lines += _unranked(board["metrics"])
-    lines += [f"Not computed: {reason}." for reason in board["not_computed"].values()]
-    lines += [f"No rank over {name}: {g['why_not']}." for name, g in board["groups"].items() if g["why_not"]]
-    lines += board["footnotes"]
-    return [*lines, f"Signature: {board['signature']}"]
-
-
-def _unranked(metrics: dict[str, MetricTable]) -> list[str]:
-    """A line for each reason why nobody is ranked, with the metrics that have it."""
-    reasons: dict[str, list[str]] = {}
-    for name, metric in metrics.items():
-        why = metric.get("why_not")
-        if why:
-            reasons.setdefault(why, []).append(name)
-    return [f"No rank in {', '.join(names)}: {why}." for why, names in reasons.items()]
 
 
 def is_comparable(metric: MetricTable, row: MetricRow) -> bool:
@@ -130,6 +113,8 @@ def markdown(board: Board) -> str:
     names = header(board)
     lines = ["| " + " | ".join(map(for_markdown, names)) + " |", "|" + "---|" * len(names)]
     for row in make_body(board):
+        if row[0][0] == first_below(board):
+            lines.append("| " + " | ".join([f"_{BELOW}_", *[""] * (len(names) - 1)]) + " |")
         cells = [f"**{for_markdown(text)}**" if bold else for_markdown(text) for text, bold in row]
         lines.append("| " + " | ".join(cells) + " |")
     for paper in board["published"]:
@@ -154,6 +139,8 @@ def latex(board: Board) -> str:
     titles = [for_latex(name[:-1]) + arrows[name[-1]] if name[-1] in arrows else for_latex(name) for name in names]
     lines += [" & ".join(titles) + r" \\", r"\midrule"]
     for row in make_body(board, ranks=False):
+        if row[0][0] == first_below(board):
+            lines += [r"\midrule", rf"\multicolumn{{{len(names)}}}{{l}}{{\textit{{{for_latex(BELOW)}}}}} \\"]
         cells = [rf"\textbf{{{for_latex(text)}}}" if bold else for_latex(text) for text, bold in row[:-1]]
         lines.append(" & ".join(cells) + r" \\")
     if board["published"]:
@@ -167,19 +154,25 @@ def latex(board: Board) -> str:
 
 
 def csv_text(board: Board) -> str:
-    """A row for each method and metric, with plain numbers; published rows have the kind `published`."""
+    """A row for each method and metric, with plain numbers; published rows have the kind `published`, methods below the
+    line `not ranked`. `reasons`: why scores are missing."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["kind", "method", "metric", "mean", "low", "high", "rank", "n", "of", "tied_with_best", "source"])
+    writer.writerow(
+        ["kind", "method", "metric", "mean", "low", "high", "rank", "n", "of", "tied_with_best", "reasons", "source"]
+    )
     for method in order(board):
+        kind = "not ranked" if method in board["below"] else "measured"
         for name, metric in board["metrics"].items():
             row = metric["rows"][method]
             values = [row["mean"], row["low"], row["high"], row["rank"], row["n"], row["of"]]
-            writer.writerow(["measured", for_csv(method), for_csv(name), *values, row.get("tied_with_best", False), ""])
+            tied = row.get("tied_with_best", "" if row["rank"] else False)  # empty: it cannot be told
+            why = for_csv("; ".join(f"{count} {reason}" for reason, count in row["reasons"].items()))
+            writer.writerow([kind, for_csv(method), for_csv(name), *values, tied, why, ""])
     for paper in board["published"]:
         for name, value in paper["values"].items():
             text = [for_csv(cell) for cell in (paper["method"], name, paper["source"])]
-            writer.writerow(["published", *text[:2], value, "", "", "", "", "", "", text[2]])
+            writer.writerow(["published", *text[:2], value, "", "", "", "", "", "", "", text[2]])
     return sink.getvalue()
 
 
@@ -202,7 +195,12 @@ def print_terminal(board: Board) -> None:
     for name in header(board)[:-1]:
         table.add_column(Text(show(name)), justify="left" if name == "method" else "right")
     for row in make_body(board):
+        if row[0][0] == first_below(board):
+            table.add_section()
+            table.add_row(Text(BELOW, style="italic dim"))
         table.add_row(*(Text(show(text), style="bold" if bold else "") for text, bold in row[:-1]))
+    if board["published"]:
+        table.add_section()
     for paper in board["published"]:
         cells = [Text(show(f"{paper['method']} ({paper['source']})"), style="italic dim")]
         for name in board["metrics"]:
@@ -234,7 +232,8 @@ def print_comparison(found: Comparison) -> None:
         cells = [methods, f"{row['metric']} {ARROW[row['lower_is_better']]}", str(row["n"])]
         cells += [digits(row["mean_a"]), digits(row["mean_b"]), f"{row['difference']:+.4g}"]
         cells += [f"{row['low']:+.3g} to {row['high']:+.3g}", f"{row['p_holm']:.2g}", f"{row['win_rate']:.0%}"]
-        cells.append(row["better"].upper() if sure else "tie")
+        told = statistics.least_p(row["n"], len(found["rows"]), resamples=found["resamples"]) < statistics.ALPHA
+        cells.append(row["better"].upper() if sure else "tie" if told else "too few images")
         table.add_row(*(Text(show(cell), style="bold" if sure else "") for cell in cells))
     console = _console()
     console.print(table)
@@ -245,6 +244,7 @@ def print_comparison(found: Comparison) -> None:
 def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict[str, float]) -> None:
     """Published numbers as printed, a table for each paper."""
     from rich.table import Table
+    from rich.text import Text
 
     console = _console()
     if not rows:
@@ -252,11 +252,13 @@ def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict
     for source in dict.fromkeys(row["source"] for row in rows):
         mine = [row for row in rows if row["source"] == source]
         metrics = list(dict.fromkeys(name for row in mine for name in row["values"]))
-        table = Table(title=f"{suite.published}, {source}: {mine[0]['reference']}", title_justify="left")
+        title = f"{suite.published}, {source}: {mine[0]['reference']}"
+        table = Table(title=Text(show(title)), title_justify="left")
         for name in ("method", *metrics):
             table.add_column(name, justify="left" if name == "method" else "right")
         for row in mine:
-            table.add_row(row["method"], *(f"{row['values'][m]:g}" if m in row["values"] else "" for m in metrics))
+            values = (f"{row['values'][m]:g}" if m in row["values"] else "" for m in metrics)
+            table.add_row(Text(show(row["method"])), *values)
         console.print(table)
     if rows and not suite.same_protocol:
         console.print(f"Not comparable with outputs on {suite.name}: {suite.crop}.", highlight=False)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from benchmarks.suites.ids import id_of
 from benchmarks.suites.suite import Suite
 from lucidflux_data.degradation.backends import Degrade, load_backend
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
@@ -75,4 +76,4 @@ def _archived(suite: Suite, path: Path) -> Iterator[tuple[str, bytes]]:
         if not names:
             raise InputError(f"{path} holds no images")
         for name in names:
-            yield Path(name).stem, archive.read(name)
+            yield id_of(PurePosixPath(name)), archive.read(name)

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 from benchmarks.suites.archives import Archive, opened
-from benchmarks.suites.suite import ImageRecord, Suite, SuiteRecord, id_of
+from benchmarks.suites.ids import id_of
+from benchmarks.suites.suite import ImageRecord, Suite, SuiteRecord
 from lucidflux_data.degradation.backends import versions
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, luma

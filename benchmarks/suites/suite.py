@@ -10,18 +10,17 @@ file. Folders given as --inputs and --gt make an ad hoc suite, which is unpinned
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import unicodedata
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, read_json, read_toml, validate
+from benchmarks.suites.ids import id_of, suggest_pattern
 from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
@@ -250,16 +249,19 @@ def _pin(image: ImageRecord) -> Pin:
     return Pin(sha256=image["sha256"], width=image["width"], height=image["height"])
 
 
-def ad_hoc_suite(inputs: Path | None, gt: Path | None, ids_of_outputs: set[str]) -> Suite:
-    """A suite of folders: ids are those of --gt, else of --inputs, else all that any method has.
+def ad_hoc_suite(
+    inputs: Path | None, gt: Path | None, ids_of_outputs: set[str], pattern: re.Pattern[str] | None = None
+) -> Suite:
+    """A suite of folders: ids are those of --gt, else of --inputs, else all that any method has or the user names.
 
     Raises InputError where --inputs and --gt have different ids.
     """
-    lq = images_by_id(inputs) if inputs else {}
-    references = images_by_id(gt) if gt else {}
+    lq = images_by_id(inputs, pattern) if inputs else {}
+    references = images_by_id(gt, pattern) if gt else {}
     if lq and references and set(lq) != set(references):
         only = sorted(set(lq) ^ set(references))
-        raise InputError(f"--inputs and --gt differ: {only[0]} is in one of them only ({len(only)} such ids)")
+        hint = suggest_pattern(set(lq) - set(references), references) or suggest_pattern(set(references) - set(lq), lq)
+        raise InputError(f"--inputs and --gt differ: {only[0]} is in one of them only ({len(only)} such ids){hint}")
     ids = tuple(sorted(references or lq or ids_of_outputs))
     return Suite(
         name=AD_HOC,
@@ -275,20 +277,15 @@ def ad_hoc_suite(inputs: Path | None, gt: Path | None, ids_of_outputs: set[str])
     )
 
 
-def id_of(path: PurePath) -> str:
-    """The name without extension, composed: a Mac writes the same accents in another form (Unicode NFD)."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def images_by_id(folder: Path) -> dict[str, Path]:
-    """Image files directly in a folder by the name without extension. InputError for two files of one id, for none."""
+def images_by_id(folder: Path, pattern: re.Pattern[str] | None = None) -> dict[str, Path]:
+    """Image files directly in a folder by id (`id_of`). InputError for two files of one id, for none."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith(".") or is_special(str(path)):
             continue
-        id_ = id_of(path)
+        id_ = id_of(path, pattern)
         if id_ in found:
             raise InputError(f"{folder} has two images of id {id_}: {found[id_].name} and {path.name}")
         found[id_] = path
@@ -297,29 +294,29 @@ def images_by_id(folder: Path) -> dict[str, Path]:
     return found
 
 
-def with_folders(suite: Suite, inputs: Path | None, gt: Path | None, partial: bool = False) -> Suite:
-    """The suite with images from folders, `partial`: of some of its ids. InputError for other ids, ConfigError where it
-    is prepared."""
+def with_folders(
+    suite: Suite,
+    inputs: Path | None,
+    gt: Path | None,
+    partial: bool = False,
+    named: tuple[str, ...] | None = None,
+    pattern: re.Pattern[str] | None = None,
+) -> Suite:
+    """The suite with images from folders: of all its ids, of the `named` ones, or, `partial`, of some. InputError for
+    other ids, ConfigError where it is prepared."""
     if inputs is None and gt is None:
         return suite
     if suite.pinned:
         raise ConfigError(f"{suite.name} is prepared: --inputs and --gt would replace checked images by others")
-    places = {role: images_by_id(folder) if folder else {} for role, folder in (("lq", inputs), ("gt", gt))}
+    places = {role: images_by_id(folder, pattern) if folder else {} for role, folder in (("lq", inputs), ("gt", gt))}
     ids = suite.ids or tuple(sorted(places["gt"] or places["lq"]))
     for option, images in zip(("--inputs", "--gt"), places.values(), strict=True):
-        extra, missing = sorted(set(images) - set(ids)), sorted(set(ids) - set(images)) if images else []
+        extra, missing = sorted(set(images) - set(ids)), sorted(set(named or ids) - set(images)) if images else []
         if extra:
-            raise InputError(f"{option} has {extra[0]}, which is no image of {suite.name} ({len(extra)} such)")
+            hint = suggest_pattern(extra, set(ids))
+            raise InputError(f"{option} has {extra[0]}, which is no image of {suite.name} ({len(extra)} such){hint}")
         if missing and not partial:
             raise InputError(
-                f"{option} lacks {missing[0]} ({len(missing)} of {len(ids)}); --allow-partial takes a part"
+                f"{option} lacks {missing[0]} ({len(missing)} of {len(named or ids)}); --allow-partial takes a part"
             )
     return replace(suite, ids=ids, lq=places["lq"], gt=places["gt"])
-
-
-def sample_ids(ids: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
-    """`limit` ids drawn by the hash of the id: the same whatever the outputs, a subset of a larger limit."""
-    if limit is None or limit >= len(ids):
-        return ids
-    chosen = set(sorted(ids, key=lambda id_: hashlib.sha256(id_.encode()).digest())[:limit])
-    return tuple(id_ for id_ in ids if id_ in chosen)

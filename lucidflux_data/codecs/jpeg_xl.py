@@ -51,6 +51,10 @@ class Bits:
         self._value >>= bits
         return value
 
+    def align(self) -> None:
+        """To the next whole byte."""
+        self.take(self._left % 8)
+
     def choose(self, choices: tuple[tuple[int, int], ...]) -> int:
         least, bits = choices[self.take(2)]
         return least + self.take(bits)
@@ -72,6 +76,7 @@ class JpegXl:
     is_plain: bool = False
     primaries: int = SRGB_PRIMARIES
     transfer: int = SRGB_TRANSFER
+    is_lossless: bool | None = False  # whether the first frame has the samples as they were; None: it is not told
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -132,21 +137,34 @@ def read_header(data: bytes) -> JpegXl:
     width, height = _size(bits, SIZES)
     if bits.take(1):  # everything at its default: 8 bits, sRGB
         return JpegXl(width, height, 8, False, 0, 1, False)
-    orientation, several = _extra_fields(bits) if bits.take(1) else (1, False)
+    has_extra = bits.take(1)
+    orientation, several = _extra_fields(bits) if has_extra else (1, False)
     depth = _depth(bits)
     bits.take(1)  # whether 16-bit buffers are enough
     channels = bits.choose(((0, 0), (1, 0), (2, 4), (1, 12)))
     if channels > 1:
         raise _unread("with further channels than alpha")
     alpha = _alpha(bits) if channels else 0
-    bits.take(1)  # whether the codestream has XYB; it comes out as the colour encoding says
+    is_xyb = bits.take(1)  # it comes out as the colour encoding says
     space, primaries, transfer = _colours(bits)
-    found = JpegXl(
-        width, height, depth, space == GREY, alpha, orientation, several, primaries=primaries, transfer=transfer
-    )
+    exact = False if is_xyb else _is_modular(bits, bool(has_extra))
+    found = JpegXl(width, height, depth, space == GREY, alpha, orientation, several, primaries=primaries,
+                   transfer=transfer, is_lossless=exact)  # fmt: skip
     if found.flags and alpha == ASSOCIATED:
         raise _unread("in other colours than sRGB under an alpha that is multiplied in")
     return found
+
+
+def _is_modular(bits: Bits, has_extra: bool) -> bool | None:
+    """Whether the first frame, without XYB, is coded sample by sample; None where what stands before it is not read."""
+    default_tone = bits.take(1) if has_extra else 1
+    if not default_tone or bits.take(2) or not bits.take(1):  # tone mapping, extensions, transform at their defaults
+        return None
+    bits.align()
+    if bits.take(1):  # a frame header at its defaults: a DCT
+        return False
+    bits.take(2)  # the frame's type
+    return bool(bits.take(1))
 
 
 def _unread(what: str) -> ImageError:

@@ -5,6 +5,7 @@ CPU metrics run on processes (or Ray tasks), learned metrics on one actor per GP
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,6 +21,7 @@ from benchmarks.metrics.score import ImageRow, ScoreImages
 from benchmarks.report import results
 from benchmarks.report.results import Options
 from benchmarks.suites import suite as suites
+from benchmarks.suites.ids import select_ids
 from benchmarks.suites.suite import Suite
 from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_data.storage.folder import Folder
@@ -38,25 +40,35 @@ class ScoreUnit:
         return self.score(unit.name, unit.payload)
 
 
-def choose_suite(
-    name: str | None, folder: Path, inputs: Path | None, gt: Path | None, methods: list[Method], partial: bool = False
-) -> Suite:
+@dataclass(frozen=True)
+class Places:
+    """The images that are compared with: --inputs and --gt, by ids that `pattern` finds in names; `partial`: of some of
+    the ids; `ids`: that the user names."""
+
+    inputs: Path | None = None
+    gt: Path | None = None
+    pattern: re.Pattern[str] | None = None
+    partial: bool = False
+    ids: tuple[str, ...] | None = None
+
+
+def choose_suite(name: str | None, folder: Path, methods: list[Method], places: Places) -> Suite:
     """The named suite, with --inputs and --gt in place of images that are not prepared; else an ad hoc one."""
     if name is None:
         every = {id_ for method in methods for paths in method.paths.values() for id_ in paths}
-        return suites.ad_hoc_suite(inputs, gt, every)
+        return suites.ad_hoc_suite(places.inputs, places.gt, every | set(places.ids or ()), places.pattern)
     from benchmarks.suites import prepare
 
     suite = suites.load_suite(name, folder)
     if prepare.makes_itself(suite) and not prepare.is_current(suite):
         prepare.prepare(suites.load_suite(name, None), None, folder / name)
         suite = suites.load_suite(name, folder)
-    return suites.with_folders(suite, inputs, gt, partial)
+    return suites.with_folders(suite, places.inputs, places.gt, places.partial, places.ids, places.pattern)
 
 
 def prepared_suite(name: str, folder: Path) -> Suite:
     """A suite whose images are below `folder`. ConfigError with what to do where they are not."""
-    suite = choose_suite(name, folder, None, None, [])
+    suite = choose_suite(name, folder, [], Places())
     if not suite.lq:
         raise ConfigError(f"the images of {name} are not here: `lucidflux bench prepare {name} --from ARCHIVE`")
     return suite
@@ -71,9 +83,15 @@ class Estimate(TypedDict):
     metrics: dict[str, dict[str, int | str]]  # metric -> cached and to_score, or sets, or not_computed: why not
 
 
+def _ids(suite: Suite, methods: list[Method], options: Options) -> tuple[str, ...]:
+    """The ids that are scored, of those that the suite has."""
+    ids = submission.check_ids(methods, suite)
+    return select_ids(ids, options.ids, options.limit, suite.ids is not None, suite.name)
+
+
 def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: Options) -> Estimate:
     """What `evaluate_outputs` would do: images, and per metric how many scores are cached and missing, or why not."""
-    ids = suites.sample_ids(submission.check_ids(methods, suite), options.limit)
+    ids = _ids(suite, methods, options)
     submission.inspect(methods, suite, ids)
     metrics: dict[str, dict[str, int | str]] = {}
     for spec in profile.metrics:
@@ -93,7 +111,9 @@ def count_missing(board: Board) -> tuple[int, int]:
     """(scores that are missing, those that were asked for)."""
     rows = [row for metric in board["metrics"].values() for row in metric["rows"].values()]
     wanted = board["images"]["scored"] * len(rows)
-    return wanted - sum(min(row["n"], board["images"]["scored"]) for row in rows), wanted
+    unseen = sum(method["scores_missing"] for method in board["not_shown"].values())
+    hidden = board["images"]["scored"] * len(board["not_shown"]) * len(board["metrics"])
+    return wanted - sum(min(row["n"], board["images"]["scored"]) for row in rows) + unseen, wanted + hidden
 
 
 def evaluate_outputs(
@@ -107,8 +127,7 @@ def evaluate_outputs(
     options: Options,
 ) -> Board:
     """Scores, writes the results folder and returns the leaderboard."""
-    ids = submission.check_ids(methods, suite)
-    ids = suites.sample_ids(ids, options.limit)
+    ids = _ids(suite, methods, options)
     results.start(out, suite, profile)
     progress.say(f"reading {sum(len(p) for m in methods for p in m.paths.values()):,} images of {len(methods)} methods")
     submission.inspect(methods, suite, ids)

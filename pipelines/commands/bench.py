@@ -43,6 +43,11 @@ Results = Annotated[Path | None, typer.Option(*OUT, metavar="RESULTS", help="ben
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Where no method has every image: rank if all have the same.")
 ]
+IdsFile = Annotated[Path | None, typer.Option("--ids", metavar="FILE", help="Rank over these ids, one a line.")]
+IdPattern = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Which part of a name is the id, as '(?P<id>[0-9]+)_out'.")
+]
+MinImages = Annotated[int, typer.Option(min=0, help="Unranked methods with fewer images are not shown.")]
 Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
 Cache = Annotated[Path | None, typer.Option(help="Where scores are kept; the user's cache by default.")]
@@ -89,7 +94,10 @@ def eval_command(
     metrics: Metrics = None,
     group: Groups = None,
     out: Results = None,
+    ids: IdsFile = None,
+    id_pattern: IdPattern = None,
     allow_partial: AllowPartial = False,
+    min_images: MinImages = 0,
     limit: Limit = None,
     test: Test = "permutation",
     resamples: Resamples = 10_000,
@@ -106,9 +114,9 @@ def eval_command(
 ) -> None:
     """Score folders of images, rank them, and write tables and a page."""
     from benchmarks.methods import submission
-    from benchmarks.report import tables
     from benchmarks.report.results import Options
     from benchmarks.suites import suite as suites
+    from benchmarks.suites.ids import read_pattern
     from lucidflux_data.storage.folder import Folder
     from pipelines.bench import evaluate
     from pipelines.execution.opening import open_executor
@@ -116,9 +124,11 @@ def eval_command(
 
     chosen = _profile(profile, metrics, test)
     device = "cuda" if num_gpus else "cpu"
-    options = Options(allow_partial, test, resamples, limit, device, _groups(group or []))
-    methods = submission.find_methods(outputs)
-    over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), inputs, gt, methods, allow_partial)
+    named, pattern = _named_ids(ids, limit), read_pattern(id_pattern)
+    options = Options(allow_partial, named, min_images, test, resamples, limit, device, _groups(group or []))
+    methods = submission.find_methods(outputs, pattern)
+    places = evaluate.Places(inputs, gt, pattern, allow_partial, named)
+    over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), methods, places)
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     scores = Folder(cache or score_cache())
     if dry_run:
@@ -129,16 +139,34 @@ def eval_command(
     with writing(str(place), wait, new=True), open_executor(kind, num_cpus, num_gpus or 0, address) as started:
         progress.say(started.description)
         board = evaluate.evaluate_outputs(Folder(place), scores, over, methods, chosen, started, progress, options)
+    _tell_board(board, place, json_)
+    check_failed(*evaluate.count_missing(board), max_failed, "of the scores are missing")
+
+
+def _tell_board(board: Any, place: Path, json_: bool) -> None:
+    from benchmarks.report import tables
+    from lucidflux_data.escapes import show
+
     if json_:
         tell_json(board)
     else:
         tables.print_terminal(board)
-        typer.echo(f"results: {place}")
-    check_failed(*evaluate.count_missing(board), max_failed, "of the scores are missing")
+        typer.echo(show(f"results: {place}"))
+
+
+def _named_ids(file: Path | None, limit: int | None) -> tuple[str, ...] | None:
+    from benchmarks.suites.ids import read_ids
+    from lucidflux_data.errors import ConfigError
+
+    if file is None:
+        return None
+    if limit is not None:
+        raise ConfigError("--ids and --limit exclude each other")
+    return read_ids(file)
 
 
 def _profile(name: str | None, metrics: str | None, test: str) -> Any:
-    from benchmarks.leaderboard.board import TESTS
+    from benchmarks.leaderboard.statistics import TESTS
     from benchmarks.metrics import profiles
     from lucidflux_data.errors import ConfigError
 
@@ -203,6 +231,7 @@ def infer_command(
 ) -> None:
     """Make a method's outputs on a suite: stage, run in its environment, collect, record time and memory."""
     from benchmarks.suites import suite as suites
+    from benchmarks.suites.ids import sample_ids
     from pipelines.bench import infer
     from pipelines.bench.making import Place
     from pipelines.execution.progress import Progress
@@ -213,7 +242,7 @@ def infer_command(
     if inputs is not None and scale is None:
         scale = infer.own_scale(name, place)
     over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
-    chosen = suites.sample_ids(tuple(images), limit)
+    chosen = sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}
     if dry_run:
         tell_json(infer.estimate_work(name, len(images), factor, set_ or [], place), None if json_ else 1)

@@ -17,6 +17,7 @@ from scipy import linalg, stats
 
 from benchmarks.leaderboard import compare
 from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.leaderboard.columns import Rules
 from benchmarks.methods import submission
 from benchmarks.metrics import doctor, weights
 from benchmarks.metrics import score as evaluate
@@ -262,7 +263,7 @@ def test_fid_is_a_metric_of_the_set(photos: Path, tmp_path: Path, monkeypatch) -
     assert scores[2] == pytest.approx(channel_distance(str(partial), str(four), "cpu"))
     row = {"suite": "s", "method": "a", "seed": "0", "id": "", "metric": "fid", "value": 3.5, "reason": None}
     table = pa.Table.from_pylist([row | {"seconds": 1.0}], evaluate.PER_IMAGE)
-    board = make_leaderboard(table, ["1"], 1, [MetricSpec("fid")], {}, resamples=100)["metrics"]["fid"]
+    board = make_leaderboard(table, ["1"], 1, [MetricSpec("fid")], {}, Rules(resamples=100))["metrics"]["fid"]
     assert (board["rows"]["a"]["mean"], board["rows"]["a"]["rank"], board["ranked"]) == (3.5, None, False)
     assert board["lower_is_better"]
 

@@ -13,38 +13,13 @@ import pytest
 
 from benchmarks.leaderboard import published
 from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.leaderboard.columns import Rules
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.metrics.score import PER_IMAGE
-from benchmarks.report import page as report
-from benchmarks.report import tables
+from benchmarks.report import page_tables, tables
 from benchmarks.suites import suite as suites
+from tests.benchmarks.leaderboard.boards import IDS, board, complete, cut, table
 from tests.support.paths import DATA
-
-IDS = [f"{k:03d}" for k in range(40)]
-
-
-def table(scores: dict[str, dict[str, np.ndarray]], ids: list[str] = IDS) -> pa.Table:
-    """scores[metric][method]: (images,) or (seeds, images); NaN becomes a failure."""
-    rows = []
-    for metric, methods in scores.items():
-        for method, values in methods.items():
-            for seed, line in enumerate(np.atleast_2d(values)):
-                for id_, value in zip(ids, line, strict=True):
-                    failed = bool(np.isnan(value))
-                    rows.append({"suite": "s", "method": method, "seed": str(seed), "id": id_, "metric": metric,
-                                 "value": None if failed else float(value), "seconds": 0.1,
-                                 "reason": "iqa_not_finite" if failed else None})  # fmt: skip
-    return pa.Table.from_pylist(rows, PER_IMAGE)
-
-
-def board(scores: dict[str, dict[str, Any]], ids: list[str] = IDS, total: int = 40, **options: Any) -> dict[str, Any]:
-    specs = [MetricSpec(name) for name in scores]
-    return make_leaderboard(table(scores, ids), ids, total, specs, options.pop("groups", {}), resamples=2000, **options)
-
-
-@pytest.fixture
-def base() -> np.ndarray:
-    return np.random.default_rng(0).normal(5, 1, 40)
 
 
 def test_lower_is_better_is_ranked_so(base: np.ndarray) -> None:
@@ -106,10 +81,6 @@ def test_methods_with_the_same_part_are_ranked_over_it(base: np.ndarray) -> None
     assert other["why_not"] == ("no method has all 40 images, nor have all the same images (a 10, b 10, c 10, d 10)")
 
 
-def cut(values: np.ndarray, images: int) -> np.ndarray:
-    return np.where(np.arange(values.shape[-1]) < images, values, np.nan)
-
-
 def uneven(base: np.ndarray, full: int = 12) -> dict[str, np.ndarray]:
     """Good, poor and full with 10, 11 and `full` of 12 images; three bad ones with the same 3."""
     scores = {"good": cut(base + 3, 10), "poor": cut(base - 1, 11), "full": cut(base, full)}
@@ -120,8 +91,7 @@ def uneven(base: np.ndarray, full: int = 12) -> dict[str, np.ndarray]:
 def test_bad_methods_with_few_images_are_not_ranked(allow_partial: bool, base: np.ndarray) -> None:
     scores = {name: uneven(base[:12]) for name in ("musiq", "nima")}
     made = board(scores, IDS[:12], 12, allow_partial=allow_partial, groups={"both": ("musiq", "nima")})
-    made |= {"suite": "s", "profile": "p", "about": "About.", "flags": {}, "runs": {}, "footnotes": [],
-             "not_computed": {}, "published": [], "signature": "s"}  # fmt: skip
+    made = complete(made)
     for metric in made["metrics"].values():
         assert {m: row["rank"] for m, row in metric["rows"].items() if row["rank"]} == {"full": 1}
         assert [m for m, row in metric["rows"].items() if row.get("tied_with_best")] == ["full"]
@@ -131,7 +101,7 @@ def test_bad_methods_with_few_images_are_not_ranked(allow_partial: bool, base: n
     assert [line[0][0] for line in tables.make_body(made) if any(bold for _, bold in line)] == ["full"]
     assert tables.markdown(made).count("**") == 6  # two metrics and the group
     assert [line.split(" &")[0] for line in tables.latex(made).splitlines() if "textbf" in line] == ["full"]
-    page = report._leaderboard(made)
+    page = page_tables.make_table(made)
     assert page.count("class='best'") == 3
     sorted_by = [line.split("data-value='")[1:3] for line in page.split("<tr>") if "<td>" in line]
     assert [bool(value) for line in sorted_by for value in [line[0].split("'")[0]]] == [True] + [False] * 5
@@ -171,8 +141,8 @@ def test_what_the_suite_has_no_reference_for_is_no_gap_of_a_method(base: np.ndar
     made = table({"psnr": {"a": cut(base, 10), "b": cut(base + 1, 9), "c": cut(base - 1, 10)}}).to_pylist()
     for row in made:
         row["reason"] = None if row["value"] is not None else "missing" if row["id"] == IDS[9] else "no_reference"
-    rows = make_leaderboard(pa.Table.from_pylist(made, PER_IMAGE), IDS, 40, [MetricSpec("psnr")], {}, True,
-                            resamples=500)["metrics"]["psnr"]  # fmt: skip
+    rows = make_leaderboard(pa.Table.from_pylist(made, PER_IMAGE), IDS, 40, [MetricSpec("psnr")], {},
+                            Rules(allow_partial=True, resamples=500))["metrics"]["psnr"]  # fmt: skip
     assert ([rows["rows"][m]["rank"] for m in "abc"], rows["n"]) == ([1, None, 2], 10)
 
 
@@ -187,7 +157,8 @@ def test_a_sample_is_ranked_over_what_was_drawn(base: np.ndarray) -> None:
 def test_a_set_metric_says_over_how_many_images_it_is() -> None:
     rows = [{"suite": "s", "method": m, "seed": "0", "id": "", "metric": "fid", "value": 3.5, "reason": None,
              "seconds": 1.0} for m in "ab"]  # fmt: skip
-    made = make_leaderboard(pa.Table.from_pylist(rows, PER_IMAGE), IDS, 40, [MetricSpec("fid")], {}, in_sets={"a": 3})
+    made = make_leaderboard(pa.Table.from_pylist(rows, PER_IMAGE), IDS, 40, [MetricSpec("fid")], {}, Rules(),
+                            in_sets={"a": 3})  # fmt: skip
     assert [tables.cell(made["metrics"]["fid"]["rows"][m]) for m in "ab"] == ["3.500 n=3/40", "3.500"]
 
 
@@ -260,7 +231,8 @@ def test_gaps_cost_no_other_its_rank_and_win_none(seed: int) -> None:
 
 def test_unranked_metrics_have_no_ranks(base: np.ndarray) -> None:
     spec = [MetricSpec("lr_consistency", ranked=False)]
-    made = make_leaderboard(table({"lr_consistency": {"a": base, "b": base + 1}}), IDS, 40, spec, {}, resamples=500)
+    made = make_leaderboard(table({"lr_consistency": {"a": base, "b": base + 1}}), IDS, 40, spec, {},
+                            Rules(resamples=500))  # fmt: skip
     rows = made["metrics"]["lr_consistency"]["rows"]
     assert rows["a"]["rank"] is None
     assert rows["a"]["mean"] == pytest.approx(base.mean())

@@ -278,16 +278,16 @@ def test_the_suite_checks_size_and_ids(photos: Path, bench_here, tmp_path: Path)
 
 def test_offline_photos_prepare_themselves(bench, tmp_path: Path, monkeypatch) -> None:
     """Named for the first time, and again where other libraries have made it; then it is used as it stands."""
-    from pipelines.bench.evaluate import choose_suite
+    from pipelines.bench.evaluate import Places, choose_suite
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    suite = choose_suite("offline-photos", tmp_path / "suites", None, None, [])
+    suite = choose_suite("offline-photos", tmp_path / "suites", [], Places())
     about = tmp_path / "suites" / "offline-photos" / "suite.json"
     written = about.stat().st_mtime_ns
-    assert choose_suite("offline-photos", tmp_path / "suites", None, None, []) == suite
+    assert choose_suite("offline-photos", tmp_path / "suites", [], Places()) == suite
     assert about.stat().st_mtime_ns == written
     about.write_text(about.read_text().replace(f'"numpy": "{np.__version__}"', '"numpy": "1.0"'))
-    assert choose_suite("offline-photos", tmp_path / "suites", None, None, []) == suite
+    assert choose_suite("offline-photos", tmp_path / "suites", [], Places()) == suite
     outputs = f"oracle={tmp_path / 'suites' / 'offline-photos' / 'gt'}"
     done = bench("--suite", "offline-photos", "--outputs", outputs, "--metrics", "psnr,lr_consistency", "--json",
                  "--out", tmp_path / "out", "--suites-dir", tmp_path / "suites", "--num-cpus", 1)  # fmt: skip

@@ -46,7 +46,7 @@ def test_tables_of_a_hostile_board(text: str, scored: Path, capsys: pytest.Captu
     assert len(body) == len(tables.latex(plain).splitlines()) - len(tables.notes(plain)) + 2
     assert is_seen(tex, "\n")
     rows = list(csv.reader(io.StringIO(tables.csv_text(board))))
-    assert {len(row) for row in rows} == {11}
+    assert {len(row) for row in rows} == {12}
     assert sum(row[1].removeprefix("'") == show(text).removeprefix("'") for row in rows) == len(board["metrics"]) + 1
     tables.print_terminal(board)
     assert is_seen(capsys.readouterr().out, "\n")

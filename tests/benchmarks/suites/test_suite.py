@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.suites import suite as suites
+from benchmarks.suites.ids import sample_ids
 from benchmarks.suites.prepare import prepare
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import decode
@@ -238,7 +239,7 @@ def test_lsdir_is_regenerated_from_its_images(photos: Path, tmp_path: Path) -> N
 
 def test_samples_are_nested_and_in_order() -> None:
     ids = suites.expand("{001..250}")
-    ten, fifty = suites.sample_ids(ids, 10), suites.sample_ids(ids, 50)
+    ten, fifty = sample_ids(ids, 10), sample_ids(ids, 50)
     assert set(ten) < set(fifty)
     assert list(fifty) == sorted(fifty)
-    assert suites.sample_ids(ids, None) == suites.sample_ids(ids, 900) == ids
+    assert sample_ids(ids, None) == sample_ids(ids, 900) == ids
