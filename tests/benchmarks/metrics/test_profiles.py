@@ -15,6 +15,7 @@ from lucidflux_data.codecs import version
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.images import decode
 from lucidflux_data.iqa import fidelity, pyiqa_models
+from lucidflux_data.iqa.weight_files import WEIGHTS
 
 # IQA-PyTorch's ResultsCalibra: official values of I03, I04, I06, I08, I19 (TID2013), and the relative error allowed.
 OFFICIAL = {
@@ -173,7 +174,7 @@ def test_the_library_of_a_backbone_stands_in_the_fingerprint(tmp_path, monkeypat
     installed = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: asked.append(name) or installed(name))
     monkeypatch.setattr(weights, "digest_of", lambda _: "none")
-    for name in weights.WEIGHTS.keys() - {"clipiqa"}:
+    for name in WEIGHTS.keys() - {"clipiqa"}:
         network = DEFAULT_CONFIGS[name]["metric_opts"]["type"]
         (source,) = [text for text in sources if f"\nclass {network}(" in text]
         wanted = {library for library in ("timm", "transformers") if f"import {library}" in source}
