@@ -32,7 +32,8 @@ $(VENV)/demo.stamp: pyproject.toml requirements/demo-py311.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/demo-full.stamp: pyproject.toml requirements/demo-full-py311.txt | $(BIN)/python
-	$(call install,demo-full,demo$(COMMA)model)
+	$(call install,demo-full,demo$(COMMA)model$(COMMA)realesrgan)
+	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless==$(HEADLESS)
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml requirements/dev-py311.txt | $(BIN)/python
@@ -47,7 +48,7 @@ $(VENV)/lint.stamp: $(VENV)/dev.stamp
 demo: $(VENV)/demo.stamp  ## Filter real photos into verified shards and pairs, with a report
 	$(BIN)/lucidflux demo
 
-demo-full: $(VENV)/demo-full.stamp  ## The demo, then train and restore with a tiny model (installs torch)
+demo-full: $(VENV)/demo-full.stamp  ## The demo with Real-ESRGAN ranked, then train and restore with a tiny model (installs torch)
 	$(BIN)/lucidflux demo --full
 
 test: $(VENV)/dev.stamp  ## Run the tests
@@ -75,7 +76,7 @@ bench: $(VENV)/dev.stamp  ## Measure throughput (see docs/performance.md)
 lock:  ## Make the locks of requirements/ again, with the newest versions
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python requirements/make_lock.py demo > requirements/demo-py311.txt
-	$(VENV)-lock/bin/python requirements/make_lock.py demo,model > requirements/demo-full-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py demo,model,realesrgan > requirements/demo-full-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py all > requirements/dev-py311.txt
 	rm -rf $(VENV)-lock
 

@@ -1,7 +1,7 @@
 """`lucidflux bench infer`: the outputs of a method on a suite, by an adapter's repository, or here.
 
-A method of our own (own.py) or a network from a file (network.py). All write the same folder of images and the same
-method.json, which the leaderboard reads.
+Here: a method of our own (own.py), Real-ESRGAN (realesrgan.py) or a network from a file (network.py). All write the
+same folder of images and the same method.json, which the leaderboard reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lucidflux_data.isolation import probe_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
-from pipelines.bench import network, own
+from pipelines.bench import network, own, realesrgan
 from pipelines.bench.making import Make, Place
 from pipelines.execution.progress import Progress, warn
 from pipelines.restoration.config import is_network_file
@@ -39,9 +39,12 @@ class Summary(TypedDict):
     commit: str | None
 
 
+HERE = (*own.NAMES, realesrgan.NAME)
+
+
 def is_adapted(name: str) -> bool:
     """Whether a method runs in a repository of its own, and not here."""
-    return not is_network_file(name) and name.split("[")[0] not in own.NAMES
+    return not is_network_file(name) and name.split("[")[0] not in HERE
 
 
 def choose_method(method: str | None, model: str | None) -> tuple[str, str | None]:
@@ -82,6 +85,8 @@ def _describe(name: str, scale: int, settings: list[str], place: Place) -> tuple
         return _adapted(name, scale, settings, place)
     if is_network_file(name):
         return network.describe_network(name, scale, settings, place)
+    if name.split("[")[0] == realesrgan.NAME:
+        return realesrgan.describe(name, scale, settings, place)
     return own.describe_own(name, scale, settings, place)
 
 

@@ -18,7 +18,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.restoration.unit import AnyConfig
 
 Upscale = Callable[[np.ndarray, int, int], np.ndarray]  # pixels, height, width
@@ -56,7 +56,8 @@ def resize_all(
                 pixels = pixels_apart(read_file(path))
                 result = upscale(pixels, pixels.shape[0] * scale, pixels.shape[1] * scale)
                 Folder(target).publish(f"{id_}.png", encode(result))
-            except ImageError:
+            except ImageError as error:
+                warn(f"{path}: {error}")
                 missing.append(id_)
             advance(1)
     Folder(target).sweep()

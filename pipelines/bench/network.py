@@ -50,7 +50,7 @@ def describe_network(file: str, scale: int, settings: list[str], place: Place) -
     name = safe_file(f"{Path(file).stem}[{','.join([sha256[:HASH], *changed])}]")
     values = {"architecture": str(network.architecture.name), "scale": str(scale)}
     values |= {"tile": str(pick_tile(config, network)), "overlap": str(config.overlap)}
-    about = describe_here(name, values)
+    about = describe_here(name, values, ("spandrel",))
     about["weights"] = sha256
     about["contaminated"] = read_mark(Path(file))
     return about, lambda *given: restore_all(lambda _seed: config, place.device, *given)

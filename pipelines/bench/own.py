@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from pathlib import Path
 
@@ -45,15 +46,16 @@ def describe_own(name: str, scale: int, settings: list[str], place: Place) -> tu
     return about, lambda *given: resize_all(upscale, scale, *given)
 
 
-def describe_here(method: str, settings: dict[str, str]) -> MethodFile:
-    """What method.json says of a method that runs in this process."""
+def describe_here(method: str, settings: dict[str, str], libraries: tuple[str, ...] = ()) -> MethodFile:
+    """What method.json says of a method that runs in this process, and by which `libraries` beside the usual ones."""
+    packages = versions() | {library: importlib.metadata.version(library) for library in libraries}
     return {
         "method": method,
         "repository": "this package",
         "commit": commit(Path(__file__).parent),
         "at_pinned_commit": True,
         "settings": settings,
-        "packages": ",".join(f"{key} {value}" for key, value in versions().items() if value),
+        "packages": ",".join(f"{key} {value}" for key, value in packages.items() if value),
     }
 
 

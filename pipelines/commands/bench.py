@@ -202,7 +202,8 @@ def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
 @app.command("infer")
 def infer_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, proxy, lucidflux.")
+        str | None,
+        typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, realesrgan, proxy, lucidflux."),
     ] = None,
     suite: SuiteName = None,
     inputs: Inputs = None,

@@ -1,4 +1,4 @@
-"""The end of `lucidflux demo`: four classical methods on offline-photos, scored and ranked with intervals."""
+"""The ranking of `lucidflux demo`: four classical methods on offline-photos, and with --full Real-ESRGAN."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
 
 
-def run_bench_demo(out: Path, executor: Executor, progress: Progress) -> dict[str, Any]:
-    """Prepares the suite below `out`, makes the methods' outputs, ranks them; gives the first of each metric."""
+def run_bench_demo(out: Path, executor: Executor, progress: Progress, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Prepares the suite below `out`, makes the outputs of the classical methods and of `more` methods of bench infer,
+    ranks them; gives the first of each metric."""
     target = out / "suites" / "offline-photos"
     if not prepare.is_current(suites.load_suite("offline-photos", target.parent)):
         prepare.prepare(suites.load_suite("offline-photos", None), None, target)
     suite = suites.load_suite("offline-photos", target.parent)
     outputs = out / "outputs"
     shutil.rmtree(outputs, ignore_errors=True)
-    for name in ("bicubic", "lanczos"):
+    for name in ("bicubic", "lanczos", *more):
         infer.infer_method(name, dict(suite.lq), outputs, suite.scale or 4, [], [], Place(), progress)
     make_denoised(suite, outputs)
     results = Folder(out / "results")

@@ -77,17 +77,22 @@ def png_of_zeros(width: int, height: int) -> bytes:
 def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict[str, object]:
     """Filters the planted candidates into `out`/run, makes pairs of what is kept in `out`/pairs, verifies both deeply.
 
-    Then ranks four methods on the suite offline-photos. `full` also trains the tiny model on the pairs, whose result
-    restores one image: a plumbing check that needs torch. Returns the summary of the run, the pairs, the ranking and,
-    where it was made, the training.
+    Then ranks four methods on the suite offline-photos. `full` ranks Real-ESRGAN, too, and trains the tiny model on the
+    pairs, whose result restores one image, a plumbing check: it needs torch and the extra `realesrgan`. Returns the
+    summary of the run, the pairs, the ranking and, where it was made, the training.
     """
+    from lucidflux_data.errors import needs_extra
     from lucidflux_data.selection.config import make_config
     from lucidflux_data.storage.folder import Folder, absolute_url
+    from pipelines.bench import realesrgan
     from pipelines.demo.bench import run_bench_demo
     from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
     from pipelines.filter import job
 
+    if full:
+        with needs_extra(realesrgan.NAME):
+            realesrgan.check_installed()
     candidates = make_candidates(out / "photos")
     config = make_config("demo", settings=["rules.min_side=64", "decode.max_pixels=100000000"])
     folder, progress = Folder(out / "run"), Progress()
@@ -100,7 +105,7 @@ def run_demo(out: Path, num_cpus: int | None, executor: str, full: bool) -> dict
         job.pack(folder, config, started, progress)
         verified = repair.verify_run(folder, True, False, started, progress)
         pairs = make_pairs(folder, out / "pairs", started, progress)
-        ranked = run_bench_demo(out / "bench", started, progress)
+        ranked = run_bench_demo(out / "bench", started, progress, (realesrgan.NAME,) if full else ())
     kept = job.summary(folder) | {"verified": verified["samples"], "report": folder.path("report.html")}
     made = {**kept, **{f"pairs_{name}": value for name, value in pairs.items()}, **ranked}
     if full:

@@ -243,6 +243,25 @@ def test_settings_of_the_other_model_are_refused(files, inputs: Path, tmp_path: 
         resolve(NetworkConfig, {"model": {"file": str(file)}, "overlap": 200})
 
 
+def test_a_dry_run_says_what_would_run(files, inputs: Path, tmp_path: Path) -> None:
+    file, scale = files["compact"]
+    given = ("--inputs", inputs, "--out", tmp_path / "out", "--dry-run", "--json")
+    code, told, err = lucidflux("bench", "infer", "--model", file, *given, "--set", "tile=80")
+    assert code == 0, err
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads(told) == {
+        "method": f"compact[{sha256[:12]},tile=80]",
+        "weights": sha256,
+        "settings": {"architecture": "RealESRGAN Compact", "scale": str(scale), "tile": "80", "overlap": "32"},
+        "images": 3,
+        "scale": scale,
+    }
+    code, told, err = lucidflux("restore", inputs, "--out", tmp_path / "out", "--model", file, "--dry-run", "--json")
+    assert code == 0, err
+    assert json.loads(told)["names"] == ["dot.png", "tall.png", "wide.png"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_architectures_of_other_licences_are_asked_for(tmp_path: Path) -> None:
     extra = pytest.importorskip("spandrel_extra_arches")
     from spandrel_extra_arches.architectures.Restormer import Restormer
