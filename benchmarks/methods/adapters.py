@@ -127,11 +127,12 @@ def adapter_names() -> list[str]:
     return sorted(path.stem for path in ADAPTER_FILES.glob("*.toml"))
 
 
-def load_adapter(name: str) -> Adapter:
-    """An adapter by name, or by the path of a TOML file of one's own. ConfigError where it is unknown or wrong."""
+def load_adapter(name: str, others: tuple[str, ...] = ()) -> Adapter:
+    """An adapter by name, or by the path of a TOML file of one's own. ConfigError where it is unknown or wrong.
+    `others`: names that were perhaps meant, too."""
     file = Path(name) if name.endswith(".toml") else ADAPTER_FILES / f"{name}.toml"
     if not file.is_file():
-        raise ConfigError(f"there is no method {name!r}: {suggest(name, adapter_names())}")
+        raise ConfigError(f"there is no method {name!r}: {suggest(name, [*adapter_names(), *others])}")
     content = validate(AdapterFile, read_toml(file), file)
     return Adapter(name=file.stem, **dict(content))
 

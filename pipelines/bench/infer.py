@@ -66,7 +66,7 @@ def own_scale(name: str, place: Place) -> int | None:
 def check_method(name: str, settings: list[str]) -> None:
     """ConfigError for an adapter that is unknown, wrong, or lacks one of `settings`: before a suite is prepared."""
     if is_adapted(name):
-        adapters.resolve(adapters.load_adapter(name), settings)
+        adapters.resolve(adapters.load_adapter(name, HERE), settings)
 
 
 def infer_method(

@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 from lucidflux_data.errors import ConfigError, needs_extra
 from lucidflux_data.images import ImageError
-from pipelines.bench import realesrgan
+from pipelines.bench import infer, realesrgan
 from pipelines.bench.making import Place
 from tests.support.paths import ROOT
 
@@ -28,11 +28,12 @@ except ImportError:
 
 @pytest.fixture
 def tiny(photos: Path, tmp_path: Path) -> Path:
-    """One input of 24x18 pixels, of many colours."""
-    folder = tmp_path / "lq"
-    folder.mkdir()
-    Image.open(photos / "gt" / "astronaut.png").resize((24, 18), Image.Resampling.BOX).save(folder / "astronaut.png")
-    return folder
+    """One input of 24x18 pixels, of many colours; its reference is in `gt` beside it."""
+    for name, size in {"lq": (24, 18), "gt": (96, 72)}.items():
+        (tmp_path / name).mkdir()
+        with Image.open(photos / "gt" / "astronaut.png") as photo:
+            photo.resize(size, Image.Resampling.BOX).save(tmp_path / name / "astronaut.png")
+    return tmp_path / "lq"
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -40,7 +41,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_the_documented_command_makes_outputs_of_the_suite(bench_here, tmp_path: Path) -> None:
-    """`lucidflux bench infer realesrgan --suite offline-photos`, of which one image is made, and ranked."""
+    """`lucidflux bench infer realesrgan --suite offline-photos`, of which one image is made."""
     suites = {"LUCIDFLUX_SUITES": str(tmp_path / "suites")}
     assert bench_here("prepare", "offline-photos", **suites).returncode == 0
     given = ("--suite", "offline-photos", "--limit", 1)
@@ -57,15 +58,9 @@ def test_the_documented_command_makes_outputs_of_the_suite(bench_here, tmp_path:
     assert 10 * np.log10(255**2 / error) > 20  # it is a picture of its input, colours in their places
     again = json.loads(bench_here("infer", "realesrgan", *given, "--json", cwd=tmp_path, **suites).stdout)
     assert (again["images"], again["there_before"]) == (0, 1)
-    bench_here("infer", "bicubic", *given, cwd=tmp_path, **suites)
-    asked = ("--outputs", outputs / "realesrgan[x4plus]", outputs / "bicubic", "--metrics", "psnr", "--out", "board")
-    done = bench_here(*asked, *given, "--num-cpus", 1, "--json", cwd=tmp_path, **suites)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["metrics"]["psnr"]["rows"]
-    assert sorted(row["rank"] for row in rows.values()) == [1, 2]
 
 
-def test_the_adapter_of_the_page_gives_the_pixels_of_the_method(tiny: Path, bench_here, tmp_path: Path) -> None:
+def test_the_adapter_of_the_page_is_the_method_and_is_ranked(tiny: Path, bench_here, tmp_path: Path) -> None:
     """docs/benchmarking.md, block by block as it stands there."""
     page = (ROOT / "docs" / "benchmarking.md").read_text()
     section = page.split("## From nothing to a ranked row")[1].split("\n## ")[0]
@@ -88,6 +83,14 @@ def test_the_adapter_of_the_page_gives_the_pixels_of_the_method(tiny: Path, benc
     assert by_name.shape == (72, 96, 3)
     assert by_name.std() > 20
     assert np.abs(by_script - by_name).max() <= 1  # a float at a half, in another number of threads
+    assert bench_here("infer", "bicubic", *given).returncode == 0
+    outputs = [tmp_path / "out" / name for name in ("upscaler", "realesrgan[x4plus]", "bicubic")]
+    over = ("--inputs", tiny, "--gt", tmp_path / "gt", "--metrics", "psnr", "--num-cpus", 1, "--json")
+    done = bench_here("--outputs", *outputs, *over, "--out", tmp_path / "board")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["metrics"]["psnr"]["rows"]
+    assert rows.keys() == {"upscaler", "realesrgan[x4plus]", "bicubic"}
+    assert all(row["rank"] in (1, 2, 3) for row in rows.values())
 
 
 @pytest.mark.parametrize(("variant", "scale"), [("animevideov3", 2), ("animevideov3", 3), ("x4plus-anime", 4)])
@@ -131,6 +134,11 @@ def test_mistakes(mistake: tuple[str, int, str]) -> None:
     name, scale, device = mistake
     with pytest.raises(ConfigError, match=re.escape(MISTAKES[mistake])):
         realesrgan.describe(name, scale, [], Place(device=device))
+
+
+def test_a_mistyped_name_is_answered_with_it() -> None:
+    with pytest.raises(ConfigError, match="there is no method 'realesrgn': did you mean realesrgan"):
+        infer.check_method("realesrgn", [])
 
 
 def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

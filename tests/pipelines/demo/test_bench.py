@@ -41,3 +41,17 @@ def test_the_demo_says_what_it_needs(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(ConfigError, match=r"lucidflux\[demo\]"), open_executor("local", 1, 0, None) as executor:
         run_bench_demo(tmp_path, executor, Progress(True))
+
+
+@pytest.mark.slow
+def test_the_demo_with_torch_ranks_real_esrgan(tmp_path: Path, monkeypatch) -> None:
+    """Sharper than interpolation, and no truer: the trade that papers report."""
+    pytest.importorskip("ncnn")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with open_executor("local", 1, 0, None) as executor:
+        assert run_bench_demo(tmp_path, executor, Progress(), ("realesrgan",))["ranked_methods"] == 5
+    metrics = json.loads((tmp_path / "results" / "leaderboard.json").read_text())["metrics"]
+    assert metrics["niqe"]["rows"]["realesrgan[x4plus]"]["rank"] == 1
+    assert sorted(row["rank"] for row in metrics["psnr"]["rows"].values()) == [1, 2, 3, 4, 5]
+    closeness = {method: row["mean"] for method, row in metrics["lr_consistency"]["rows"].items()}
+    assert closeness["realesrgan[x4plus]"] < closeness["bicubic"] - 10
