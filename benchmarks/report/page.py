@@ -25,11 +25,11 @@ from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.escapes import for_html, for_script
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.page import POLICY
 from lucidflux_data.sources.reading import read_file
 
 PICTURE_PX = 1024
 GALLERY = 8  # images; half are those on which the metrics disagree most, half are evenly spaced
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 class Entry(TypedDict):

@@ -114,12 +114,11 @@ async function start() {
         own.rules[other.setting] = value;  // the two bounds of a measure do not cross
       }
     });
-    range.addEventListener("input", () => put(tidy(rule, axis.back(range.value / STEPS))));
+    range.addEventListener("input", () => put(page.bounded(rule, tidy(rule, axis.back(range.value / STEPS)))));
     field.addEventListener("input", () => {
-      const value = rule.whole ? Math.round(field.valueAsNumber) : field.valueAsNumber;
-      if (Number.isFinite(value) && value >= 0) put(value);
+      if (Number.isFinite(field.valueAsNumber)) put(page.bounded(rule, field.valueAsNumber));
     });
-    on?.addEventListener("input", () => put(on.checked ? tidy(rule, axis.back(rule.sense === "min" ? .05 : .95)) : null));
+    on?.addEventListener("input", () => put(on.checked ? page.bounded(rule, tidy(rule, axis.back(rule.sense === "min" ? .05 : .95))) : null));
     head.append(el("h3", {}, on, label, lost), field);
     box.append(head, svg, range);
     box.addEventListener("focusin", () => { if (touched !== rule.setting) { touched = rule.setting; refresh(); } });
@@ -443,10 +442,11 @@ async function start() {
   $("show-own").addEventListener("click", () => show("own"));
   $("show-preset").addEventListener("click", () => show("preset"));
   $("show-preset").hidden = about.preset === null;
+  $("show-preset").title = "its rules and its cut; the metric and what else is in force stay as the run has them";
   $("show-preset").textContent = `Preset ${about.preset_name}`;
-  $("copy").addEventListener("click", async () => {
+  $("copy").addEventListener("click", () => {
     $("command").select();
-    await navigator.clipboard.writeText($("command").value);
+    document.execCommand("copy");  // the clipboard's own interface asks for a permission that files are not given
     $("copy").textContent = "Copied";
     setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
   });

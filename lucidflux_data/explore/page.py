@@ -22,7 +22,7 @@ from lucidflux_data.measures.firewall import measure_in_force
 from lucidflux_data.page import part_of_page, render_template
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.selection.config import PRESETS, FilterConfig, make_config
+from lucidflux_data.selection.config import PRESETS, FilterConfig, RulesConfig, make_config
 from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.selection.pool import load_pool
 from lucidflux_data.storage.folder import Folder
@@ -161,7 +161,7 @@ def _about(
         "reasons": rows.describe_reasons(),
         "own_counts": tally,
         "own_ranked": deciding.ranked,
-        "rules": [rule.__dict__ | {"known": rule.measure in known} for rule in rows.RULES],
+        "rules": [rule.__dict__ | {"known": rule.measure in known} | _bounds(rule.setting) for rule in rows.RULES],
         "metric": None if metric == "none" else metric,
         "lower_is_better": False,
         "own": describe_settings(config),
@@ -186,6 +186,13 @@ def _about(
     if drawn is not None:
         about["sample"] = {name: getattr(drawn, name).tolist() for name in ("sizes", "drawn", "movable")}
     return about
+
+
+def _bounds(setting: str) -> dict[str, float | None]:
+    """What the setting may be: `lowest`, `highest`, None where there is no end."""
+    said = RulesConfig.model_fields[setting].metadata
+    ends = {"lowest": "ge", "highest": "le"}
+    return {name: next((getattr(one, end) for one in said if hasattr(one, end)), None) for name, end in ends.items()}
 
 
 def describe_settings(config: FilterConfig) -> dict[str, Any]:

@@ -5,6 +5,12 @@ function makeSettings(about) {
   const copy = settings => ({rules: {...settings.rules}, cut: {...settings.cut}});
   const quote = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'";
 
+  /** The nearest value that the setting may have. */
+  function bounded(rule, value) {
+    const inside = Math.min(rule.highest ?? Infinity, Math.max(rule.lowest ?? -Infinity, value));
+    return rule.whole ? Math.round(inside) : inside;
+  }
+
   /** The text of a share as `cut.top_fraction` takes it, null where it is none. */
   function readShare(text) {
     const tidy = text.trim().replace(/^\./, "0.");
@@ -30,7 +36,7 @@ function makeSettings(about) {
       const value = asked.get(rule.setting);
       if (value === "none" && rule.history) settings.rules[rule.setting] = null;
       else if (value !== null && value.trim() !== "" && Number.isFinite(+value)) {
-        settings.rules[rule.setting] = rule.whole ? Math.round(+value) : +value;
+        settings.rules[rule.setting] = bounded(rule, +value);
       }
     }
     const mode = asked.get("cut"), at = asked.get("at") ?? "";
@@ -87,5 +93,5 @@ function makeSettings(about) {
     return [use, ...lines].join("\n");
   }
 
-  return {copy, readShare, toHash, fromHash, toCommand, toToml};
+  return {copy, bounded, readShare, toHash, fromHash, toCommand, toToml};
 }

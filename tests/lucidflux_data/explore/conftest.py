@@ -55,12 +55,16 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
 
 @pytest.fixture(scope="session")
 def explore(tab: chromium.Page) -> Callable[..., dict[str, Any]]:
-    """Writes the page of a run beside it, opens it, waits until it has drawn itself. Gives what `make_explore` says."""
+    """Writes the page of a run into it, once, opens it, waits until it has drawn itself. Gives what `make_explore`
+    says."""
+
+    made: dict[Path, dict[str, Any]] = {}
 
     def opened(run: Path, *more: Any, fragment: str = "") -> dict[str, Any]:
-        data, made = make_explore(Folder(str(run)), str(run), *more)
         path = run / "explore.html"
-        path.write_bytes(data)
+        if path not in made:
+            data, made[path] = make_explore(Folder(str(run)), str(run), *more)
+            path.write_bytes(data)
         tab.console.clear()
         tab.requests.clear()
         tab.open_url("about:blank")  # a page that differs in its fragment alone would not be loaded again
@@ -68,6 +72,6 @@ def explore(tab: chromium.Page) -> Callable[..., dict[str, Any]]:
         look = "const look = () => document.documentElement?.dataset.ready ? done(true) : setTimeout(look, 20)"
         ready = f"new Promise(done => {{ {look}; look(); }})"
         assert tab.value(ready)
-        return made
+        return made[path]
 
     return opened

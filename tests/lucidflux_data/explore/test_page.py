@@ -142,6 +142,21 @@ def test_the_cut_is_walked_by_keys_and_opened_by_enter(run: Path, tab: chromium.
     assert tab.value("document.querySelector('#command').value").endswith("--include include.txt")
 
 
+def test_a_number_out_of_bounds_is_one_that_select_takes(tab: chromium.Page, run: Path, explore: Callable) -> None:
+    """As the settings allow them; and the bounds of one measure do not cross."""
+    explore(run, fragment="#max_flat_fraction=7&min_side=-3&max_blockiness=0.2&min_jpeg_quality=x")
+    rules = tab.value("explore.page.fromHash(location.hash, {}).rules")
+    assert (rules["max_flat_fraction"], rules["min_side"], rules["max_blockiness"]) == (1, 0, 1)
+    assert rules["min_jpeg_quality"] is None
+    make_config(settings=[f"rules.{name}={'none' if value is None else value}" for name, value in rules.items()])
+    field = "document.querySelector('#rule-min_laplacian_variance-value')"
+    tab.value(f"{field}.value = 9000; {field}.dispatchEvent(new Event('input'))")
+    settle(tab)
+    assert tab.value("document.querySelector('#rule-max_laplacian_variance-value').value") == "9000"
+    tab.click("#copy")
+    assert tab.value("document.querySelector('#copy').textContent") == "Copied"
+
+
 def test_a_click_on_a_reason_filters_and_a_search_finds(run: Path, tab: chromium.Page, explore: Callable) -> None:
     tab.resize(1300, 900)
     explore(run)
