@@ -122,6 +122,7 @@ def test_tiles_are_the_whole_where_the_network_sees_no_further_than_a_quarter_of
     assert 0 < difference.mean() < 1
 
 
+@pytest.mark.slow
 def test_ray_and_tars_give_the_same_bytes(files, inputs: Path, tmp_path: Path) -> None:
     file, _ = files["compact"]
     with tarfile.open(tmp_path / "in.tar", "w") as tar:
@@ -255,6 +256,7 @@ def test_a_dry_run_says_what_would_run(files, inputs: Path, tmp_path: Path) -> N
         "settings": {"architecture": "RealESRGAN Compact", "scale": str(scale), "tile": "80", "overlap": "32"},
         "images": 3,
         "scale": scale,
+        "warnings": [],
     }
     code, told, err = lucidflux("restore", inputs, "--out", tmp_path / "out", "--model", file, "--dry-run", "--json")
     assert code == 0, err
