@@ -137,13 +137,14 @@ function makeCounter(about, columns) {
 
   const own = decide(about.own), R = about.reasons.length + 2, PENDING_AT = R - 1;
   const slot = found => found === PENDING ? PENDING_AT : found + 1;
-  const ranksOf = found => { const set = new Uint8Array(n); for (const i of found.ranked) set[i] = 1; return set; };
-  const ownRanked = sample && ranksOf(own);
+  const slotsOf = found => Int8Array.from(found.codes, slot);
+  const ranksOf = found => { const set = new Int8Array(n).fill(-1); for (const i of found.ranked) set[i] = 0; return set; };
+  const ownSlots = sample && slotsOf(own), ownRanked = sample && ranksOf(own);
   const coarsest = sample && Math.max(0, ...sample.sizes.map((size, h) =>
     sample.movable[h] ? size / sample.drawn[h] * (1 - sample.drawn[h] / size) : 0));
 
-  /** Estimates of how many change: category(i) gives [before, after], -1 for none of them. */
-  function estimate(category, categories) {
+  /** Estimates of how many change from one category to another: `was` and `is` name it for each row, -1 for none. */
+  function estimate(was, is, categories) {
     const H = sample.sizes.length, sums = [0, 1].map(() => new Float64Array(H * categories));
     const squares = [0, 1].map(() => new Float64Array(H * categories)), touched = new Map();
     const flush = h => {
@@ -155,7 +156,7 @@ function makeCounter(about, columns) {
       touched.clear();
     };
     for (let i = 0; i < n; i++) {
-      const [before, after] = category(i);
+      const before = was[i], after = is[i];
       if (before !== after) {
         if (before >= 0) touched.set(2 * before, (touched.get(2 * before) ?? 0) + 1);
         if (after >= 0) touched.set(2 * after + 1, (touched.get(2 * after + 1) ?? 0) + 1);
@@ -190,7 +191,7 @@ function makeCounter(about, columns) {
 
   /** counts: by code + 1, the last of what is pending; kept between low and high, equal where they are exact. */
   function count(settings) {
-    const found = decide(settings), counts = new Float64Array(R);
+    const found = isOwn(settings) ? own : decide(settings), counts = new Float64Array(R);
     const total = () => counts[0] + counts[slot(code.included)];
     if (!sample) {
       for (let i = 0; i < n; i++) counts[slot(found.codes[i])]++;
@@ -198,13 +199,13 @@ function makeCounter(about, columns) {
     }
     counts.set(about.own_counts);
     if (isOwn(settings)) return {...found, counts, kept: total(), low: total(), high: total()};
-    const before = total(), changes = estimate(i => [slot(own.codes[i]), slot(found.codes[i])], R);
+    const before = total(), changes = estimate(ownSlots, slotsOf(found), R);
     changes.forEach((each, at) => { counts[at] = Math.max(0, Math.round(counts[at] + each.change)); });
     let kept = before + changes[0].change, low = before + changes[0].low, high = before + changes[0].high;
     if (metric && about.near_duplicates === null && settings.cut.mode !== "bound") {
-      const now = ranksOf(found), none = {change: 0, low: 0, high: 0};
+      const none = {change: 0, low: 0, high: 0};
       const more = sameRules(settings) && about.own.cut.mode !== "bound" ? none
-        : estimate(i => [ownRanked[i] - 1, now[i] - 1], 1)[0];
+        : estimate(ownRanked, ranksOf(found), 1)[0];
       const inside = each => before - numberKept(about.own_ranked, about.own.cut)
         + numberKept(Math.max(0, Math.round(about.own_ranked + each)), settings.cut);
       [kept, low, high] = [more.change, more.low, more.high].map(inside);

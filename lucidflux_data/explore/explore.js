@@ -26,7 +26,7 @@ async function unpack(name, kind) {
 
 async function start() {
   const about = JSON.parse($("about").textContent), columns = {};
-  for (const [name, kind] of Object.entries(about.columns)) columns[name] = await unpack(name, kind);
+  await Promise.all(Object.entries(about.columns).map(async ([name, kind]) => { columns[name] = await unpack(name, kind); }));
   const counter = makeCounter(about, columns), page = makeSettings(about), n = columns.fixed.length;
   const marks = {out: new Set(), in: new Set()}, score = columns["measure-score"] ?? null;
   const meaning = new Map(about.reasons), names = about.reasons.map(([name]) => name);
@@ -426,7 +426,6 @@ async function start() {
     if (!waiting) { waiting = true; requestAnimationFrame(refreshNow); }
   }
 
-  found = counter.count(settings());
   $("rules").append(...about.rules.filter(rule => rule.known).map(ruleBlock), ...(score ? [cutBlock()] : []));
   const unknown = about.rules.filter(rule => !rule.known);
   if (unknown.length) {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import queue
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,7 +19,7 @@ from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.explore.rows import RULES, Deciding
 from lucidflux_data.images import ImageError, luma
-from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.isolation import Apart, decode_here
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.sources.reading import read_known
@@ -25,6 +29,7 @@ CROP_PX = 200
 QUALITY = 85  # of WebP: finer than the blocks and the blur that are looked for
 QUANTILES, NEAREST, AT_THE_CUT = 8, 40, 12
 MOST_PICTURES = 600
+AT_A_TIME = 8  # images that are read and decoded
 STEP_PX = 8
 
 
@@ -82,25 +87,51 @@ def take_pictures(
     table = folder.read_table(runs.LEDGER, ["uri", "key", "offset", "bytes"]).take(pa.array(wanted, pa.int64()))
     found: dict[int, Picture] = {}
     unread = used = 0
-    for row, about in zip(wanted, table.to_pylist(), strict=True):
-        picture = _take(about, decode)
-        if picture is None:
-            unread += 1
-            continue
-        used += picture.size()
-        if used > budget:
-            break
-        found[row] = picture
+    with contextlib.closing(_take_all(table.to_pylist(), decode)) as pictures:
+        for row, picture in zip(wanted, pictures, strict=True):
+            if picture is None:
+                unread += 1
+                continue
+            used += picture.size()
+            if used > budget:
+                break
+            found[row] = picture
     return found, unread
 
 
-def _take(about: dict[str, Any], decode: DecodeConfig) -> Picture | None:
+def _take_all(rows: list[dict[str, Any]], decode: DecodeConfig) -> Generator[Picture | None]:
+    """In order, some at a time, each in a child of its own: only what is shown comes back through the pipe."""
+    children: queue.SimpleQueue[Apart] = queue.SimpleQueue()
+    count = min(AT_A_TIME, os.cpu_count() or 1)
+    for _ in range(count):
+        children.put(Apart(f"{__name__}:cut_here"))
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(_take, about, decode, children) for about in rows]
+        try:
+            for one in asked:
+                yield one.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for _ in range(count):
+                children.get().close()
+
+
+def _take(about: dict[str, Any], decode: DecodeConfig, children: queue.SimpleQueue[Apart]) -> Picture | None:
+    child = children.get()
     try:
         size = about["bytes"] or -1
         data = read_known(about["uri"], about["offset"], size, about["key"], most=decode.max_file_bytes)
-        return cut_picture(pixels_apart(data, decode))
+        picture: Picture = child.call(data, decode)
+        return picture
     except (ImageError, InputError, StorageError):
         return None
+    finally:
+        children.put(child)
+
+
+def cut_here(data: bytes, decode: DecodeConfig) -> Picture:
+    """Of encoded bytes, in a process that may be lost."""
+    return cut_picture(decode_here(data, decode).pixels)
 
 
 def cut_picture(pixels: np.ndarray) -> Picture:
