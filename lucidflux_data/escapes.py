@@ -23,6 +23,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "[": "{[}",  # behind the end of a row it would be a length, and a star would keep the page
+    "*": "{*}",
     **{character: "\\" + character for character in "&%_#${}"},
 }
 # What makes emphasis, code, a cell or a link; an underscore inside a word, and brackets without a target, make nothing.

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.methods import losses
 from benchmarks.methods.copies import OutputFile, find_copies
 from benchmarks.methods.method_file import MethodFile, read_method
-from benchmarks.suites.ids import suggest_pattern
+from benchmarks.suites.ids import as_text, suggest_pattern
 from benchmarks.suites.suite import AD_HOC, Suite, images_by_id
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
@@ -91,7 +91,7 @@ def _method(folder: Path, name: str, pattern: re.Pattern[str] | None) -> Method:
         raise InputError(f"{folder} holds images beside its seed folders: move them into one")
     paths = {seed: images_by_id(place, pattern) for seed, place in (seeds or {"0": folder}).items()}
     about = read_method(folder) or {}
-    return Method(about.get("method", name) if name == folder.name else name, folder, paths, about)
+    return Method(as_text(about.get("method", name) if name == folder.name else name), folder, paths, about)
 
 
 def check_ids(methods: list[Method], suite: Suite) -> tuple[str, ...]:

@@ -120,7 +120,10 @@ def write(
         folder.publish(name, render(board).encode())
     _offer_common_ids(folder, board)
     folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))
-    folder.publish(BOARD, (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    folder.publish(
+        BOARD,
+        (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"),
+    )
     return board
 
 

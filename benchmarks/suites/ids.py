@@ -29,10 +29,15 @@ def read_pattern(text: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
+def as_text(name: str) -> str:
+    """A name as text that can be written: composed, since a Mac writes the same accents in another form (Unicode NFD);
+    bytes of a file system that are no UTF-8 as \\udcNN."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "backslashreplace").decode())
+
+
 def id_of(path: PurePath, pattern: re.Pattern[str] | None = None) -> str:
-    """The name without extension, or what `pattern` calls id where all of the name fits it. Composed: a Mac writes the
-    same accents in another form (Unicode NFD)."""
-    name = unicodedata.normalize("NFC", path.stem)
+    """The name without extension, or what `pattern` calls id where all of the name fits it."""
+    name = as_text(path.stem)
     match = pattern.fullmatch(name) if pattern else None
     return (match["id"] if match else None) or name
 

@@ -82,6 +82,7 @@ def check_all(text: str) -> None:
     assert " ".join(found.text.split()).removeprefix("a b x").removesuffix("x y").split() == shown.split()
     tex = escapes.for_latex(text)
     assert "\n" not in tex
+    assert not tex.startswith(("[", "*"))  # behind the end of a row
     assert _read_latex(tex) == shown
     assert is_seen(escapes.for_latex_comment(text))
 
@@ -97,7 +98,8 @@ def _read_latex(tex: str) -> str:
     commands = {"textbackslash{}": "\\", "textasciitilde{}": "~", "textasciicircum{}": "^", "textless{}": "<"}
     commands |= {"textgreater{}": ">", "textbar{}": "|"} | {c: c for c in "&%_#${}"}
     found = ""
-    tex = tex.replace(r"$\pm$", "±")
+    for written, read in ((r"$\pm$", "±"), ("{[}", "["), ("{*}", "*")):
+        tex = tex.replace(written, read)
     while tex:
         if tex[0] == "\\":
             name = next(name for name in commands if tex[1:].startswith(name))

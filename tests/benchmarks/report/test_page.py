@@ -145,3 +145,38 @@ def test_win_rates_show_one_metric_at_a_time(page: chromium.Page, scored: Path) 
     first = page.value("[...document.querySelectorAll('.heat[data-metric=psnr] tbody tr:first-child td')]"
                        ".map(c => c.textContent)")  # fmt: skip
     assert first == ["", *(f"{rates[order[0]][other]:.0%}" for other in order[1:])]
+
+
+def test_published_rows_fold_gaps_have_reasons_and_ranks_are_words(
+    scored: Path, page: chromium.Page, tmp_path: Path
+) -> None:
+    from benchmarks.report import page_tables
+
+    board = json.loads((scored / "leaderboard.json").read_text())
+    row = {"method": "<SeeSR>", "source": "P", "reference": "P, Table 1 (x)", "values": {"niqe": 4.4}, "colours": {}}
+    board["published"] = [row] * 23
+    board["gaps"] = {"bicubic": [{"id": "<coins>", "reason": "missing", "metrics": ["niqe"], "seeds": ["0"]}]}
+    here = Path(page_tables.__file__).parent
+    empty = {"ids": [], "methods": [], "metrics": {}, "scores": {}, "disagreement": [], "gallery": []}
+    (tmp_path / "page.html").write_text(
+        f"<!doctype html><meta charset=utf-8>{page_tables.make_table(board)}{page_tables.list_missing(board)}"
+        f"<script type=application/json id=data>{json.dumps(empty)}</script>"
+        f"<script>{(here / 'page.js').read_text()}</script>"
+    )
+    page.open(tmp_path / "page.html")
+    shown = "document.querySelectorAll('#published tr')[0].offsetParent !== null"
+    assert page.value(shown) is False
+    page.value("document.getElementById('fold').focus()")
+    page.key("Enter")
+    assert page.value(shown) is True
+    assert page.value("document.getElementById('fold').getAttribute('aria-expanded')") == "true"
+    page.click("#leaderboard thead th:nth-child(2) button")  # sorting leaves published rows below
+    names = page.value("[...document.querySelectorAll('#leaderboard tbody tr')].map(r => r.cells[0].textContent)")
+    assert names[4:] == ["<SeeSR> (P)"] * 23
+    words = page.value("[...document.querySelectorAll('#leaderboard tbody:first-of-type tr')].map(r => "
+                       "r.cells[1].querySelector('.rank').textContent.split(',')[0])")  # fmt: skip
+    assert sorted(words) == sorted(["first of 4", "second of 4", "third of 4", "fourth of 4"])
+    assert page.value("document.querySelector('.missing summary').textContent") == "bicubic: 1 of 6 images"
+    cells = page.value("[...document.querySelectorAll('.missing tbody tr > *')].map(c => c.textContent)")
+    assert cells == ["<coins>", "missing in niqe"]
+    page.open(scored / "report.html")
