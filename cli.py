@@ -15,12 +15,13 @@ from lucidflux_data.errors import Interrupted, LucidFluxError
 from lucidflux_data.escapes import show
 from pipelines.commands.bench import app as bench_app
 from pipelines.commands.filter import app as data_app
-from pipelines.commands.options import OUT, ExecutorKind, ExecutorName, Json, NumCpus, Wait, tell, writing
+from pipelines.commands.looking import app as look_app
+from pipelines.commands.options import OUT, ExecutorKind, ExecutorName, Json, NumCpus, Wait, writing
 from pipelines.commands.pairs import app as pairs_app
 from pipelines.commands.restore import app as model_app
 from pipelines.commands.runs import app as govern_app
-from pipelines.commands.spelling import HELP, SpellingGroup
-from pipelines.commands.terminal import INTERRUPTED, run_guarded
+from pipelines.commands.telling import tell
+from pipelines.commands.terminal import HELP, INTERRUPTED, SpellingGroup, run_guarded
 from pipelines.commands.train import app as train_app
 from pipelines.commands.weights import app as weights_app
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 # Without a name, the commands of a group stand beside the others.
 data_app.add_typer(pairs_app)
+data_app.add_typer(look_app)
 data_app.add_typer(govern_app)
 app.add_typer(model_app)
 app.add_typer(train_app)

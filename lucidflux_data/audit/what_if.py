@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
-import pyarrow.compute as pc
 
-from lucidflux_data.errors import InputError
 from lucidflux_data.measures.firewall import measure_in_force
 from lucidflux_data.selection import ledger, pool, records
 from lucidflux_data.selection import rules as selection
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
-from lucidflux_data.shards import stripping
 from lucidflux_data.storage.folder import Folder
 
 GRID = {
@@ -49,13 +46,6 @@ class Tried(TypedDict):
     kept: int
     scores_to_compute: int
     measures_to_take: int
-
-
-class Explained(TypedDict):
-    """`rows`: of the ledger; `config`: the settings of the run, as FilterConfig dumps them."""
-
-    rows: list[records.LedgerRow]
-    config: Mapping[str, Any]
 
 
 def what_if(folder: Folder, config: FilterConfig) -> list[WhatIf]:
@@ -121,16 +111,3 @@ def _count_surely_kept(candidates: pool.Pool, config: FilterConfig, missing: np.
         return by_hand + int(alive.sum())
     scores = candidates.numbers(config.iqa.metric, config.iqa.metric)
     return by_hand + selection.number_kept(int((alive & np.isfinite(scores)).sum()), config.cut)
-
-
-def explain(folder: Folder, wanted: str) -> Explained:
-    """The ledger row of a uri, key or file name, and the rules in force. InputError where it is not one candidate."""
-    sources = {new: old for old, new in stripping.packed_keys(folder).items()}
-    wanted = sources.get(wanted, wanted)
-    for column in ("uri", "key", "source_key"):
-        rows = runs.read_ledger(folder, where=pc.field(column) == wanted)
-        if rows.num_rows:
-            break
-    else:
-        raise InputError(f"{wanted} is no uri, key or file name of a candidate of {folder}")
-    return {"rows": rows.to_pylist(), "config": runs.read_run(folder)["config"]}

@@ -7,6 +7,7 @@ Everything is positional: row i of every array is candidate i, in the order of t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
@@ -29,16 +30,12 @@ def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarra
 
     `opted_out`: bool, n rows. Of equal bytes the first in order stays; an included copy stays before any other.
     """
-    variance, flat = candidates.laplacian_variance, candidates.flat_fraction
-    ladder = (
+    ladder = [
         ("opted_out", False if opted_out is None else opted_out),
         ("duplicate", later_copies(candidates)),
         ("included", candidates.included),
-        ("too_small", candidates.min_side < rules.min_side),
-        ("too_blurry", variance < rules.min_laplacian_variance),
-        ("too_sharp", variance > rules.max_laplacian_variance),
-        ("too_flat", flat > rules.max_flat_fraction),
-    )
+        *((limit.reason, limit.is_outside(getattr(candidates, limit.column))) for limit in basic_limits(rules)),
+    ]
     codes = candidates.failed.astype(np.int16).copy()
     for reason, applies in ladder:
         codes[(codes == KEPT) & applies] = CODE[reason]
@@ -137,11 +134,51 @@ def drop_near(
     return codes
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A rule that compares a measure (`column`) with the `value` of a `setting`, the most or the least that passes."""
+
+    reason: str
+    column: str
+    setting: str
+    value: float
+    is_most: bool
+
+    def is_outside(self, values: np.ndarray) -> np.ndarray:
+        """bool: not-a-number (not measured) is not outside."""
+        with np.errstate(invalid="ignore"):
+            outside: np.ndarray = values > self.value if self.is_most else values < self.value
+        return outside
+
+
+def basic_limits(rules: RulesConfig) -> list[Limit]:
+    """The rules on scores/basic, in the order in which they give the reason."""
+    return [
+        Limit("too_small", "min_side", "min_side", rules.min_side, False),
+        Limit("too_blurry", "laplacian_variance", "min_laplacian_variance", rules.min_laplacian_variance, False),
+        Limit("too_sharp", "laplacian_variance", "max_laplacian_variance", rules.max_laplacian_variance, True),
+        Limit("too_flat", "flat_fraction", "max_flat_fraction", rules.max_flat_fraction, True),
+    ]
+
+
+def history_limits(rules: RulesConfig) -> list[Limit]:
+    """The rules on scores/history that are in force."""
+    found = (
+        ("jpeg_artifacts", "jpeg_quality", "min_jpeg_quality", rules.min_jpeg_quality, False),
+        ("jpeg_artifacts", "blockiness", "max_blockiness", rules.max_blockiness, True),
+        ("upscaled", "spectral_cutoff", "min_spectral_cutoff", rules.min_spectral_cutoff, False),
+        ("soft", "fixed_sharpness", "min_fixed_sharpness", rules.min_fixed_sharpness, False),
+    )
+    return [
+        Limit(reason, column, setting, value, is_most)
+        for reason, column, setting, value, is_most in found
+        if value is not None
+    ]
+
+
 def needs_history(config: FilterConfig) -> bool:
     """Whether a rule in force uses scores/history."""
-    rules = config.rules
-    asked = (rules.min_jpeg_quality, rules.max_blockiness, rules.min_spectral_cutoff, rules.min_fixed_sharpness)
-    return config.select.near_duplicates is not None or any(rule is not None for rule in asked)
+    return config.select.near_duplicates is not None or bool(history_limits(config.rules))
 
 
 def cheap_codes(pool: Pool, config: FilterConfig) -> np.ndarray:
@@ -151,18 +188,8 @@ def cheap_codes(pool: Pool, config: FilterConfig) -> np.ndarray:
 
 def apply_history(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
     """Rules on scores/history; a row without it (not measured yet) is not rejected. Changes `codes`."""
-    rules = config.rules
-    limits = (
-        ("jpeg_artifacts", "jpeg_quality", rules.min_jpeg_quality, np.less),
-        ("jpeg_artifacts", "blockiness", rules.max_blockiness, np.greater),
-        ("upscaled", "spectral_cutoff", rules.min_spectral_cutoff, np.less),
-        ("soft", "fixed_sharpness", rules.min_fixed_sharpness, np.less),
-    )
-    for reason, column, limit, outside in limits:
-        if limit is not None:
-            values = pool.numbers(HISTORY, column)
-            with np.errstate(invalid="ignore"):
-                codes[(codes == KEPT) & outside(values, limit)] = CODE[reason]
+    for limit in history_limits(config.rules):
+        codes[(codes == KEPT) & limit.is_outside(pool.numbers(HISTORY, limit.column))] = CODE[limit.reason]
 
 
 def apply_leaks(codes: np.ndarray, pool: Pool) -> None:

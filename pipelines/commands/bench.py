@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,10 +23,9 @@ from pipelines.commands.options import (
     SuitesDir,
     Wait,
     check_finite,
-    tell,
-    tell_json,
     writing,
 )
+from pipelines.commands.telling import tell, tell_json
 from pipelines.execution.failures import check_failed
 
 SuiteName = Annotated[str | None, typer.Option("--suite", metavar="NAME", help="A suite by name; see `bench suites`.")]
@@ -290,7 +288,7 @@ def suites_command(suites_dir: SuitesDir = None, json_: Json = False) -> None:
         row |= {"input": sizes[0], "output": sizes[1], "gt": suite.has_gt, "prepared": suite.pinned}
         rows.append(row | {"about": suite.about, "licence": suite.licence, "get": suite.get})
     if json_:
-        typer.echo(json.dumps(rows))
+        tell_json({"rows": rows})
         return
     for row in rows:
         mark = "prepared" if row["prepared"] else "not prepared"

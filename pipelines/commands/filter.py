@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidflux_data.audit import what_if as audit_what_if
-from lucidflux_data.escapes import show
 from pipelines.commands.options import (
     OUT,
     Address,
@@ -46,11 +44,19 @@ from pipelines.commands.options import (
     cut_settings,
     select_settings,
     settle,
-    tell,
-    tell_json,
     writing,
 )
-from pipelines.commands.spelling import HELP, SpellingGroup
+from pipelines.commands.telling import (
+    changes_between,
+    guide,
+    rules_in_force,
+    say_rules,
+    tell,
+    tell_json,
+    tell_packed,
+    tell_selection,
+)
+from pipelines.commands.terminal import HELP, SpellingGroup
 from pipelines.execution.failures import check_failed
 
 if TYPE_CHECKING:
@@ -177,10 +183,7 @@ def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOpti
     _check_metric(config.iqa.metric)
     urls = [absolute_url(item) for item in request.sources]
     if request.dry_run:
-        from lucidflux_data.selection.config import label
-
-        listed = {"label": label(request.preset, config), **job.preview_listing(urls, request.limit, progress)}
-        tell_json(listed | {"config": config.model_dump()}, None if json_ else 2)
+        _tell_plan(request, job.preview_listing(urls, request.limit, progress))
         return
     with writing(request.out, request.wait, new=True):
         if "select" in steps:
@@ -195,10 +198,26 @@ def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOpti
                 job.select(folder, config, executor, progress)
                 job.pack(folder, config, executor, progress)
     if "select" in steps:
-        tell(job.summary(folder), json_)
+        tell_packed(folder, job.summary(folder), json_)
     else:
-        tell({"run": str(folder), "next": f"lucidflux-data select {folder}"}, json_)
+        tell({"run": str(folder), "next": f"lucidflux-data select {quote(str(folder))}"}, json_)
     check_failed(*count_failed(folder), request.max_failed, "of the candidates failed")
+
+
+def _tell_plan(request: FilterRequest, listed: dict[str, Any]) -> None:
+    """Of a dry run: what was listed, and the rules in force beside those of the preset."""
+    from lucidflux_data.selection.config import label, make_config
+
+    config = request.config
+    changed = changes_between(make_config(request.preset), config)
+    told = {"label": label(request.preset, config), **listed}
+    if request.json_:
+        rules = {"rules": rules_in_force(config), "changed": changed}
+        tell_json(told | rules | {"config": config.model_dump()})
+        return
+    tell(told, False)
+    say_rules(config, changed, f"preset {request.preset}")
+    guide(then=[("the same command without --dry-run", "")])
 
 
 def _check_metric(metric: str) -> None:
@@ -277,7 +296,8 @@ def _run_select(
     _check_metric(resolved.iqa.metric)
     if dry_run:
         leaks = measure_in_force(before, resolved.select.forbid)
-        tell(job.preview([part for one in drawn_from for part in parts(one)], resolved, leaks), json_)
+        shown = job.preview([part for one in drawn_from for part in parts(one)], resolved, leaks)
+        tell_selection({**shown}, base, resolved, [("the same command without --dry-run", "")], json_)
         return
     if [folder.url] != [one.url for one in drawn_from]:
         job.combine(folder, drawn_from, resolved, before["preset"])
@@ -285,7 +305,9 @@ def _run_select(
         if include:
             job.include(folder, include, resolved, started, progress)
         counts = job.select(folder, resolved, started, progress)
-    tell({"run": str(folder), **counts, "next": f"lucidflux-data pack {folder}"}, json_)
+    told = {"run": str(folder), **counts, "next": f"lucidflux-data pack {quote(str(folder))}"}
+    also = (f"lucidflux-data explain {quote(str(folder))} NAME", "why an image is, or is not, in the set")
+    tell_selection(told, base, resolved, [also], json_)
 
 
 @app.command("pack")
@@ -331,37 +353,12 @@ def _run_pack(run: str, settings: list[str], where: ExecutorOptions, dry_run: bo
     if dry_run:
         shards = assign_shards(folder, config.shards)
         rows = [row for shard in shards for row in shard.rows]
-        tell({"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}, json_)
+        counts = {"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}
+        tell(counts, json_, then=[("the same command without --dry-run", "")])
         return
     with where.open() as started:
         job.pack(folder, config, started, progress)
-    tell(job.summary(folder), json_)
-
-
-@app.command("explain")
-def explain_command(
-    run: RunFolder,
-    image: Annotated[str, typer.Argument(metavar="URI_OR_KEY", help="uri, key or name in the source.")],
-    json_: Json = False,
-) -> None:
-    """Why an image is, or is not, in the set."""
-    from lucidflux_data.selection import records
-    from lucidflux_data.storage.folder import Folder
-
-    settle(run)
-    found = audit_what_if.explain(Folder(run), image)
-    if json_:
-        typer.echo(json.dumps(found["rows"]))
-        return
-    for row in found["rows"]:
-        verdict = "kept" if row["keep"] else f"not kept: {row['reason']}"
-        meaning = f" ({records.WHAT_IT_MEANS[row['reason']]})" if row["reason"] else ""
-        typer.echo(f"{show(row['uri'])}\n  {show(verdict + meaning)}")
-        for name, value in row.items():
-            if value is not None and name not in ("uri", "keep", "reason", "side"):
-                typer.echo(show(f"  {name}: {value}"))
-    rules = found["config"]["rules"] | {"metric": found["config"]["iqa"]["metric"], **found["config"]["cut"]}
-    typer.echo(show("rules: " + ", ".join(f"{name}={value}" for name, value in rules.items() if value is not None)))
+    tell_packed(folder, job.summary(folder), json_)
 
 
 @app.command("verify")
@@ -387,4 +384,6 @@ def verify_command(
     with writing(run, wait, dry_run=not repair), open_executor(executor, num_cpus, 0, address) as started:
         check = verify_pairs if is_pairs(Folder(run)) else verify_run
         result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
-    tell(result, json_)
+    tell(
+        result, json_, then=[] if deep else [(f"lucidflux-data verify {quote(run)} --deep", "decodes every image, too")]
+    )

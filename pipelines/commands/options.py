@@ -1,11 +1,10 @@
-"""The options and the output that the commands of all packages share; imports nothing heavy."""
+"""The options that the commands of all packages share; imports nothing heavy."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from lucidflux_data.escapes import show
 
 if TYPE_CHECKING:
     from pipelines.execution.executor import Executor
@@ -184,36 +181,6 @@ def settle(*folders: str) -> None:
             with hold(folder, SETTLE_WAIT_S):
                 if is_half_done(folder):
                     finish_forgetting(folder)
-
-
-def tell(result: Mapping[str, object], json_: bool) -> None:
-    """The outcome: one JSON object, or a line for each fact."""
-    if json_:
-        tell_json(result)
-        return
-    warnings = _take_warnings()
-    told = {**result, **({"warnings": len(warnings)} if warnings else {})}  # each was said
-    for name, value in told.items():
-        typer.echo(show(f"{name}: {_said(value)}"))
-
-
-def tell_json(result: Mapping[str, object], indent: int | None = None) -> None:
-    """One JSON object, with all that was warned of under `warnings`."""
-    typer.echo(json.dumps({**result, "warnings": _take_warnings()}, indent=indent))
-
-
-def _take_warnings() -> list[str]:
-    from pipelines.execution.progress import take_warnings
-
-    return take_warnings()
-
-
-def _said(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items()) or "none"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_said, value)) or "none"
-    return f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def allow_setting(prefixes: list[str] | None) -> list[str]:

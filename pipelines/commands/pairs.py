@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -24,10 +25,9 @@ from pipelines.commands.options import (
     Wait,
     allow_setting,
     settle,
-    tell,
-    tell_json,
     writing,
 )
+from pipelines.commands.telling import guide, tell, tell_json
 from pipelines.execution.failures import check_failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -86,7 +86,12 @@ def synthesize_command(
         with open_executor(executor, num_cpus, num_gpus, address) as started:
             progress.say(started.description)
             summary = job.synthesize(folder, about, started, progress)
-    tell(summary, json_)
+    place = quote(out)
+    tell(summary, json_, then=[
+        (f"lucidflux-data view {place}", "a page with before/after sliders"),
+        (f"lucidflux-data info {place}", "counts, licences, what was drawn"),
+        (f"lucidflux train --data {place} --out RUN", "trains on them"),
+    ])  # fmt: skip
     check_failed(sum(summary["failed"].values()), summary["candidates"], max_failed, "of the images failed")
 
 
@@ -111,7 +116,7 @@ def replay_command(
     if not result["equal"]:
         tell(result | written, json_) if json_ else None
         raise VerificationError(result["difference"])
-    tell(result | written, json_)
+    tell(result | written, json_, [written["written"]])
 
 
 @app.command("info")
@@ -130,6 +135,7 @@ def info_command(
         tell_json(card)
     else:
         typer.echo(card_text(card))
+        guide(then=[(f"lucidflux-data view {quote(pairs)}", "a page with before/after sliders")])
 
 
 @app.command("view")
@@ -151,4 +157,4 @@ def view_command(
     with writing(pairs, wait, dry_run=out is not None):
         page = make_view(Folder(pairs), limit)
         folder.publish(name, page)
-    tell({"view": folder.path(name), "bytes": len(page)}, json_)
+    tell({"view": folder.path(name), "bytes": len(page)}, json_, [folder.path(name)])

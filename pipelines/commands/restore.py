@@ -23,9 +23,9 @@ from pipelines.commands.options import (
     Set,
     Wait,
     check_finite,
-    tell,
     writing,
 )
+from pipelines.commands.telling import tell
 from pipelines.execution.failures import check_failed
 
 if TYPE_CHECKING:

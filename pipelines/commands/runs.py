@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidflux_data.escapes import show
 from pipelines.commands.options import (
     OUT,
     Address,
     AllowUris,
+    Carry,
     ConfigChanges,
     ConfigFile,
     ExecutorKind,
     ExecutorName,
     ExecutorOptions,
+    Forbid,
+    ForbidMissing,
     Iqa,
+    Join,
     Json,
+    Limit,
     MinSide,
+    NearDuplicates,
     NumCpus,
+    OptOut,
     Preset,
     RunFolder,
     Set,
@@ -34,14 +43,14 @@ from pipelines.commands.options import (
     check_finite,
     cut_settings,
     select_settings,
-    settle,
-    tell,
-    tell_json,
     writing,
 )
+from pipelines.commands.telling import guide, say_table, tell, tell_json
 
 if TYPE_CHECKING:
-    from lucidflux_data.audit.what_if import Tried
+    from pipelines.filter.estimate import Machines
+
+    pass
 
 app = typer.Typer()
 
@@ -49,14 +58,25 @@ app = typer.Typer()
 @app.command("plan")
 def plan_command(
     source: Sources,
-    num_cpus: Annotated[int, typer.Option(min=1, help="Cores of the cluster.")],
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="Cores of the cluster; else of this machine.")] = None,
     num_gpus: Annotated[int, typer.Option(min=0, help="GPUs of the cluster.")] = 0,
     nodes: Annotated[int, typer.Option(min=1)] = 1,
     preset: Preset = "lucidflux",
     config: ConfigFile = None,
     set_: Set = None,
     iqa: Iqa = None,
+    top_fraction: TopFraction = None,
+    top_k: TopK = None,
+    min_side: MinSide = None,
+    forbid: Forbid = None,
+    forbid_missing: ForbidMissing = None,
+    join: Join = None,
+    where: Where = None,
+    carry: Carry = None,
+    opt_out: OptOut = None,
+    near_duplicates: NearDuplicates = None,
     allow_uris: AllowUris = None,
+    limit: Limit = None,
     sample: Annotated[int, typer.Option(min=1, help="Candidates that are measured here.")] = 64,
     candidates: Annotated[int | None, typer.Option(min=1, help="As if there were so many.")] = None,
     gpu_images_per_s: Annotated[
@@ -73,31 +93,62 @@ def plan_command(
     wait: Wait = 0,
     json_: Json = False,
 ) -> None:
-    """Predict wall time, core and GPU hours, bytes, memory, shards and money from a measured sample."""
+    """Predict wall time, core and GPU hours, bytes, memory, shards and money of `filter` from a measured sample."""
+    from pipelines.execution.executor import available_cpus
+    from pipelines.filter.estimate import Machines
+
+    settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
+    settings += allow_setting(allow_uris)
+    cores = num_cpus or available_cpus()
+    machines = Machines(cores, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
+    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait)
+    _run_plan(request, preset, ConfigChanges(config, settings), json_)
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What `plan` was given beside the config."""
+
+    sources: list[str]
+    machines: Machines
+    sample: int
+    candidates: int | None
+    limit: int | None
+    gpu_images_per_s: float | None
+    out: str | None
+    wait: float  # seconds, for a folder that is in use
+
+
+def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: bool) -> None:
     from dataclasses import replace
 
     from lucidflux_data.selection.config import make_config
     from lucidflux_data.storage.folder import Folder, absolute_url, configure
     from pipelines.filter import estimate as plan
 
-    resolved = make_config(
-        preset, config, [*(set_ or []), *([f"iqa.metric={iqa}"] if iqa else []), *allow_setting(allow_uris)]
-    )
-    configure(resolved.storage.model_dump())
-    costs, shares, found = plan.probe([absolute_url(item) for item in source], resolved, sample)
-    if gpu_images_per_s is not None:
-        costs = replace(costs, metric_s=1 / gpu_images_per_s, gpu=True)
-    machines = plan.Machines(num_cpus, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
-    prediction = plan.predict(costs, candidates or found, resolved, machines)
-    if out is not None:
-        with writing(out, wait, new=True):
-            Folder(out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())
+    config = make_config(preset, changes.file, changes.settings)
+    configure(config.storage.model_dump())
+    costs, shares, found = plan.probe([absolute_url(item) for item in request.sources], config, request.sample)
+    if request.gpu_images_per_s is not None:
+        costs = replace(costs, metric_s=1 / request.gpu_images_per_s, gpu=True)
+    candidates = min(request.candidates or found, request.limit or sys.maxsize)
+    prediction = plan.predict(costs, candidates, config, request.machines)
+    if request.out is not None:
+        with writing(request.out, request.wait, new=True):
+            Folder(request.out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())
+    left_out = plan.not_predicted(config)
     if json_:
-        tell_json({"probe": shares, "costs": costs.__dict__, **prediction})
+        tell_json({"probe": shares, "costs": costs.__dict__, "not_predicted": left_out, **prediction})
         return
-    for reason, (share, low, high) in shares.items():
-        typer.echo(f"{reason}: {share:.1%} ({low:.1%} to {high:.1%}) of {costs.images} sampled")
+    low_high = [[reason, f"{share:.1%}", f"{low:.1%} to {high:.1%} of all, by {costs.images} sampled"]
+                for reason, (share, low, high) in shares.items()]  # fmt: skip
+    say_table(low_high, right=(1,))
     tell(prediction, False)
+    if left_out:
+        typer.echo(f"not predicted, as if nothing fell to it: {', '.join(left_out)}")
+    folder = quote(request.out) if request.out else "RUN"
+    guide(then=[(f"lucidflux-data filter ... --out {folder}", "with the same options; its summary compares")])
 
 
 @app.command("retry")
@@ -134,106 +185,7 @@ def retry_command(
                 result = measure_outdated(folder, started, progress)
             else:
                 result = retry(folder, status or [], started, progress)
-    tell({"run": run, **result, "next": f"lucidflux-data select {run}"}, json_)
-
-
-@app.command("diff")
-def diff_command(
-    first: Annotated[str, typer.Argument(metavar="A")],
-    second: Annotated[str, typer.Argument(metavar="B")],
-    json_: Json = False,
-) -> None:
-    """What a second run's set has more, less and other, by reason, and how its scores moved."""
-    from lucidflux_data.audit.compare import compare
-    from lucidflux_data.storage.folder import Folder
-
-    settle(first, second)
-    tell(compare(Folder(first), Folder(second)), json_)
-
-
-@app.command("what-if")
-def what_if_command(
-    run: RunFolder,
-    set_: Set = None,
-    top_fraction: TopFraction = None,
-    top_k: TopK = None,
-    min_side: MinSide = None,
-    where: Where = None,
-    json_: Json = False,
-) -> None:
-    """How many images other thresholds would keep, from the tables alone: of the settings given, all at once, or of a
-    grid."""
-    from lucidflux_data.audit.what_if import try_settings, what_if
-    from lucidflux_data.selection.config import FilterConfig
-    from lucidflux_data.selection.run import read_run
-    from lucidflux_data.storage.folder import Folder
-
-    settle(run)
-    folder = Folder(run)
-    config = FilterConfig.model_validate(read_run(folder)["config"])
-    settings = cut_settings(set_, None, top_fraction, top_k, min_side)
-    settings += select_settings(None, None, where, None, None, None)
-    if settings:
-        tried = try_settings(folder, config, settings)
-        if json_:
-            tell_json(tried)
-        else:
-            _tell_tried(tried, run)
-        return
-    rows = what_if(folder, config)
-    if json_:
-        typer.echo(json.dumps(rows))
-        return
-    for row in rows:
-        mark = "  <- now" if row["now"] else ""
-        setting = f"{row['setting']}={row['value']}"
-        typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
-
-
-def _tell_tried(tried: Tried, run: str) -> None:
-    """A line for each count that there is, now and then."""
-    now, then = tried["now"], tried["then"]
-    typer.echo(show(f"{'':24}{'now':>12}{'then':>12}  with {', '.join(tried['settings'])}"))
-    if then is None:
-        scores, measures = tried["scores_to_compute"], tried["measures_to_take"]
-        least = f"at least {tried['kept']:,}" if tried["kept"] else "cannot be told yet"
-        typer.echo(f"{'kept':24}{now['kept']:>12,}  {least}: of {tried['survivors']:,} survivors of the rules "
-                   f"{scores:,} have no score and {measures:,} lack another measure")  # fmt: skip
-        typer.echo(show(f"lucidflux-data select {run} with these settings computes them"))
-        return
-    lines = {"kept": (now["kept"], then["kept"])}
-    gone = [{**each["failed"], **each["rejected"]} for each in (now, then)]
-    lines |= {reason: (gone[0].get(reason, 0), gone[1].get(reason, 0)) for reason in {**gone[0], **gone[1]}}
-    for name, (before, after) in lines.items():
-        change = f"  {after - before:+,}" if after != before else ""
-        typer.echo(f"{name:24}{before:>12,}{after:>12,}{change}")
-
-
-@app.command("report")
-def report_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None:
-    """Write report.html again."""
-    from lucidflux_data.audit import report
-    from lucidflux_data.storage.folder import Folder
-
-    settle(run)
-    folder = Folder(run)
-    with writing(run, wait):
-        folder.publish("report.html", report.make_report(folder))
-    tell({"report": folder.path("report.html")}, json_)
-
-
-@app.command("explore")
-def explore_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None:
-    """Write explore.html: a slider for each rule, what it keeps, and the images at the cut. Needs no server."""
-    from lucidflux_data.explore.page import PAGE, make_explore
-    from lucidflux_data.storage.folder import Folder
-
-    settle(run)
-    folder = Folder(run)
-    with writing(run, wait):
-        page, made = make_explore(folder, run)
-        folder.publish(PAGE, page)
-    tell({"page": folder.path(PAGE), **made, "bytes": len(page), "next": "open the page in a browser"}, json_)
+    tell({"run": run, **result, "next": f"lucidflux-data select {quote(run)}"}, json_)
 
 
 @app.command("forget")
@@ -262,7 +214,8 @@ def forget_command(
         if opt_out is not None:
             wanted += find_here(folder, read_list(opt_out), pairs)
         result = (forget_pairs if pairs else forget)(folder, wanted)
-    tell({"pairs" if pairs else "run": run, **result}, json_)
+    told = {"pairs" if pairs else "run": run, **result}
+    tell(told, json_, then=[(f"lucidflux-data verify {quote(run)} --deep", "proves what is left")])
 
 
 @app.command("fingerprint")
@@ -287,7 +240,12 @@ def fingerprint_command(
         warn(f"{source} has {of} images, {images} of them can be read: no whole suite")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(data)
-    tell({"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}, json_)
+    told = {"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}
+    tell(
+        told,
+        json_,
+        then=[(f"lucidflux-data filter SOURCE --out RUN --forbid {quote(str(out))}", "keeps its images out")],
+    )
 
 
 @app.command("doctor")

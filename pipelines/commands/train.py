@@ -20,8 +20,8 @@ from pipelines.commands.options import (
     SuitesDir,
     Wait,
     settle,
-    tell,
 )
+from pipelines.commands.telling import tell
 
 if TYPE_CHECKING:
     from lucidflux_model.training.config import TrainConfig

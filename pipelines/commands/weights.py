@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import OUT, Json, tell
+from pipelines.commands.options import OUT, Json
+from pipelines.commands.telling import tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Weight files: convert, verify, compare.")
 

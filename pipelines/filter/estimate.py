@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -33,6 +34,7 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.progress import warn
 from pipelines.filter.measures import HistoryUnit
+from pipelines.filter.rows import Columns
 
 EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
 DRIVER_SECONDS_A_UNIT = 0.002  # 1.1 ms of CPU an empty unit on Ray (1000 units, one machine), doubled
@@ -127,6 +129,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
     for warning in listing.all_warnings():
         warn(warning)
     table = listing.table
+    histories: dict[int, Columns] = {}
     rows, seconds, sizes = [], {"read": 0.0, "measure": 0.0, "history": 0.0}, []
     further: list[float] = []
     isolated = Isolated(config.decode, config.measures)
@@ -145,13 +148,14 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
         seconds["measure"] += end - middle
         sizes.append(len(data))
         if rows[-1]["status"] == "ok" and rules.needs_history(config):
-            HistoryUnit(config.decode).row(data, pixels_apart(data, config.decode))
+            histories[len(rows) - 1] = HistoryUnit(config.decode).row(data, pixels_apart(data, config.decode))
             further.append(time.perf_counter() - end)
     isolated.close()
     if not sizes:
         raise InputError("no candidate of the sample could be read: nothing can be predicted")
     basic = pa.Table.from_pylist(rows, records.BASIC)
     codes = rules.apply_rules(load_candidates(basic, np.zeros(len(rows), bool)), config.rules)
+    _apply_history(codes, histories, config)
     alive = np.flatnonzero(codes == KEPT)
     pixels = [row["width"] * row["height"] for row in rows if row.get("width")]
     n = len(sizes)
@@ -169,6 +173,21 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
         survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
     )
     return costs, shares, table.num_rows
+
+
+def _apply_history(codes: np.ndarray, histories: Mapping[int, Columns], config: FilterConfig) -> None:
+    """The rules on what happened to a picture before, by the sample's own rows. Changes `codes`."""
+    for number, measured in histories.items():
+        for limit in rules.history_limits(config.rules):
+            value = measured[limit.column]
+            if codes[number] == KEPT and value is not None and limit.is_outside(np.asarray(value, float)):
+                codes[number] = records.CODE[limit.reason]
+
+
+def not_predicted(config: FilterConfig) -> list[str]:
+    """The settings that reject images and that a sample says nothing of: lists, joined columns, other images."""
+    names = ("opt_out", "forbid", "where", "near_duplicates")
+    return [f"select.{name}" for name in names if getattr(config.select, name) not in (None, (), "")]
 
 
 def _metric_seconds(uris: list[str], table: pa.Table, metric: str, limits: DecodeConfig) -> float:
@@ -250,11 +269,11 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
         "survivors_between": [math.floor(low * candidates), math.ceil(high * candidates)],
         "kept": kept,
         "units": units,
-        "wall_hours": round(hours, 3),
+        "wall_hours": round(hours, 5),
         "wall_seconds": {phase: round(value, 1) for phase, value in wall.items()},
         "saturates_first": busiest,
-        "core_hours": round(sum(core_s.values()) / 3600, 2),
-        "gpu_hours": round(gpu_s / 3600, 2),
+        "core_hours": round(sum(core_s.values()) / 3600, 4),
+        "gpu_hours": round(gpu_s / 3600, 4),
         "bytes_in": round(sum(bytes_of.values())),
         "bytes_out": round(bytes_of["pack"] + kept * SAMPLE_BYTES),
         "worker_bytes": round(worker_bytes),
@@ -279,8 +298,8 @@ def read_timing(folder: Folder) -> Timing | None:
         return None
     start, end = min(line["start"] for line in done), max(line["start"] + line["seconds"] for line in done)
     return {
-        "wall_hours": round((end - start) / 3600, 3),
-        "core_hours": round(sum(line["seconds"] for line in done) / 3600, 2),
+        "wall_hours": round((end - start) / 3600, 5),
+        "core_hours": round(sum(line["seconds"] for line in done) / 3600, 4),
         "attempts": len(lines),
         "lost_attempts": sum(line["outcome"] == "lost" for line in lines),
         "slowest_unit_s": round(max(line["seconds"] for line in done), 1),

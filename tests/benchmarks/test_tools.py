@@ -96,7 +96,7 @@ def test_published_is_printed_with_its_sources(bench_here) -> None:
 
 
 def test_suites_are_listed(bench_here) -> None:
-    rows = {row["name"]: row for row in json.loads(bench_here("suites", "--json").stdout)}
+    rows = {row["name"]: row for row in json.loads(bench_here("suites", "--json").stdout)["rows"]}
     assert (rows["reallq250"]["images"], rows["reallq250"]["output"], rows["reallq250"]["gt"]) == (
         250,
         "1024x1024",

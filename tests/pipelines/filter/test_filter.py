@@ -188,7 +188,7 @@ def test_loosened_rules_equal_loose_from_the_start(quiet: Path, candidates: Path
 def test_what_if_counts_what_a_run_with_that_rule_keeps(
     quiet: Path, candidates: Path, tmp_path: Path, data_command
 ) -> None:
-    rows = json.loads(data_command("what-if", quiet, "--json").stdout)
+    rows = json.loads(data_command("what-if", quiet, "--json").stdout)["rows"]
     (row,) = [row for row in rows if (row["setting"], row["value"]) == ("rules.min_laplacian_variance", "300")]
     done = filter_into(candidates, tmp_path / "run", "--executor", "local", "--set", "rules.min_laplacian_variance=300")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,195 @@
+"""The output of a command: facts with human units, what to look at and what to do next; or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
+from typing import TYPE_CHECKING
+
+import typer
+
+from lucidflux_data.escapes import show
+
+if TYPE_CHECKING:
+    from lucidflux_data.config import Section
+    from lucidflux_data.selection.config import FilterConfig
+    from lucidflux_data.storage.folder import Folder
+
+Changes = dict[str, list[object]]  # setting -> [before, now]
+LABELS = {"wall_hours": "wall time", "core_hours": "core time", "gpu_hours": "GPU time", "wall_seconds": "phases"}
+BYTES = ("kB", "MB", "GB", "TB", "PB")
+NO_RULES = ("decode", "measures", "shards", "storage", "workers")  # sections that decide nothing of a selection
+
+
+def tell(
+    result: Mapping[str, object], json_: bool, look_at: Iterable[str] = (), then: Iterable[tuple[str, str]] = ()
+) -> None:
+    """The outcome: one JSON object with full numbers, or a line for each fact and what comes after as `guide`."""
+    if json_:
+        tell_json(result)
+        return
+    warnings = _take_warnings()
+    told = {**result, **({"warnings": len(warnings)} if warnings else {})}  # each was said
+    following = told.pop("next", None)
+    for name, value in told.items():
+        typer.echo(show(f"{LABELS.get(name, name)}: {say_value(name, value)}"))
+    guide(look_at, [*([(str(following), "")] if following else []), *then])
+
+
+def tell_json(result: Mapping[str, object], indent: int | None = None) -> None:
+    """One JSON object, with all that was warned of under `warnings`."""
+    typer.echo(json.dumps({**result, "warnings": _take_warnings()}, indent=indent))
+
+
+def guide(look_at: Iterable[str] = (), then: Iterable[tuple[str, str]] = ()) -> None:
+    """`look at:` with pages or files, `next:` with commands and what each is for. For people: never beside JSON."""
+    for title, lines in (("look at:", [(place, "") for place in look_at]), ("next:", list(then))):
+        for number, (line, why) in enumerate(lines):
+            lead = title if number == 0 else ""
+            typer.echo(show(f"{lead:9}{line}" + (f"   # {why}" if why else "")))
+
+
+def _take_warnings() -> list[str]:
+    from pipelines.execution.progress import take_warnings
+
+    return take_warnings()
+
+
+def say_value(name: str, value: object) -> str:
+    """A value in the unit that its name tells: bytes, hours, seconds; other numbers with their thousands apart."""
+    if isinstance(value, dict):
+        return ", ".join(f"{inner} {say_value(f'{name}.{inner}', each)}" for inner, each in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(say_value(name, each) for each in value) or "none"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return str(value)
+    words = name.replace(".", "_").split("_")
+    if "bytes" in words:
+        return human_bytes(value)
+    if "hours" in words:
+        return human_seconds(3600 * value)
+    if "seconds" in words or words[-1] == "s":
+        return human_seconds(value)
+    return f"{value:,}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def human_bytes(value: float) -> str:
+    """Three significant digits of a decimal unit: 2.73 TB."""
+    if value < 1000:
+        return f"{value:.0f} B"
+    for unit in BYTES:
+        value /= 1000
+        if value < 999.5 or unit == BYTES[-1]:
+            break
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
+
+
+def human_seconds(value: float) -> str:
+    """The two largest units that say something: 3 h 05 min, 42 s, 0.4 s."""
+    if value < 9.95:
+        return f"{value:.2g} s"
+    seconds = round(value)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(round(value / 3600), 24)
+    return f"{days} d {hours} h"
+
+
+def say_table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Rows in columns as wide as their longest cell; the last column wraps at the width of the terminal. `right`: the
+    columns that are numbers."""
+    if not rows:
+        return
+    shown = [[show(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]) - 1)]
+    left = sum(widths) + 2 * len(widths)
+    room = max(20, shutil.get_terminal_size((80, 24)).columns - left - 1)
+    for row in shown:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+        typer.echo(f"{'  '.join([*cells, lines[0]])}".rstrip())
+        for line in lines[1:]:
+            typer.echo(f"{'':{left}}{line}")
+
+
+def rules_in_force(config: FilterConfig) -> dict[str, object]:
+    """Every setting that decides which images are kept, by its name; what is off is left out."""
+    rules = {name: value for name, value in _dotted(config).items() if name.partition(".")[0] not in NO_RULES}
+    rules = {name: value for name, value in rules.items() if not name.startswith("iqa.") or name == "iqa.metric"}
+    if config.iqa.metric == "none":
+        rules = {name: value for name, value in rules.items() if not name.startswith("cut.")}
+    if not config.select.forbid:
+        rules.pop("select.forbid_missing", None)
+    return {name: value for name, value in rules.items() if value not in (None, (), "")}
+
+
+def changes_between(before: Section, now: Section) -> Changes:
+    """What is another value now, of all settings but of how stores are spoken to and work is spread."""
+    old, new = _dotted(before), _dotted(now)
+    return {
+        name: [old.get(name), value]
+        for name, value in new.items()
+        if old.get(name) != value and name.partition(".")[0] not in ("storage", "workers")
+    }
+
+
+def _dotted(config: Section) -> dict[str, object]:
+    from lucidflux_data.config import dotted
+
+    return dotted(config.model_dump())
+
+
+def say_rules(config: FilterConfig, changed: Changes, since: str) -> None:
+    """The rules in force, a row each, with what a changed one was. `since`: as what; "the run", "preset demo"."""
+    typer.echo("rules in force:")
+    rows = {name: [f"  {name}", _setting(value), ""] for name, value in rules_in_force(config).items()}
+    for name, (before, now) in changed.items():
+        rows.setdefault(name, [f"  {name}", _setting(now), ""])[2] = f"{_setting(before)} in {since}"
+    say_table(list(rows.values()), right=(1,))
+    if not changed:
+        typer.echo(show(f"nothing changed from {since}"))
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def tell_packed(folder: Folder, summary: dict[str, object], json_: bool) -> None:
+    """The summary of a run that is packed."""
+    run = quote(str(folder))
+    tell(
+        summary,
+        json_,
+        [folder.path("report.html")],
+        [
+            (f"lucidflux-data explain {run} NAME", "why an image is, or is not, in the set"),
+            (f"lucidflux-data select {run} --set NAME=VALUE", "other rules, nothing measured again"),
+            (f"lucidflux-data synthesize {run} --out PAIRS", "LQ/HQ pairs of it"),
+        ],
+    )
+
+
+def tell_selection(
+    told: dict[str, object], base: FilterConfig, config: FilterConfig, then: list[tuple[str, str]], json_: bool
+) -> None:
+    """The outcome of a selection with the rules in force and what changed of those that the run had."""
+    changed = changes_between(base, config)
+    if json_:
+        tell_json({**told, "rules": rules_in_force(config), "changed": changed})
+        return
+    say_rules(config, changed, "the run before")
+    tell(told, False, then=then)
