@@ -28,6 +28,11 @@ from lucidflux_data.storage.folder import Folder
 THUMBNAIL_PX = 160
 PER_SHEET = 12
 BINS = 48
+NEAR_FACTOR, NEAR_SHARE = 1.5, 0.1
+NEAR_IN_WORDS = {
+    "laplacian_variance": f"a factor of {NEAR_FACTOR:g} of it",
+    "flat_fraction": f"{NEAR_SHARE:g} of it",
+}
 
 
 def make_report(folder: Folder) -> bytes:
@@ -55,7 +60,7 @@ def make_report(folder: Folder) -> bytes:
     sheets = _Sheets(folder, run["config"]["decode"]["max_pixels"])
     for score, at in limits.items():
         parts.append(_histogram(table, score, at))
-        parts += [sheets.add(f"Nearest to {score} = {limit:g}", _nearest(table, score, limit), score) for limit in at]
+        parts += [_add_nearest(sheets, table, score, limit) for limit in at]
     for reason in records.REASONS:
         rows = table.filter(pc.field("reason") == reason).slice(0, PER_SHEET)
         parts.append(sheets.add(f"{reason}: {records.WHAT_IT_MEANS[reason]}", rows, None))
@@ -148,12 +153,34 @@ def _histogram(table: pa.Table, score: str, limits: list[float]) -> str:
     return f"<h2>{for_html(score)} <span class=note>({len(values):,} images{scale})</span></h2>{svg}"
 
 
+def _add_nearest(sheets: _Sheets, table: pa.Table, score: str, limit: float) -> str | int:
+    """The sheet of the images at a limit; a sentence where none is near it."""
+    title = f"Nearest to {score} = {limit:g}"
+    rows = _nearest(table, score, limit)
+    if rows.num_rows:
+        return sheets.add(title, rows, score)
+    values = pc.drop_null(table[score]).to_numpy()
+    if not len(values):
+        return ""
+    nearest = values[np.argmin(np.abs(values - limit))]
+    told = f"none within {NEAR_IN_WORDS[score]}; the nearest is {nearest:.4g}"
+    return f"<h2>{for_html(title)}</h2><p class=note>{told}</p>"
+
+
 def _nearest(table: pa.Table, score: str, limit: float) -> pa.Table:
-    """Half from each side of the limit, in order of the score."""
-    rows = table.filter(pc.is_valid(pc.field(score))).sort_by([(score, "ascending"), ("row", "ascending")])
-    values = rows[score].to_numpy()
-    at = int(np.searchsorted(values, limit))
-    return rows.slice(max(0, at - PER_SHEET // 2), PER_SHEET)
+    """Those that are near the limit, half from each side as far as there are so many, in order of the score."""
+    low, high = _near(score, limit)
+    near = (pc.field(score) >= low) & (pc.field(score) <= high)
+    rows = table.filter(near).sort_by([(score, "ascending"), ("row", "ascending")])
+    at = int(np.searchsorted(rows[score].to_numpy(), limit))
+    return rows.slice(max(0, min(at - PER_SHEET // 2, rows.num_rows - PER_SHEET)), PER_SHEET)
+
+
+def _near(score: str, limit: float) -> tuple[float, float]:
+    """What is called near. The cut lies at an image: whatever is next to it."""
+    if score == "laplacian_variance":
+        return limit / NEAR_FACTOR, max(1.0, limit * NEAR_FACTOR)
+    return (limit - NEAR_SHARE, limit + NEAR_SHARE) if score == "flat_fraction" else (-np.inf, np.inf)
 
 
 class _Sheets:

@@ -62,20 +62,35 @@ def lower_is_better(name: str) -> bool:
 
 
 def load_metric(name: str, device: str = "cpu") -> BatchScorer:
-    """A scorer of uint8 NxHxWx3 RGB (no reference). ConfigError where an extra or the weights are missing.
+    """A scorer of uint8 NxHxWx3 RGB, or of one HxWx3 (no reference). ConfigError where an extra or weights are missing.
 
-    Only metrics with `batched` may be given N > 1. Raises OutOfMemory, and ImageError for an image it refuses.
+    Only metrics with `batched` may be given N > 1. The scorer raises OutOfMemory, ImageError for an image it refuses,
+    and ValueError for an array that is no image.
     """
     if metric(name).full_reference:
         raise ConfigError(f"{name} compares with a reference: it cannot score a single image")
     if name == "niqe":
-        return lambda images: [niqe(image) for image in images]
+        return _of_images(lambda images: [niqe(image) for image in images])
     if name == "clipiqa":
         from lucidflux_data.iqa.clipiqa import load_clipiqa
 
-        return _guarded(load_clipiqa(device))
+        return _of_images(_guarded(load_clipiqa(device)))
     model = pyiqa_models.pyiqa_model(name, device)
-    return _guarded(lambda images: [float(value) for value in model(image_tensor(images)).flatten()])
+    return _of_images(_guarded(lambda images: [float(value) for value in model(image_tensor(images)).flatten()]))
+
+
+def _of_images(score: BatchScorer) -> BatchScorer:
+    """One image is a batch of one: taken for a batch, its rows would be images of three pixels."""
+
+    def checked(images: np.ndarray | Sequence[np.ndarray]) -> Iterable[float]:
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            images = images[None]
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(f"a metric takes uint8 HxWx3 RGB, one or some, not {image.dtype} of {image.shape}")
+        return score(images)
+
+    return checked
 
 
 def _guarded(score: BatchScorer) -> BatchScorer:

@@ -21,6 +21,7 @@ from lucidflux_data.escapes import for_markdown
 from lucidflux_data.measures import firewall
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import samples
+from lucidflux_data.pairs.crop_rules import describe_other_rules
 from lucidflux_data.pairs.job import PairsRun, PairsSummary
 from lucidflux_data.selection import run as runs
 from lucidflux_data.shards import shard as shards
@@ -211,8 +212,8 @@ class ComparedSuites(TypedDict):
 class PairsCard(PairsSummary, ComparedSuites):
     """What `info` tells beside the summary: settings (`size` of the HQ in pixels, `scale`, `variants`, `hq`, `seed`);
     `member_bytes` by extension; `looked_at`: pairs; `made_by`: libraries and the number of their `pairs`; `crop_tries`:
-    pairs by tries, and crops that failed the rules at every try; `licences`: images; `parameters`: a test of
-    each."""
+    pairs by tries, and crops that failed the rules at every try; `crops_by_other_rules`: a sentence for each run whose
+    own rules are other ones; `licences`: images; `parameters`: a test of each."""
 
     size: int
     scale: int
@@ -224,6 +225,7 @@ class PairsCard(PairsSummary, ComparedSuites):
     made_by: list[dict[str, str | int]]
     crop_tries: dict[str, int]
     crops_that_failed_the_rules: int
+    crops_by_other_rules: list[str]
     licences: dict[str, int]
     parameters: list[TestedParameter]
 
@@ -265,6 +267,7 @@ def make_card(folder: Folder, limit: int | None) -> PairsCard:
         "made_by": [{**json.loads(text), "pairs": count} for text, count in sorted(versions.items())],
         "crop_tries": {str(count): tries[count] for count in sorted(tries)},
         "crops_that_failed_the_rules": failed_crops,
+        "crops_by_other_rules": describe_other_rules(run["sources"], config.degrade.crop),
         **_benchmarks(run),
         "licences": dict(sorted(licences.items())),
         "parameters": distributions.test(),
@@ -312,6 +315,7 @@ def card_text(card: PairsCard) -> str:
         f"- {card['bytes'] / 1e6:,.1f} MB in {card['shards']} shards ({sizes})",
         f"- crops: {', '.join(f'{count:,} at try {n}' for n, count in card['crop_tries'].items())}; "
         f"{card['crops_that_failed_the_rules']:,} fail the blur or flat rule at every try",
+        *(f"- {for_markdown(sentence)}" for sentence in card["crops_by_other_rules"]),
         f"- checked against: {_listed(card['checked_against']) or 'no benchmark'}"
         + (f"; NOT CHECKED: {_listed(card['not_checked_against'])}" if card["not_checked_against"] else "")
         + (f"; NOT compared with any: {_listed(unknown)}" if (unknown := card["sources_not_compared"]) else ""),

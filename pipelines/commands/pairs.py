@@ -62,9 +62,10 @@ def synthesize_command(
     from lucidflux_data.degradation.backends import load_backend
     from lucidflux_data.pairs import job as pairs_run
     from lucidflux_data.pairs.config import make_pairs_config, pairs_label
+    from lucidflux_data.pairs.crop_rules import describe_other_rules
     from lucidflux_data.storage.folder import Folder, absolute_url, configure
     from pipelines.execution.opening import open_executor
-    from pipelines.execution.progress import Progress
+    from pipelines.execution.progress import Progress, warn
     from pipelines.synthesis import job
 
     short = {"variants": variants, "degrade.size": size, "hq": hq, "degrade.seed": seed}
@@ -81,6 +82,8 @@ def synthesize_command(
     folder, progress = Folder(out), Progress(quiet=json_)
     job.check_sources(urls)
     settle(*(url for url in urls if "*" not in url and "?" not in url), out)
+    for sentence in describe_other_rules(urls, resolved.degrade.crop):
+        warn(sentence)
     with writing(out, wait, new=True):
         pairs_run.start(folder, about)
         with open_executor(executor, num_cpus, num_gpus, address) as started:

@@ -116,3 +116,13 @@ def test_missing_weights_are_one_sentence() -> None:
     pytest.importorskip("pyiqa")
     with pytest.raises(ConfigError, match="--iqa niqe or --iqa none"):
         iqa.load_metric("musiq")
+
+
+def test_one_array_is_one_image() -> None:
+    """Taken for a batch, each of its rows would be an image that is too small."""
+    image = np.random.default_rng(0).integers(0, 255, (192, 288, 3), dtype=np.uint8)
+    score = iqa.load_metric("niqe")
+    assert list(score(image)) == list(score([image])) == list(score(image[None])) == [niqe.niqe(image)]
+    for wrong in (image[..., 0], image.astype(np.float32), [image[..., :2]]):
+        with pytest.raises(ValueError, match="a metric takes uint8 HxWx3 RGB, one or some, not"):
+            score(wrong)

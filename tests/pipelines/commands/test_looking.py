@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from cli import data_app
 from lucidflux_data.errors import InputError
+from lucidflux_data.pairs.config import make_pairs_config
+from lucidflux_data.pairs.crop_rules import describe_other_rules
 from tests.support.here import run_filter
 
 SETTINGS = ("iqa.metric=niqe", "cut.top_fraction=0.5", "rules.min_side=150", "rules.min_jpeg_quality=80",
@@ -141,6 +143,28 @@ def test_lines_are_no_wider_than_the_terminal(run: Path, monkeypatch: pytest.Mon
     lines = [line for line in said.splitlines() if "file://" not in line and str(run) not in line]
     assert max(map(len, lines)) <= 80
     assert os.path.basename(row["uri"]) in said
+
+
+def test_a_report_shows_what_is_near_a_limit_and_says_where_nothing_is(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    after = {part.partition("</h2>")[0]: part for part in page.split("<h2>")}
+    variances = [row["laplacian_variance"] for row in ledger(run) if row["laplacian_variance"] is not None]
+    assert max(variances) < 8000 / 1.5
+    told = after["Nearest to laplacian_variance = 8000"]
+    assert f"none within a factor of 1.5 of it; the nearest is {max(variances):.4g}" in told
+    assert "<figure>" not in told
+    near = [value for value in variances if 100 <= value <= 225]
+    assert after.get("Nearest to laplacian_variance = 150", "").count("<figure>") == len(near)
+
+
+def test_crops_say_whose_rules_they_follow(run: Path) -> None:
+    crop = make_pairs_config("realesrgan-x4").degrade.crop
+    assert describe_other_rules([f"file://{run}"], crop) == [], "both have the rules of the paper"
+    other = crop.model_copy(update={"min_laplacian_variance": 100.0})
+    (sentence,) = describe_other_rules([f"file://{run}", f"file://{run.parent}/photos"], other)
+    assert sentence.endswith("--set degrade.crop.min_laplacian_variance=150 takes the run's")
+    settings = ["degrade.crop.min_laplacian_variance=150"]
+    assert make_pairs_config("realesrgan-x4", settings=settings).degrade.crop.min_laplacian_variance == 150
 
 
 def test_diff_counts_what_came_and_went(run: Path, photos: Path, tmp_path: Path) -> None:
