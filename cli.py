@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -58,12 +59,20 @@ def _top(
 
 
 @app.command("doctor")
-def doctor_command(json_: Json = False) -> None:
-    """What this machine can run, and what is missing for what it cannot."""
-    from pipelines.commands.doctor import check_opencv, examine
+@data_app.command("doctor")
+def doctor_command(
+    metric: Annotated[list[str] | None, typer.Argument(metavar="[METRIC]...", help="Test these instead.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Photos of 256 px and more; scikit-image's otherwise.")] = None,
+    json_: Json = False,
+) -> None:
+    """What this machine can run, which metrics are ready, and what is missing for the others.
 
-    tell(examine(), json_)
-    check_opencv()
+    Of METRICs: does an image's score depend on the other images in its batch? Which way do blur, noise and JPEG move
+    it? Do devices agree?
+    """
+    from pipelines.commands.doctor import run_doctor
+
+    run_doctor(metric, images, json_)
 
 
 @app.command("demo")
@@ -79,7 +88,14 @@ def demo_command(
     from pipelines.demo.data import run_demo
 
     with writing(str(out), wait, new=True):
-        tell(run_demo(out.absolute(), num_cpus, executor, full), json_)
+        made = run_demo(out.absolute(), num_cpus, executor, full)
+    run = quote(f"{out}/run")
+    pages = [str(made[name]) for name in ("report", "pairs_view", "leaderboard", "training_report") if name in made]
+    tell(made, json_, pages, [
+        (f"lucidflux-data explain {run} planted-too_blurry.png", "why it is not in the set"),
+        (f"lucidflux-data explore {run}", "thresholds by eye"),
+        ("lucidflux-data filter PHOTOS --out RUN --preset demo", "photos of your own"),
+    ])  # fmt: skip
 
 
 def lucidflux_main() -> None:

@@ -20,6 +20,8 @@ from lucidflux_data.escapes import for_csv, for_latex, for_latex_comment, for_ma
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 BELOW = "not ranked: images are missing"
 ARROW = {True: "↓", False: "↑"}
@@ -185,30 +187,48 @@ def _console() -> Console:
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 
-def print_terminal(board: Board) -> None:
-    """The table on standard output; colours where it is a terminal."""
+def _table(board: Board, columns: Sequence[int], title: Text) -> Table:
+    """The methods, and the columns of the header at these positions."""
     from rich.table import Table
     from rich.text import Text
 
-    console = _console()
-    table = Table(title=Text(show(f"{board['suite']}, {board['profile']}")), title_justify="left")
-    for name in header(board)[:-1]:
-        table.add_column(Text(show(name)), justify="left" if name == "method" else "right")
+    names = header(board)
+    table = Table(title=title, title_justify="left")
+    table.add_column("method", overflow="fold")
+    for column in columns:
+        table.add_column(Text(show(names[column])), justify="right", no_wrap=True)
     for row in make_body(board):
         if row[0][0] == first_below(board):
             table.add_section()
             table.add_row(Text(BELOW, style="italic dim"))
-        table.add_row(*(Text(show(text), style="bold" if bold else "") for text, bold in row[:-1]))
+        cells = [row[0], *(row[column] for column in columns)]
+        table.add_row(*(Text(show(text), style="bold" if bold else "") for text, bold in cells))
     if board["published"]:
         table.add_section()
+    metrics = list(board["metrics"])
     for paper in board["published"]:
-        cells = [Text(show(f"{paper['method']} ({paper['source']})"), style="italic dim")]
-        for name in board["metrics"]:
+        cells_of = [Text(show(f"{paper['method']} ({paper['source']})"), style="italic dim")]
+        for name in (metrics[column - 1] for column in columns if column <= len(metrics)):
             value = paper["values"].get(name)
             style = f"italic {paper['colours'].get(name, 'dim')}"
-            cells.append(Text("" if value is None else f"{value:g}", style=style))
-        table.add_row(*cells)
-    console.print(table)
+            cells_of.append(Text("" if value is None else f"{value:g}", style=style))
+        table.add_row(*cells_of)
+    return table
+
+
+def print_terminal(board: Board) -> None:
+    """The table on standard output; colours where it is a terminal."""
+    from rich.text import Text
+
+    console = _console()
+    title = Text(show(f"{board['suite']}, {board['profile']}"))
+    left = range(1, len(header(board)) - 1)
+    while left:  # as many columns at a time as the width takes: none is cut
+        count = len(left)
+        while count > 1 and console.measure(_table(board, left[:count], title)).minimum > console.width:
+            count -= 1
+        console.print(_table(board, left[:count], title))
+        left = left[count:]
     for method in order(board):
         console.print(show(f"{method}: {'; '.join(board['flags'].get(method, []))}"), highlight=False, markup=False)
     for line in notes(board):

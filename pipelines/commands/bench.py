@@ -25,7 +25,7 @@ from pipelines.commands.options import (
     check_finite,
     writing,
 )
-from pipelines.commands.telling import tell, tell_json
+from pipelines.commands.telling import guide, tell, tell_json
 from pipelines.execution.failures import check_failed
 
 SuiteName = Annotated[str | None, typer.Option("--suite", metavar="NAME", help="A suite by name; see `bench suites`.")]
@@ -150,6 +150,10 @@ def _tell_board(board: Any, place: Path, json_: bool) -> None:
     else:
         tables.print_terminal(board)
         typer.echo(show(f"results: {place}"))
+        guide([str(place / "report.html")], [
+            ("lucidflux bench compare A B", "paired differences of two methods or results"),
+            ("lucidflux bench published --suite NAME", "what papers printed"),
+        ])  # fmt: skip
 
 
 def _named_ids(file: Path | None, limit: int | None) -> tuple[str, ...] | None:

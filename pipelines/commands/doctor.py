@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from typing import TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from packaging.requirements import Requirement
 
 from lucidflux_data.errors import ConfigError
+from pipelines.commands.telling import guide, say_table, tell, tell_json
 from pipelines.execution.executor import available_cpus
+
+if TYPE_CHECKING:
+    from benchmarks.metrics.doctor import MetricState
 
 NAME = "lucidflux"
 
@@ -23,7 +28,7 @@ class MachineReport(TypedDict):
     gpus: list[str]  # name and memory of each
     extras: dict[str, str]  # what each lacks, or "ready"
     clipiqa_weights: str  # their file, or what to do where there is none
-    metrics: str  # the command that tells of them
+    metrics: dict[str, str]  # whether each runs here: ready, or what it lacks
 
 
 def examine() -> MachineReport:
@@ -36,8 +41,57 @@ def examine() -> MachineReport:
         "gpus": _gpus(),
         "extras": {extra: ", ".join(sorted(lacking(extra))) or "ready" for extra in extras()},
         "clipiqa_weights": _clipiqa_weights(),
-        "metrics": "lucidflux bench doctor",
+        "metrics": _metrics(),
     }
+
+
+def _metrics() -> dict[str, str]:
+    from benchmarks.metrics.doctor import diagnose
+
+    return {name: _say_state(name, state) for name, state in diagnose(None)["metrics"].items()}
+
+
+def _say_state(name: str, state: MetricState) -> str:
+    """ready, the command that brings what is missing, or why it does not run."""
+    if state["status"] == "package":
+        return f"needs packages: pip install {' '.join(map(repr, state['packages']))}"
+    if state["status"] == "weights":
+        return f"needs weights: lucidflux weights download {name}"
+    return state["sentence"].removeprefix(f"{name} is ")
+
+
+def run_doctor(metrics: list[str] | None, images: Path | None, json_: bool) -> None:
+    """The machine; or, where metrics are named, what tests of them say. ConfigError where OpenCV cannot be loaded."""
+    if metrics:
+        _test_metrics(metrics, images, json_)
+        return
+    found = examine()
+    if json_:
+        tell_json({**found})
+    else:
+        tables = ("extras", "metrics")
+        tell({name: value for name, value in found.items() if name not in tables}, False)
+        for name, rows in ((name, found[name]) for name in tables):  # type: ignore[literal-required]
+            say_table([[f"{name.removesuffix('s')} {key}", value] for key, value in rows.items()])
+        guide(then=[
+            ("lucidflux weights download METRIC", "fetches what a metric lacks"),
+            ("lucidflux doctor METRIC", "tests one: batches, directions, devices"),
+            ("lucidflux bench doctor --profile NAME", "of one profile, and the way into a closed network"),
+        ])  # fmt: skip
+    check_opencv()
+
+
+def _test_metrics(metrics: list[str], images: Path | None, json_: bool) -> None:
+    from pipelines.filter.repair import examine_metrics
+
+    cards = examine_metrics(metrics, images)
+    if json_:
+        tell_json(cards)
+        return
+    for name, card in cards.items():
+        say_table(
+            [[name, key, f"{value:.3g}" if isinstance(value, float) else str(value)] for key, value in card.items()]
+        )
 
 
 def extras() -> list[str]:

@@ -22,7 +22,8 @@ from pipelines.commands.options import (
     settle,
     writing,
 )
-from pipelines.commands.telling import guide, human_bytes, rules_in_force, say_table, tell, tell_json
+from pipelines.commands.telling import guide, rules_in_force, say_table, tell, tell_json
+from pipelines.execution.human import human_bytes
 
 if TYPE_CHECKING:
     from lucidflux_data.audit.explain import Check, ExplainedImage, Standing

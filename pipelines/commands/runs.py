@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -246,28 +246,6 @@ def fingerprint_command(
         json_,
         then=[(f"lucidflux-data filter SOURCE --out RUN --forbid {quote(str(out))}", "keeps its images out")],
     )
-
-
-@app.command("doctor")
-def doctor_command(
-    metric: Annotated[list[str], typer.Argument(metavar="METRIC...")],
-    images: Annotated[Path | None, typer.Option(help="Photos of 256 px and more; scikit-image's otherwise.")] = None,
-    json_: Json = False,
-) -> None:
-    """Test metrics: does an image's score depend on the other images in its batch? Which way do blur, noise and JPEG
-    move it? Do devices agree?"""
-    from pipelines.filter.repair import examine_metrics
-
-    cards = examine_metrics(metric, images)
-    if json_:
-        tell_json(cards)
-        return
-    for name, card in cards.items():
-        typer.echo(f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in card.items()))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOptions, json_: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lucidflux_data.escapes import show
+from pipelines.execution.human import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from lucidflux_data.config import Section
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 Changes = dict[str, list[object]]  # setting -> [before, now]
 LABELS = {"wall_hours": "wall time", "core_hours": "core time", "gpu_hours": "GPU time", "wall_seconds": "phases"}
-BYTES = ("kB", "MB", "GB", "TB", "PB")
 NO_RULES = ("decode", "measures", "shards", "storage", "workers")  # sections that decide nothing of a selection
 
 
@@ -74,34 +74,6 @@ def say_value(name: str, value: object) -> str:
     if "seconds" in words or words[-1] == "s":
         return human_seconds(value)
     return f"{value:,}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
-
-
-def human_bytes(value: float) -> str:
-    """Three significant digits of a decimal unit: 2.73 TB."""
-    if value < 1000:
-        return f"{value:.0f} B"
-    for unit in BYTES:
-        value /= 1000
-        if value < 999.5 or unit == BYTES[-1]:
-            break
-    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
-
-
-def human_seconds(value: float) -> str:
-    """The two largest units that say something: 3 h 05 min, 42 s, 0.4 s."""
-    if value < 9.95:
-        return f"{value:.2g} s"
-    seconds = round(value)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(round(value / 60), 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(round(value / 3600), 24)
-    return f"{days} d {hours} h"
 
 
 def say_table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:

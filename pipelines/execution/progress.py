@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from lucidflux_data.escapes import show
+from pipelines.execution.human import human_seconds
 from pipelines.execution.in_flight import flights
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -91,6 +92,8 @@ def _lines(name: str, total: int, say: Callable[[str], None]) -> Callable[[int],
         now = time.monotonic()
         if done >= total or now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            say(f"{name}: {done:,}/{total:,} ({done / max(now - start, 1e-9):.1f} images/s{flights.note()})")
+            rate = done / max(now - start, 1e-9)
+            left = f", {human_seconds((total - done) / rate)} left" if done < total else ""
+            say(f"{name}: {done:,}/{total:,} ({rate:.1f} images/s{left}{flights.note()})")
 
     return advance

@@ -100,3 +100,22 @@ def test_what_a_submission_says_of_itself_has_types(about: str, photos: Path, be
     done = bench_here("--outputs", tmp_path / "m", "--metrics", "niqe", "--out", tmp_path / "out")
     assert done.returncode == 3, done.stderr
     assert "method.json" in done.stderr
+
+
+def test_a_narrow_terminal_gets_every_column(scored: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that do not fit beside the others stand in a further table, with the methods again."""
+    from rich.console import Console
+
+    board = json.loads((scored / "leaderboard.json").read_text())
+    whole = tables.header(board)[1:-1]
+    monkeypatch.setattr(tables, "_console", lambda: Console(soft_wrap=True, width=40))
+    tables.print_terminal(board)
+    said = capsys.readouterr().out
+    for name in whole:
+        assert name in said
+    for row in tables.make_body(board):
+        for text, _ in row[1:-1]:
+            assert text in said
+    framed = [line for line in said.splitlines() if line[:1] in "┏┃┡│└├"]
+    assert framed
+    assert max(map(len, framed)) <= 40

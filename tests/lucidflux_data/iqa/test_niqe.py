@@ -114,7 +114,7 @@ def test_psnr_and_piqe_work_offline(photo_paths) -> None:
 
 def test_missing_weights_are_one_sentence() -> None:
     pytest.importorskip("pyiqa")
-    with pytest.raises(ConfigError, match="--iqa niqe or --iqa none"):
+    with pytest.raises(ConfigError, match="--iqa niqe and --iqa none need nothing"):
         iqa.load_metric("musiq")
 
 

@@ -81,7 +81,7 @@ def test_code_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("aestetic > 5", "there are aesthetic"),
+        ("aestetic > 5", "did you mean aesthetic"),
         ("width = 3", "equality is =="),
         ("width", "does not say yes or no"),
         ("license > 5", "different kinds"),

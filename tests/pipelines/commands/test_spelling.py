@@ -109,5 +109,5 @@ def test_the_shell_completes_commands_and_values() -> None:
         done = subprocess.run([LUCIDFLUX_DATA], env=os.environ | asked, capture_output=True, text=True, timeout=60)
         return done.stdout.split()
 
-    assert complete("lucidflux-data expl") == ["explain"]
+    assert complete("lucidflux-data expla") == ["explain"]
     assert complete("lucidflux-data filter photos --executor ") == ["ray", "local"]

@@ -19,6 +19,7 @@ from lucidflux_data.errors import ConfigError
 from pipelines.commands import telling
 from pipelines.commands.filter import filter_command
 from pipelines.commands.runs import plan_command
+from pipelines.execution import human
 from tests.support.here import select_into
 
 
@@ -28,7 +29,7 @@ from tests.support.here import select_into
      (999_600, "1.00 MB"), (5e18, "5000 PB")],
 )  # fmt: skip
 def test_bytes(value: float, text: str) -> None:
-    assert telling.human_bytes(value) == text
+    assert human.human_bytes(value) == text
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_bytes(value: float, text: str) -> None:
      (3 * 3600 + 299, "3 h 05 min"), (50 * 3600, "2 d 2 h")],
 )  # fmt: skip
 def test_seconds(value: float, text: str) -> None:
-    assert telling.human_seconds(value) == text
+    assert human.human_seconds(value) == text
 
 
 def test_a_name_tells_the_unit() -> None:
