@@ -124,7 +124,7 @@ def test_copies_name_each_other_and_what_is_no_image_says_so(run: Path, photos: 
 
 
 def test_a_name_that_is_not_there_is_answered_with_the_nearest(run: Path) -> None:
-    for wrong, near in (("3.png", "in/3.png"), ("blured.jpg", "blurred.jpg")):
+    for wrong, near in (("3.png", "in/3.png"), ("lurred.jpg", "blurred.jpg")):
         done = CliRunner().invoke(data_app, ["explain", str(run), wrong])
         assert isinstance(done.exception, InputError)
         assert str(done.exception).endswith(f"did you mean {near}?")
