@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import hashlib
 import importlib
 import os
 import resource
@@ -54,10 +55,15 @@ class Apart:
         self.function = function
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._hung: dict[bytes, float] = {}  # digest of what was not done in time -> the seconds that it was given
 
     def call(self, data: bytes, decode: DecodeConfig, *more: Any) -> Any:
         """What the function gives or raises. ImageError `decode_timeout` at the limit, and `unreadable` where the
-        decoder took the child with it."""
+        decoder took the child with it. What hung once is not tried again with as little time: a reader that meets an
+        image in each epoch would wait each time."""
+        late = ImageError("decode_timeout", f"decoding took longer than {decode.timeout_s:g} s")
+        if self._hung and self._hung.get(hashlib.blake2b(data).digest(), 0) >= decode.timeout_s:
+            raise late
         with self._lock:
             child, (stdin, stdout) = self._started(), self._pipes()
             try:
@@ -66,7 +72,8 @@ class Apart:
                 ready, _, _ = select.select([stdout], [], [], decode.timeout_s)
                 if not ready:
                     self.close()
-                    raise ImageError("decode_timeout", f"decoding took longer than {decode.timeout_s:g} s")
+                    self._hung[hashlib.blake2b(data).digest()] = decode.timeout_s
+                    raise late
                 result = receive(stdout)
             except (EOFError, BrokenPipeError, UnpackError):
                 self.close()

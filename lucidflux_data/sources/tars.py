@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tarfile
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ class _Header(tarfile.TarInfo):
                 raise tarfile.HeaderError("a size that leads backwards")
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             tarfile_.ended = True
+            tarfile_.offset = _skip_zeros(file, start + BLOCK) - BLOCK  # block by block it would take hours
+            file.seek(tarfile_.offset + BLOCK)
             raise
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
             raise
@@ -88,9 +91,41 @@ class _Tar(tarfile.TarFile):
     total = 0  # bytes of the file
 
 
+def _skip_zeros(file: IO[bytes], at: int) -> int:
+    """Offset of the next block from `at` on that is not all zeros; of the end of the file where there is none."""
+    while True:
+        at = _skip_hole(file, at)
+        file.seek(at)
+        data = file.read(SEARCH_BYTES)
+        filled = np.flatnonzero(np.frombuffer(data, np.uint8))
+        if len(filled):
+            return at + int(filled[0]) // BLOCK * BLOCK
+        at += len(data)
+        if len(data) < SEARCH_BYTES:
+            return at
+
+
+def _skip_hole(file: IO[bytes], at: int) -> int:
+    """The first block from `at` on that a sparse file really has; `at` where the file system does not tell."""
+    try:
+        descriptor = file.fileno()
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            found = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # a hole up to the end
+                raise
+            found = os.fstat(descriptor).st_size
+        os.lseek(descriptor, place, os.SEEK_SET)
+    except (OSError, AttributeError):  # no file of this machine, or a system that knows no holes
+        return at
+    return max(at, found // BLOCK * BLOCK)
+
+
 def _find_header(file: IO[bytes], at: int) -> int:
     """Offset of the next block from `at` on whose checksum is right; of the end of the file where there is none."""
     while True:
+        at = _skip_hole(file, at)
         file.seek(at)
         data = file.read(SEARCH_BYTES)
         if len(data) < BLOCK:

@@ -180,6 +180,18 @@ def test_a_decoder_that_does_not_end_costs_one_image(limits: DecodeConfig) -> No
     assert np.array_equal(pixels_apart(good, limits), decode(good))
 
 
+def test_what_hung_is_not_tried_again_with_as_little_time() -> None:
+    """A reader meets an image in each epoch. Two seconds for what sleeps a second and a half are another trial."""
+    apart, short = Apart("tests.support.bombs:misbehave"), DecodeConfig(timeout_s=0.5)
+    for _ in range(2):
+        with pytest.raises(ImageError, match="decode_timeout"):
+            apart.call(b"sleep", short)
+        assert apart._child is None, "the second time none was started"
+    assert apart.call(b"good", short) == "good"
+    assert apart.call(b"sleep", DecodeConfig(timeout_s=30)) == "sleep"
+    apart.close()
+
+
 def test_what_decodes_apart_is_what_decodes_here() -> None:
     for kind in ("progressive", "alpha", "tiff16"):
         here, apart = decode_full(encoded(kind)), decode_apart(encoded(kind))

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import struct
+import time
 
 import numpy as np
 from PIL import Image
@@ -53,9 +54,11 @@ def many_pages(count: int, side: int = 64) -> bytes:
 
 
 def misbehave(data: bytes, decode: DecodeConfig) -> str:
-    """What a child that decodes does: a crash, a lack of memory, an answer."""
+    """What a child that decodes does: a crash, a lack of memory, a delay, an answer."""
     if data == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if data == b"sleep":
+        time.sleep(1.5)
     if data == b"grow":
         np.ones(256 << 20, np.uint8)
     return data.decode()

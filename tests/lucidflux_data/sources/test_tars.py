@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.listing import Listing, list_sources
 from lucidflux_data.sources.reading import read_bytes
+from lucidflux_data.storage.folder import Folder
 from tests.support.odd_sources import header_offset, jpeg, tar_bytes, write
 
 PLAIN = [(f"a{number}.jpg", jpeg(number)) for number in range(6)]
@@ -109,6 +111,28 @@ def test_a_member_that_lies_about_its_size_costs_the_tail(size: int, tmp_path: P
     assert size < 0 or dict(PLAIN[4:]).items() <= read.items()
     assert "a3.jpg" not in read
     assert failed in ({}, {"a3.jpg": "truncated"})
+
+
+@pytest.mark.parametrize("start", [b"", b"no header", bytes(plain())])
+def test_forty_gigabytes_of_nothing_are_passed_at_once(start: bytes, tmp_path: Path) -> None:
+    """A sparse file: its hole is no block after another, as the standard library takes it (hours)."""
+    path = write(tmp_path / "s.tar", start)
+    os.truncate(path, 40 << 30)
+    with open(path, "r+b") as file:
+        file.seek((40 << 30) - (1 << 20))
+        file.write(tar_bytes([("last.jpg", jpeg(99))]))
+    listing = list_sources([str(path)])
+    expected = dict(PLAIN) if start.startswith(bytes(plain())[:512]) else {}
+    assert read_all(listing) == expected | {"last.jpg": jpeg(99)}
+    assert bool(listing.damaged_tars) == (start == b"no header")
+
+
+def test_zeros_between_two_tars_are_passed(tmp_path: Path) -> None:
+    """Where the file system has them, and where it is a store that knows no holes."""
+    data = tar_bytes(PLAIN[:2]) + bytes(9 << 20) + tar_bytes(PLAIN[2:])
+    assert read_all(list_sources([str(write(tmp_path / "s.tar", data))])) == dict(PLAIN)
+    Folder("memory://zeros").publish("s.tar", data)
+    assert read_all(list_sources(["memory://zeros/s.tar"])) == dict(PLAIN)
 
 
 def test_a_long_header_that_lies_is_no_memory_error(tmp_path: Path) -> None:
