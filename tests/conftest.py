@@ -54,7 +54,9 @@ def data_command():
 
 def _run_here(command: list[str]) -> subprocess.CompletedProcess[str]:
     import cli
+    from pipelines.execution.progress import take_warnings
 
+    take_warnings()  # of what ran before in this process
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", command)

@@ -508,7 +508,7 @@ def test_wrong_calls_are_one_sentence(quiet: Path, photos: Path, hq_run: Path, t
     from cli import data_app
 
     calls: dict[tuple[str, ...], tuple[int, str]] = {
-        ("synthesize", str(photos), *out, "--backend", "cuda"): (2, "choose one of cv2, torch, reference"),
+        ("synthesize", str(photos), *out, "--backend", "cuda"): (2, "there is no backend 'cuda'"),
         ("synthesize", str(photos), *out, "--preset", "bsrgan"): (2, "no preset 'bsrgan'"),
         ("synthesize", str(photos), *out, "--set", "degrade.first.kernel_probs.iso=1"): (2, "sum to 1, not to 1.55"),
         ("synthesize", str(photos), *out, "--hq", "tiff"): (2, "png, webp, jpeg:Q"),
