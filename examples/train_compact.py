@@ -1,0 +1,99 @@
+"""Photos -> filter -> pairs on line -> a compact network, trained on a CPU -> ranked beside bicubic: docs/training.md.
+
+python examples/train_compact.py PHOTOS OUT SECONDS: a folder of photos, taken beside scikit-image's; of both the second
+half by name is held out, as whole photos. Needs lucidflux[demo,networks]."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.stats import ttest_1samp
+from spandrel.architectures.Compact import Compact
+from torch.nn.functional import interpolate, l1_loss
+from torch.optim import swa_utils
+
+from cli import app, data_app
+from lucidflux_data import RealESRGANPairs, decode
+from lucidflux_data.sources.bundled import bundled_photos
+
+PRESET, SCALE, CROP, TILES, BATCH, RATE = "light", 4, 128, 20, 16, 1e-3  # a crop of the HQ in pixels, tiles a photo
+
+
+def make_pairs(photos: list[Path], side: int, name: str, seed: int) -> RealESRGANPairs:
+    """Pairs from what the filter's rules keep of the tiles, which are spread over each photo."""
+    Path(f"{name}-tiles").mkdir()
+    for photo in photos:
+        image = decode(photo.read_bytes())
+        rows, columns = (range(0, length - side + 1, side) for length in image.shape[:2])
+        tiles = [image[y : y + side, x : x + side] for y in rows for x in columns]
+        for number in np.linspace(0, len(tiles) - 1, min(TILES, len(tiles))).astype(int):
+            Image.fromarray(tiles[number]).save(f"{name}-tiles/{photo.stem}+{number}.png")
+    data_app(f"filter {name}-tiles --out {name} --iqa none --executor local".split(), standalone_mode=False)
+    return RealESRGANPairs(name, PRESET, seed, [f"size={CROP}"])
+
+
+def train(pairs: RealESRGANPairs, seconds: float) -> dict[str, torch.Tensor]:
+    """L1, Adam, a rate that falls to 0 over the wall clock. Gives the moving average of the weights."""
+    network = Compact(num_feat=32, num_conv=8, upscale=SCALE)
+    *inner, last = (layer for layer in network.body if isinstance(layer, torch.nn.Conv2d))
+    for layer in inner:  # it begins as bilinear upsampling: three features carry the input,
+        layer.weight.data[:3] = layer.bias.data[:3] = 0
+        layer.weight.data[range(3), range(3), 1, 1] = 1
+    points = torch.eye(9).view(9, 1, 3, 3)
+    spread = interpolate(points, scale_factor=SCALE, mode="bilinear") - interpolate(points, scale_factor=SCALE)
+    last.weight.data[:] = last.bias.data[:] = 0  # and the last layer has bilinear less the nearest that is added
+    for channel, weight in enumerate(last.weight.data.view(3, SCALE**2, -1, 3, 3)):
+        weight[:, channel] = spread[:, 0, SCALE:-SCALE, SCALE:-SCALE].reshape(3, 3, -1).permute(2, 0, 1)
+    average = swa_utils.AveragedModel(network, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99))
+    loader = torch.utils.data.DataLoader(pairs, BATCH, shuffle=True, num_workers=1, persistent_workers=True)
+    adam, losses, begun = torch.optim.Adam(network.parameters()), [], time.monotonic()
+    while (left := 1 - (time.monotonic() - begun) / seconds) > 0:
+        pairs.set_epoch(len(losses))  # another crop and another degradation of each tile
+        adam.param_groups[0]["lr"] = RATE * left
+        for batch in loader:
+            loss = l1_loss(network(batch["lq"] / 255), batch["hq"] / 255)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            average.update_parameters(network)
+            losses.append(loss.item())
+    print(f"{len(losses)} steps, loss {np.mean(losses[:20]):.4f} -> {np.mean(losses[-20:]):.4f}")
+    return average.module.state_dict()
+
+
+def main(photos: Path, out: Path, seconds: float) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # the worker that makes pairs has the other core
+    sources = [one for one in bundled_photos() if one.suffix != ".tif"], sorted(photos.absolute().iterdir())
+    out.mkdir(parents=True)
+    os.chdir(out)
+    pairs = make_pairs([one for source in sources for one in source[: len(source) // 2]], 2 * CROP, "train", 0)
+    held = make_pairs([one for source in sources for one in source[len(source) // 2 :]], CROP, "held", 1)
+    save_file(train(pairs, seconds), "compact.safetensors")
+    names = {row["key"]: row["source_key"] for row in pq.read_table("held/selected.parquet").to_pylist()}
+    for kind, number in ((kind, number) for kind in ("lq", "hq") for number in range(len(held))):
+        Path(kind).mkdir(exist_ok=True)
+        pixels = held[number][kind].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(f"{kind}/{names[held.rows[number]['key']]}")
+    for method in ("bicubic", "--model compact.safetensors --device cpu"):
+        app(f"bench infer {method} --inputs lq --out outputs --scale {SCALE}".split(), standalone_mode=False)
+    outputs = map(str, Path("outputs").iterdir())
+    given = ["--inputs", "lq", "--gt", "hq", "--metrics", "psnr,ssim", "--out", "bench"]
+    app(["bench", "eval", "--outputs", *outputs, *given], standalone_mode=False)
+    psnr = pq.read_table("bench/per_image.parquet", filters=[("metric", "=", "psnr")])
+    psnr = psnr.sort_by([("method", "ascending"), ("id", "ascending")])  # bicubic before compact
+    gains = np.diff(psnr["value"].to_numpy().reshape(2, -1), axis=0)[0]
+    photo = np.array([name.partition("+")[0] for name in psnr["id"].to_pylist()[: len(gains)]])
+    for over, values in {"pairs": gains, "photos": [gains[photo == one].mean() for one in np.unique(photo)]}.items():
+        low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+        print(f"psnr less bicubic's, {len(values)} {over}: {np.mean(values):+.3f} dB, 95% [{low:+.3f}, {high:+.3f}]")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
