@@ -6,7 +6,7 @@ Importing `lucidflux_data` does not load this module: the name is looked up when
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import cv2
@@ -25,12 +25,17 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.storage import folder as storage
 from lucidflux_data.storage.folder import Folder, absolute_url, trust_sources
+from lucidflux_data.storage.run_folder import RUN_FILE, read_about
 
 try:
     import torch
 except ImportError:
     raise ImportError("RealESRGANPairs needs torch: pip install 'lucidflux[model]'") from None
+
+
+ROWS_AT_ONCE = 10_000  # as Python objects
 
 
 class Item(TypedDict):
@@ -51,7 +56,9 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
 
     hq_shards_or_folder: a run of the filter, HQ shards, or any SOURCE of the command line, or several sources; each a
     string or a path.
-    settings: as `--set degrade...` without the `degrade.`, like "size=512" or "sharpen_hq=target".
+    settings: as `--set degrade...` without the `degrade.`, like "size=512" or "sharpen_hq=target", or a dict of them;
+    `size=512` by name does the same, for every setting.
+    allow_uris: prefixes of uris inside tables that may be read, as `--allow-uris`.
     on_error: "raise" ends the epoch at an image that is gone, has changed or does not decode; "skip" gives the next one
     that can be used, in key order and around the end, so that an index always gives the same pair. `replaced` counts
     such answers, those of all DataLoader workers together.
@@ -64,19 +71,25 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         hq_shards_or_folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         preset: str = "realesrgan-x4",
         seed: int = 0,
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] | Mapping[str, object] = (),
         on_error: Literal["skip", "raise"] = "raise",
+        allow_uris: Sequence[str] = (),
+        **named: object,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ConfigError(f"on_error is skip or raise, not {on_error!r}")
         self.on_error = on_error
-        self.config: DegradeConfig = make_degrade_config(preset, [*settings, f"seed={seed}"])
+        asked_for = [*_as_settings(settings), *_as_settings(named)]
+        self.config: DegradeConfig = make_degrade_config(preset, [*asked_for, f"seed={seed}"])
+        self._allowed = (allow_uris,) if isinstance(allow_uris, str) else tuple(allow_uris)
         given = hq_shards_or_folder
         asked = [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
         self.skipped: dict[str, str] = {}
         self._sources = [absolute_url(item) for item in asked]
-        self.rows = self._list(asked)
-        if not self.rows:
+        self._trust()
+        check_clean(asked)
+        self.rows = CleanRows(self._list(asked))
+        if not len(self.rows):
             raise InputError(f"none of the images of {', '.join(asked)} can be used at size {self.config.size}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._replaced = torch.multiprocessing.get_context("spawn").Value("q", 0)  # goes to workers however they start
@@ -107,7 +120,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         """(hq, lq) of any variant, uint8 HxWx3 RGB. Raises InputError as `dataset[i]` does."""
         row = self.rows[index]
         cv2.setNumThreads(1)
-        trust_sources(self._sources)  # in a worker that was spawned, too
+        self._trust()  # in a worker that was spawned, too
         try:
             pixels = pixels_apart(pairs_run.read_clean(row))
         except ImageError as error:
@@ -116,6 +129,10 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         plan = draw_plan(row["key"], variant, self.config)
         hq, _ = pairs.cut(pixels, plan, self.config.crop)
         return hq, backends.load_backend("cv2")(hq, plan)
+
+    def _trust(self) -> None:
+        trust_sources(self._sources)
+        storage.allow_uris(self._allowed)
 
     def _next_usable(self, index: int, variant: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
         last: InputError | None = None
@@ -132,19 +149,80 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
             return here, pair
         raise InputError(f"none of the {len(self.rows)} images can be used any more; the last: {last}")
 
-    def _list(self, asked: list[str]) -> list[pairs_run.CleanRow]:
-        """Rows of the usable images in key order; equal images once."""
-        if len(asked) == 1 and Folder(asked[0]).exists(shards.MANIFEST):
-            table = pairs_run.inputs_of_run(Folder(asked[0]))
+    def _list(self, asked: list[str]) -> pa.Table:
+        """The usable images in key order, as CleanRow; equal images once."""
+        folder = Folder(asked[0])
+        if len(asked) == 1 and folder.exists(shards.MANIFEST) and folder.exists(RUN_FILE):
+            table = pairs_run.inputs_of_run(folder)
         else:
             table = _probed(list_sources([absolute_url(item) for item in asked]).table)
         table = pairs_run.fill_reasons(table, self.config)
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
         self.skipped = {row["source_key"]: row["reason"] for row in unusable}
-        usable = table.filter(pc.is_null(pc.field("reason"))).sort_by("key")
-        rows: list[pairs_run.CleanRow]
-        rows = usable.select(["uri", "offset", "size", "crc32", "key", "group"]).to_pylist()
+        return table.filter(pc.is_null(pc.field("reason"))).sort_by("key")
+
+
+class CleanRows:
+    """A sequence of CleanRow, kept as columns: what uris and groups share is kept once."""
+
+    def __init__(self, table: pa.Table) -> None:
+        place = pc.replace_substring_regex(table["uri"], r"[^/#]*\z", "").dictionary_encode()
+        columns = {
+            "place": place,
+            "name": pc.replace_substring_regex(table["uri"], r"(?s)\A.*[/#]", ""),
+            "group": table["group"].dictionary_encode(),
+            **{name: table[name] for name in ("offset", "size", "crc32", "key")},
+        }
+        self._table = pa.table(columns).combine_chunks().unify_dictionaries()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: int) -> pairs_run.CleanRow:
+        return self._rows(self._table.slice(range(len(self))[index], 1))[0]
+
+    def __iter__(self) -> Iterator[pairs_run.CleanRow]:
+        for first in range(0, len(self), ROWS_AT_ONCE):
+            yield from self._rows(self._table.slice(first, ROWS_AT_ONCE))
+
+    def _rows(self, table: pa.Table) -> list[pairs_run.CleanRow]:
+        found = table.to_pylist()
+        for row in found:
+            row["uri"] = row.pop("place") + row.pop("name")
+        rows: list[pairs_run.CleanRow] = found
         return rows
+
+
+def check_clean(asked: Sequence[str]) -> None:
+    """InputError where a source is a folder of ours that is no packed run of the filter, or one beside others."""
+    for source in asked:
+        if any(mark in source for mark in "*?[") or not Folder(source).exists(RUN_FILE):
+            continue
+        about: Mapping[str, object] = {**read_about(Folder(source))}
+        if about.get("kind") == pairs_run.KIND:
+            raise InputError(f"{source} holds pairs, not clean images: give what they were made of")
+        if isinstance(about.get("kind"), str):
+            raise InputError(f"{source} is a folder of the kind {about['kind']}, not of clean images")
+        if "listed" in about and len(asked) > 1:
+            raise InputError(f"{source} is a run of the filter: give it alone, or other sources")
+        if "listed" in about and not Folder(source).exists(shards.MANIFEST):
+            raise InputError(f"{source} has no {shards.MANIFEST}: `lucidflux-data pack` makes its shards")
+
+
+def _as_settings(given: str | Sequence[str] | Mapping[str, object]) -> list[str]:
+    """`name=value` of each."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Mapping):
+        return list(given)
+    found = []
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            found += [f"{name}.{inner}" for inner in _as_settings(value)]
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            found.append(f"{name}={text}")
+    return found
 
 
 def _probed(inventory: pa.Table) -> pa.Table:

@@ -27,10 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lucidflux_data import errors
+from lucidflux_data.config import resolve
 from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.process import has_writer, part_name
 from lucidflux_data.storage.allowed import is_named_by_user, public_client
-from lucidflux_data.storage.config import SETTINGS, Settings
+from lucidflux_data.storage.config import SETTINGS, Settings, StorageConfig
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
 from lucidflux_data.storage.refusals import raise_refusal, store_of
@@ -65,6 +66,13 @@ def trust_sources(urls: Iterable[str]) -> None:
     known = set(SETTINGS["sources"])
     if not known.issuperset(urls):
         configure({"sources": tuple(sorted(known.union(urls)))})
+
+
+def allow_uris(prefixes: Iterable[str]) -> None:
+    """Notes prefixes of uris found in tables that may be read, beside those of before. ConfigError for what is none."""
+    known, wanted = set(SETTINGS["allow_uris"]), resolve(StorageConfig, {"allow_uris": tuple(prefixes)}).allow_uris
+    if not known.issuperset(wanted):
+        configure({"allow_uris": tuple(sorted(known.union(wanted)))})
 
 
 def file_system(url: str) -> fsspec.AbstractFileSystem:

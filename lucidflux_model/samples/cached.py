@@ -13,9 +13,11 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -26,7 +28,8 @@ from lucidflux_data.images import decode
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.network.encode import Tensors, encode
-from lucidflux_model.samples.sources import ShardPairs, Unreadable, read_range
+from lucidflux_model.samples.reading import Unreadable, read_range
+from lucidflux_model.samples.stored import ShardPairs, narrow
 
 CACHED = ("latent", "proxy", "semantic")
 
@@ -71,43 +74,63 @@ def samples(
         yield source.key(index, 0), encoded(parts, hq, lq, kinds)
 
 
+class Place(NamedTuple):
+    """Where the members of one kind lie, a number for each pair of the source; size 0: not cached."""
+
+    offset: np.ndarray
+    size: np.ndarray
+    crc32: np.ndarray
+
+
 class Sidecars:
-    """`sidecars(index)` -> tensors of the pair by name, as the loader puts them into a batch. Raises Unreadable."""
+    """`sidecars(index)` -> tensors of the pair by name, as the loader puts them into a batch. Raises Unreadable, or
+    StorageError where the cache is away. 12 bytes a pair and kind."""
 
     def __init__(self, folder: Folder, source: ShardPairs, kinds: Sequence[str]) -> None:
         """ConfigError where the cache lacks a shard, or one of `kinds`."""
-        self._kinds, self._source = tuple(kinds), source
-        self._places: dict[str, dict[str, tuple[str, int, int, int]]] = {kind: {} for kind in kinds}
+        self._source = source
+        self._tars = [f"{folder.url}/shards/{_title(url)}.tar" for url in source.shards]
         hint = f"`lucidflux cache` with kinds {','.join(kinds)} makes it, of the same pairs and --weights"
-        for url in source.shards:
-            name = url.rpartition("/")[2].removesuffix(".tar")
-            index = f"shards/{shards.index_name(name)}"
+        found: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        for number, url in enumerate(source.shards):
+            index = f"shards/{shards.index_name(_title(url))}"
             if not folder.exists(index):
-                raise ConfigError(f"{folder} has no cache of {name}: {hint}")
+                raise ConfigError(f"{folder} has no cache of {_title(url)}: {hint}")
             metadata = shards.read_index_metadata(folder, index)
             if int(metadata.get(DECODER, version.FIRST)) < source.decoder:
                 raise ConfigError(f"{folder} was made by decoder {metadata.get(DECODER, version.FIRST)}: {hint}")
-            rows = folder.read_table(index).to_pylist()
-            for row in rows:
-                for kind in kinds:
-                    if row["member"].endswith(EXTENSIONS[kind]):
-                        place = (f"{folder.url}/shards/{name}.tar", row["offset"], row["size"], row["crc32"])
-                        self._places[kind][row["key"]] = place
-            if rows and not all(self._places.values()):
-                raise ConfigError(f"{folder} was cached without some of {', '.join(kinds)}: {hint}")
+            rows = folder.read_table(index)
+            for kind in kinds:
+                places = _places(rows, kind, source.keys_of(number))
+                if rows.num_rows and not places[:, 1].any():
+                    raise ConfigError(f"{folder} was cached without some of {', '.join(kinds)}: {hint}")
+                found[kind].append(places)
+        self._places = {kind: Place(*(narrow(part) for part in np.concatenate(found[kind]).T)) for kind in kinds}
 
     def __call__(self, index: int) -> dict[str, Tensor]:
         key, found = self._source.key(index, 0), {}
-        for kind in self._kinds:
-            if key not in self._places[kind]:
+        for kind, place in self._places.items():
+            offset, size = int(place.offset[index]), int(place.size[index])
+            if not size:
                 raise Unreadable(f"{key}: its {kind} is not cached")
-            url, offset, size, crc32 = self._places[kind][key]
-            data = read_range(url, offset, offset + size)
-            if zlib.crc32(data) != crc32:
+            data = read_range(self._tars[self._source.shard_of[index]], offset, offset + size)
+            if zlib.crc32(data) != int(place.crc32[index]):
                 raise Unreadable(f"{key}: its cached {kind} is damaged")
             array = decode(data).transpose(2, 0, 1) if kind == "proxy" else np.load(io.BytesIO(data))
             found[kind] = torch.from_numpy(np.ascontiguousarray(array))
         return found
+
+
+def _title(url: str) -> str:
+    return url.rpartition("/")[2].removesuffix(".tar")
+
+
+def _places(rows: pa.Table, kind: str, keys: pa.Array) -> np.ndarray:
+    """offset, size and crc32 of the members of a kind, a row for each of `keys`; zeros where there is none."""
+    members = rows.filter(pc.ends_with(rows["member"], EXTENSIONS[kind]))
+    where = pc.index_in(keys, members["key"].combine_chunks())
+    columns = [members[name].combine_chunks().take(where) for name in ("offset", "size", "crc32")]
+    return np.stack([column.fill_null(0).to_numpy().astype(np.int64) for column in columns], 1)
 
 
 def _npy(tensor: Tensor, dtype: Any) -> bytes:

@@ -19,9 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import ConfigError, InputError, Interrupted, LucidFluxError, VerificationError
+from lucidflux_data.storage.config import SETTINGS
+from lucidflux_data.storage.folder import configure
 from lucidflux_model.network.encode import Tensors
-from lucidflux_model.samples.sources import PairSource, Unreadable, mixed_sizes
+from lucidflux_model.samples.reading import Unreadable
+from lucidflux_model.samples.sources import PairSource
+from lucidflux_model.samples.stored import mixed_sizes, narrow
 
 REPLACEMENTS = 32  # samples that are tried in the place of one that cannot be read
 
@@ -36,7 +40,7 @@ def split(groups: Sequence[str], fraction: float) -> tuple[np.ndarray, np.ndarra
     """(training, validation) indices. A group is on one side with all its pairs, and stays there as data grow."""
     limit = fraction * 2**63
     held = np.array([hash64("validation", group) < limit for group in groups], bool)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return narrow(np.flatnonzero(~held)), narrow(np.flatnonzero(held))
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Sample(Tensors, total=False):
     corrupt: int  # 1: another stands in the place of one that cannot be read
     why: str  # the reason, or ""
     error: str  # what ends the training
+    code: int  # with `error`: the exit code of its kind
 
 
 class Batch(Tensors, total=False):
@@ -95,6 +100,7 @@ class Batch(Tensors, total=False):
     corrupt: list[int]
     why: list[str]
     error: str
+    code: int
 
 
 class PairDataset(Dataset):
@@ -110,8 +116,8 @@ class PairDataset(Dataset):
         # Errors travel as text: the loader would wrap an exception in its worker's traceback.
         try:
             return self._read(position)
-        except InputError as error:
-            return {"error": str(error)}
+        except LucidFluxError as error:
+            return {"error": str(error), "code": error.exit_code}
 
     def _read(self, position: int) -> Sample:
         epoch, _ = self.order.at(position)
@@ -177,31 +183,43 @@ class Pieces:
 
 
 def load(dataset: PairDataset, pieces: Pieces, workers: int, pin: bool) -> Iterator[Batch]:
-    """Batches in order: tensors stacked, the rest as lists. Raises InputError for what cannot be trained on."""
+    """Batches in order: tensors stacked, the rest as lists. Raises InputError for what cannot be trained on, and what
+    `read` of the source raises beside Unreadable, by its kind (ERRORS)."""
     options: dict[str, object] = {}
     if workers:  # spawned: neither CUDA nor the clients of object stores live through a fork
-        options = {"multiprocessing_context": "spawn", "worker_init_fn": _one_thread, "prefetch_factor": 4}
+        start = functools.partial(_start_worker, dict(SETTINGS))
+        options = {"multiprocessing_context": "spawn", "worker_init_fn": start, "prefetch_factor": 4}
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # it knows cores, not what they do
     loader = DataLoader(
         dataset, batch_sampler=pieces, num_workers=workers, collate_fn=collate, pin_memory=pin, **options
     )
     for batch in loader:
         if "error" in batch:
-            raise InputError(batch["error"])
+            raise make_error(batch["code"], batch["error"])
         yield batch
 
 
 def collate(samples: list[Sample]) -> Batch:
     for sample in samples:
         if "error" in sample:
-            return {"error": sample["error"]}
+            return {"error": sample["error"], "code": sample["code"]}
     columns = {name: [dict(sample)[name] for sample in samples] for name in samples[0]}
     stacked = {name: torch.stack(found) if isinstance(found[0], Tensor) else found for name, found in columns.items()}
     return cast(Batch, stacked)
 
 
-def _one_thread(_: int) -> None:
+ERRORS = {kind.exit_code: kind for kind in (ConfigError, InputError, Interrupted, VerificationError)}
+
+
+def make_error(code: int, text: str) -> LucidFluxError:
+    """The error of an exit code, as it was in another process."""
+    return ERRORS[code](text)
+
+
+def _start_worker(settings: dict[str, object], _: int) -> None:
+    """`settings`: how the process that trains speaks to stores."""
     import cv2
 
+    configure(settings)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -71,13 +71,15 @@ class Checkpoints:
 
     def _publish(self, part: Path, name: str, state: dict[str, Any], progress: dict[str, Any]) -> None:
         Folder(self.folder.parent).check_held()
+        before = latest(self.folder.parent)
         files.write_about(part, state, self.runtime.world, {PROGRESS: json.dumps(progress, sort_keys=True) + "\n"})
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of an earlier attempt that was not named in `latest`
         os.replace(part, self.folder / name)
         files.write_text(self.folder / ".latest.part", name)
         os.replace(self.folder / ".latest.part", self.folder / LATEST)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        there = {path.name for path in self.folder.glob("step-*")}
+        for old in outlived(there, before.name if before else "", name, self.keep):
+            shutil.rmtree(self.folder / old, ignore_errors=True)
 
     def _why(self, name: str, error: BaseException) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -103,6 +105,15 @@ class Checkpoints:
         except BaseException as error:  # CheckpointException is no Exception
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{path} is damaged, or a checkpoint of another model: {reason}") from None
+
+
+def outlived(there: set[str], before: str, saved: str, keep: int) -> list[str]:
+    """Checkpoints to remove when `saved` follows `before`: of those that the run has come by all but the last `keep`,
+    and those between the two, which it had left behind when it was taken back. Later ones, of the same kind, count for
+    nothing and stay until the run has passed them."""
+    passed = {name for name in there if before < name < saved}
+    live = sorted(name for name in there - passed if name <= saved)
+    return sorted(passed) + live[:-keep]
 
 
 def latest(run: Path) -> Path | None:

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lucidflux_data.config import Section, resolve
 from lucidflux_data.degradation.config import PRESETS
+from lucidflux_data.storage.config import StorageConfig
 from lucidflux_model.samples.cached import CACHED
 
 BINS = 5  # equal ones of sigma, in which losses are told
@@ -78,6 +79,7 @@ class TrainConfig(Section):
     model: BaseConfig = BaseConfig()
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
+    storage: StorageConfig = StorageConfig()
 
     steps: int = Field(20_000, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -105,6 +107,7 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(3, ge=1)
     max_skipped: int = Field(10, ge=1)  # steps in a row whose gradient is not finite
     tensorboard: bool = True
+    trackers: Annotated[tuple[Literal["wandb", "mlflow"], ...], BeforeValidator(_names)] = ()
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -144,7 +147,8 @@ class TrainConfig(Section):
 
 
 FREE = (
-    *("steps", "micro_batch", "checkpoint_every", "keep_checkpoints", "max_skipped", "tensorboard"),
+    *("steps", "micro_batch", "checkpoint_every", "keep_checkpoints", "max_skipped"),
+    *("tensorboard", "trackers", "storage"),
     *("parallel", "shard_frozen", "checkpointing", "compile", "deterministic", "connector", "initialisation"),
     *("data.workers", "data.max_corrupt", "validation.every", "validation.samples"),
     *("validation.images", "validation.steps", "validation.suites"),

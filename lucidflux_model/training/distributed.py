@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from lucidflux_data.errors import ConfigError, Interrupted
+from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError
 from lucidflux_model.network.device import pick_device
+from lucidflux_model.samples.stream import make_error
 from lucidflux_model.training.model import VelocityModel
 
 PATIENCE = timedelta(hours=1)  # of collectives: others wait while one saves or restores images
@@ -47,6 +48,16 @@ class Runtime:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def agree_on(self, trouble: LucidFluxError | None) -> LucidFluxError:
+        """The first trouble that a process has, on each; some process must have one."""
+        told: list[tuple[int, str] | None] = [None] * self.world
+        mine = (trouble.exit_code, str(trouble)) if trouble is not None else None
+        if self.world > 1:
+            dist.all_gather_object(told, mine)
+        else:
+            told = [mine]
+        return next(make_error(*item) for item in told if item is not None)
 
     def barrier(self) -> None:
         if self.world > 1:

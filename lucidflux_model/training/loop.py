@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from lucidflux_data.errors import InputError, Interrupted
+from lucidflux_data.config import dotted
+from lucidflux_data.errors import InputError, Interrupted, LucidFluxError
 from lucidflux_model.network.conditioner import pack
-from lucidflux_model.samples.stream import Batch, PairDataset, Pieces, Share, load
+from lucidflux_model.samples.stream import Batch, PairDataset, Pieces, Share, load, make_error
 from lucidflux_model.training.checkpoint_files import check_sums
 from lucidflux_model.training.checkpoints import NOT_CHECKED, Checkpoints, latest
 from lucidflux_model.training.config import BINS, TrainConfig
@@ -30,7 +31,9 @@ from lucidflux_model.training.model import VelocityModel
 from lucidflux_model.training.objective import draw, sigma_bins, velocity_losses
 from lucidflux_model.training.optimizer import MovingAverage, learning_rate, make_optimizer
 from lucidflux_model.training.progress.log import Speed, Step, TrainLog, Validated
+from lucidflux_model.training.progress.trackers import Trackers
 from lucidflux_model.training.progress.validation import Validation
+from lucidflux_model.training.run_file import starts_epoch
 
 
 @dataclass
@@ -70,19 +73,22 @@ class Trainer:
         self.average = MovingAverage(self.trained, self.config.ema) if self.config.ema else None
         self.checkpoints = Checkpoints(self.run, self.config.keep_checkpoints, self.runtime)
         self.progress = Progress()
+        self._started = self._waited = 0.0  # of the step: when it began, seconds without its data
         self._left = False  # whether the checkpoint before leaving has been written
 
     def fit(self, resume: bool) -> Progress:
         """To the last step. Raises Interrupted after a signal, InputError when the data or the numbers go bad."""
         if resume and (path := latest(self.run)) is not None:
             self._load(path)
-        log = TrainLog(self.run, self.progress.step, self.config.tensorboard) if self.runtime.main else None
+        log = self._open_log() if self.runtime.main else None
         try:
             batches = self._batches()
             while self.progress.step < self.config.steps:
-                line, stop = self._step(batches)
-                step = self.progress.step
-                if self.validations and (step % self.config.validation.every == 0 or step == self.config.steps):
+                step = self.progress.step + 1
+                validates = step % self.config.validation.every == 0 or step == self.config.steps
+                pieces = self._fetch(batches, self.validations if validates else [])
+                line, stop = self._step(pieces)
+                if self.validations and validates:
                     line["validation"] = self._validated(step)
                 if log is not None:
                     log.write(line)
@@ -93,21 +99,22 @@ class Trainer:
                 log.close()
         return self.progress
 
+    def _open_log(self) -> TrainLog:
+        settings = dotted(self.config.model_dump(mode="json"))
+        trackers = Trackers(self.run, self.config.trackers, settings, self.say)
+        return TrainLog(self.run, self.progress.step, self.config.tensorboard, trackers)
+
     def _batches(self) -> Iterator[Batch]:
         start = self.progress.epoch * len(self.dataset.order) + self.progress.consumed
         pieces = Pieces(self.share, start, self.config.steps - self.progress.step)
         return load(self.dataset, pieces, self.config.data.workers, pin=self.runtime.device.type == "cuda")
 
-    def _step(self, batches: Iterator[Batch]) -> tuple[Step, bool]:
+    def _step(self, pieces: list[Batch]) -> tuple[Step, bool]:
         """One step of the optimizer over one global batch; its line of metrics, and whether a process was signalled."""
-        started, waited = time.perf_counter(), 0.0
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2 * BINS, dtype=torch.float64, device=self.runtime.device)
         corrupt = 0
-        for piece in range(self.share.pieces):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
+        for piece, batch in enumerate(pieces):
             corrupt += sum(batch["corrupt"])
             self._tell_corrupt(batch)
             losses, sigma = self._losses(batch, last=piece == self.share.pieces - 1)
@@ -127,7 +134,7 @@ class Trainer:
                 self.average.update(self.progress.step)
         self._advance(int(told[2 * BINS]), bool(fine))
         by_sigma = [total / count if count else None for total, count in zip(told[:BINS], told[BINS:-2], strict=True)]
-        now, speed = self.progress, self._speed(started, waited)
+        now, speed = self.progress, self._speed()
         line: Step = {
             "step": now.step,
             "epoch": now.epoch,
@@ -147,6 +154,38 @@ class Trainer:
         if "mfu" in speed:
             line["mfu"] = speed["mfu"]
         return line, told[-1] > 0
+
+    def _fetch(self, batches: Iterator[Batch], validations: list[Validation]) -> list[Batch]:
+        """The pieces of a step, and what is measured after it. Where a process cannot have its own, all save what has
+        been reached and stop."""
+        found: list[Batch] = []
+        trouble: LucidFluxError | None = None
+        self._started = time.perf_counter()
+        try:
+            for _ in range(self.share.pieces):
+                found.append(next(batches))
+            self._waited = time.perf_counter() - self._started
+            for validation in validations:
+                validation.load()
+        except LucidFluxError as error:
+            trouble = error
+        self._stop_where(trouble)
+        self._started = time.perf_counter() - self._waited  # what is validated is no part of the step
+        return found
+
+    def _stop_where(self, trouble: LucidFluxError | None) -> None:
+        """Raises the trouble of any process in all of them, after a checkpoint of the last step."""
+        failed = self.runtime.sum(torch.tensor([float(trouble is not None)], device=self.runtime.device))
+        if not failed.item():
+            return
+        error = self.runtime.agree_on(trouble)
+        step = self.progress.step
+        path = latest(self.run)
+        if step and self.progress.skipped_in_a_row == 0 and (path is None or not path.name.endswith(f"-{step:08d}")):
+            self.checkpoints.save(self._state(), asdict(self.progress))
+        reason = str(error).removesuffix(": repeat the command to resume")
+        goes_on = ": --resume goes on" if isinstance(error, Interrupted) else ""
+        raise make_error(error.exit_code, f"{reason}; stopped after step {step}, checkpoint {self._last()}{goes_on}")
 
     def _losses(self, batch: Batch, last: bool) -> tuple[Tensor, Tensor]:
         """Losses and sigmas of a piece, B each; adds its gradient."""
@@ -209,6 +248,8 @@ class Trainer:
         marked = self.progress.contaminated
         self.progress = Progress(**self.checkpoints.load(path, state))
         self.progress.contaminated = join_marks(marked, self.progress.contaminated)
+        if starts_epoch(self.run, self.progress.step) and self.progress.consumed:
+            self.progress.epoch, self.progress.consumed = self.progress.epoch + 1, 0
         parts = torch.nn.ModuleDict({"conditioner": self.model.conditioner, "connector": self.model.connector})
         set_optimizer_state_dict(parts, self.optimizer, state["optimizer"])
         if self.runtime.main:
@@ -223,6 +264,7 @@ class Trainer:
                     figures["ema_loss"] = averaged["loss"]
                     figures["ema_loss_by_sigma"] = averaged["loss_by_sigma"]
                 figures.update(validation.images(step))
+                validation.unload()
         told: Validated = {}
         for validation, figures in zip(self.validations, found, strict=True):
             if validation.suite is None:
@@ -236,16 +278,16 @@ class Trainer:
             if why:
                 self.say(f"replaced a pair that cannot be read: {why}")
 
-    def _speed(self, started: float, waited: float) -> Speed:
+    def _speed(self) -> Speed:
         """Of this process, after all that the device was given is done."""
         cuda = self.runtime.device.type == "cuda"
         if cuda:
             torch.cuda.synchronize(self.runtime.device)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - self._started
         figures: Speed = {
             "seconds": round(seconds, 4),
             "images_per_s": round(self.config.batch_size / seconds, 3),
-            "data_wait": round(waited / seconds, 4),
+            "data_wait": round(self._waited / seconds, 4),
             "peak_memory_bytes": peak_memory(self.runtime.device),
         }
         if self.work is not None:

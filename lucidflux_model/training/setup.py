@@ -1,13 +1,11 @@
-"""From settings to a trainer that is ready: data, model, first weights, and whether the run folder is this run's.
-
-RUN/run.json says what the run is; what decides the weights must be the same when it goes on (`TrainConfig.lasting`).
-"""
+"""From settings to a trainer that is ready: data, model, first weights; what is left when it is through."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -16,17 +14,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from lucidflux_data.config import digest, dotted
+from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.fingerprints import known_suites
-from lucidflux_data.storage.claim import claim
-from lucidflux_data.storage.folder import Folder, absolute_url
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.folder import Folder, configure
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.network.build import CLASSES, TRAINED, Components, build, build_random, fill_random, sizes_of
 from lucidflux_model.samples.cached import Sidecars, cache_folder
-from lucidflux_model.samples.sources import PairSource, ShardPairs, SuiteImages, Unreadable, open_pairs
+from lucidflux_model.samples.reading import Unreadable
+from lucidflux_model.samples.sources import PairSource, open_pairs
+from lucidflux_model.samples.stored import ShardPairs
 from lucidflux_model.samples.stream import Order, PairDataset, Share, split
+from lucidflux_model.samples.suites import SuiteImages
 from lucidflux_model.training.checkpoint_files import check_sums
 from lucidflux_model.training.checkpoints import NOT_CHECKED, PLACE, latest, read_trained
 from lucidflux_model.training.config import TrainConfig
@@ -45,11 +44,9 @@ from lucidflux_model.training.model import (
 from lucidflux_model.training.progress.log import Step
 from lucidflux_model.training.progress.report import REPORT, make_report
 from lucidflux_model.training.progress.validation import EPOCH, Validation, choose
+from lucidflux_model.training.run_file import Claim, Data, changes_of, check_split, claim_run
 from lucidflux_model.weights import published as weights
 from lucidflux_model.weights.files import folder_hashes
-from lucidflux_model.weights.published import MARK
-
-KIND = "train"
 
 
 class Summary(TypedDict):
@@ -64,6 +61,7 @@ class Summary(TypedDict):
     trained: str  # the exported weights
     report: str
     contaminated: NotRequired[list[str]]  # suites that the run was validated on
+    data_changed: NotRequired[list[str]]  # what changed of the data under the run
 
 
 def train(
@@ -77,26 +75,28 @@ def train(
     on_step: Callable[[Step], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     leaving: Callable[[], bool] = lambda: False,
+    data_changed: bool = False,
 ) -> Summary:
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
     `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
+    `data_changed`: whether a run may go on with other data than before.
     """
-    check_run(config, out, init, resume)
+    check_run(config, out, init, resume, data_changed)
+    configure(config.storage.model_dump())
     share = make_share(config, runtime)
     data = config.data
     with runtime.first():
-        source = open_pairs(sources, data.online, config.seed, data.online_settings, Folder(out))
-    training, held = split(source.groups, config.validation.fraction)
-    if not len(training):
-        raise InputError("all of the pairs are held out for validation: lower validation.fraction")
+        source = open_source(config, sources, Folder(out), look=runtime.main)
+    training, held = split_pairs(config, source, new=latest(out) is None or data_changed)
     with runtime.first():
         suites = open_suites(config)
         if runtime.main:
             mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
-            claim_run(
-                config, out, sources, source.digest(), init, join_marks(mark, read_mark(Path(init)) if init else [])
-            )
+            mark = join_marks(mark, read_mark(Path(init)) if init else [])
+            now = Data.of(source, held, config.validation.fraction)
+            about = (base_digest(config), label(config), init, mark, data_changed)
+            claim_run(out, Claim(config, sources, now, *about), say)
     model = prepare_model(config, runtime, init if latest(out) is None else None)
     extra = None
     if data.cached:
@@ -119,8 +119,31 @@ def train(
     return finish(trainer, trainer.fit(resume))
 
 
-def check_run(config: TrainConfig, out: Path, init: str | None, resume: bool) -> None:
+def open_source(
+    config: TrainConfig, sources: Sequence[str], index: Folder, look: bool = True, keep: bool = True
+) -> PairSource:
+    """The pairs that a run reads; `index`, `look` and `keep` as of open_shards."""
+    data = config.data
+    return open_pairs(sources, data.online, config.seed, data.online_settings, index, look, keep)
+
+
+def split_pairs(config: TrainConfig, source: PairSource, new: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(training, validation) indices. InputError where nothing is left to train on, and for a `new` split where over
+    twice the asked share would be held out."""
+    groups = source.groups
+    training, held = split(groups, config.validation.fraction)
+    if not len(training):
+        raise InputError("all of the pairs are held out for validation: lower validation.fraction")
+    if new and len(held):
+        largest = Counter(groups[index] for index in held.tolist()).most_common(1)[0]
+        check_split(len(held), len(groups), config.validation.fraction, largest)
+    return training, held
+
+
+def check_run(config: TrainConfig, out: Path, init: str | None, resume: bool, data_changed: bool = False) -> None:
     """Wrong combinations are told before anything is read."""
+    if data_changed and not resume:
+        raise ConfigError("--data-changed belongs to --resume: a new run takes the data as they are")
     sizes_of(config.model.name)
     check_base(config)
     if "://" in str(out):
@@ -171,35 +194,6 @@ def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: 
     return shown
 
 
-def claim_run(
-    config: TrainConfig, out: Path, sources: Sequence[str], data: str, init: str | None, mark: Sequence[str] = ()
-) -> None:
-    """Writes run.json, or checks that the folder is of this very run. Raises ConfigError naming what differs.
-
-    `mark`: suites that the run is validated on, from now on or already; they stay, whatever later commands say.
-    """
-    lasting = {**config.lasting(), "base_sha256": base_digest(config), "pairs_sha256": data}
-
-    def resume(before: dict[str, Any]) -> bool:
-        if before.get("kind") != KIND:
-            raise ConfigError(f"{out} is a folder of something else: choose another --out")
-        then, now = dotted(before["lasting"]), dotted(json.loads(canonical_json(lasting)))
-        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-        if changed and latest(out) is not None:
-            raise ConfigError(
-                f"{out} was begun with another {', '.join(changed)}: choose another --out, with --init {out} to go on "
-                "from its weights"
-            )
-        return True
-
-    urls = [absolute_url(source) for source in sources]
-    run = {"schema_version": 1, "kind": KIND, "sources": urls, "init": init, "lasting": lasting}
-    run |= {"config": config.model_dump(), "digest": digest(lasting), "label": label(config)}
-    if marked := join_marks(mark, mark_of_run(out)):
-        run[MARK] = marked
-    claim(Folder(out), run, "is not empty and holds no training run", resume)
-
-
 def make_validations(
     trainer: Trainer, source: PairSource, held: np.ndarray, suites: Sequence[SuiteImages]
 ) -> list[Validation]:
@@ -218,8 +212,9 @@ def make_validations(
 
 
 def choose_pairs(config: TrainConfig, source: PairSource, held: np.ndarray) -> list[int]:
-    keys = [source.key(index, EPOCH) for index in range(len(source))]
-    return choose(held.tolist(), source.groups, keys, config.validation.samples)
+    groups, indices = source.groups, held.tolist()
+    keys = {index: source.key(index, EPOCH) for index in indices}
+    return choose(indices, {index: groups[index] for index in indices}, keys, config.validation.samples)
 
 
 def base_digest(config: TrainConfig) -> str:
@@ -352,6 +347,8 @@ def finish(trainer: Trainer, progress: Progress) -> Summary:
     }
     if progress.contaminated:
         summary["contaminated"] = progress.contaminated
+    if changes := changes_of(out):
+        summary["data_changed"] = [f"after step {change['after_step']}: {change['what']}" for change in changes]
     return summary
 
 

@@ -10,6 +10,7 @@ import typer
 from pipelines.commands.options import (
     OUT,
     Address,
+    AllowUris,
     DryRun,
     ExecutorKind,
     ExecutorName,
@@ -19,6 +20,7 @@ from pipelines.commands.options import (
     Set,
     SuitesDir,
     Wait,
+    allow_setting,
     settle,
 )
 from pipelines.commands.telling import tell
@@ -42,6 +44,9 @@ ValidateOn = Annotated[
     list[str] | None,
     typer.Option("--validate-on", metavar="SUITE", help="A prepared benchmark suite; marks what is trained."),
 ]
+DataChanged = Annotated[
+    bool, typer.Option("--data-changed", help="With --resume: go on with data that are others now; it is recorded.")
+]
 Launcher = Annotated[str, typer.Option(help="local: this machine; ray: a cluster.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="GPUs, a process on each; one, or all with ray.")]
 CpuWorkers = Annotated[int | None, typer.Option(min=1, help="Processes without GPUs, instead.")]
@@ -57,6 +62,8 @@ def train_command(
     config: Config = None,
     init: Init = None,
     resume: Resume = False,
+    data_changed: DataChanged = False,
+    allow_uris: AllowUris = None,
     validate_on: ValidateOn = None,
     suites_dir: SuitesDir = None,
     launcher: Launcher = "local",
@@ -74,23 +81,27 @@ def train_command(
     from pipelines.execution.progress import Progress
 
     short = {"model.name": model, "model.weights": weights, "validation.suites": _folders(validate_on, suites_dir)}
-    resolved = _resolved(config, short, set_)
+    resolved = _resolved(config, short, [*(set_ or []), *allow_setting(allow_uris)])
     launcher = "ray" if address else launcher
     if launcher not in ("local", "ray"):
         raise ConfigError(f"--launcher is local or ray, not {launcher}")
     if num_cpus is not None and num_gpus is not None:
         raise ConfigError("--num-gpus and --num-cpus exclude each other: processes on GPUs, or processes without")
-    if dry_run:
-        tell({"config": resolved.model_dump_json()} if not json_ else resolved.model_dump(), json_)
-        return
     with needs_extra("model"):
         from lucidflux_model.training.distributed import is_launched
         from pipelines.training import launch as job
 
-    settle(*(source for source in data if not source.endswith(".tar") and "*" not in source))
-    request = job.Request(resolved, tuple(data), out, init, resume, device if num_cpus is None else "cpu", wait)
+    device = device if num_cpus is None else "cpu"
+    request = job.Request(resolved, tuple(data), out, init, resume, device, wait, data_changed)
     progress = Progress(json_)
     processes = num_cpus or num_gpus
+    if dry_run:
+        from pipelines.training.plan import plan
+
+        planned = plan(request, processes or 1, progress)
+        tell({**planned, "config": resolved.model_dump() if json_ else resolved.model_dump_json()}, json_)
+        return
+    settle(*(source for source in data if not source.endswith(".tar") and "*" not in source))
     result: Summary | None
     if launcher == "ray":
         from pipelines.training.on_ray import train_on_ray

@@ -18,11 +18,12 @@ from lucidflux_data.codecs.version import DECODER_VERSION, FIRST, decoder_librar
 from lucidflux_data.config import digest
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import TarWriter
-from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.folder import Folder, configure
 from lucidflux_data.storage.lease import hold
 from lucidflux_model.network.device import pick_device
 from lucidflux_model.samples.cached import DECODER, cache_folder, samples
-from lucidflux_model.samples.sources import ShardPairs, open_shards
+from lucidflux_model.samples.sources import open_shards
+from lucidflux_model.samples.stored import ShardPairs
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.setup import base_digest, computes_in_bf16, frozen_parts
 from pipelines.execution.executor import Executor, run
@@ -77,6 +78,7 @@ def cache(
     wait_s: float = 0.0,
 ) -> CacheSummary:
     """Publishes the shards that are not there yet; a summary. `wait_s`: as of lease.hold."""
+    configure(config.storage.model_dump())
     source: ShardPairs = open_shards([pairs], Folder(pairs))
     base = base_digest(config)
     folder = cache_folder(Folder(pairs), base)

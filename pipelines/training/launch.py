@@ -40,6 +40,7 @@ class Request:
     resume: bool
     device: str
     wait_s: float = 0.0  # as of lease.hold
+    data_changed: bool = False  # whether a run may go on with other data than before
 
 
 def train_here(request: Request, progress: Progress) -> Summary | None:
@@ -59,7 +60,7 @@ def _held(request: Request) -> contextlib.AbstractContextManager[None]:
     """Of the processes of a run the first holds its folder."""
     from lucidflux_model.training.setup import check_run
 
-    check_run(request.config, Path(request.out), request.init, request.resume)
+    check_run(request.config, Path(request.out), request.init, request.resume, request.data_changed)
     if int(os.environ.get("RANK", 0)) > 0:
         return contextlib.nullcontext()
     return hold(Folder(request.out), request.wait_s, new=True)
@@ -83,6 +84,7 @@ def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) 
                 quiet.say,
                 on_step,
                 stop,
+                data_changed=request.data_changed,
             )
         return result if runtime.main else None
 

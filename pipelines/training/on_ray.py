@@ -48,7 +48,7 @@ def train_on_ray(
     request: Request, num_gpus: int | None, num_cpus: int | None, address: str | None, progress: Progress
 ) -> Summary:
     """Trains on `num_gpus` GPUs, all of the cluster by default; on `num_cpus` processes without GPUs where given."""
-    check_run(request.config, Path(request.out), request.init, request.resume)
+    check_run(request.config, Path(request.out), request.init, request.resume, request.data_changed)
     with hold(Folder(request.out), request.wait_s, new=True):
         return _train_on_ray(request, num_gpus, num_cpus, address, progress)
 
@@ -224,6 +224,7 @@ def train_on_worker(about: LoopSettings) -> None:
             lambda _: None,  # the driver follows metrics.jsonl
             (place / STOP).exists,
             lambda: drained() is not None,
+            request.data_changed,
         )
         if runtime.main:
             _tell(place, SUMMARY, summary)

@@ -1,4 +1,5 @@
-"""metrics.jsonl: one JSON line a step; no step appears twice, even after a resume. TensorBoard gets the same figures.
+"""metrics.jsonl: one JSON line a step; no step appears twice, even after a resume. TensorBoard and trackers
+get the same figures.
 
 A line is written before the checkpoint of its step. A run that goes on drops the lines after its checkpoint, and half
 a line that a kill left: they are written again.
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NotRequired, TypedDict
 
 from lucidflux_data.errors import ConfigError
+from lucidflux_model.training.progress.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 
@@ -85,8 +87,8 @@ def read_on(run: Path, place: int) -> tuple[list[Step], int]:
 class TrainLog:
     """For process 0."""
 
-    def __init__(self, run: Path, step: int, tensorboard: bool) -> None:
-        """`step`: the last that counts; later lines are dropped."""
+    def __init__(self, run: Path, step: int, tensorboard: bool, trackers: Trackers) -> None:
+        """`step`: the last that counts; later lines are dropped. `trackers`: take the same figures."""
         part = run / f".{METRICS}.part"
         with open(part, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in read_metrics(run) if line["step"] <= step)
@@ -94,6 +96,7 @@ class TrainLog:
             os.fsync(file.fileno())
         os.replace(part, run / METRICS)
         self._file: IO[str] = open(run / METRICS, "a")  # noqa: SIM115 - closed by close()
+        self._trackers = trackers
         self._board = self._open_board(run, step) if tensorboard else None
 
     def _open_board(self, run: Path, step: int) -> Any:
@@ -110,12 +113,15 @@ class TrainLog:
         clean = _finite(line)
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
+        figures = dict(_flat(clean))
         if self._board is not None:
-            for name, value in _flat(clean):
+            for name, value in figures.items():
                 self._board.add_scalar(name, value, line["step"])
+        self._trackers.log(figures, line["step"])
 
     def close(self) -> None:
         self._file.close()
+        self._trackers.close()
         if self._board is not None:
             self._board.close()
 

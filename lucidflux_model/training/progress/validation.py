@@ -7,8 +7,8 @@ RUN/validation/step-00000500/<suite>/<id>.png     of a benchmark suite, which ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,10 @@ from lucidflux_model.inference.pipeline import TOKEN_PX, LucidFluxPipeline
 from lucidflux_model.network.build import TRAINED
 from lucidflux_model.network.conditioner import pack
 from lucidflux_model.network.schedule import make_scheduler
-from lucidflux_model.samples.sources import PairSource, SuiteImages, Unreadable
+from lucidflux_model.samples.reading import Unreadable
+from lucidflux_model.samples.sources import PairSource
 from lucidflux_model.samples.stream import hash64
+from lucidflux_model.samples.suites import SuiteImages
 from lucidflux_model.training.config import BINS, TrainConfig
 from lucidflux_model.training.distributed import Runtime
 from lucidflux_model.training.model import FROZEN, VelocityModel
@@ -38,7 +40,9 @@ EPOCH = 0  # of on-line pairs: the variant that is measured
 PLACE = "validation"
 
 
-def choose(held: Sequence[int], groups: Sequence[str], keys: Sequence[str], count: int) -> list[int]:
+def choose(
+    held: Sequence[int], groups: Sequence[str] | Mapping[int, str], keys: Sequence[str] | Mapping[int, str], count: int
+) -> list[int]:
     """`count` indices out of `held`, by the hash of the key, one of a group."""
     chosen: dict[str, int] = {}
     for index in sorted(held, key=lambda i: (hash64("chosen", keys[i]), i)):
@@ -57,6 +61,23 @@ class Validation:
     runtime: Runtime
     run: Path
     suite: str | None = None
+    _kept: dict[int, tuple[np.ndarray | None, np.ndarray]] = field(default_factory=dict)  # between load and unload
+
+    def load(self) -> None:
+        """Reads what this process will measure, before the step whose weights are measured: a store that is away then
+        costs no step. InputError for a damaged pair, StorageError and its like."""
+        world, count = self.runtime.world, len(self.chosen)
+        turns = -(-count // world) if "psnr" in self.measures else 0
+        places = {(turn * world + self.runtime.rank) % count for turn in range(turns)}
+        places |= {place for place in range(min(count, self.config.validation.images)) if self._restores(place)}
+        self._kept = {self.chosen[place]: self._read(self.chosen[place]) for place in sorted(places)}
+
+    def unload(self) -> None:
+        self._kept = {}
+
+    def _restores(self, place: int) -> bool:
+        """With weights in pieces every process takes part in every image."""
+        return self.config.parallel == "fsdp" or place % self.runtime.world == self.runtime.rank
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -107,11 +128,11 @@ class Validation:
 
     def images(self, step: int) -> Figures:
         """Restores the first of the chosen pairs, saves the strips, gives the mean of each measure."""
-        alone = self.config.parallel != "fsdp"  # weights in pieces: every process takes part in every image
+        alone = self.config.parallel != "fsdp"
         chosen = self.chosen[: self.config.validation.images]
         sums = torch.zeros(1 + len(self.measures), dtype=torch.float64, device=self.runtime.device)
         for place, index in enumerate(chosen):
-            if alone and place % self.runtime.world != self.runtime.rank:
+            if not self._restores(place):
                 continue
             hq, lq = self._read(index)
             output = self._restore(lq, index)
@@ -151,6 +172,8 @@ class Validation:
         return np.asarray((proxy.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
 
     def _read(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
+        if index in self._kept:
+            return self._kept[index]
         try:
             return self.source.read(index, EPOCH)
         except Unreadable as error:

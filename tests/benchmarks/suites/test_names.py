@@ -10,7 +10,7 @@ import pytest
 from benchmarks.methods.adapters import ADAPTER_FILES, load_adapter, resolve
 from benchmarks.suites.suite import load_suite
 from lucidflux_data.errors import VerificationError
-from lucidflux_model.samples.sources import SuiteImages
+from lucidflux_model.samples.suites import SuiteImages
 
 HOSTILE = ["../../outside.png", "/etc/passwd", "..", "a/b.png", "nul\0.png", "new\nline.png"]
 

@@ -21,7 +21,8 @@ from lucidflux_model.inference.config import ModelConfig
 from lucidflux_model.inference.loading import load_pipeline
 from lucidflux_model.network.build import TRAINED, build_random
 from lucidflux_model.samples.cached import Sidecars
-from lucidflux_model.samples.sources import Unreadable, open_shards
+from lucidflux_model.samples.reading import Unreadable
+from lucidflux_model.samples.sources import open_shards
 from lucidflux_model.training.checkpoints import PLACE, latest, read_trained
 from lucidflux_model.training.distributed import Runtime
 from lucidflux_model.training.model import FROZEN

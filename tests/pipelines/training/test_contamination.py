@@ -20,7 +20,7 @@ from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
 from lucidflux_data.sources.bundled import bundled_photos
 from lucidflux_model.conversion.convert import export as export_converted
 from lucidflux_model.network.build import build_random
-from lucidflux_model.samples.sources import SuiteImages
+from lucidflux_model.samples.suites import SuiteImages
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.contamination import read_mark, suites_shown
 from lucidflux_model.weights.published import load_lucidflux
