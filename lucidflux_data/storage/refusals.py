@@ -52,8 +52,8 @@ def _codes(error: BaseException) -> Iterator[str]:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         yield str(response.get("Error", {}).get("Code"))
-    for name in ("status", "code"):
-        yield str(getattr(error, name, None))
+    status = getattr(error, "status", None)  # asked first: aiohttp warns of those who ask for `code`
+    yield str(getattr(error, "code", None) if status is None else status)
     if str(error).startswith("Forbidden"):  # gcsfs makes an OSError of a 403
         yield "Forbidden"
 

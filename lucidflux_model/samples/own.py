@@ -33,7 +33,7 @@ def _index(folder: Folder, tars: list[str]) -> pa.Table:
         raise InputError(f"{folder} holds no pairs: every image was left out, see `lucidflux-data report`")
     table = pa.concat_tables(columns)
     groups = _groups(folder)
-    place = pc.index_in(pc.replace_substring_regex(table["key"], r"_\d+$", ""), groups["key"].combine_chunks())
+    place = pc.index_in(pc.replace_substring_regex(table["key"], r"(.)_\d+$", r"\1"), groups["key"].combine_chunks())
     found = groups["group"].combine_chunks().take(place.combine_chunks())
     return table.append_column("group", found).select(MEMBERS.names).cast(MEMBERS)
 

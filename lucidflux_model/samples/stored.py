@@ -102,7 +102,9 @@ class ShardPairs:
         self.origin = origin
         self._keys = table["key"].combine_chunks()
         groups = table["group"].combine_chunks()
-        self._groups = groups.dictionary_encode() if groups.null_count < len(groups) else None
+        known = pc.fill_null(pc.not_equal(groups, self._images()), False)
+        self._grouped = narrow(np.flatnonzero(known.to_numpy(zero_copy_only=False)))  # few have near duplicates
+        self._group_names = groups.filter(known).dictionary_encode()
         pointed = table["hq_offset"].null_count > 0
         names = [name for name in PLACES if pointed or not name.startswith("json")]
         self._columns = {name: narrow(table[name].fill_null(0 if "crc32" in name else -1).to_numpy()) for name in names}
@@ -124,13 +126,14 @@ class ShardPairs:
     @property
     def groups(self) -> list[str]:
         """The group of each pair; a list that is made anew."""
-        if self._groups is None:
-            return [self._image(key) for key in self._names()]
-        named = self._groups.to_pylist()
-        return [group or self._image(key) for group, key in zip(named, self._names(), strict=True)]
+        found: list[str] = self._images().to_pylist()
+        for index, name in zip(self._grouped.tolist(), self._group_names.to_pylist(), strict=True):
+            found[index] = name
+        return found
 
-    def _image(self, key: str) -> str:
-        return image_of(key) if self.origin.run else key
+    def _images(self) -> pa.Array:
+        """What a pair is one of where no group is known: the image of a pair of ours, `{key}_{vv}` without its end."""
+        return pc.replace_substring_regex(self._keys, r"(.)_\d+$", r"\1") if self.origin.run else self._keys
 
     def key(self, index: int, epoch: int) -> str:
         return str(self._keys[index].as_py())
@@ -157,7 +160,7 @@ class ShardPairs:
         why = ""
         for index in list(first.values())[:: max(1, len(first) // PROBED)]:
             try:
-                hq, lq = self._images(index, 0)
+                hq, lq = self._pixels(index, 0)
                 self._scale = self._scale or find_scale(hq, lq, self.key(index, 0))
                 self._fit(hq, lq, index)
             except Unreadable as error:
@@ -173,10 +176,10 @@ class ShardPairs:
     def read(self, index: int, epoch: int) -> Pixels:
         """Raises Unreadable; StorageError or CredentialsError where the data are away, DataChanged where they are
         others now."""
-        hq, lq = self._images(index, epoch)
+        hq, lq = self._pixels(index, epoch)
         return hq, self._fit(hq, lq, index)
 
-    def _images(self, index: int, epoch: int) -> Pixels:
+    def _pixels(self, index: int, epoch: int) -> Pixels:
         """HQ and LQ as they are stored."""
         row = {name: int(column[index]) for name, column in self._columns.items()}
         hq_data, lq_data = self._bytes(index, row)
@@ -249,12 +252,6 @@ def narrow(values: np.ndarray) -> np.ndarray:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return values.astype(kind)
     return values.astype(np.int64)
-
-
-def image_of(key: str) -> str:
-    """The image that a pair of ours is a variant of: `{key}_{vv}` without its end."""
-    head, _, variant = key.rpartition("_")
-    return head if head and variant.isdigit() else key
 
 
 def find_scale(hq: np.ndarray, lq: np.ndarray, key: str) -> Fraction:

@@ -25,7 +25,6 @@ from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.samples.reading import GO_ON, DataChanged
 from lucidflux_model.samples.sources import PairSource, contents_of, forgotten_of
-from lucidflux_model.samples.stored import image_of
 from lucidflux_model.samples.stream import split
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import TrainConfig
@@ -74,8 +73,13 @@ def _is_split_as_before(source: PairSource, held: np.ndarray, fraction: float) -
     if not fraction or not contents_of(source):
         return True
     keys = [source.key(index, 0) for index in range(len(source))]
-    groups = [image_of(key) if group == key else group for key, group in zip(keys, source.groups, strict=True)]
+    groups = [_image_of(key) if group == key else group for key, group in zip(keys, source.groups, strict=True)]
     return np.array_equal(split(groups, fraction)[1], held)
+
+
+def _image_of(key: str) -> str:
+    head, _, variant = key.rpartition("_")
+    return head if head and variant.isdigit() else key
 
 
 @dataclass(frozen=True)

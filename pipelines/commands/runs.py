@@ -223,15 +223,18 @@ def fingerprint_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or tar of a benchmark's images.")],
     name: Annotated[str, typer.Option(help="Of the suite.")],
     out: Annotated[Path, typer.Option(*OUT, help="The .parquet file.")],
+    allow_uris: AllowUris = None,
     json_: Json = False,
 ) -> None:
     """Make the small file that --forbid needs of a benchmark: hashes and positions, no pixels."""
     from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS
     from lucidflux_data.errors import InputError
     from lucidflux_data.measures.fingerprints import count_images
+    from lucidflux_data.storage import folder as storage
     from pipelines.execution.progress import warn
     from pipelines.filter.forbidden import make_fingerprints
 
+    storage.allow_uris(allow_uris or ())
     data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
     images, of = count_images(data)
     if images == 0:

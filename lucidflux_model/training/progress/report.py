@@ -16,6 +16,7 @@ from lucidflux_data.page import STYLE
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import Step, read_metrics
 from lucidflux_model.training.progress.validation import PLACE
+from lucidflux_model.training.run_file import CHANGES
 from lucidflux_model.weights.published import MARK
 
 REPORT = "report.html"
@@ -35,6 +36,9 @@ def make_report(run: Path) -> bytes:
     if about.get(MARK):
         suites = for_html(", ".join(about[MARK]))
         parts.append(f"<p class=note>Validated on {suites}: its checkpoints are marked, and no fair entry there.</p>")
+    for change in about.get(CHANGES, []):
+        told = for_html(f"After step {change['after_step']:,} the data changed: {change['what']}.")
+        parts.append(f"<p class=note>{told} From there on this run repeats no other exactly.</p>")
     bins = [f"{i / BINS:g} to {(i + 1) / BINS:g}" for i in range(BINS)]
     parts.append(_chart("Loss", {"a step": _series(lines, "loss")}))
     by_bin = {name: _series(lines, "loss_by_sigma", i) for i, name in enumerate(bins)}

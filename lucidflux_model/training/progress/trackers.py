@@ -65,9 +65,19 @@ def read_ids(run: Path) -> dict[str, str]:
         raise ConfigError(f"{run / IDS} is damaged: remove it to begin new runs in the trackers") from None
 
 
+def _prepare() -> None:
+    """What accelerate's own log asks for; it takes the process group that there is."""
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available())
+
+
 def _start_wandb(run: Path, id_: str | None) -> Any:
+    import wandb  # noqa: F401 - accelerate asks for it only when it starts
     from accelerate.tracking import WandBTracker
 
+    _prepare()
     tracker = WandBTracker(
         PROJECT, name=run.absolute().name, id=id_ or uuid.uuid4().hex[:8], resume="allow", dir=str(run)
     )
@@ -79,6 +89,7 @@ def _start_mlflow(run: Path, id_: str | None) -> Any:
     import mlflow  # noqa: F401 - accelerate asks for it only when it starts
     from accelerate.tracking import MLflowTracker
 
+    _prepare()
     tracker = MLflowTracker(PROJECT, run_name=run.absolute().name, run_id=id_)
     tracker.main_process_only = False  # only one process makes it; asking which would open a process group
     tracker.start()

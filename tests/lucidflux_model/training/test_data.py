@@ -104,8 +104,7 @@ def test_a_set_that_forget_changed_says_so(tmp_path: Path, train_pairs: Path) ->
     with pytest.raises(DataChanged, match=told):
         claimed(run, now)
     with pytest.raises(DataChanged, match="was changed while the run read it"):
-        for index in range(len(source)):
-            source.read(index, 0)
+        [source.read(index, 0) for index in range(len(source))]
 
 
 def test_images_on_line_are_data_too(tmp_path: Path, train_photos: Path) -> None:
