@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BELOW = "not ranked: images are missing"
+ANY_WIDTH = 10_000
 ARROW = {True: "↓", False: "↑"}
 Cost = Literal["seconds_per_image", "peak_gpu_mb"]
 
@@ -223,9 +224,12 @@ def print_terminal(board: Board) -> None:
     console = _console()
     title = Text(show(f"{board['suite']}, {board['profile']}"))
     left = range(1, len(header(board)) - 1)
+    unbounded = console.options.update_width(ANY_WIDTH)  # else a measure is of what fits
     while left:  # as many columns at a time as the width takes: none is cut
         count = len(left)
-        while count > 1 and console.measure(_table(board, left[:count], title)).minimum > console.width:
+        while (
+            count > 1 and console.measure(_table(board, left[:count], title), options=unbounded).maximum > console.width
+        ):
             count -= 1
         console.print(_table(board, left[:count], title))
         left = left[count:]

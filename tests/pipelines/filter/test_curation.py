@@ -245,7 +245,7 @@ def test_diff_tells_what_changed_and_why(scored: Path, run: Path, data_command) 
     scipy_stats = pytest.importorskip("scipy.stats")
     assert found["scores"]["laplacian_variance"]["ks"] == pytest.approx(scipy_stats.ks_2samp(*values).statistic)
     said = data_command("diff", scored, run)
-    assert f"removed: too_blurry {len(gone)}" in said.stdout, said.stderr
+    assert f"gone from B {len(gone)} too_blurry in B" in " ".join(said.stdout.split()), said.stderr
     back = json.loads(data_command("diff", run, scored, "--json").stdout)
     assert back["added"] == {"too_blurry": len(gone)}
 
