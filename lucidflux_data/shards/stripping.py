@@ -7,6 +7,7 @@ copyright notice too. Text, XMP, IPTC, comments, previews and whatever follows t
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
@@ -15,13 +16,16 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TypedDict
 
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageCms
 
+from lucidflux_data.codecs.header import Header
 from lucidflux_data.images import ImageError, probe
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
 
-STRIP_VERSION = 2  # raised whenever `strip` gives other bytes; 1, of 0.1, had a list of what goes
+# Raised whenever `strip` gives other bytes. 1, of 0.1, had a list of what goes; 2 kept chunks of a wrong length,
+# profiles that are none, and what follows the picture inside its own chunks.
+STRIP_VERSION = 3
 FILE = "stripped.parquet"
 VERSION = "strip_version"  # in the metadata of the file
 SCHEMA = pa.schema(
@@ -49,10 +53,26 @@ PNG_CHUNKS = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYs"}
     | {b"bKGD", b"acTL", b"fcTL", b"fdAT"}
 )
+# Bytes of the chunks that have a fixed size, and the most of others; decoders pass over one of another length.
+PNG_BYTES = {
+    b"gAMA": 4,
+    b"cHRM": 32,
+    b"sRGB": 1,
+    b"cICP": 4,
+    b"pHYs": 9,
+    b"acTL": 8,
+    b"fcTL": 26,
+    b"IHDR": 13,
+    b"IEND": 0,
+}
+PNG_MOST = {b"sBIT": 4, b"bKGD": 6}
+PALETTE, CLEAR_BYTES = 3, {0: 2, 2: 6}  # colour type with a palette; bytes of tRNS by colour type
+DNL, DNL_BYTES = 0xDC, 2
+INFLATED = 1 << 20  # bytes at a time in the search for the end of a PNG's picture
 WEBP_FRAME = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 WEBP_CHUNKS = WEBP_FRAME | {b"VP8X", b"ANIM", b"ANMF", b"ICCP"}
 ANMF_HEAD = 16  # bytes of a frame's place and duration before its chunks
-HAS_EXIF, HAS_XMP = 8, 4  # flags of VP8X
+HAS_PROFILE, HAS_EXIF, HAS_XMP = 32, 8, 4  # flags of VP8X
 
 
 def strip(data: bytes, what: Collection[str]) -> bytes:
@@ -72,9 +92,20 @@ def strip(data: bytes, what: Collection[str]) -> bytes:
     raise ImageError("unreadable", f"--strip looks into {', '.join(FORMATS)} alone")
 
 
-def _make_exif(data: bytes, old: bytes, what: Collection[str]) -> bytes:
-    """A new Exif block without its `Exif` head, b"" where it would say nothing. `old`: the one of the image."""
-    turned = probe(data, max_pixels=2**62).orientation  # as it is decoded, whether Exif, XMP or a text says so
+def _has_profile(header: Header) -> bool:
+    """Whether what stands as an ICC profile is one; anything can be laid there, and decoders pass over it."""
+    if header.icc is None:
+        return header.colours is not None  # named by number, before any profile
+    try:
+        ImageCms.ImageCmsProfile(io.BytesIO(header.icc))
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return False
+    return True
+
+
+def _make_exif(turned: int, old: bytes, what: Collection[str]) -> bytes:
+    """A new Exif block without its `Exif` head, b"" where it would say nothing. `turned`: the orientation as it is
+    decoded, whether Exif, XMP or a text says so. `old`: the block of the image."""
     notice = b"" if "author" in what else _read_copyright(old)
     entries, far = [], b""
     if turned != 1:
@@ -108,7 +139,8 @@ def _segment(marker: int, body: bytes) -> bytes:
 def _strip_jpeg(data: bytes, what: Collection[str]) -> bytes:
     head: list[bytes] = []
     rest: list[bytes] = []
-    exif = b""
+    exif, header = b"", probe(data, max_pixels=2**62)
+    profile = _has_profile(header)
     for marker, body, scan in _read_jpeg(data):
         if marker == 0xE1 and body.startswith(EXIF_HEAD) and not exif:
             exif = body
@@ -116,11 +148,13 @@ def _strip_jpeg(data: bytes, what: Collection[str]) -> bytes:
             (rest if rest else head).append(_segment(marker, body[: JFIF_BYTES - 2] + bytes(2)))
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= ADOBE_BYTES:
             rest.append(_segment(marker, body[:ADOBE_BYTES]))
-        elif marker in STRUCTURE or (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+        elif marker == DNL and len(body) != DNL_BYTES:
+            continue
+        elif marker in STRUCTURE or (profile and marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
             rest += [_segment(marker, body), scan]
         elif marker == EOI:
             rest.append(b"\xff\xd9")
-    new = _make_exif(data, exif, what)
+    new = _make_exif(header.orientation, exif, what)
     head += [_segment(0xE1, EXIF_HEAD + new)] if new else []
     return b"".join([SOI, *head, *rest])
 
@@ -158,39 +192,77 @@ def _read_jpeg(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 def _strip_png(data: bytes, what: Collection[str]) -> bytes:
     parts, position, exif, first = [PNG_SIGNATURE], 8, b"", 0
+    header, picture = probe(data, max_pixels=2**62), zlib.decompressobj()
+    profile = _has_profile(header)
     while position + 12 <= len(data):
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         if position + 12 + size > len(data):
             raise ImageError("unreadable", f"its PNG chunk at byte {position} does not end")
+        body = data[position + 8 : position + 8 + size]
         if kind == b"IDAT" and not first:
             first = len(parts)
         if kind == b"eXIf":
-            exif = data[position + 8 : position + 8 + size]
-        elif kind in PNG_CHUNKS:
+            exif = body
+        elif kind == b"IDAT":
+            left = _without_tail(picture, body)
+            parts.append(data[position : position + 12 + size] if left == size else _png_chunk(kind, body[:left]))
+        elif kind == b"IEND":
+            parts.append(_png_chunk(kind, b""))
+        elif kind in PNG_CHUNKS and (profile or kind != b"iCCP") and _is_of_its_size(kind, size, data[25]):
             parts.append(data[position : position + 12 + size])
         position += 12 + size
         if kind == b"IEND":
             break
     else:
         raise ImageError("unreadable", "its PNG chunks end without IEND")
-    new = _make_exif(data, exif, what)
+    new = _make_exif(header.orientation, exif, what)
     if new:
-        chunk = struct.pack(">I", len(new)) + b"eXIf" + new + struct.pack(">I", zlib.crc32(b"eXIf" + new))
-        parts.insert(first, chunk)
+        parts.insert(first, _png_chunk(b"eXIf", new))
     return b"".join(parts)
+
+
+def _is_of_its_size(kind: bytes, size: int, colour: int) -> bool:
+    """`colour`: the colour type of the PNG. A palette beside RGB is a hint, and decides no pixel."""
+    if kind in (b"PLTE", b"tRNS") and colour == PALETTE:
+        return size <= (768 if kind == b"PLTE" else 256)
+    if kind == b"PLTE":
+        return False
+    wanted = CLEAR_BYTES.get(colour, 0) if kind == b"tRNS" else PNG_BYTES.get(kind, size)
+    return wanted == size <= PNG_MOST.get(kind, size)
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _without_tail(picture: zlib._Decompress, body: bytes) -> int:
+    """How many bytes of the next IDAT chunk belong to the picture. ImageError `unreadable` where it is damaged."""
+    if picture.eof:
+        return 0
+    rest = body
+    try:
+        while rest and not picture.eof:
+            picture.decompress(rest, INFLATED)
+            rest = picture.unconsumed_tail
+    except zlib.error:
+        raise ImageError("unreadable", "its picture data are damaged") from None
+    return len(body) - len(picture.unused_data)
 
 
 def _strip_webp(data: bytes, what: Collection[str]) -> bytes:
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     chunks = list(_read_riff(data[12:end]))
     exif = next((body for kind, body in chunks if kind == b"EXIF"), b"")
-    new = _make_exif(data, exif, what) if any(kind == b"VP8X" for kind, _ in chunks) else b""
+    header = probe(data, max_pixels=2**62)
+    profile = _has_profile(header)
+    new = _make_exif(header.orientation, exif, what) if any(kind == b"VP8X" for kind, _ in chunks) else b""
     parts = []
     for kind, body in chunks:
-        if kind not in WEBP_CHUNKS:
+        if kind not in WEBP_CHUNKS or (kind == b"ICCP" and not profile):
             continue
         if kind == b"VP8X" and body:
-            body = bytes([body[0] & ~(HAS_EXIF | HAS_XMP) | (HAS_EXIF if new else 0)]) + body[1:]
+            gone = HAS_EXIF | HAS_XMP | (0 if profile else HAS_PROFILE)
+            body = bytes([body[0] & ~gone | (HAS_EXIF if new else 0)]) + body[1:]
         elif kind == b"ANMF":
             inside = [(name, part) for name, part in _read_riff(body[ANMF_HEAD:]) if name in WEBP_FRAME]
             body = body[:ANMF_HEAD] + b"".join(_chunk(name, part) for name, part in inside)

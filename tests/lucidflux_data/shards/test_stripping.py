@@ -279,3 +279,50 @@ def test_a_structure_that_ends_early_is_no_success() -> None:
     jpeg = encoded("JPEG", exif=tags())
     with pytest.raises(ImageError):
         strip(jpeg[:60], BOTH)
+
+
+def test_what_hides_in_the_jpeg_segments_that_stay_goes() -> None:
+    plain = encoded("JPEG", quality=90)
+    for head in (
+        segment(0xDC, SECRET),
+        segment(APP2, b"ICC_PROFILE\0\1\1" + SECRET),
+        segment(APP2, b"ICC_PROFILE\0\9\1" + SECRET),
+    ):
+        data = plain[:20] + head + plain[20:]
+        left = strip(data, BOTH)
+        assert SECRET not in left
+        assert np.array_equal(decode_full(left).pixels, decode_full(data).pixels)
+        assert strip(left, BOTH) == left
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_what_hides_in_the_png_chunks_that_stay_goes(mode: str) -> None:
+    plain = encoded("PNG", photo().convert(mode))
+    head, end, picture = 33, len(plain) - 12, plain.index(b"IDAT") - 4
+    size = int.from_bytes(plain[picture : picture + 4], "big")
+    tailed = chunk(b"IDAT", plain[picture + 8 : picture + 8 + size] + SECRET)
+    odd = {
+        kind: plain[:head] + chunk(kind, SECRET) + plain[head:]
+        for kind in (b"gAMA", b"sRGB", b"sBIT", b"pHYs", b"acTL")
+    }
+    odd |= {
+        kind: plain[:picture] + chunk(kind, SECRET) + plain[picture:] for kind in (b"tRNS", b"PLTE") if mode == "RGB"
+    }
+    odd[b"iCCP"] = plain[:head] + chunk(b"iCCP", b"n\0\0" + zlib.compress(b"x") + SECRET) + plain[head:]
+    odd[b"IEND"] = plain[:end] + chunk(b"IEND", SECRET)
+    odd[b"IDAT"] = plain[:end] + chunk(b"IDAT", SECRET) + plain[end:]
+    if plain[picture + 12 + size :] == plain[end:]:
+        odd[b"tail"] = plain[:picture] + tailed + plain[end:]
+    for kind, data in odd.items():
+        left = strip(data, BOTH)
+        assert SECRET not in left, kind
+        assert np.array_equal(decode_full(left).pixels, decode_full(plain).pixels), kind
+        assert strip(left, BOTH) == left
+    assert strip(plain, BOTH) == plain
+
+
+def test_a_webp_profile_that_is_none_goes() -> None:
+    data = encoded("WEBP", lossless=True, icc_profile=SECRET * 3)
+    left = strip(data, BOTH)
+    assert SECRET not in left
+    assert np.array_equal(decode_full(left).pixels, decode_full(data).pixels)
