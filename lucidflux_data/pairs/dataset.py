@@ -63,6 +63,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
     that can be used, in key order and around the end, so that an index always gives the same pair. `replaced` counts
     such answers, those of all DataLoader workers together.
     skipped: names of the images that are too small or do not open, with the reason.
+    warnings: a sentence for each source that could not be listed as a whole (a damaged tar, a folder behind a link).
     Raises ConfigError for a wrong setting, InputError for a source without a usable image.
     """
 
@@ -85,6 +86,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         given = hq_shards_or_folder
         asked = [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
         self.skipped: dict[str, str] = {}
+        self.warnings: list[str] = []
         self._sources = [absolute_url(item) for item in asked]
         self._trust()
         check_clean(asked)
@@ -155,7 +157,9 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         if len(asked) == 1 and folder.exists(shards.MANIFEST) and folder.exists(RUN_FILE):
             table = pairs_run.inputs_of_run(folder)
         else:
-            table = _probed(list_sources([absolute_url(item) for item in asked]).table)
+            listing = list_sources([absolute_url(item) for item in asked])
+            self.warnings = listing.all_warnings()
+            table = _probed(listing.table)
         table = pairs_run.fill_reasons(table, self.config)
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()
         self.skipped = {row["source_key"]: row["reason"] for row in unusable}

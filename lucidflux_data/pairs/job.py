@@ -62,12 +62,24 @@ INPUTS = pa.schema(
 )
 
 
+class PairsListed(TypedDict):
+    """What was listed of sources that are no run: `total` = the candidates + `ignored`; `ignored_by`: these by kind;
+    `warnings`: a sentence each."""
+
+    total: int
+    ignored: int
+    ignored_by: dict[str, int]
+    warnings: list[str]
+
+
 class PairsRun(RunFile):
-    """run.json of pairs. `sources`: urls of the clean images; `limit`: of a sample of them; `backend`: the executor."""
+    """run.json of pairs. `sources`: urls of the clean images; `limit`: of a sample of them; `backend`: the executor;
+    `listed`: of sources that are no run, once they are listed."""
 
     sources: list[str]
     limit: int | None
     backend: str
+    listed: NotRequired[PairsListed]  # since 0.4
 
 
 class CleanRow(TypedDict):
@@ -111,10 +123,13 @@ class ProbedRow(TypedDict):
 
 class PairsSummary(TypedDict):
     """`candidates` = `used` + `rejected` + `failed`, the latter two by reason; `samples`: pairs, `bytes` of all shards;
-    `pairs`: the folder; `urls`: see Manifest."""
+    `pairs`: the folder; `urls`: see Manifest; `listed` = `candidates` + `ignored`, of sources that are no run."""
 
     pairs: str
     label: str
+    listed: NotRequired[int]
+    ignored: NotRequired[int]
+    ignored_by: NotRequired[dict[str, int]]
     candidates: int
     used: int
     rejected: dict[str, int]
@@ -162,6 +177,8 @@ def start(folder: Folder, run: PairsRun) -> None:
         listed = folder.exists(run_folder.INVENTORY) or folder.names(PLACE)
         if folder.names("shards") or (listed and not same_inputs):
             raise ConfigError(f"{folder} holds other pairs (other sources, settings or backend): choose another --out")
+        if "listed" in before and same_inputs:
+            run["listed"] = before["listed"]
         return True
 
     claim(folder, run, "is not empty and holds no pairs", resume)
@@ -332,7 +349,7 @@ def summary(folder: Folder) -> PairsSummary:
             reasons[row["reason"]] += 1
     failed = {name: count for name, count in sorted(reasons.items()) if name in records.FAILURES}
     rejected = {name: count for name, count in sorted(reasons.items()) if name not in records.FAILURES}
-    return {
+    found: PairsSummary = {
         "pairs": str(folder),
         "label": run["label"],
         "candidates": inputs.num_rows,
@@ -344,3 +361,7 @@ def summary(folder: Folder) -> PairsSummary:
         "shards": len(manifest["shards"]),
         "urls": manifest["urls"],
     }
+    listed = run.get("listed")
+    if listed is not None:
+        found |= {"listed": listed["total"], "ignored": listed["ignored"], "ignored_by": listed["ignored_by"]}
+    return found

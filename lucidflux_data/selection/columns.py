@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,6 +138,9 @@ def read_join(place: str) -> pa.Table:
         raise InputError(f"{place} is not there") from None
     except (pa.ArrowException, OSError):
         raise InputError(f"{place} is damaged, or no Parquet file") from None
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise InputError(f"{place} has two columns called {twice[0]!r}: which of them counts?")
     by = next((key for key in JOIN_KEYS if key in table.column_names), None)
     if by is None:
         raise InputError(

@@ -175,10 +175,11 @@ def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
         else:
             batches = _csv_batches(file)
         for batch in batches:
-            columns = [name for name in batch.schema.names if not pa.types.is_nested(batch.schema.field(name).type)]
-            if NAME_COLUMN not in columns:
+            columns = [k for k, column in enumerate(batch.schema) if not pa.types.is_nested(column.type)]
+            flat = batch.select(columns)  # by number: two columns may have one name, of which the last counts
+            if NAME_COLUMN not in flat.schema.names:
                 return
-            yield from to_rows(batch.select(columns))
+            yield from to_rows(flat)
 
 
 def _json_rows(lines: IO[str]) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ IGNORED = {
     "other_files": "other files",  # by their name no image, and tables that hold none
     "not_regular": "pipes, sockets or devices",
     "links": "links in tars",
+    "folders": "folders behind links, or that a pattern matches",
     "duplicate_members": "members replaced by a later one of the same name",
     "duplicate_rows": "listed twice",
     "null_rows": "rows without an image",

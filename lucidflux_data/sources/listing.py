@@ -23,7 +23,7 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.sources.beside import Beside
 from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
-from lucidflux_data.sources.tars import is_image_name, list_members, sample_key
+from lucidflux_data.sources.tars import PACKED, is_image_name, list_members, sample_key
 from lucidflux_data.sources.uris import NOT_ALLOWED, check_regular, escape_url, may_be_read, show_name
 from lucidflux_data.storage.allowed import prefixes_to_allow
 from lucidflux_data.storage.folder import absolute_url, file_system, name_errors, retry_call, trust_sources
@@ -197,6 +197,7 @@ def _list_local(position: int, root: str, counts: Counts) -> Iterator[Row]:
     beside = Beside(f"file://{root}", counts)
     for folder, folders, files in os.walk(root, onerror=_refuse):
         folders.sort()
+        counts.ignored["folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in folders)
         names, sides = beside.enter(f"file://{folder}", folders, files)
         for name in names:
             path = os.path.join(folder, name)
@@ -282,7 +283,11 @@ def _list_glob(position: int, url: str, counts: Counts) -> Iterator[Row]:
     with name_errors(url):
         found = sorted(fs.glob(url, detail=True).items())
     for path, info in found:
-        if info["type"] == "directory":
+        if info["type"] == "directory" or (protocol == "file" and os.path.isdir(path)):  # behind a link, too
+            if "**" not in url:  # of `**` each file is met by itself
+                counts.ignored["folders"] += 1
+                told = "is a folder that the pattern matches, and is not gone into: /** does"
+                counts.warnings.append(f"{show_name(path)} {told}")
             continue
         if protocol == "file" and is_special(path):
             counts.ignored["not_regular"] += 1
@@ -295,7 +300,7 @@ def _list_glob(position: int, url: str, counts: Counts) -> Iterator[Row]:
 def _entry(position: int, uri: str, name: str, size: int, counts: Counts) -> Iterator[Row]:
     if name.lower().endswith(PACKED_TARS):
         counts.ignored["packed_tars"] += 1
-        counts.warnings.append(f"{show_name(uri)} is a packed tar and is not read: unpack it to a .tar")
+        counts.warnings.append(f"{show_name(uri)} {PACKED}")
     elif name.lower().endswith(".tar"):
         yield from _list_tar(position, uri, name, counts)
     elif name.lower().endswith(".parquet"):

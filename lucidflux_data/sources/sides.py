@@ -14,7 +14,7 @@ def side_text(data: bytes) -> str | None:
     if len(data) > MAX_SIDE_BYTES:
         return None
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         value = json.loads(text)
     except (ValueError, RecursionError):  # however deep it is
         return None

@@ -25,7 +25,8 @@ EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+PACKERS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+PACKED = "is a packed tar and is not read: unpack it to a .tar"
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,17 @@ def list_members(file: IO[bytes], uri: str, counts: Counts) -> list[Member]:
     start = file.read(6)
     reader = type("_TarOfThis", (_Tar,), {"total": file.seek(0, os.SEEK_END)})
     file.seek(0)
-    if not start.startswith(PACKED):
-        try:
-            with reader(fileobj=file, mode="r", ignore_zeros=True, encoding="utf-8", errors="surrogateescape") as tar:
-                for member in tar:
-                    _take_member(tar, member, images, samples, counts)
-                whole = tar.ended and not tar.damaged
-        except (tarfile.TarError, ValueError, OverflowError):
-            whole = False  # what stands before the break is there
+    if start.startswith(PACKERS):
+        counts.ignored["packed_tars"] += 1
+        counts.warnings.append(f"{uri} {PACKED}")
+        return []
+    try:
+        with reader(fileobj=file, mode="r", ignore_zeros=True, encoding="utf-8", errors="surrogateescape") as tar:
+            for member in tar:
+                _take_member(tar, member, images, samples, counts)
+            whole = tar.ended and not tar.damaged
+    except (tarfile.TarError, ValueError, OverflowError):
+        whole = False  # what stands before the break is there
     if not whole:
         counts.damaged_tars.append(uri)
         counts.ignored["damaged_tails"] += 1

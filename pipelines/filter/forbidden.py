@@ -184,8 +184,12 @@ def _print_images(listing: Listing, source: str, suite: str, max_pixels: int) ->
 
 
 def _count_broken(listing: Listing) -> int:
-    """Tars that break off, packed ones, and damaged Parquet files: whatever images they hold are not compared."""
-    return len(listing.damaged_tars) + sum(listing.ignored_by.get(kind, 0) for kind in ("damaged_files", "packed_tars"))
+    """Tars that break off, packed ones, damaged Parquet files, and folders that are not gone into: whatever images they
+    hold are not compared."""
+    return len(listing.damaged_tars) + sum(listing.ignored_by.get(kind, 0) for kind in UNSEEN)
+
+
+UNSEEN = ("damaged_files", "packed_tars", "folders")
 
 
 def _read_images(listing: Listing) -> Iterator[tuple[str, bytes | str]]:

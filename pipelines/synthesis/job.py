@@ -138,10 +138,16 @@ def list_inputs(
     if not folder.exists(run_folder.INVENTORY):
         listing = sources.list_sources(asked)
         table = listing.table if limit is None else sources.sample(listing.table, limit, seed=0)
+        left_out = listing.table.num_rows - table.num_rows
+        kinds = listing.ignored_by | ({"not_drawn": left_out} if left_out else {})
+        ignored = sum(kinds.values())
+        counts = {"total": table.num_rows + ignored, "ignored": ignored, "ignored_by": kinds}
+        about = {**run_folder.read_about(folder), "listed": {**counts, "warnings": listing.all_warnings()}}
+        run_folder.write_about(folder, about)
         run_folder.write_inventory(folder, table)
-        progress.say(f"{table.num_rows:,} candidates, {describe_ignored(listing.ignored_by)}")
-        for warning in listing.all_warnings():
-            warn(warning)
+        progress.say(f"{table.num_rows:,} candidates, {describe_ignored(kinds)}")
+    for warning in pairs_run.read(folder).get("listed", {}).get("warnings", []):  # on resuming, too
+        warn(warning)
     inventory = run_folder.read_inventory(folder)
     size = run_folder.unit_size(inventory.num_rows)
     there = set(folder.names(PLACE))

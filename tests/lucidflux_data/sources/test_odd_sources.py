@@ -18,6 +18,7 @@ from PIL import Image
 
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
+from lucidflux_data.selection.columns import read_join
 from lucidflux_data.sources.listing import Listing, list_sources
 from lucidflux_data.sources.reading import read_bytes
 
@@ -234,3 +235,39 @@ def test_whatever_stands_in_a_tar_the_sum_holds(tmp_path_factory: pytest.TempPat
     assert read_all(listing) == {f"s.tar#{name}": data for name, data in last.items()} | {"z.png": image(9)}
     sides = sum(name.endswith(".json") for name, _ in contents)
     assert listing.table.num_rows - 1 + listing.ignored + sides == len(contents)
+
+
+def test_folders_that_are_not_gone_into_are_counted(tmp_path: Path) -> None:
+    for name in ("photos/a.png", "photos/in/b.png", "elsewhere/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image(1))
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path)
+    listing = list_sources([str(tmp_path / "photos")])
+    assert (set(read_all(listing)), listing.ignored_by) == ({"a.png", "in/b.png"}, {"folders": 2})
+    listing = list_sources([str(tmp_path / "photos" / "*")])
+    assert (set(read_all(listing)), listing.ignored_by) == ({"a.png"}, {"folders": 3})
+    assert any("photos/in is a folder that the pattern matches" in warning for warning in listing.warnings)
+    listing = list_sources([str(tmp_path / "photos" / "**" / "*.png")])
+    assert {"a.png", "in/b.png"} <= set(read_all(listing))
+    assert "folders" not in listing.ignored_by
+
+
+@pytest.mark.parametrize("name", ["a.mpo", "a.apng", "a.HIF", "a.avifs", "a.j2c", "a.jif"])
+def test_other_extensions_of_formats_that_are_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(image(1))
+    assert read_all(list_sources([str(tmp_path)])) == {name: image(1)}
+
+
+def test_json_with_a_byte_order_mark_is_side_data(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", [("a.png", image(1)), ("a.json", b'\xef\xbb\xbf{"n": 1}')])
+    assert list_sources([str(tmp_path)]).table["side"].to_pylist() == ['{"n": 1}']
+
+
+def test_columns_of_one_name_end_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image(1))
+    (tmp_path / "metadata.csv").write_text("file_name,n,n\na.png,1,2\n")
+    assert list_sources([str(tmp_path)]).table["side"].to_pylist() == ['{"n": 2}']
+    pq.write_table(pa.table([["a.png"], [1], [2]], names=["uri", "n", "n"]), tmp_path / "labels.parquet")
+    with pytest.raises(InputError, match=r"labels\.parquet has two columns called 'n'"):
+        read_join(str(tmp_path / "labels.parquet"))

@@ -200,5 +200,7 @@ def test_a_packed_tar_is_named(name: str, tmp_path: Path) -> None:
     assert listing.ignored_by == {"packed_tars": 1}
     assert name in listing.warnings[0]
     packed = write(tmp_path / "called.tar", gzip.compress(tar_bytes(PLAIN)))
-    with pytest.raises(InputError, match=r"called\.tar is not a tar"):
+    with pytest.raises(InputError, match=r"called\.tar is a packed tar and is not read"):
         list_sources([str(packed)])
+    listing = list_sources([str(tmp_path)])
+    assert (listing.ignored_by, listing.damaged_tars) == ({"packed_tars": 2}, [])
