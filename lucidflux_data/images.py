@@ -24,6 +24,7 @@ from lucidflux_data.codecs.alpha import clear_grey, find_outside, put_on_white
 from lucidflux_data.codecs.header import (
     SUPPORTED_MODES,
     Header,
+    colours_of,
     is_animated,
     mode_with_depth,
     orientation_of,
@@ -52,7 +53,8 @@ FORMATS = {
 EXTENSION_OF = dict(FORMATS.values())
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"}
-    | {".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx"}
+    | {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+    | {".mpo", ".jif", ".apng", ".avifs", ".heics"}
 )
 SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange width and height (EXIF 2.3, tag 274)
 FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "no_end", "orientation", "palette", "sixteen_bit")
@@ -168,16 +170,20 @@ def _probe(data: bytes, max_pixels: int) -> Header:
             _check_budget(*page.tile, max_pixels)
         if not page.is_plain:
             return _header_of_page(page)
+    coding = signatures.name_unread_coding(data)
+    if coding is not None:
+        raise ImageError("unsupported_mode", f"{coding} is not read")
     with opened(data) as image:
         if image.format not in FORMATS:
             name = str(image.format)
             raise ImageError("unsupported_format", f"{name} is a format that is not read")
-        orientation = orientation_of(image)
+        orientation = orientation_of(image, data)
         width, height = image.size
         if orientation in SIDEWAYS and image.format != "TIFF":
             width, height = height, width
         _check_budget(width, height, max_pixels)
         mode = mode_with_depth(image, data)
+        profile, colours = colours_of(image, data)
         if mode in ("F", "I") or mode not in SUPPORTED_MODES:
             raise ImageError("unsupported_mode", f"samples of mode {mode} are not read")
         return Header(
@@ -186,13 +192,17 @@ def _probe(data: bytes, max_pixels: int) -> Header:
             height=height,
             mode=mode,
             orientation=orientation,
-            animated=page.several_pages
-            if isinstance(page, tiff.TiffPage)
-            else image.format != "MPO" and is_animated(image),
-            transparency="A" in mode.split(";")[0] or mode == "La" or "transparency" in image.info,
-            icc=image.info.get("icc_profile") or None,
+            animated=page.several if page is not None else image.format != "MPO" and is_animated(image),
+            transparency="A" in mode.split(";")[0] or "transparency" in image.info or _leaves_canvas(image, data),
+            icc=profile,
             ended=image.format not in ("JPEG", "MPO") or signatures.has_jpeg_end(data),
+            colours=colours,
         )
+
+
+def _leaves_canvas(image: Image.Image, data: bytes) -> bool:
+    """Whether the first frame of a WebP is smaller than its canvas."""
+    return image.format == "WEBP" and signatures.webp_frame(data) not in (None, (0, 0, *image.size))
 
 
 def _check_budget(width: int, height: int, max_pixels: int) -> None:
@@ -229,6 +239,7 @@ def _is_plain(header: Header) -> bool:
         and header.mode in ("RGB", "L")
         and not header.transparency
         and not header.animated
+        and header.colours is None
         and (header.icc is None or icc.is_srgb(header.icc))
     )
 
@@ -268,7 +279,7 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     """A PNG of 16 bits: samples scaled by 255/65535 and rounded (never clipped or cut to the high byte)."""
     read = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        samples = cv2.imdecode(np.frombuffer(data, np.uint8), read)
+        samples = cv2.imdecode(np.frombuffer(signatures.still_png(data), np.uint8), read)
     except cv2.error as error:
         check_memory(error)
         samples = None
@@ -305,7 +316,12 @@ def finish(
         flags.add("sixteen_bit")
     if alpha is not None:
         flags.add("alpha")
+    if header.colours is not None:
+        colours = icc.from_named(colours, header.colours)
+        flags.add("icc")
     convert = header.icc is not None or colours.shape[2] == 4
+    if alpha is not None and associated and convert:
+        colours = alphas.divide_by_alpha(colours, alpha)
     if alpha is not None and not convert:
         eight = alphas.blend_on_white(colours, alpha, associated)
     else:
@@ -335,7 +351,7 @@ def _load(image: Image.Image, data: bytes) -> None:
 
 def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     with opened(data) as image:
-        outside = find_outside(image)
+        outside = find_outside(image, data)
         _load(image, data)
         clear = signatures.png_transparency(data) if header.format == "png" and header.mode in ("1", "L") else None
         if image.mode in ("P", "PA"):
@@ -359,6 +375,9 @@ def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
         elif header.icc is not None:
             image = icc.convert_to_srgb(image, header.icc, flags)
         pixels = np.array(image.convert("RGB"))  # a copy: Pillow's own memory is read-only
+        if header.colours is not None:
+            pixels = icc.from_named(pixels, header.colours)
+            flags.add("icc")
         if alpha is not None:
             pixels = put_on_white(pixels, alpha)
         return _upright(pixels, header)

@@ -104,10 +104,10 @@ def _of_loaded(image: Image.Image) -> np.ndarray:
         alpha = None if clear is None else np.where(colours[..., 0] == clear, 0, 65535).astype(np.uint16)
     else:
         colours, alpha = _split(image)
-    outside = find_outside(image)
+    outside = find_outside(image, b"")
     if outside is not None:
         alpha = np.where(outside, 0, 255 if alpha is None else alpha).astype(np.uint8)
-    return finish(colours, alpha, _header(colours, orientation_of(image), profile), set())
+    return finish(colours, alpha, _header(colours, orientation_of(image, b""), profile), set())
 
 
 def _split(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

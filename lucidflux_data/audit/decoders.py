@@ -1,8 +1,9 @@
 """Runs that another version of the decoders measured, and which of their candidates it may have seen otherwise.
 
-Decoder 1 gave other pixels of TIFF, GIF, PNG with 16 bits, and grey PNG with a transparent sample value. Of a candidate
-that was measured the tables know: its format and, of a PNG, `mode` (`;16`; `1` and `L` with the flag `alpha`). One that
-was not, or that failed, is taken by the suffix of its name: a PNG cannot be told so, and is not taken.
+Decoder 1 gave other pixels of TIFF, GIF, PNG with 16 bits, and grey PNG with a transparent sample value; decoders 1
+and 2 of TIFF, AVIF, HEIC, BMP, and WebP and 16-bit PNG that move. Of a candidate that was measured the tables know its
+format, its `mode` (`;16`; `1` and `L` with the flag `alpha`) and the flag `animated`. One that was not, or that failed,
+is taken by the suffix of its name: a PNG or WebP cannot be told so, and is not taken.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from lucidflux_data.selection import run as runs
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
-SUFFIX = r"(?i)\.(?P<kind>tiff?|gif)$"
+# Formats whose pixels are other ones since, by the decoder that made them.
+OTHER = {1: ("tiff", "gif", "avif", "heic", "bmp"), 2: ("tiff", "avif", "heic", "bmp")}
+SUFFIX = r"(?i)\.(?P<kind>tiff?|gif|avif|heic|heif|bmp|dib)$"
+KIND_OF = {"tif": "tiff", "heif": "heic", "dib": "bmp"}
 MEASURED = ("format", "mode", "flags")
 
 
@@ -55,22 +59,32 @@ def describe_affected(folder: Folder) -> str | None:
 
 
 def affected_kinds(folder: Folder) -> list[str]:
-    """The format of each candidate of a run of decoder 1 that it may have seen otherwise, "" for the others, in the
-    order of the inventory."""
+    """The format of each candidate of a run of an earlier decoder that it may have seen otherwise, "" for the others,
+    in the order of the inventory."""
+    made_by = runs.decoder_version(runs.read_run(folder))
     table = _measured(folder, run_folder.read_inventory(folder, ["source_key"]))
     suffix = pc.fill_null(pc.struct_field(pc.extract_regex(table["source_key"], SUFFIX), 0), "")
-    by_name = pc.replace_substring_regex(pc.utf8_lower(suffix), r"^tif$", "tiff")
-    kind = table["format"]
-    of_png = pc.or_(
-        pc.match_substring_regex(table["mode"], r"16$"),
-        pc.and_(
-            pc.is_in(table["mode"], pa.array(["1", "L"])), pc.match_substring_regex(table["flags"], "(^|,)alpha(,|$)")
-        ),
-    )
-    other = pc.or_kleene(pc.is_in(kind, pa.array(["tiff", "gif"])), pc.and_kleene(pc.equal(kind, "png"), of_png))
+    by_name = pc.utf8_lower(suffix)
+    for short, name in KIND_OF.items():
+        by_name = pc.replace_substring_regex(by_name, f"^{short}$", name)
+    always = pa.array(OTHER[made_by])
+    by_name = pc.if_else(pc.is_in(by_name, always), by_name, "")
+    kind, deep = table["format"], pc.match_substring_regex(table["mode"], r"16$")
+    moves = _has_flag(table, "animated")
+    of_png = pc.and_kleene(deep, moves)
+    if made_by == 1:
+        clear_grey = pc.and_kleene(pc.is_in(table["mode"], pa.array(["1", "L"])), _has_flag(table, "alpha"))
+        of_png = pc.or_kleene(deep, clear_grey)
+    other = pc.is_in(kind, always)
+    for name, these in (("png", of_png), ("webp", moves)):
+        other = pc.or_kleene(other, pc.and_kleene(pc.equal(kind, name), these))
     by_table = pc.if_else(pc.fill_null(other, False), kind, "")
     formats: list[str] = pc.if_else(pc.is_null(kind), by_name, by_table).to_pylist()
     return formats
+
+
+def _has_flag(table: pa.Table, flag: str) -> pa.ChunkedArray:
+    return pc.match_substring_regex(table["flags"], f"(^|,){flag}(,|$)")
 
 
 def _measured(folder: Folder, inventory: pa.Table) -> pa.Table:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from lucidflux_data.codecs import signatures
+
 BLOCK = 1 << 18  # pixels that are blended at a time: 64-bit intermediate values of a whole picture would be large
 
 
@@ -19,6 +21,18 @@ def blend_on_white(colours: np.ndarray, alpha: np.ndarray, associated: bool = Fa
         share = alpha[block][..., None].astype(np.int64)
         blended = some + most - share if associated else (some * share + most * (most - share) + most // 2) // most
         out[block] = (np.clip(blended, 0, most) * 255 + most // 2) // most
+    return out
+
+
+def divide_by_alpha(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """HxWxC of colours (uint8 or uint16) that an alpha of the same depth was multiplied into, without it, rounded; 0
+    where nothing is seen."""
+    most = np.iinfo(colours.dtype).max
+    out = np.empty_like(colours)
+    for block in _blocks(colours):
+        share = alpha[block][..., None].astype(np.int64)
+        whole = (colours[block].astype(np.int64) * most + share // 2) // np.maximum(share, 1)
+        out[block] = np.where(share, np.minimum(whole, most), 0)
     return out
 
 
@@ -42,11 +56,15 @@ def scale_to_8(samples: np.ndarray) -> np.ndarray:
     return out
 
 
-def find_outside(image: Image.Image) -> np.ndarray | None:
-    """bool HxW: where the first frame of a GIF leaves its canvas empty, which is transparent. None for nowhere."""
-    if image.format != "GIF":
-        return None
-    left, top, right, bottom = getattr(image, "dispose_extent", (0, 0, *image.size))
+def find_outside(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """bool HxW: where the first frame of a GIF or WebP leaves its canvas empty, which is transparent. None for
+    nowhere."""
+    place = None
+    if image.format == "GIF":
+        place = getattr(image, "dispose_extent", None)
+    elif image.format == "WEBP":
+        place = signatures.webp_frame(data)
+    left, top, right, bottom = place or (0, 0, *image.size)
     if (left, top, right, bottom) == (0, 0, *image.size):
         return None
     outside = np.ones((image.height, image.width), bool)

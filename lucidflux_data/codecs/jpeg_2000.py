@@ -74,6 +74,8 @@ def is_jpeg_2000(data: bytes) -> bool:
 def read_header(data: bytes) -> Jpeg2000:
     """ImageError: unsupported_mode (another colour space, a palette, components of several sizes or depths),
     truncated, unreadable."""
+    if data[20:24] == b"jpm ":
+        raise ImageError("unsupported_format", "JPM (JPEG 2000 in layers) is a format that is not read")
     stream = _find_codestream(data)
     size = _read_size(stream)
     if data[:4] == CODESTREAM:

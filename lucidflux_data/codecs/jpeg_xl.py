@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import imagecodecs
 import numpy as np
 
+from lucidflux_data.codecs.icc import from_named
 from lucidflux_data.codecs.signatures import read_boxes
 from lucidflux_data.codecs.tiff import ASSOCIATED, UNASSOCIATED
 from lucidflux_data.errors import ImageError
@@ -29,11 +30,7 @@ ENUM = ((0, 0), (1, 0), (2, 4), (18, 6))
 SPACES = {0: "RGB", 1: "grey", 2: "XYB"}
 RGB, GREY = 0, 1
 D65, SRGB_PRIMARIES, P3, SRGB_TRANSFER, LINEAR = 1, 1, 11, 13, 8
-# Linear light of Display P3 to that of sRGB, from the chromaticities of SMPTE RP 431-2 and IEC 61966-2-1; both at D65.
-P3_TO_SRGB = np.array(
-    [[1.2249402, -0.2249402, 0.0], [-0.0420570, 1.0420570, 0.0], [-0.0196376, -0.0786361, 1.0982736]], np.float32
-)
-BAND = 256  # rows that are converted at a time
+NAMES = {SRGB_PRIMARIES: 1, P3: 12}  # of primaries in ITU-T H.273
 ALPHA = 0  # the kind of an extra channel
 
 
@@ -97,23 +94,9 @@ class JpegXl:
             raise
         samples = stretch(samples.reshape(self.height, self.width, -1), self.bits)
         colours, alpha = samples[..., :1] if self.grey else samples[..., :3], samples[..., -1] if self.alpha else None
-        return convert_to_srgb(colours, self.primaries, self.transfer) if self.flags else colours, alpha
-
-
-def convert_to_srgb(samples: np.ndarray, primaries: int, transfer: int) -> np.ndarray:
-    """HxWxC of the same depth in sRGB (IEC 61966-2-1), relative colorimetric: what is out of gamut is clipped."""
-    most = np.iinfo(samples.dtype).max
-    light = np.arange(most + 1, dtype=np.float32) / most
-    if transfer == SRGB_TRANSFER:
-        light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4).astype(np.float32)
-    out = np.empty_like(samples)
-    for top in range(0, len(samples), BAND):
-        band = light[samples[top : top + BAND]]
-        if primaries == P3:
-            band = np.clip(band @ P3_TO_SRGB.T, 0, 1)
-        curved = np.where(band <= 0.0031308, band * 12.92, 1.055 * band ** (1 / 2.4) - 0.055)
-        out[top : top + BAND] = np.rint(curved * most)
-    return out
+        if self.flags:
+            colours = from_named(colours, (NAMES[self.primaries], self.transfer))
+        return colours, alpha
 
 
 def stretch(samples: np.ndarray, bits: int) -> np.ndarray:

@@ -47,22 +47,22 @@ def _open(data: bytes) -> Image.Image:
                 if cleaned != data:
                     with contextlib.suppress(Exception):
                         return Image.open(io.BytesIO(cleaned))
-            raise _why_not_opened(data, isinstance(error, UnidentifiedImageError)) from None
+            raise _why_not_opened(data, error) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _why_not_opened(data: bytes, unidentified: bool) -> ImageError:
+def _why_not_opened(data: bytes, error: Exception) -> ImageError:
     name = signatures.name_unread(data)
     if name == "HEIC" and not HEIC_IS_READ:
         return ImageError("unsupported_format", "HEIC is read with the extra: pip install 'lucidflux[formats]'")
     if name is not None and name != "HEIC":
         return ImageError("unsupported_format", f"{name} is a format that is not read")
-    coding = signatures.name_unread_jpeg(data)
-    if coding is not None:
-        return ImageError("unsupported_mode", f"{coding} is not read")
+    if str(error).startswith("Unsupported BMP"):
+        return ImageError("unsupported_mode", f"{str(error).removeprefix('Unsupported ')} of this kind is not read")
     if signatures.ends_early(data):
         return ImageError("truncated", "the file ends before the picture does")
+    unidentified = isinstance(error, UnidentifiedImageError)
     if unidentified and data[:8] != signatures.PNG_SIGNATURE and data[:3] != b"\xff\xd8\xff":
         return ImageError("not_an_image", "no image format recognises the first bytes")
     return ImageError("unreadable", "the header is damaged")

@@ -1,8 +1,8 @@
 """TIFF: which page is the picture, what its samples mean, and its colours at full depth. Read by tifffile.
 
 Pillow decodes the plain kinds of 8 bits, so that their pixels stay what they were; this module reads what neither
-Pillow nor OpenCV reads as the file says: 16 bits in any layout, both kinds of alpha, inverted grey, newer codecs, pages
-behind a small copy.
+Pillow nor OpenCV reads as the file says: 16 bits in any layout, both kinds of alpha, inverted grey, palettes, newer
+codecs, pages behind a small copy. What it does not know the meaning of is refused by name.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import tifffile
+from PIL import Image
 
+from lucidflux_data.codecs import icc as profiles
+from lucidflux_data.codecs.alpha import scale_to_8
 from lucidflux_data.errors import ImageError
 
 PILLOW_CODECS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+UNCOMPRESSED, JPEG = 1, 7
 MOST_SAMPLES = 8  # of a pixel; more is a measurement, not a picture
 PAGES_LOOKED_AT = 16  # for the first one at full resolution
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3, CIELAB: 3}
 ASSOCIATED, UNASSOCIATED = 1, 2  # ExtraSamples (TIFF 6.0, tag 338): alpha multiplied into the colours, or not
+SUBFILE, PHOTOMETRIC, ORIENTATION, COLOR_MAP, INK_SET, PROFILE = 254, 262, 274, 320, 332, 34675
+DNG_VERSION = 50706
+SMALLER, MASK = 1, 4  # NewSubfileType: a smaller copy of another page, a mask of one
+RAW = frozenset({32803, 34892})  # the samples of a sensor: colour filter array, linear raw (DNG)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class TiffPage:
     """The page that is the picture. `width` and `height` as stored; `alpha`: its kind, 0 for none."""
 
     number: int
+    below: int  # which page below that one (SubIFDs) is the picture; -1 for itself
     width: int
     height: int
     bits: int
@@ -37,7 +46,6 @@ class TiffPage:
     orientation: int
     icc: bytes | None
     several: bool  # another page at full resolution follows
-    several_pages: bool  # another page follows, of whatever resolution
     stored_bytes: int  # of all samples of a pixel, as they are stored
     tile: tuple[int, int]  # width and height of what is decoded at a time, which may be larger than the picture
     is_plain: bool  # Pillow reads it as the file says
@@ -68,56 +76,95 @@ class TiffPage:
 
 
 def read_page(data: bytes) -> TiffPage:
-    """The header of the first page at full resolution. ImageError: unsupported_mode, unreadable."""
+    """The header of the first page at full resolution. ImageError: unsupported_format (camera raw), unsupported_mode,
+    unreadable."""
+    if data[8:10] == b"CR" and data[:2] == b"II":
+        raise ImageError("unsupported_format", "Canon raw is a format that is not read")
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        number, page, several = _find_page(file)
-        samples = int(page.samplesperpixel)
-        photometric = int(page.photometric)
-        sample_format = int(page.sampleformat or 1)
-        bits = int(page.bitspersample)
-        if sample_format not in (1, 4) or bits not in (1, 2, 4, 8, 16) or photometric not in COLOURS:
-            kind = {2: "signed integer", 3: "floating point"}.get(sample_format, "other")
-            raise ImageError("unsupported_mode", f"{bits}-bit {kind} samples (photometric {photometric}) are not read")
-        if samples > MOST_SAMPLES:
-            raise ImageError("unsupported_mode", f"{samples} samples a pixel are not read")
+        number, below, page, several = _find_page(file)
+        _check_kind(page, file.pages[0])
+        photometric, samples, bits = int(page.photometric), int(page.samplesperpixel), int(page.bitspersample)
         extras = [int(extra) for extra in page.extrasamples][: max(0, samples - COLOURS[photometric])]
         alphas = [k for k, extra in enumerate(extras) if extra in (ASSOCIATED, UNASSOCIATED)]
-        icc = page.tags.get(34675)
-        turn = page.tags.get(274)
+        alpha = extras[alphas[0]] if alphas else 0
+        plain = number == 0 and below < 0 and _is_plain(page, extras)
+        _check_colours(page, alpha, plain)
+        icc = page.tags.get(PROFILE) if photometric != CIELAB else None
+        turn = page.tags.get(ORIENTATION)
         orientation = turn.value if turn is not None and isinstance(turn.value, int) else 1
         return TiffPage(
             number=number,
+            below=below,
             width=int(page.imagewidth),
             height=int(page.imagelength),
             bits=bits,
             photometric=photometric,
-            alpha=extras[alphas[0]] if alphas else 0,
+            alpha=alpha,
             alpha_at=COLOURS[photometric] + alphas[0] if alphas else -1,
             orientation=orientation if 1 <= orientation <= 8 else 1,
             icc=bytes(icc.value) if icc is not None and isinstance(icc.value, bytes) else None,
             several=several,
-            several_pages=_has_page(file, 1),
             stored_bytes=max(1, samples * bits // 8),
             tile=(int(page.tilewidth), int(page.tilelength)) if page.is_tiled else (int(page.imagewidth), 1),
-            is_plain=_is_plain(page, number, extras),
+            is_plain=plain,
         )
 
 
-def _has_page(file: tifffile.TiffFile, number: int) -> bool:
-    """Asked without counting the pages, of which there may be hundreds of thousands."""
-    try:
-        return file.pages[number] is not None
-    except IndexError:
-        return False
+def _unread(what: str) -> ImageError:
+    return ImageError("unsupported_mode", f"TIFF {what} is not read")
 
 
-def _is_plain(page: tifffile.TiffPage, number: int, extras: list[int]) -> bool:
-    """8 bits at most, the first page, a codec of long ago, and no alpha or a plain one."""
-    known = int(page.compression) in PILLOW_CODECS and not (int(page.planarconfig) == 2 and extras)
-    return number == 0 and int(page.bitspersample) <= 8 and known and extras in ([], [UNASSOCIATED], [0])
+def _check_kind(page: tifffile.TiffPage, first: tifffile.TiffPage) -> None:
+    """ImageError for samples and codings whose meaning is not known here."""
+    if DNG_VERSION in first.tags or page.photometric in RAW:
+        raise ImageError("unsupported_format", "camera raw is a format that is not read")
+    if PHOTOMETRIC not in page.tags:
+        raise _unread("that does not say what its samples are (PhotometricInterpretation)")
+    photometric, bits = int(page.photometric), page.bitspersample
+    if not isinstance(bits, int) or not isinstance(page.sampleformat or 1, int):
+        raise _unread("with samples of several kinds")
+    sample_format = int(page.sampleformat or 1)
+    if sample_format not in (1, 4) or bits not in (1, 2, 4, 8, 16) or photometric not in COLOURS:
+        kind = {2: "signed integer", 3: "floating point"}.get(sample_format, "other")
+        raise _unread(f"of {bits}-bit {kind} samples (photometric {photometric})")
+    if not COLOURS[photometric] <= page.samplesperpixel <= MOST_SAMPLES:
+        raise _unread(f"of {page.samplesperpixel} samples for {COLOURS[photometric]} colours")
+    if page.imagedepth > 1:
+        raise _unread("of a volume")
+    if page.compression != UNCOMPRESSED and page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        raise _unread(f"with compression {int(page.compression)}")
 
 
-def _find_page(file: tifffile.TiffFile) -> tuple[int, tifffile.TiffPage, bool]:
+def _check_colours(page: tifffile.TiffPage, alpha: int, plain: bool) -> None:
+    """ImageError for colours that neither Pillow nor `read_colours` would turn into the right ones."""
+    photometric, bits = page.photometric, page.bitspersample
+    ink_set = page.tags.get(INK_SET)
+    if photometric == SEPARATED and ink_set is not None and ink_set.value != 1:
+        raise _unread("of other inks than CMYK")
+    if photometric in (SEPARATED, CIELAB) and alpha == ASSOCIATED:
+        raise _unread(f"of {photometric.name} under an alpha that is multiplied in")
+    if photometric in (YCBCR, CIELAB) and bits != 8:
+        raise _unread(f"of {photometric.name} of {bits} bits")
+    sampled = photometric == YCBCR and page.compression == UNCOMPRESSED and tuple(page.subsampling or ()) != (1, 1)
+    if sampled or (photometric == YCBCR and not plain and page.compression != JPEG):
+        raise _unread(f"of {photometric.name} in this coding")
+    if photometric == PALETTE and COLOR_MAP not in page.tags:
+        raise ImageError("unreadable", "the palette is missing")
+
+
+def _is_plain(page: tifffile.TiffPage, extras: list[int]) -> bool:
+    """8 bits at most, a codec of long ago, and no alpha or a plain one beside grey or RGB."""
+    photometric, bits = page.photometric, page.bitspersample
+    few = photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+    known = int(page.compression) in PILLOW_CODECS and photometric != PALETTE and (bits == 8 or (few and bits < 8))
+    if page.samplesperpixel == COLOURS[int(photometric)]:
+        return known and not (photometric == CIELAB and page.planarconfig == 2)
+    beside = photometric in (BLACK_IS_ZERO, RGB) and bits == 8 and page.planarconfig == 1
+    return known and beside and extras in ([UNASSOCIATED], [0])
+
+
+def _find_page(file: tifffile.TiffFile) -> tuple[int, int, tifffile.TiffPage, bool]:
+    """(number, number of the page below it or -1, the page, whether another one at full resolution follows)."""
     full: list[tuple[int, tifffile.TiffPage]] = []
     first = None
     for number in range(PAGES_LOOKED_AT):
@@ -128,22 +175,38 @@ def _find_page(file: tifffile.TiffFile) -> tuple[int, tifffile.TiffPage, bool]:
         if not isinstance(page, tifffile.TiffPage):
             break
         first = page if first is None else first
-        kind = page.tags.get(254)
-        if not (kind is not None and int(kind.value) & 1):  # NewSubfileType bit 0: a smaller copy of another page
+        if _is_full(page):
             full.append((number, page))
         if len(full) == 2:
             break
     if first is None:
         raise ImageError("unreadable", "the file has no page")
-    number, page = full[0] if full else (0, first)
-    return number, page, len(full) > 1
+    if not full:
+        below = [(k, page) for k, page in enumerate(_pages_below(first)) if _is_full(page)]
+        return (0, *below[0], len(below) > 1) if below else (0, -1, first, False)
+    number, page = full[0]
+    return number, -1, page, len(full) > 1
+
+
+def _is_full(page: tifffile.TiffPage) -> bool:
+    kind = page.tags.get(SUBFILE)
+    return not (kind is not None and int(kind.value) & (SMALLER | MASK))
+
+
+def _pages_below(page: tifffile.TiffPage) -> list[tifffile.TiffPage]:
+    found = page.pages if page.subifds else None
+    pages = [found[k] for k in range(min(len(found), PAGES_LOOKED_AT))] if found else []
+    return [page for page in pages if isinstance(page, tifffile.TiffPage)]
 
 
 def read_colours(data: bytes, page: TiffPage) -> tuple[np.ndarray, np.ndarray | None]:
     """(colours HxWxC, alpha HxW or None) of a page, uint8 of up to 8 bits and uint16 of 16, not yet upright. Grey is
-    black at 0, a palette is looked up. With associated alpha the colours are divided by it no more than they are."""
+    black at 0, a palette is looked up, L*a*b* is RGB. With associated alpha the colours are divided by it no more than
+    they are."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         stored = file.pages[page.number]
+        if page.below >= 0:
+            stored = _pages_below(stored)[page.below]
         for offset, size in zip(stored.dataoffsets, stored.databytecounts, strict=True):
             if size <= 0 or offset + size > len(data):
                 raise ImageError("truncated", "the file ends before the picture does")
@@ -155,15 +218,28 @@ def read_colours(data: bytes, page: TiffPage) -> tuple[np.ndarray, np.ndarray | 
     if samples.dtype == bool:
         samples = samples.astype(np.uint8)
     most = 2**page.bits - 1
-    alpha = samples[..., page.alpha_at] if page.alpha else None
+    alpha = _stretch(samples[..., page.alpha_at], most) if page.alpha else None
     colours = samples[..., : COLOURS[page.photometric]]
     if page.photometric == PALETTE:
-        if colormap is None:
-            raise ImageError("unreadable", "the palette is missing")
-        colours = np.moveaxis(np.asarray(colormap), 0, -1)[colours[..., 0]]
-        return colours.astype(np.uint16), alpha
+        colours = _look_up(np.moveaxis(np.asarray(colormap), 0, -1), colours[..., 0])
+        return colours, scale_to_8(alpha[..., None])[..., 0] if alpha is not None else None
+    if page.photometric == CIELAB:
+        lab = Image.frombytes("LAB", (page.width, page.height), np.ascontiguousarray(colours).tobytes())
+        return np.array(profiles.convert_lab(lab)), alpha
     if page.photometric == WHITE_IS_ZERO:
         colours = most - colours
-    if most < 255:
-        colours = ((colours.astype(np.uint16) * 255 + most // 2) // most).astype(np.uint8)
-    return np.ascontiguousarray(colours), alpha
+    return np.ascontiguousarray(_stretch(colours, most)), alpha
+
+
+def _stretch(samples: np.ndarray, most: int) -> np.ndarray:
+    """Samples of fewer than 8 bits, up to `most`, at the full range of 8; others as they are."""
+    if most >= 255:
+        return samples
+    return ((samples.astype(np.uint16) * 255 + most // 2) // most).astype(np.uint8)
+
+
+def _look_up(colormap: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """uint8 HxWx3: the high byte, since of the low one writers make 0 or a copy. A map without a value over 255 is one
+    of 8 bits, as old programs wrote it. libtiff takes both so."""
+    eight = (colormap >> 8 if colormap.max() > 255 else colormap).astype(np.uint8)
+    return np.asarray(eight[indices])

@@ -2,6 +2,9 @@
 
 1  0.1.0 and 0.1.1, which note no number
 2  0.2: other pixels of TIFF and GIF, of PNG with 16 bits, and of grey PNG with a transparent sample value (tRNS)
+3  0.4: other pixels of TIFF (palettes, L*a*b*, alpha with a profile, a fourth sample that nothing explains), of AVIF
+   and HEIC that name their colours by number, of BMP with a profile, of WebP whose first frame is smaller than its
+   canvas, of animated PNG with 16 bits
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 PLAIN_VERSION = 1  # the first that gave today's pixels of what pairs are stored as: 8-bit RGB in PNG, WebP and JPEG
 FIRST = 1  # of what notes no number
 LIBRARIES = {

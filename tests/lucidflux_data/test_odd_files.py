@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
@@ -210,3 +212,98 @@ def test_heic_is_read_with_its_extra_and_named_without(monkeypatch: pytest.Monke
     monkeypatch.setattr(opening, "HEIC_IS_READ", False)
     with pytest.raises(ImageError, match=r"lucidflux\[formats\]"):
         decode(file.getvalue()[:200])
+
+
+def of_raw_profile(exif: bytes) -> bytes:
+    """Exif as ImageMagick writes it into a text of a PNG."""
+    return b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%8d\n%s\n" % (len(exif), exif.hex().encode()))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_orientation_of_a_png_wherever_it_stands(bits: int, behind: bool) -> None:
+    samples = RNG.integers(0, 2**bits, (9, 69))
+    whole = png([packed(row, bits) for row in samples], 23, bits, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    at = len(whole) - 12 if behind else 33
+    for note in (chunk(b"eXIf", exif.tobytes()[6:]), chunk(b"zTXt", of_raw_profile(exif.tobytes()))):
+        image = decode_full(whole[:at] + note + whole[at:])
+        assert image.header.orientation == 6
+        assert np.array_equal(image.pixels, np.rot90(decode(whole), -1))
+
+
+def test_the_header_of_a_png_is_read_without_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [packed(row, 8) for row in RNG.integers(0, 256, (9, 69))]
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: pytest.fail("the picture was decoded"))
+    assert probe(png(rows, 23, 8, 2)).width == 23
+    with pytest.raises(ImageError, match="too_many_pixels"):
+        probe(png(rows, 23, 8, 2), 100)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("apart", [False, True], ids=["first_frame", "apart"])
+def test_an_animated_png_is_the_picture_that_stands_in_it(apart: bool, bits: int) -> None:
+    samples = RNG.integers(0, 2**bits, (2, 9, 69))
+    still, moving = (zlib.compress(b"".join(b"\0" + packed(row, bits) for row in frame)) for frame in samples)
+    head = struct.pack(">IIBBBBB", 23, 9, bits, 2, 0, 0, 0)
+    frame = struct.pack(">4IHHBB", 23, 9, 0, 0, 1, 10, 0, 0)
+    shown = [] if apart else [chunk(b"fcTL", struct.pack(">I", 0) + frame)]
+    number = len(shown)
+    parts = [chunk(b"IHDR", head), chunk(b"acTL", struct.pack(">II", 2 - apart, 0)), *shown, chunk(b"IDAT", still)]
+    parts += [chunk(b"fcTL", struct.pack(">I", number) + frame), chunk(b"fdAT", struct.pack(">I", number + 1) + moving)]
+    image = decode_full(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+    right = np.floor(samples[0].reshape(9, 23, 3) * 255 / (2**bits - 1) + 0.5)
+    assert np.array_equal(image.pixels, right)
+    assert "animated" in image.flags
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_webp_frame_in_a_larger_canvas(frames: int, alpha: bool) -> None:
+    picture = RNG.integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "WEBP", lossless=True)
+
+    def riff(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("<I", len(body)) + body
+
+    def three(*values: int) -> bytes:
+        return b"".join(struct.pack("<I", value)[:3] for value in values)
+
+    head = riff(b"VP8X", bytes([2 | 16 * alpha, 0, 0, 0]) + three(95, 63)) + riff(b"ANIM", b"\xff\0\0\xff\0\0")
+    body = head + riff(b"ANMF", three(4, 3, 31, 23, 100) + b"\0" + file.getvalue()[12:]) * frames
+    image = decode_full(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body)
+    right = np.full((64, 96, 3), 255, np.uint8)
+    right[6:30, 8:40] = picture
+    assert np.array_equal(image.pixels, right)
+
+
+def test_codings_that_are_not_read_are_named() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "PNG")
+    whole = file.getvalue()
+    rows = (RNG.integers(0, 256, (16, 16, 3)) & 255).astype(np.uint8)
+    bitfields = b"BM" + struct.pack("<IHHI", 66 + rows.nbytes, 0, 0, 66)
+    bitfields += struct.pack("<IiiHHIIiiII", 40, 12, 16, 1, 32, 3, rows.nbytes, 1, 1, 0, 0) + struct.pack(
+        "<3I", 1, 2, 4
+    )
+    jpeg = bytearray(imagecodecs.jpeg8_encode(rows))
+    at = jpeg.index(b"\xff\xc0")
+    lossless = imagecodecs.ljpeg_encode(rows[..., 0], bitspersample=8)
+    for data, reason, name in (
+        (whole[:8] + chunk(b"CgBI", b"\x50\0\x20\2") + whole[8:], "unsupported_mode", "CgBI"),
+        (lossless, "unsupported_mode", "lossless JPEG of 8 bits"),
+        (bytes(jpeg[: at + 9]) + b"\2" + bytes(jpeg[at + 10 :]), "unsupported_mode", "JPEG of 2 components"),
+        (bitfields + rows.tobytes(), "unsupported_mode", "BMP bitfields"),
+        (imagecodecs.jpegls_encode(rows), "unsupported_format", "JPEG-LS"),
+        (imagecodecs.qoi_encode(rows), "unsupported_format", "QOI"),
+        (gzip.compress(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "unsupported_format", "SVG"),
+        (b"<?xml version='1.0'?><!--" + b"x" * 9000 + b"--><svg/>", "unsupported_format", "SVG"),
+        (bytes(128) + b"DICM" + bytes(50), "unsupported_format", "DICOM"),
+        (b"\0\0\0\x18ftypavci\0\0\0\0mif1avci" + bytes(40), "unsupported_format", "H.264"),
+    ):
+        for read in (decode, probe):
+            with pytest.raises(ImageError) as caught:
+                read(data)
+            assert (caught.value.reason, name in caught.value.detail) == (reason, True), caught.value

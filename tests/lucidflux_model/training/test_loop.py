@@ -386,7 +386,7 @@ def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path,
     cache(str(pairs), config, kinds, "cpu", training.Here(), Progress(True))
     assert {path: path.read_bytes() for path in (pairs / "cache").rglob("*") if path.is_file()} == files
     about = read_index_metadata(Folder(str(first.parents[1])), f"shards/{first.stem}.index.parquet")
-    assert about["decoder"] == "2"
+    assert about["decoder"] == str(version.DECODER_VERSION)
     assert "pillow" in json.loads(about["decoders"])
     training.run(pairs, tmp_path / "latent", "steps=2", "data.cached=latent")
     assert [line["loss"] for line in training.lines(tmp_path / "latent")] == [
@@ -402,8 +402,8 @@ def test_cached_latents_train_as_computed_ones(train_pairs: Path, control: Path,
     first.write_bytes(whole)
     assert sidecars(0)["latent"].shape[0] > 1
     with monkeypatch.context() as patched:  # a later version, to which 8-bit PNG looks otherwise
-        patched.setattr(version, "PLAIN_VERSION", 3)
-        with pytest.raises(ConfigError, match=r"was made by decoder 2: `lucidflux cache`"):
+        patched.setattr(version, "PLAIN_VERSION", version.DECODER_VERSION + 1)
+        with pytest.raises(ConfigError, match=rf"was made by decoder {version.DECODER_VERSION}: `lucidflux cache`"):
             training.run(pairs, tmp_path / "other", "steps=2", "data.cached=latent")
         cache(str(pairs), config, kinds, "cpu", training.Here(), Progress(True))
         now = {path: path.read_bytes() for path in (pairs / "cache").rglob("*.index.parquet")}

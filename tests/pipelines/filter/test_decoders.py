@@ -84,7 +84,7 @@ def select_and_pack(run: Path) -> None:
 
 def test_run_json_names_the_decoders(made: Path) -> None:
     told = about(made / "run")
-    assert told["decoder_version"] == version.DECODER_VERSION == 2
+    assert told["decoder_version"] == version.DECODER_VERSION == 3
     assert told["decoders"].keys() == {"imagecodecs", "opencv", "pillow", "pillow_heif", "tifffile"}
     assert told["decoders"]["opencv"].startswith(cv2.__version__)
 
@@ -125,7 +125,7 @@ def test_commands_on_a_run_of_decoder_1(made: Path, tmp_path: Path, data_command
     done = data_command("retry", run, "--outdated", *LOCAL)
     assert done.returncode == 0, done.stderr
     assert "tried: 4" in done.stdout
-    assert about(run)["decoder_version"] == 2
+    assert about(run)["decoder_version"] == version.DECODER_VERSION
     again = data_command("filter", made / "photos", "--out", run, *rules, *LOCAL)
     assert again.returncode == 0, again.stderr
     select_and_pack(run)
@@ -179,14 +179,14 @@ def test_a_jpeg_run_goes_on(made: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_newer_decoders_is_not_added_to(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "run", tmp_path / "run"))
-    rewrite_run(run, about(run) | {"decoder_version": 3})
-    with pytest.raises(ConfigError, match="measured by decoder 3, newer than the 2"):
+    rewrite_run(run, about(run) | {"decoder_version": 4})
+    with pytest.raises(ConfigError, match="measured by decoder 4, newer than the 3"):
         check_decoder(Folder(run))
 
 
 def test_nodes_name_their_decoders(monkeypatch) -> None:
     mine = versions()
-    assert mine["decoder"] == "2"
+    assert mine["decoder"] == "3"
     assert {"imagecodecs", "tifffile", "pillow-heif", "pillow", "opencv-python-headless"} <= mine.keys()
     monkeypatch.setattr(version, "DECODER_VERSION", 1)
     assert versions()["decoder"] == "1"

@@ -455,7 +455,7 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
     record = json.loads(members["json"])
     assert record["versions"]["decoder"] == "2"
     assert {"imagecodecs", "pillow", "pillow_heif", "tifffile"} <= record["versions"].keys()
-    assert json.loads((quiet / "run.json").read_text())["decoder_version"] == 2
+    assert json.loads((quiet / "run.json").read_text())["decoder_version"] == 3
     record["versions"]["opencv"] = "4.9.0"
     lq = decode(members["lq.png"]).copy()
     lq[3, 4] ^= 1
@@ -472,7 +472,7 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
     del record["versions"]["decoder"]
     changed["json"] = json.dumps(record).encode()
     result, _ = pairs_replay.replay_pair(folder, key)
-    assert result["decoder"] == "made by decoder 1, this is decoder 2"
+    assert result["decoder"] == "made by decoder 1, this is decoder 3"
     assert "made by decoder 1, cv2 (numba" in result["difference"]
     monkeypatch.setattr(degrade_plan, "PLAN_VERSION", 0)
     with pytest.raises(InputError, match="newer"):
