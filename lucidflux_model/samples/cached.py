@@ -29,7 +29,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model.network.encode import Tensors, encode
 from lucidflux_model.samples.reading import Unreadable, read_range
-from lucidflux_model.samples.stored import ShardPairs, narrow
+from lucidflux_model.samples.stored import ShardPairs
 
 CACHED = ("latent", "proxy", "semantic")
 
@@ -74,11 +74,11 @@ def samples(
         yield source.key(index, 0), encoded(parts, hq, lq, kinds)
 
 
-class Place(NamedTuple):
-    """Where the members of one kind lie, a number for each pair of the source; size 0: not cached."""
+class Places(NamedTuple):
+    """Where the members of one kind lie, a number for each pair of the source, uint32; size 0: not cached."""
 
-    offset: np.ndarray
-    size: np.ndarray
+    block: np.ndarray  # of the tar, where the data begin: a member of a tar begins at one
+    size: np.ndarray  # bytes
     crc32: np.ndarray
 
 
@@ -91,7 +91,7 @@ class Sidecars:
         self._source = source
         self._tars = [f"{folder.url}/shards/{_title(url)}.tar" for url in source.shards]
         hint = f"`lucidflux cache` with kinds {','.join(kinds)} makes it, of the same pairs and --weights"
-        found: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        self._places = {kind: Places(*(np.zeros(len(source), np.uint32) for _ in range(3))) for kind in kinds}
         for number, url in enumerate(source.shards):
             index = f"shards/{shards.index_name(_title(url))}"
             if not folder.exists(index):
@@ -100,17 +100,16 @@ class Sidecars:
             if int(metadata.get(DECODER, version.FIRST)) < source.decoder:
                 raise ConfigError(f"{folder} was made by decoder {metadata.get(DECODER, version.FIRST)}: {hint}")
             rows = folder.read_table(index)
-            for kind in kinds:
-                places = _places(rows, kind, source.keys_of(number))
-                if rows.num_rows and not places[:, 1].any():
+            here, keys = source.keys_of(number)
+            for kind, places in self._places.items():
+                _fill(places, here, rows, kind, keys)
+                if rows.num_rows and not places.size[here].any():
                     raise ConfigError(f"{folder} was cached without some of {', '.join(kinds)}: {hint}")
-                found[kind].append(places)
-        self._places = {kind: Place(*(narrow(part) for part in np.concatenate(found[kind]).T)) for kind in kinds}
 
     def __call__(self, index: int) -> dict[str, Tensor]:
         key, found = self._source.key(index, 0), {}
         for kind, place in self._places.items():
-            offset, size = int(place.offset[index]), int(place.size[index])
+            offset, size = int(place.block[index]) * shards.BLOCK, int(place.size[index])
             if not size:
                 raise Unreadable(f"{key}: its {kind} is not cached")
             data = read_range(self._tars[self._source.shard_of[index]], offset, offset + size)
@@ -125,12 +124,14 @@ def _title(url: str) -> str:
     return url.rpartition("/")[2].removesuffix(".tar")
 
 
-def _places(rows: pa.Table, kind: str, keys: pa.Array) -> np.ndarray:
-    """offset, size and crc32 of the members of a kind, a row for each of `keys`; zeros where there is none."""
+def _fill(places: Places, here: slice, rows: pa.Table, kind: str, keys: pa.Array) -> None:
+    """Takes the members of a kind out of an index, for the pairs `here`, whose keys are `keys`."""
     members = rows.filter(pc.ends_with(rows["member"], EXTENSIONS[kind]))
     where = pc.index_in(keys, members["key"].combine_chunks())
-    columns = [members[name].combine_chunks().take(where) for name in ("offset", "size", "crc32")]
-    return np.stack([column.fill_null(0).to_numpy().astype(np.int64) for column in columns], 1)
+    offset, size, crc32 = (members[name].combine_chunks().take(where) for name in ("offset", "size", "crc32"))
+    places.block[here] = offset.fill_null(0).to_numpy() // shards.BLOCK
+    places.size[here] = size.fill_null(0).to_numpy()
+    places.crc32[here] = crc32.fill_null(0).to_numpy()
 
 
 def _npy(tensor: Tensor, dtype: Any) -> bytes:

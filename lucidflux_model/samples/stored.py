@@ -118,10 +118,10 @@ class ShardPairs:
     def _names(self) -> list[str]:
         return list(self._keys.to_pylist())
 
-    def keys_of(self, shard: int) -> pa.Array:
-        """The keys of a shard, in the order of the pairs, which stand together."""
-        first, last = np.searchsorted(self.shard_of, [shard, shard + 1])
-        return self._keys[first:last]
+    def keys_of(self, shard: int) -> tuple[slice, pa.Array]:
+        """Which pairs a shard has, which stand together, and their keys."""
+        first, last = np.searchsorted(self.shard_of, [shard, shard + 1]).tolist()
+        return slice(first, last), self._keys[first:last]
 
     @property
     def groups(self) -> list[str]:
