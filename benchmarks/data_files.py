@@ -7,7 +7,6 @@ for a list or a number: `output_size = "x4"` is refused, not split into letters.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.storage.formats import parse_json
 
 Text = Annotated[str, StringConstraints(strict=True)]
 Word = Annotated[str, StringConstraints(strict=True, min_length=1)]
@@ -46,7 +46,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 def read_json(file: Path) -> Any:
     """The content of a JSON file. ConfigError where it cannot be read, or is no JSON."""
     try:
-        return json.loads(_read(file))
+        return parse_json(_read(file))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not JSON: {error}") from None
 

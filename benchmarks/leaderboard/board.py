@@ -8,7 +8,6 @@ are there, among methods ranked in each.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
@@ -33,6 +32,7 @@ from benchmarks.leaderboard.schema import (
 from benchmarks.metrics.profiles import MetricSpec
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 TABLE = "per_image.parquet"
 BOARD = "leaderboard.json"
@@ -279,7 +279,7 @@ def _correlation(columns: dict[str, Column], shown: list[str]) -> Correlation:
 def read_board(folder: Folder) -> Board:
     """leaderboard.json. InputError where a folder has none."""
     try:
-        board: Board = json.loads(folder.read(BOARD))
+        board: Board = parse_json(folder.read(BOARD))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a results folder: it has no {BOARD}") from None
     return board

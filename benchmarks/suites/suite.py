@@ -10,7 +10,6 @@ file. Folders given as --inputs and --gt make an ad hoc suite, which is unpinned
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.cache import own_cache
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.names import check_file_name
 from lucidflux_data.storage.regular import is_special
 
@@ -219,7 +219,7 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
     """The suite with what `prepare` has left in `folder`; InputError when files have gone since."""
     if not (folder / "suite.json").exists():
         return suite
-    prepared: SuiteRecord = json.loads((folder / "suite.json").read_text())
+    prepared: SuiteRecord = parse_json((folder / "suite.json").read_text())
     if prepared["version"] != suite.version:
         raise InputError(
             f"{folder} holds version {prepared['version']} of {suite.name}, this is {suite.version}: prepare it again"

@@ -25,7 +25,7 @@ from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import IndexRow, Manifest, TarWriter
 from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
+from lucidflux_data.storage.formats import ROWS_IN_GROUP, parse_json, table_chunks
 from lucidflux_data.storage.journal import NEW, Rewriting
 from lucidflux_data.storage.lease import hold
 from lucidflux_data.storage.run_folder import FORGOTTEN, IMAGE_NAME, forgotten_keys
@@ -180,7 +180,7 @@ def _start(folder: Folder, manifest: Manifest, images: Iterable[str]) -> None:
 def _put_manifest(change: Rewriting, manifest: Manifest, digests: dict[str, str], touched: Sequence[str]) -> None:
     staged = dict.fromkeys(touched, f"{NEW}/{PLACE}")
     made = shards.make_manifest(change.folder, PLACE, _names(manifest), digests, staged)
-    renewed = {**manifest, **json.loads(made)}
+    renewed = {**manifest, **parse_json(made)}
     renewed.pop(shards.FORGETTING, None)
     change.put(shards.MANIFEST, formats.canonical_json(renewed))
 
@@ -223,7 +223,7 @@ def _rewrite_shard(change: Rewriting, name: str) -> bool:
         writer.sha256s.append(shards.sample_sha256(members))
     more = {}
     if pair_samples.FAILED in metadata:
-        failed: list[pair_samples.FailedImage] = json.loads(metadata[pair_samples.FAILED])
+        failed: list[pair_samples.FailedImage] = parse_json(metadata[pair_samples.FAILED])
         more[pair_samples.FAILED] = json.dumps([entry for entry in failed if entry["key"] not in gone])
     change.put(f"{PLACE}/{name}.tar", writer.chunks(samples.items()))
     change.put(index, writer.index_bytes(metadata["plan"], more))

@@ -5,11 +5,11 @@ pyiqa takes files from `$TORCH_HOME/hub` (pyiqa/, clip/, checkpoints/) and backb
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from lucidflux_data.storage.cache import own_cache
+from lucidflux_data.storage.formats import parse_json
 
 # As pyiqa 0.1.16 asks for them: files below the torch hub folder, and `hf:` repositories of the Hugging Face cache;
 # `own:` is what our own CLIP-IQA looks for, in more than one folder.
@@ -113,7 +113,7 @@ def missing_files(weight: str) -> list[Path]:
 def _shards(index: Path) -> list[str] | None:
     """The names of the files that an index of shards names, None where it cannot be read."""
     try:
-        return sorted(set(map(str, json.loads(index.read_text())["weight_map"].values())))
+        return sorted(set(map(str, parse_json(index.read_text())["weight_map"].values())))
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -14,6 +13,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 DECODERS = version.LIBRARIES.keys() - {"opencv"}  # told behind what degrades
 
@@ -36,7 +36,7 @@ def replay_pair(folder: Folder, key: str) -> tuple[Replayed, bytes]:
     """
     run, config = pairs_run.read(folder), pairs_run.read_config(folder)
     members = samples.find_sample(folder, key)
-    record = json.loads(members["json"])
+    record = parse_json(members["json"])
     backend = record["versions"]["backend"]
     device = _device(record["versions"])
     degrade = backends.load_backend(backend, device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
@@ -15,6 +14,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import IndexRow, ShardEntry
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 FAILED = "failed"  # in an index's metadata: images that turned out not to decode
 
@@ -31,7 +31,7 @@ def failed_images(folder: Folder, tar_name: str) -> list[FailedImage]:
     """The images of a shard that turned out not to decode."""
     name = shards.index_name(tar_name.removesuffix(".tar"))
     metadata = shards.read_index_metadata(folder, f"shards/{name}")
-    failed: list[FailedImage] = json.loads(metadata.get(FAILED, "[]"))
+    failed: list[FailedImage] = parse_json(metadata.get(FAILED, "[]"))
     return failed
 
 
@@ -98,4 +98,4 @@ def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Ite
         for rows in list(samples.values())[:limit]:
             (row,) = [row for row in rows if row["member"].endswith(".json")]
             file.seek(row["offset"])
-            yield json.loads(file.read(row["size"]))
+            yield parse_json(file.read(row["size"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 SIDE = 448  # pixels of a thumbnail; a page of 24 pairs then has some 3 MB
 STYLE = """
@@ -38,7 +38,7 @@ def make_view(folder: Folder, limit: int) -> bytes:
     figures = []
     for name, key, rows in _spread(folder, manifest, limit, config.variants):
         members = pair_samples.read_sample(folder, name, rows)
-        record = json.loads(members["json"])
+        record = parse_json(members["json"])
         hq = pairs.hq_pixels(record, pair_samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
         figures.append(_figure(key, record, hq, pixels_apart(members["lq.png"])))
     label = for_html(run["label"])

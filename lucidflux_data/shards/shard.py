@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import tarfile
 import zlib
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.errors import VerificationError
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, table_bytes
+from lucidflux_data.storage.formats import canonical_json, parse_json, table_bytes
 from lucidflux_data.storage.journal import Rewriting, is_left
 
 SCHEMA_VERSION = 1
@@ -307,7 +306,7 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
             f"{folder} was left while shards took their places: `lucidflux-data verify` finishes it"
         )
     try:
-        manifest: Manifest = json.loads(folder.read(MANIFEST))
+        manifest: Manifest = parse_json(folder.read(MANIFEST))
     except FileNotFoundError:
         raise VerificationError(f"{folder} has no {MANIFEST}: it was not packed to the end") from None
     except ValueError:

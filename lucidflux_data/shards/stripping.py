@@ -8,7 +8,6 @@ copyright notice too. Text, XMP, IPTC, comments, previews and whatever follows t
 from __future__ import annotations
 
 import io
-import json
 import re
 import struct
 import zlib
@@ -22,6 +21,7 @@ from lucidflux_data.codecs.header import Header
 from lucidflux_data.images import ImageError, probe
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 # Raised whenever `strip` gives other bytes. 1, of 0.1, had a list of what goes; 2 kept chunks of a wrong length,
 # profiles that are none, and what follows the picture inside its own chunks.
@@ -316,7 +316,7 @@ def read_version(folder: Folder) -> int | None:
     if folder.exists(FILE):
         return int(shards.read_index_metadata(folder, FILE).get(VERSION, 1))
     if folder.exists(shards.MANIFEST):
-        stripped = json.loads(folder.read(shards.MANIFEST)).get("stripped")
+        stripped = parse_json(folder.read(shards.MANIFEST)).get("stripped")
         return stripped.get("version", 1) if stripped else None
     return None
 

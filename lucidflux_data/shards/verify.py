@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from itertools import groupby
 
@@ -14,6 +13,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import IndexRow, Manifest, ShardEntry
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 PLACE = "shards"
 NAME_BYTES = 100  # of a tar header
@@ -57,7 +57,7 @@ def check_shard(folder: Folder, entry: ShardEntry, deep: bool, max_pixels: int, 
 def check_manifest(folder: Folder, manifest: Manifest) -> list[str]:
     """What the manifest says of its shards against their indices, which `check_shard` has compared with the tars."""
     names = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
-    made = json.loads(shards.make_manifest(folder, PLACE, names, manifest["digests"]))
+    made = parse_json(shards.make_manifest(folder, PLACE, names, manifest["digests"]))
     wrong = sorted(name for name in made if manifest.get(name) != made[name])
     return [f"{shards.MANIFEST} does not fit its shards ({', '.join(wrong)})"] if wrong else []
 
@@ -100,7 +100,7 @@ def _is_normalized(members: dict[str, bytes]) -> bool:
 def read_record(data: bytes) -> dict[str, object] | None:
     """The content of a json member; None for bytes that are something else."""
     try:
-        record = json.loads(data)
+        record = parse_json(data)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None

@@ -35,7 +35,7 @@ from lucidflux_data.storage.config import SETTINGS, Settings, StorageConfig
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
 from lucidflux_data.storage.refusals import raise_refusal, store_of
-from lucidflux_data.storage.regular import open_regular
+from lucidflux_data.storage.regular import open_regular, read_whole
 
 Result = TypeVar("Result")
 Content = bytes | Iterable[bytes]
@@ -222,14 +222,20 @@ class Folder:
         return os.path.getsize(self.path(name)) if self.is_local else int(self.fs.size(self.path(name)))
 
     def open(self, name: str) -> IO[bytes]:
-        return open_regular(self.path(name)) if self.is_local else self.fs.open(self.path(name), "rb")
+        if not self.is_local:
+            remote: IO[bytes] = self.fs.open(self.path(name), "rb")
+            return remote
+        try:
+            return open_regular(self.path(name))
+        except IsADirectoryError:
+            raise InputError(f"{self.path(name)} is a folder, where a file belongs") from None
 
     def read(self, name: str) -> bytes:
         if not self.is_local:
             data: bytes = retry_call(lambda: self.fs.cat_file(self.path(name)), self.url)
             return data
         with self.open(name) as file:
-            return file.read()
+            return read_whole(file, self.path(name))
 
     def publish(self, name: str, content: Content) -> None:
         """Puts `content` at `name`, whole or not at all. Raises Interrupted when the disk is full or read-only, and
@@ -264,7 +270,7 @@ class Folder:
                 raise Interrupted(
                     f"no space left for {self.root}: free some, then repeat the command to resume"
                 ) from None
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT):
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EISDIR):
                 raise Interrupted(f"{self.root} cannot be written to: {os.strerror(error.errno)}") from None
             raise
 

@@ -170,3 +170,11 @@ def canonical_json(content: Any) -> bytes:
 def indented_json(content: Any) -> bytes:
     """JSON for people to read: keys in their order, ASCII alone."""
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON document of anybody. ValueError where it is none, or nests deeper than Python's parser goes."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None

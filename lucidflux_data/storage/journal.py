@@ -8,12 +8,11 @@ finishes it before anything is read; without a journal nothing has changed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from lucidflux_data.storage.folder import Content, Folder
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.formats import canonical_json, parse_json
 
 JOURNAL = "journal.json"
 STAGE = ".next"  # where jobs write what is to take another's place; it goes with every change that is made
@@ -89,7 +88,7 @@ def is_left(folder: Folder) -> bool:
 def settle(folder: Folder) -> None:
     """Finishes what a command that ended began to change. To be called by who holds the folder alone."""
     if is_left(folder):
-        _make(folder, json.loads(folder.read(JOURNAL)), trusted=False)
+        _make(folder, parse_json(folder.read(JOURNAL)), trusted=False)
         folder.sweep()
 
 

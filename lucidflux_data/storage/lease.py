@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import secrets
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from lucidflux_data.errors import FolderBusy, Interrupted
 from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, retry_call
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.formats import canonical_json, parse_json
 from lucidflux_data.storage.journal import settle
 from lucidflux_data.storage.refusals import store_of
 
@@ -208,7 +207,7 @@ def _read(folder: Folder) -> Seen | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        said = json.loads(data)
+        said = parse_json(data)
         return Seen(said["token"], said["command"], said["since"], Process(**said["holder"]), age, version)
     except (ValueError, KeyError, TypeError):  # of another version, or damaged: only its silence tells
         return Seen("", "a command", 0.0, None, age, version)

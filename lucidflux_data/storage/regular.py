@@ -8,6 +8,7 @@ from typing import IO
 
 from lucidflux_data.errors import ImageError, InputError
 
+MOST_WHOLE = 1 << 34  # bytes; a table of 10^8 rows has a tenth of it
 NOT_REGULAR = "it is no regular file: a pipe, a socket or a device is not opened"
 
 
@@ -61,3 +62,14 @@ def check_size(size: int, most: int) -> None:
     """ImageError `too_many_bytes` for more than `most` bytes."""
     if size > most:
         raise ImageError("too_many_bytes", f"{size:,} bytes are more than decode.max_file_bytes ({most:,})")
+
+
+def read_whole(file: IO[bytes], path: str) -> bytes:
+    """A file of a folder of ours that is read whole. InputError for one larger than any of ours, or than the memory."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MOST_WHOLE:
+        raise InputError(f"{path} has {size:,} bytes: no file of ours that is read whole is as large")
+    try:
+        return file.read(size)
+    except MemoryError:
+        raise InputError(f"{path} has {size:,} bytes, which do not fit into memory") from None

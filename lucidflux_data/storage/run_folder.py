@@ -5,7 +5,6 @@ forgotten images.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, cast
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, checked_bytes
+from lucidflux_data.storage.formats import canonical_json, checked_bytes, parse_json
 
 IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")  # key, sha256
 
@@ -71,7 +70,7 @@ def read_claim(folder: Folder, name: str) -> dict[str, Any]:
     VerificationError where its content no longer fits the seal. A file of an earlier version has none.
     """
     try:
-        about = json.loads(folder.read(name))
+        about = parse_json(folder.read(name))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a run folder: it has no {name}") from None
     except ValueError:
@@ -89,7 +88,7 @@ def read_claim(folder: Folder, name: str) -> dict[str, Any]:
 
 def is_sealed(folder: Folder) -> bool:
     """Whether run.json has a seal; one of a version before 0.3 has none."""
-    return SEAL in json.loads(folder.read(RUN_FILE))
+    return SEAL in parse_json(folder.read(RUN_FILE))
 
 
 def read_forgotten(folder: Folder) -> list[str]:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.inference.pipeline import LucidFluxPipeline
 from lucidflux_model.network.build import CLASSES, ModelSizes, build, sizes_of
 from lucidflux_model.network.prompt import PROMPT, PromptEmbeddings
@@ -209,7 +210,7 @@ def verify(folder: Path) -> Verified:
     """Hashes against weights.json, keys and shapes against the model, and that all numbers are finite. Raises
     VerificationError."""
     try:
-        model = json.loads((folder / WEIGHTS_FILE).read_text())["model"]
+        model = parse_json((folder / WEIGHTS_FILE).read_text())["model"]
     except (OSError, ValueError, KeyError):
         raise VerificationError(f"{folder} has no readable {WEIGHTS_FILE}: it was not converted to the end") from None
     wrong = []

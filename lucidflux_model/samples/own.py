@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +11,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.run_folder import forgotten_keys
 from lucidflux_model.samples.stored import MEMBERS, OwnFolder
 
@@ -67,7 +67,7 @@ def describe_group(side: str | None) -> str | None:
     """The group that a json of ours gives a pair: that of near duplicates, else the image that it is a variant of.
     None for a json of anyone: what it calls a group, or how its keys look, says nothing about images that are alike."""
     try:
-        record = json.loads(side or "null")
+        record = parse_json(side or "null")
     except ValueError:
         return None
     plan = record.get("plan") if isinstance(record, dict) else None

@@ -26,7 +26,7 @@ from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.tars import is_image_name
 from lucidflux_data.sources.uris import escape_url, restore_url
 from lucidflux_data.storage.folder import READERS, Folder, absolute_url, file_system, name_errors, retry_call
-from lucidflux_data.storage.formats import checked_bytes
+from lucidflux_data.storage.formats import checked_bytes, parse_json
 from lucidflux_model.samples.own import describe_group
 from lucidflux_model.samples.reading import Unreadable, read_range, tar_state
 from lucidflux_model.samples.stored import MEMBERS, StockTars
@@ -179,4 +179,4 @@ def _read(folder: Folder, name: str) -> Index | None:
     about = table.schema.metadata or {}
     if b"states" not in about or table.schema.names != MEMBERS.names:
         return None
-    return Index(table, json.loads(about[b"states"]), json.loads(about[b"contents"]))
+    return Index(table, parse_json(about[b"states"]), parse_json(about[b"contents"]))

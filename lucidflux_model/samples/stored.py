@@ -6,7 +6,6 @@ A run keeps under 60 bytes a pair of it in every process that reads: a key, two 
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.reading import HEADER, check_member
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.samples.reading import GO_ON, DataChanged, Unreadable, read_range, tar_state
 
 Pixels = tuple[np.ndarray, np.ndarray]  # HQ and the LQ at the same size, uint8 HxWx3 RGB
@@ -239,7 +239,7 @@ class ShardPairs:
         run = self.origin.run
         assert run is not None, "only our own folders hold pointers"
         start = row["json_offset"]
-        record = json.loads(read_range(self.shards[self.shard_of[index]], start, start + row["json_size"]))
+        record = parse_json(read_range(self.shards[self.shard_of[index]], start, start + row["json_size"]))
         config = PairsConfig.model_validate(run["config"])
         data = pair_samples.stored_hq({}, record, run["sources"])
         return pairs.hq_pixels(record, data, config.degrade.crop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError, upsample_lq
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.names import check_file_name
 from lucidflux_model.samples.reading import Unreadable
 
@@ -26,7 +26,7 @@ class SuiteImages:
         """InputError where the folder holds no prepared suite."""
         self.folder = Path(folder)
         try:
-            about = json.loads((self.folder / "suite.json").read_text())
+            about = parse_json((self.folder / "suite.json").read_text())
             self.name, self._scale, images = str(about["name"]), int(about["scale"]), about["images"]
         except OSError:
             raise InputError(f"{folder} is no prepared suite (no suite.json): see `lucidflux bench prepare`") from None

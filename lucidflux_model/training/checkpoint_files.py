@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lucidflux_data.errors import InputError, VerificationError
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.weights.files import file_sha256
 from lucidflux_model.weights.published import is_finite
 from lucidflux_model.weights.writing import write_tensors
@@ -112,7 +113,7 @@ def write_about(folder: Path, state: Mapping[str, Any], world: int, more: Mappin
     sums = {}
     for rank in range(world):
         told = folder / f".rank-{rank:05d}.json"
-        part = json.loads(told.read_text())
+        part = parse_json(told.read_text())
         told.unlink()
         sums[part["file"]] = part["sha256"]
         for name, piece in part["pieces"].items():
@@ -144,7 +145,7 @@ def check_sums(folder: Path) -> bool:
     if not is_of_safetensors(folder):
         return False
     try:
-        sums = json.loads((folder / SUMS).read_text())
+        sums = parse_json((folder / SUMS).read_text())
         listed = {str(name): str(sha256) for name, sha256 in sums.items()}
     except (OSError, ValueError, AttributeError):
         raise VerificationError(f"{folder / SUMS} is damaged or missing: {_RESUME}") from None
@@ -166,7 +167,7 @@ _RESUME = "put the name of an earlier checkpoint into `latest` to go on from tha
 def read_about(folder: Path) -> dict[str, Any]:
     """checkpoint.json. InputError where it is not one of ours."""
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+        about: dict[str, Any] = parse_json((folder / ABOUT).read_text())
         if about["format"] != FORMAT:
             raise InputError(f"{folder} was saved by a later version: its format is {about['format']}, not {FORMAT}")
         return about

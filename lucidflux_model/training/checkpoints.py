@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lucidflux_data.errors import FolderBusy, InputError, Interrupted, VerificationError
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.network.build import TRAINED, build, sizes_of
 from lucidflux_model.training import checkpoint_files as files
 from lucidflux_model.training import old_checkpoints
@@ -99,7 +100,7 @@ class Checkpoints:
             else:
                 with _quiet():
                     old_checkpoints.fill(path, state, self.runtime.world == 1)
-            return json.loads((path / PROGRESS).read_text())
+            return parse_json((path / PROGRESS).read_text())
         except (KeyboardInterrupt, SystemExit, InputError):
             raise
         except BaseException as error:  # CheckpointException is no Exception

@@ -11,7 +11,6 @@ that begins from the weights. `bench infer` writes it into method.json, and the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import luma
 from lucidflux_data.measures import fingerprints
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.training.checkpoints import PLACE, PROGRESS, latest
 from lucidflux_model.weights import published as weights
@@ -48,7 +48,7 @@ def mark_of_run(run: Path) -> list[str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(parse_json(path.read_text()))
     except FileNotFoundError:
         return {}
     except ValueError:

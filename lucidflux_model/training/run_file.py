@@ -9,7 +9,6 @@ from there on the run is no exact repetition of anything: it goes on with the ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from lucidflux_data.config import digest, dotted
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.formats import canonical_json, parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.samples.reading import GO_ON, DataChanged
 from lucidflux_model.samples.sources import PairSource, contents_of, forgotten_of
@@ -129,7 +128,7 @@ def compare(out: Path, before: dict[str, Any], asked: Claim, say: Callable[[str]
     checkpoint = latest(out)
     if checkpoint is None:
         return []
-    then, now = dotted(before["lasting"]), dotted(json.loads(canonical_json(asked.lasting)))
+    then, now = dotted(before["lasting"]), dotted(parse_json(canonical_json(asked.lasting)))
     changed = sorted(name for name in {*then, *now} - {"pairs_sha256"} if then.get(name) != now.get(name))
     if changed:
         raise ConfigError(
@@ -175,7 +174,7 @@ def _what_changed(out: Path, before: Mapping[str, Any], data: Data, say: Callabl
 def _name_tars(out: Path, of: str, contents: Mapping[str, str]) -> str:
     """Which tars changed, came or went since data.json was written; '' where it is not of the data `of`."""
     try:
-        about = json.loads((out / DATA).read_text())
+        about = parse_json((out / DATA).read_text())
         before: dict[str, str] = about["tars"] if about["digest"] == of else {}
     except (OSError, ValueError, KeyError, TypeError):
         before = {}
@@ -198,7 +197,7 @@ def starts_epoch(run: Path, step: int) -> bool:
 def changes_of(run: Path) -> list[Change]:
     """Changes of the data that a run has gone on with."""
     try:
-        found: list[Change] = json.loads((run / RUN_FILE).read_text()).get(CHANGES, [])
+        found: list[Change] = parse_json((run / RUN_FILE).read_text()).get(CHANGES, [])
     except FileNotFoundError:
         return []
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.fingerprints import known_suites
 from lucidflux_data.storage.folder import Folder, configure
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.network.build import CLASSES, TRAINED, Components, build, build_random, fill_random, sizes_of
 from lucidflux_model.samples.cached import Sidecars, cache_folder
@@ -360,7 +360,7 @@ def export(run: Path, out: Path, averaged: bool = True, say: Callable[[str], Non
         raise InputError(f"{run} has no checkpoint to export")
     if not check_sums(checkpoint):
         say(f"warning: {checkpoint.name} {NOT_CHECKED}")
-    model = json.loads((run / RUN_FILE).read_text())["config"]["model"]["name"]
+    model = parse_json((run / RUN_FILE).read_text())["config"]["model"]["name"]
     parts = read_trained(checkpoint, model, averaged)
     part = out.with_name(f".{out.name}.part{out.suffix}")
     weights.save_lucidflux(parts["conditioner"], parts["connector"], part, mark_of_run(run))

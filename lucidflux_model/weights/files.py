@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from lucidflux_data.errors import InputError
+from lucidflux_data.storage.formats import parse_json
 
 WEIGHTS_FILE = "weights.json"  # in a converted folder: sha256 of every file
 
@@ -24,7 +24,7 @@ def file_sha256(path: Path) -> str:
 def folder_hashes(folder: Path) -> dict[str, str]:
     """File -> sha256 as weights.json lists them; computed where there is none."""
     try:
-        return dict(json.loads((folder / WEIGHTS_FILE).read_text())["files"])
+        return dict(parse_json((folder / WEIGHTS_FILE).read_text())["files"])
     except FileNotFoundError:
         return {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
     except (ValueError, KeyError):

@@ -6,7 +6,6 @@ predict    a pure function of the probe and of the machines: hours, bytes, memor
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from lucidflux_data.sources.listing import list_sources, sample
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 from pipelines.execution.progress import warn
 from pipelines.filter.measures import HistoryUnit
 from pipelines.filter.rows import Columns
@@ -291,7 +291,7 @@ def read_timing(folder: Folder) -> Timing | None:
     lines = []
     for name in folder.names("events"):
         if name.endswith(".jsonl"):
-            lines += [json.loads(line) for line in folder.read(f"events/{name}").decode().splitlines()]
+            lines += [parse_json(line) for line in folder.read(f"events/{name}").decode().splitlines()]
     lines = [line for line in lines if "attempt" in line]
     done = [line for line in lines if "seconds" in line]
     if not done:
@@ -329,7 +329,7 @@ def compare_with_run(folder: Folder) -> Comparison | None:
     """Predicted against actual, where `plan --out RUN` was called before the run; None otherwise."""
     if not folder.exists(PLAN_FILE):
         return None
-    planned = json.loads(folder.read(PLAN_FILE))
+    planned = parse_json(folder.read(PLAN_FILE))
     found: dict[str, object] = {**read_set(folder), **(read_timing(folder) or {})}
     both = [name for name in planned if name in found or name == "survivors_between"]
     return {"predicted": {name: planned[name] for name in both}, "actual": found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -29,6 +28,7 @@ from lucidflux_data.sources.uris import restore_url
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.allowed import is_below, prefixes_to_allow
 from lucidflux_data.storage.folder import Folder, absolute_url
+from lucidflux_data.storage.formats import parse_json
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress, warn
 from pipelines.filter import estimate as plan
@@ -283,7 +283,7 @@ def summary(folder: Folder) -> dict[str, object]:
     if not result["ignored_by"]:
         del result["ignored_by"]
     if folder.exists(shards.MANIFEST):
-        manifest = json.loads(folder.read(shards.MANIFEST))
+        manifest = parse_json(folder.read(shards.MANIFEST))
         result |= {
             "shards": len(manifest["shards"]),
             "shard_bytes": manifest["bytes"],

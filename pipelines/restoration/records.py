@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Literal, NotRequired, TypedDict
@@ -11,7 +10,7 @@ from typing import Literal, NotRequired, TypedDict
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.formats import canonical_json, parse_json
 from pipelines.execution.worker import File, Unit
 from pipelines.restoration.rows import RECORDS, RestoreRow
 
@@ -54,7 +53,7 @@ def encode_failure(row: RestoreRow, error: ImageError) -> File:
 def read_records(folder: Folder) -> dict[str, RestoreRecord]:
     """The records by the id of their image. What else an earlier version put there is no record."""
     names = [name for name in folder.names(RECORDS) if _RECORD.fullmatch(name)]
-    return {name.removesuffix(".json"): json.loads(folder.read(f"{RECORDS}/{name}")) for name in names}
+    return {name.removesuffix(".json"): parse_json(folder.read(f"{RECORDS}/{name}")) for name in names}
 
 
 _RECORD = re.compile(r"[0-9a-f]{20}\.json")

@@ -1,8 +1,9 @@
 """Every command that writes a folder, struck at a point of its work: repeated, it ends in the bytes of a quiet run.
 
-One table: what is done, what strikes, and how far the work has come. `make faults` runs all of it, `make test` a part
-that is chosen by the hash of the name. What must hold: no file that is half a file, nothing that is lost, no traceback
-(the error is one of ours), and after a repeat the very bytes of a command that nothing struck.
+One table: what is done, what strikes, and how far the work has come. A second one: what a stranger laid in the place of
+a file of ours, and who reads it. `make faults` runs all of both, `make test` a part that is chosen by the hash of the
+name. What must hold: no file that is half a file, nothing that is lost, no traceback (the error is one of ours), and
+after a repeat the very bytes of a command that nothing struck.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import pytest
 from PIL import Image
 
 from lucidflux_data.audit.forget import forget, forget_pairs
-from lucidflux_data.errors import Interrupted, StorageError
+from lucidflux_data.audit.report import make_report
+from lucidflux_data.errors import Interrupted, LucidFluxError, StorageError
 from lucidflux_data.pairs.job import is_pairs
+from lucidflux_data.pairs.replay import replay_pair
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.storage.folder import Folder
@@ -33,6 +36,7 @@ from pipelines.filter.repair import retry, verify_run
 from pipelines.synthesis.verify import verify_pairs
 from tests.support.here import QUIET, Here, run_filter, run_synthesize, verified
 from tests.support.killing import killed_after
+from tests.support.paths import ROOT
 
 RULES = ["iqa.metric=niqe", "rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_flat_fraction=1"]
 RULES += ["rules.max_laplacian_variance=999999", "cut.top_fraction=0.9", "shards.max_samples=3"]
@@ -92,6 +96,51 @@ SCENARIOS = [
     for command in COMMANDS
     for strike, points in STRIKES.items()
     for point in range(points)
+]
+
+
+def replace_by_link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def replace_by_hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 40 << 30)
+
+
+DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
+LAID: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a link to a device": replace_by_link,
+    "40 GB of nothing": replace_by_hole,
+    "JSON of 100,000 levels": lambda path: path.write_text(DEEP),
+    "a folder": Path.mkdir,
+}
+READERS: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
+    "verify a run": (
+        "run",
+        lambda place: verify_run(Folder(place), True, False, Here(), QUIET),
+        ("run.json", "manifest.json", "selected.parquet", "inventory.parquet", "scores/basic/unit-000000.parquet"),
+    ),
+    "select": (
+        "run",
+        lambda place: COMMANDS["select other rules"].call(place, place),
+        ("run.json", "inventory.parquet"),
+    ),
+    "report": ("run", lambda place: make_report(Folder(place)), ("run.json", "selected.parquet")),
+    "forget": ("run", lambda place: forget_first(place, place), ("run.json", "manifest.json")),
+    "verify pairs": (
+        "pairs",
+        lambda place: verify_pairs(Folder(place), True, False, Here(), QUIET),
+        ("run.json", "manifest.json", "shards/pairs-000000.index.parquet", "inputs/unit-000000.parquet"),
+    ),
+    "replay": ("pairs", lambda place: replay_pair(Folder(place), "0" * 20 + "_00"), ("run.json", "manifest.json")),
+}
+STRANGERS = [
+    (f"{reader}, {laid} in the place of {file}", reader, laid, file)
+    for reader, (_, _, files) in READERS.items()
+    for laid in LAID
+    for file in files
 ]
 
 
@@ -209,6 +258,29 @@ def test_struck_and_repeated_it_ends_in_the_bytes_of_a_quiet_run(
     COMMANDS[command].call(place, photos)
     assert tree(place) == quiet
     assert verified(place) > 0
+
+
+@pytest.mark.parametrize(
+    ("reader", "laid", "file"),
+    [pytest.param(*scenario[1:], id=scenario[0]) for scenario in STRANGERS if is_chosen(scenario[0])],
+)
+def test_what_a_stranger_laid_in_a_folder_is_told_in_a_sentence(
+    reader: str, laid: str, file: str, origins: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nothing waits, nothing is read without end, and the error is one of ours."""
+    origin, call, _ = READERS[reader]
+    place = Path(shutil.copytree(origins[origin], tmp_path / "place"))
+    (place / file).unlink()
+    LAID[laid](place / file)
+    with pytest.raises(LucidFluxError) as told:
+        call(place)
+    assert "\n" not in str(told.value)
+
+
+def test_the_pages_tell_how_many_scenarios_there_are() -> None:
+    told = f"{len(SCENARIOS)} points and {len(STRANGERS)} laid files"
+    for page in ("security.md", "cluster.md"):
+        assert told in (ROOT / "docs" / page).read_text(), page
 
 
 def test_the_table_has_some_two_hundred_scenarios_and_a_quick_run_meets_each_command_and_each_strike() -> None:

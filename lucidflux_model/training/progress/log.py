@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NotRequired, TypedDict
 
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.training.progress.trackers import Trackers
 
 METRICS = "metrics.jsonl"
@@ -81,7 +82,7 @@ def read_on(run: Path, place: int) -> tuple[list[Step], int]:
     except FileNotFoundError:
         return [], 0
     whole = data[: data.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+    return [parse_json(line) for line in whole.splitlines()], start + len(whole)
 
 
 class TrainLog:

@@ -13,6 +13,7 @@ import cv2
 from lucidflux_data.codecs.encoding import data_url
 from lucidflux_data.escapes import for_html
 from lucidflux_data.page import STYLE
+from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import Step, read_metrics
 from lucidflux_model.training.progress.validation import PLACE
@@ -29,7 +30,7 @@ Point = tuple[int, float]
 
 def make_report(run: Path) -> bytes:
     """From run.json, metrics.jsonl and validation/ of a run that has begun."""
-    about = json.loads((run / "run.json").read_text())
+    about = parse_json((run / "run.json").read_text())
     lines = read_metrics(run)
     config = about["config"]
     parts = [f"<h1>{for_html(about['label'])}</h1>", f"<p class=note>{_counts(lines, config)}</p>"]

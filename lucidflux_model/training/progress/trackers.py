@@ -16,6 +16,7 @@ from typing import Any
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import parse_json
 
 IDS, PROJECT = "trackers.json", "lucidflux"
 
@@ -58,7 +59,7 @@ class Trackers:
 def read_ids(run: Path) -> dict[str, str]:
     """The ids of the run in services; {} where there are none."""
     try:
-        return {str(name): str(id_) for name, id_ in json.loads((run / IDS).read_text()).items()}
+        return {str(name): str(id_) for name, id_ in parse_json((run / IDS).read_text()).items()}
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError):
