@@ -52,11 +52,10 @@ demo-full: $(VENV)/demo-full.stamp  ## The demo with Real-ESRGAN ranked, then tr
 	$(BIN)/lucidflux demo --full
 
 test: $(VENV)/dev.stamp  ## Run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "alone and not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 coverage: $(VENV)/dev.stamp  ## Run the tests and hold the share of lines that they reach (half as slow again as `test`)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" --cov --cov-report=term
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term
 
 faults: $(VENV)/dev.stamp  ## Run every fault scenario and the slow tests, of which `test` runs a part
 	LUCIDFLUX_FAULTS=all HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/faults

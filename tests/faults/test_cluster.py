@@ -154,7 +154,6 @@ def tight(patch: pytest.MonkeyPatch) -> Iterator[RayExecutor]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("stateful", [False, True], ids=["task", "actor"])
 def test_a_worker_over_its_memory_is_killed_by_ray_and_its_unit_is_tried_again(
     stateful: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_prepare_compares_and_records_upright_sizes(phone: Path, monkeypatch: py
                 os.rename(path, phone / f"{role}-{path.name}")  # these lie on their side
     place = phone.with_name("suites") / "realsr"
     prepare(wanted, phone, place)
-    record = suites.json.loads((place / "suite.json").read_text())
+    record = json.loads((place / "suite.json").read_text())
     sizes = {(image["width"], image["height"]) for roles in record["images"].values() for image in roles.values()}
     assert sizes == {TALL, (128, 192)}
     with pytest.raises(InputError, match="lq/5 is 32x48, not 48x32"):

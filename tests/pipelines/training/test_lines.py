@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lucidflux_model.training.progress.log import TrainLog, read_metrics
+from lucidflux_model.training.progress.trackers import Trackers
 from pipelines.training.launch import describe_step
 
 
@@ -17,7 +18,7 @@ def test_a_step_that_is_not_finite_is_shown_before_and_after_it_was_written(valu
     counts = {"step": 1, "epoch": 0, "consumed": 4, "corrupt": 0, "skipped": 1, "skipped_in_a_row": 1}
     speed = {"seconds": 1.0, "images_per_s": 4.0, "data_wait": 0.0, "peak_memory_bytes": 1}
     line = {**counts, "loss": value, "loss_by_sigma": [value], "grad_norm": value, "lr": 1e-3, **speed}
-    log = TrainLog(tmp_path, 0, tensorboard=False)
+    log = TrainLog(tmp_path, 0, False, Trackers(tmp_path, (), {}, print))
     log.write(line)
     log.close()
     (written,) = read_metrics(tmp_path)
