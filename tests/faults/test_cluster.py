@@ -85,9 +85,8 @@ def test_preflight_speaks_of_each_node(
             preflight(executor, ["file:///nowhere"], Folder(str(tmp_path / "run")), "none", Progress())
 
 
-@pytest.mark.parametrize(
-    ("seed", "at"), [(1, 8), *(pytest.param(*point, marks=pytest.mark.slow) for point in [(0, 3), (2, 10), (3, 13)])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "at"), [(1, 8), (0, 3), (2, 10), (3, 13)])
 def test_ray_worker_or_actor_killed(
     seed: int, at: int, photos: Path, cluster: Any, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
@@ -113,6 +112,7 @@ def test_node_removed(
     check(run, quiet)
 
 
+@pytest.mark.slow
 def test_driver_of_the_cluster_interrupted(
     photos: Path, cluster: Any, config: FilterConfig, quiet, tmp_path: Path
 ) -> None:
