@@ -134,6 +134,16 @@ def _bucket_of(masked: np.ndarray, bits: int) -> np.ndarray:
 
 
 @compiled
+def _is_within(difference: np.uint64, radius: int) -> bool:
+    """Whether at most `radius` bits are set."""
+    distance = 0
+    while difference != 0 and distance <= radius:
+        difference &= difference - np.uint64(1)
+        distance += 1
+    return distance <= radius
+
+
+@compiled
 def _link(
     variants: np.ndarray,
     order: np.ndarray,
@@ -158,11 +168,7 @@ def _link(
                 j = order[position]
                 if j <= i:  # the pair is met from the other side, by the inverse flip or turn
                     continue
-                distance = 0
-                while difference != 0 and distance <= radius:
-                    difference &= difference - np.uint64(1)
-                    distance += 1
-                if distance <= radius:
+                if _is_within(difference, radius):
                     _union(parents, i, j)
 
 
@@ -190,11 +196,7 @@ def _meet(
                 difference = wanted ^ ordered[position]
                 if difference & mask != 0 or order[position] <= i:
                     continue
-                distance = 0
-                while difference != 0 and distance <= radius:
-                    difference &= difference - np.uint64(1)
-                    distance += 1
-                if distance <= radius:
+                if _is_within(difference, radius):
                     pairs[count, 0], pairs[count, 1] = i, order[position]
                     count += 1
                     if count == len(pairs):
