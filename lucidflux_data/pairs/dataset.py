@@ -64,6 +64,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
     such answers, those of all DataLoader workers together.
     skipped: names of the images that are too small or do not open, with the reason.
     warnings: a sentence for each source that could not be listed as a whole (a damaged tar, a folder behind a link).
+    ignored_by: how many files, members and rows are no candidates, by kind (docs/curation.md).
     Raises ConfigError for a wrong setting, InputError for a source without a usable image.
     """
 
@@ -87,6 +88,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         asked = [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
         self.skipped: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.ignored_by: dict[str, int] = {}
         self._sources = [absolute_url(item) for item in asked]
         self._trust()
         check_clean(asked)
@@ -158,7 +160,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
             table = pairs_run.inputs_of_run(folder)
         else:
             listing = list_sources([absolute_url(item) for item in asked])
-            self.warnings = listing.all_warnings()
+            self.warnings, self.ignored_by = listing.all_warnings(), listing.ignored_by
             table = _probed(listing.table)
         table = pairs_run.fill_reasons(table, self.config)
         unusable = table.filter(pc.is_valid(pc.field("reason"))).select(["source_key", "reason"]).to_pylist()

@@ -8,14 +8,16 @@ train/a.jpg                   train/metadata.parquet         the row whose `file
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -29,6 +31,12 @@ from lucidflux_data.storage.formats import to_rows
 
 METADATA = ("metadata.parquet", "metadata.csv", "metadata.jsonl")
 NAME_COLUMN = "file_name"
+# Cells of a csv: a number as JSON has it, also `.5` and `5.`, but no leading zero or plus, which say that it is a name
+# (`007`, `+49 30`). Without a decimal point or an exponent it is an integer.
+NUMBER = r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-?(?:inf|Inf|infinity|Infinity)"
+TRUE_OR_FALSE = r"(?i)true|false"
+NOTHING = ("NaN", "nan", "NA", "N/A", "n/a", "null", "NULL")  # in a column of numbers alone; elsewhere they are text
+LONGEST = 20  # characters of an integer of 64 bits
 MAX_TABLE_BYTES = 2 << 30  # of metadata.parquet and metadata.csv
 
 
@@ -47,7 +55,7 @@ class Beside:
 
     def enter(self, folder: str, folders: Collection[str], files: Collection[str]) -> tuple[list[str], dict[str, str]]:
         """The files of a folder (a url, with the names in it) that are sources of their own, and img2dataset's columns
-        by the key of an image. A folder is entered before those in it."""
+        by the key of an image. Sorted, so that warnings come in one order. A folder is entered before those in it."""
         taken = {name for name in METADATA if name in files and self._take_metadata(folder, name)}
         sides = self._sides_of_folder(folder)
         if sides is not None:
@@ -64,7 +72,7 @@ class Beside:
                 self.counts.ignored["other_files"] += 1
                 taken.add(name)
                 self.twins.add(f"{folder}/{stem}")
-        return [name for name in files if name not in taken], sides or {}
+        return sorted(set(files) - taken), sides or {}
 
     def side(self, uri: str, key: str, sides: dict[str, str]) -> str | None:
         """What stands beside an image; it counts as met."""
@@ -168,13 +176,11 @@ def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
         if url.endswith(".jsonl"):
             yield from _json_rows(io.TextIOWrapper(file, "utf-8-sig"))
             return
-        if url.endswith(".parquet"):
-            batches = pq.ParquetFile(file, page_checksum_verification=True).iter_batches(
-                4096, use_threads=False
-            )  # its threads may abort at exit
-        else:
-            batches = _csv_batches(file)
-        for batch in batches:
+        if url.endswith(".csv"):
+            yield from _csv_rows(file)
+            return
+        table = pq.ParquetFile(file, page_checksum_verification=True)
+        for batch in table.iter_batches(4096, use_threads=False):  # its threads may abort at exit
             columns = [k for k, column in enumerate(batch.schema) if not pa.types.is_nested(column.type)]
             flat = batch.select(columns)  # by number: two columns may have one name, of which the last counts
             if NAME_COLUMN not in flat.schema.names:
@@ -198,10 +204,52 @@ def _lines(file: IO[str]) -> Iterator[str]:
         yield line
 
 
-def _csv_batches(file: Any) -> Iterator[pa.RecordBatch]:
+def _csv_rows(file: Any) -> Iterator[dict[str, object]]:
+    """A cell is text as it stands. In a column that holds nothing but numbers it is one, and null where it is empty or
+    one of NOTHING; in one of `true` and `false` likewise. An empty cell is null everywhere."""
     if not file.read(1):
         return
     file.seek(0)
-    options = pyarrow.csv.ConvertOptions(column_types={NAME_COLUMN: pa.string()}, strings_can_be_null=True)
+    header = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    try:
+        names = next(filter(None, csv.reader(header)), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    header.detach()
+    if NAME_COLUMN not in names:
+        return
+    file.seek(0)
+    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    yield from pyarrow.csv.read_csv(file, convert_options=options, parse_options=parse).to_batches()
+    table = pyarrow.csv.read_csv(file, convert_options=options, parse_options=parse)
+    kinds = [_kind_of(name, column) for name, column in zip(table.schema.names, table.columns, strict=True)]
+    for batch in table.to_batches(4096):
+        columns = [map(read, column.to_pylist()) for read, column in zip(kinds, batch.columns, strict=True)]
+        for row in zip(*columns, strict=True):
+            yield dict(zip(table.schema.names, row, strict=True))
+
+
+def _kind_of(name: str, column: pa.ChunkedArray) -> Callable[[str], object]:
+    """How the cells of a column are read."""
+    filled = column.filter(pc.invert(pc.is_in(column, pa.array(["", *NOTHING], pa.string()))))
+    if name == NAME_COLUMN or not len(filled):
+        return _read_text
+    for pattern, read in ((NUMBER, _read_number), (TRUE_OR_FALSE, _read_bool)):
+        if pc.all(pc.match_substring_regex(filled, rf"\A(?:{pattern})\z")).as_py():
+            return read
+    return _read_text
+
+
+def _read_text(cell: str) -> object:
+    return cell or None
+
+
+def _read_number(cell: str) -> object:
+    """Of more digits than 64 bits have, the digits stay: `make_portable` would write them so."""
+    if cell.lstrip("-").isdigit():
+        return int(cell) if len(cell) <= LONGEST else cell
+    return None if cell in NOTHING or not cell else float(cell)
+
+
+def _read_bool(cell: str) -> object:
+    return cell.lower() == "true" if cell and cell not in NOTHING else None

@@ -24,12 +24,13 @@ IGNORED = {
 @dataclass
 class Counts:
     """`ignored`: how many of each kind of IGNORED. `damaged_tars`: their uris. `warnings`: a sentence each. `source`:
-    the url that is being listed."""
+    the url that is being listed. `unread`: columns of tables, of which it was told that their images are not read."""
 
     ignored: Counter[str] = field(default_factory=Counter)
     damaged_tars: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     source: tuple[str, ...] = ()
+    unread: set[tuple[str, ...]] = field(default_factory=set)
 
 
 def describe_ignored(ignored: dict[str, int]) -> str:

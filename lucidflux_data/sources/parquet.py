@@ -4,6 +4,8 @@
                   the path counts where the bytes are null
     uris          a text column named uri, url, image_url, path, image_path or file_name
 
+One column of images is read, an image a row: other columns that hold images, and lists of them, are named in a warning.
+
 A row of bytes is the candidate `...parquet#row`. Rows of a unit follow each other, so a file is read forward once, some
 rows at a time, and not again for every row.
 """
@@ -26,7 +28,7 @@ from lucidflux_data.sources.counts import Counts
 from lucidflux_data.sources.sides import MAX_SIDE_BYTES
 from lucidflux_data.sources.uris import NOT_ALLOWED, escape_text, escape_url, may_be_read, show_name
 from lucidflux_data.storage.folder import absolute_url, file_system
-from lucidflux_data.storage.formats import make_portable, to_rows
+from lucidflux_data.storage.formats import LISTS, make_portable, to_rows
 
 BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "content", "data")
 URI_COLUMNS = ("uri", "url", "image_url", "path", "image_path", "file_name")
@@ -60,6 +62,39 @@ def layout(schema: pa.Schema) -> Layout | None:
         if column is not None and _is_text(kinds[column]):
             return Layout(column, "uri", tuple(other for other in plain if other != column))
     return None
+
+
+def unread_columns(schema: pa.Schema, found: Layout | None) -> list[str]:
+    """The columns with images beside the one that is read: structs of bytes, lists, and what is named as images are."""
+    return [
+        field.name
+        for field in schema
+        if (found is None or field.name != found.column) and _holds_images(field.type, field.name.lower())
+    ]
+
+
+def _holds_images(kind: pa.DataType, name: str) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        if place >= 0 and _is_bytes(_value_type(kind.field(place).type)):
+            return True
+        return any(_holds_images(inner.type, inner.name.lower()) for inner in kind)
+    if any(is_list(kind) for is_list in LISTS) or pa.types.is_dictionary(kind):
+        return _holds_images(kind.value_type, name)
+    if pa.types.is_map(kind):
+        return _holds_images(kind.item_type, name)
+    return _is_long_bytes(kind) and (name in BYTES_COLUMNS or name.removesuffix("s") in BYTES_COLUMNS)
+
+
+def _warn_of_unread(url: str, schema: pa.Schema, found: Layout | None, counts: Counts) -> None:
+    """Once for each set of such columns in a source: a set of a thousand files is told of in one sentence."""
+    unread = unread_columns(schema, found)
+    if unread and tuple(unread) not in counts.unread:
+        counts.unread.add(tuple(unread))
+        names = ", ".join(map(show_name, unread))
+        read = f"one column of images is read, an image a row (here {found.column})" if found else "an image a row is"
+        told = f"images that {names} may hold are not read: {read}"
+        counts.warnings.append(f"{show_name(url.removeprefix('file://'))}: {told}")
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -99,6 +134,7 @@ def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None, int]]
     with file_system(url).open(url, "rb") as file:
         table = pq.ParquetFile(file, page_checksum_verification=True)
         found = layout(table.schema_arrow)
+        _warn_of_unread(url, table.schema_arrow, found, counts)
         if found is None:
             return
         folder = url.rsplit("/", 1)[0]

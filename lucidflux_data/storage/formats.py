@@ -144,12 +144,18 @@ def find_unportable(kind: pa.DataType) -> str | None:
         return find_unportable(kind.key_type) or find_unportable(kind.item_type)
     if pa.types.is_struct(kind):
         return next(filter(None, (find_unportable(field.type) for field in kind)), None)
-    if any(is_list(kind) for is_list in _LISTS):
+    if any(is_list(kind) for is_list in LISTS):
         return find_unportable(kind.value_type)
     return None if any(is_one(kind) for is_one in _PORTABLE) else str(kind)
 
 
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 _PORTABLE = (
     pa.types.is_null,
     pa.types.is_boolean,

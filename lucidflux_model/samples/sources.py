@@ -8,6 +8,7 @@ A sample is one ranged read. `Unreadable` is a sample's own trouble, which the l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage.folder import Folder, absolute_url, trust_sources
 from lucidflux_data.storage.run_folder import forgotten_keys
+from lucidflux_model.samples.listed import Listed
 from lucidflux_model.samples.own import own_pairs
 from lucidflux_model.samples.reading import Unreadable
 from lucidflux_model.samples.stock import stock_pairs
@@ -43,6 +45,12 @@ class OnlinePairs:
             self.shard_of[index] = numbers.setdefault(place, len(numbers))
         self.size = (self._pairs.config.size,) * 2
         folders = [Folder(source) for source in sources]
+        left_out = Counter(self._pairs.skipped.values())
+        self.listed: Listed = {
+            "warnings": self._pairs.warnings,
+            "ignored_by": self._pairs.ignored_by,
+            "left_out": dict(sorted(left_out.items())),
+        }
         self.forgotten = sum(len(forgotten_keys(folder)) for folder in folders if folder.exists(shards.MANIFEST))
 
     def __len__(self) -> int:
@@ -113,6 +121,11 @@ def open_pairs(
 def contents_of(source: PairSource) -> Mapping[str, str]:
     """A digest of what each tar of stored pairs holds, by its name or uri."""
     return source.origin.contents if isinstance(source, ShardPairs) else {}
+
+
+def listed_of(source: PairSource) -> Listed:
+    """What the listing of the data left out and had to warn of."""
+    return source.origin.listed if isinstance(source, ShardPairs) else source.listed
 
 
 def forgotten_of(source: PairSource) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -29,6 +29,7 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.reading import HEADER, check_member
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
+from lucidflux_model.samples.listed import NOTHING, Listed
 from lucidflux_model.samples.reading import GO_ON, DataChanged, Unreadable, read_range, tar_state
 
 Pixels = tuple[np.ndarray, np.ndarray]  # HQ and the LQ at the same size, uint8 HxWx3 RGB
@@ -62,6 +63,7 @@ class OwnFolder:
     manifest: str
     contents: Mapping[str, str]
     forgotten: int  # images
+    listed: Listed = field(default_factory=lambda: NOTHING)  # `synthesize` told what it left out
 
     def check(self, shard: str) -> None:
         """DataChanged where the set is another one now, or is being written anew."""
@@ -79,6 +81,7 @@ class StockTars:
 
     states: Mapping[str, str]
     contents: Mapping[str, str]
+    listed: Listed
     run: None = None
     forgotten: int = 0
 

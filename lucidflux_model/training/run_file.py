@@ -22,8 +22,9 @@ from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_data.storage.formats import canonical_json, parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
+from lucidflux_model.samples.listed import NOTHING, Listed
 from lucidflux_model.samples.reading import GO_ON, DataChanged
-from lucidflux_model.samples.sources import PairSource, contents_of, forgotten_of
+from lucidflux_model.samples.sources import PairSource, contents_of, forgotten_of, listed_of
 from lucidflux_model.samples.stream import split
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import TrainConfig
@@ -52,11 +53,13 @@ class Change(TypedDict):
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a run now. `pairs`: ShardPairs.digest; `contents`: a digest of each tar by its name or uri."""
+    """The data of a run now. `pairs`: ShardPairs.digest; `contents`: a digest of each tar by its name or uri; `listed`
+    is in no digest."""
 
     pairs: str
     contents: Mapping[str, str]
     about: DataAbout
+    listed: Listed
     split_before: bool  # whether a version that took names for groups would hold out the same
 
     @classmethod
@@ -65,7 +68,7 @@ class Data:
         # The order of tars counts, their names do not: data may be moved.
         whole = digest([pairs, list(contents.values())])
         about: DataAbout = {"digest": whole, "pairs": len(source), "forgotten": forgotten_of(source)}
-        return cls(pairs, contents, about, _is_split_as_before(source, held, fraction))
+        return cls(pairs, contents, about, listed_of(source), _is_split_as_before(source, held, fraction))
 
 
 def _is_split_as_before(source: PairSource, held: np.ndarray, fraction: float) -> bool:
@@ -106,7 +109,7 @@ def claim_run(out: Path, asked: Claim, say: Callable[[str], None] = print) -> No
     folder, lasting = Folder(out), asked.lasting
     run: dict[str, Any] = {"schema_version": 1, "kind": KIND, "sources": [absolute_url(s) for s in asked.sources]}
     run |= {"init": asked.init, "lasting": lasting, "config": asked.config.model_dump(), "digest": digest(lasting)}
-    run |= {"label": asked.label, "data": asked.data.about}
+    run |= {"label": asked.label, "data": asked.data.about, "listed": asked.data.listed}
     if marked := join_marks(asked.mark, mark_of_run(out)):
         run[MARK] = marked
 
@@ -198,6 +201,15 @@ def changes_of(run: Path) -> list[Change]:
     """Changes of the data that a run has gone on with."""
     try:
         found: list[Change] = parse_json((run / RUN_FILE).read_text()).get(CHANGES, [])
+    except FileNotFoundError:
+        return []
+    return found
+
+
+def warnings_of(run: Path) -> list[str]:
+    """What the listing of a run's data had to warn of."""
+    try:
+        found: list[str] = parse_json((run / RUN_FILE).read_text()).get("listed", NOTHING)["warnings"]
     except FileNotFoundError:
         return []
     return found

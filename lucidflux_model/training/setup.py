@@ -21,8 +21,9 @@ from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.network.build import CLASSES, TRAINED, Components, build, build_random, fill_random, sizes_of
 from lucidflux_model.samples.cached import Sidecars, cache_folder
+from lucidflux_model.samples.listed import say_left_out
 from lucidflux_model.samples.reading import Unreadable
-from lucidflux_model.samples.sources import PairSource, open_pairs
+from lucidflux_model.samples.sources import PairSource, listed_of, open_pairs
 from lucidflux_model.samples.stored import ShardPairs
 from lucidflux_model.samples.stream import Order, PairDataset, Share, split
 from lucidflux_model.samples.suites import SuiteImages
@@ -76,11 +77,13 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     leaving: Callable[[], bool] = lambda: False,
     data_changed: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Summary:
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
     `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
-    `data_changed`: whether a run may go on with other data than before.
+    `data_changed`: whether a run may go on with other data than before. `warn`: is told what of the data could not be
+    listed as a whole; run.json has it, too.
     """
     check_run(config, out, init, resume, data_changed)
     configure(config.storage.model_dump())
@@ -92,6 +95,7 @@ def train(
     with runtime.first():
         suites = open_suites(config)
         if runtime.main:
+            tell_listed(source, say, warn)
             mark = suites_seen(config, source, held, say) + [suite.name for suite in suites]
             mark = join_marks(mark, read_mark(Path(init)) if init else [])
             now = Data.of(source, held, config.validation.fraction)
@@ -125,6 +129,15 @@ def open_source(
     """The pairs that a run reads; `index`, `look` and `keep` as of open_shards."""
     data = config.data
     return open_pairs(sources, data.online, config.seed, data.online_settings, index, look, keep)
+
+
+def tell_listed(source: PairSource, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """What the listing of the data left out; its warnings are said at every start."""
+    listed = listed_of(source)
+    for warning in listed["warnings"]:
+        warn(warning)
+    if listed["left_out"]:
+        say(say_left_out(listed["left_out"]))
 
 
 def split_pairs(config: TrainConfig, source: PairSource, new: bool) -> tuple[np.ndarray, np.ndarray]:

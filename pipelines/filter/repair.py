@@ -15,10 +15,10 @@ from lucidflux_data.audit import decoders, strays
 from lucidflux_data.audit import doubts as earlier
 from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.audit.forget import finish_forgetting
-from lucidflux_data.errors import ConfigError, InputError, VerificationError
-from lucidflux_data.images import decode
+from lucidflux_data.errors import ConfigError, ImageError, InputError, VerificationError
 from lucidflux_data.iqa.checks import SIDE_PX, device_drift, examine
 from lucidflux_data.iqa.metrics import load_metric, lower_is_better
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
@@ -38,6 +38,7 @@ from pipelines.filter.job import pack, score, select
 from pipelines.filter.score import MeasureUnit
 
 PASSING_REASONS = ("decode_timeout", "iqa_out_of_memory")  # may be gone on another machine, whatever the detail says
+MOST_EXAMINED = 12  # photos on which a metric is tested
 
 
 class Retried(TypedDict):
@@ -145,21 +146,16 @@ def _drop_rows(folder: Folder, measure: str, column: str, values: pa.Array | pa.
 
 def examine_metrics(names: list[str], folder: Path | None) -> dict[str, dict[str, Any]]:
     """The card of each metric on real photos. ConfigError where a metric cannot be loaded or there are no photos."""
-    if folder is None:
-        from lucidflux_data.sources.bundled import bundled_photos
-
-        uris = [f"file://{path}" for path in bundled_photos()]
-    else:
-        uris = list_sources([str(folder)]).table["uri"].to_pylist()
     images = []
-    for uri in uris:
+    for row in list_sources([str(folder)]).table.to_pylist() if folder else _bundled_rows():
         try:
-            pixels = decode(read_bytes(uri))
-        except Exception:  # what is no image is of no use here
+            pixels = pixels_apart(read_bytes(row["uri"], row["offset"], row["size"]))
+        except ImageError:  # what is no image is of no use here
             continue
         if min(pixels.shape[:2]) >= SIDE_PX and pixels.std() > 20:
             images.append(pixels)
-    images = images[:12]
+        if len(images) == MOST_EXAMINED:
+            break
     if len(images) < 3:
         raise ConfigError("a metric is examined on three photos of 256 px or more: give --images")
     cards = {}
@@ -171,6 +167,12 @@ def examine_metrics(names: list[str], folder: Path | None) -> dict[str, dict[str
                 functools.partial(load_metric, name), (devices[0], devices[1]), images
             )
     return cards
+
+
+def _bundled_rows() -> list[dict[str, Any]]:
+    from lucidflux_data.sources.bundled import bundled_photos
+
+    return [{"uri": f"file://{path}", "offset": -1, "size": -1} for path in bundled_photos()]
 
 
 def _devices() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import launch, launch_line, open_runtime
 from lucidflux_model.training.progress.log import Step
-from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress
+from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress, warn
 
 if TYPE_CHECKING:
     from lucidflux_model.training.setup import Summary
@@ -85,6 +85,7 @@ def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) 
                 on_step,
                 stop,
                 data_changed=request.data_changed,
+                warn=warn,
             )
         return result if runtime.main else None
 

@@ -25,9 +25,10 @@ from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.distributed import PATIENCE, Runtime
 from lucidflux_model.training.progress.log import Step, read_metrics, read_on
+from lucidflux_model.training.run_file import warnings_of
 from lucidflux_model.training.setup import Summary, check_run, train
 from pipelines.execution.on_ray import RayExecutor, own_path
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.training.launch import Request, show_steps
 
 RESTARTS = 3
@@ -85,6 +86,8 @@ def _train_on_ray(
             return _fitted(job, place)
     finally:
         executor.close()
+        for warning in warnings_of(Path(request.out)):
+            warn(warning)
 
 
 def _workers(executor: RayExecutor, num_gpus: int | None, num_cpus: int | None) -> int:

@@ -20,8 +20,9 @@ from lucidflux_model.training.setup import (
     open_source,
     open_suites,
     split_pairs,
+    tell_listed,
 )
-from pipelines.execution.progress import Progress
+from pipelines.execution.progress import Progress, warn
 from pipelines.training.launch import Request
 
 
@@ -45,6 +46,7 @@ def plan(request: Request, processes: int, progress: Progress) -> Plan:
     configure(config.storage.model_dump())
     make_share(config, Runtime(0, processes, torch.device("cpu")))
     source = open_source(config, request.sources, Folder(out), keep=False)
+    tell_listed(source, progress.say, warn)
     checkpoint = latest(out)
     training, held = split_pairs(config, source, new=checkpoint is None or request.data_changed)
     open_suites(config)

@@ -20,6 +20,7 @@ from lucidflux_data.pairs.dataset import CleanRows, RealESRGANPairs  # noqa: E40
 from lucidflux_data.storage.config import SETTINGS  # noqa: E402
 from lucidflux_data.storage.folder import configure  # noqa: E402
 from tests.support import training  # noqa: E402
+from tests.support.odd_sources import header_offset, tar_bytes  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,24 @@ def test_uris_of_tables_are_read_where_that_is_allowed(photos: Path, tmp_path: P
     assert pickle.loads(sent)[3] == allowed.rows[3]
     with pytest.raises(ConfigError, match="is no prefix of a uri"):
         RealESRGANPairs(photos, size=96, allow_uris=["photos"])
+
+
+def test_what_could_not_be_listed_as_a_whole_is_in_warnings(photos: Path, tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    shutil.copytree(photos, place)
+    assert RealESRGANPairs(place, size=96).warnings == []
+    data = tar_bytes([(path.name, path.read_bytes()) for path in sorted(photos.iterdir())])
+    (place / "cut.tar").write_bytes(data[: header_offset(data, 3) + 700])
+    (place / "packed.tgz").write_bytes(b"\x1f\x8b")
+    (place / "torn.parquet").write_bytes(b"PAR1")
+    found = RealESRGANPairs(place, size=96)
+    assert len(found) == 6, "of the tar the same images, once"
+    cut, packed, torn = sorted(found.warnings, key=lambda told: told.rpartition(f"{place}/")[2])
+    assert "cut.tar is damaged or breaks off; what can be read of it is used" in cut
+    assert "packed.tgz is a packed tar" in packed
+    assert "torn.parquet is damaged" in torn
+    names = {f"cut.tar#{stem}": "duplicate" for stem in ("astronaut.png", "chelsea.png", "coffee.png")}
+    assert found.skipped == names | {"cut.tar#hubble_deep_field.jpg": "truncated"}
 
 
 def test_rows_are_what_they_were(tmp_path: Path) -> None:

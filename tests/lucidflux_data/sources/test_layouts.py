@@ -13,6 +13,7 @@ import pytest
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.listing import Listing, list_sources
+from lucidflux_data.sources.parquet import unread_columns
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage.folder import SETTINGS, configure
 from tests.support.odd_sources import jpeg, tar_bytes, write
@@ -70,10 +71,43 @@ def test_every_type_of_text_under_a_name_in_any_case(kind: object, tmp_path: Pat
     assert (listing.ignored, listing.ignored_by) == (3, {"duplicate_rows": 1, "null_rows": 2})
 
 
-def test_a_list_of_structs_is_no_image(tmp_path: Path) -> None:
-    images = pa.array([[{"bytes": DATA[0], "path": "x"}]])
-    with pytest.raises(InputError, match="holds no images"):
-        list_sources([str(table(tmp_path / "t.parquet", images=images))])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+ONE = {"bytes": DATA[0], "path": "x"}
+UNREAD = {
+    "list": pa.array([[ONE, ONE], []], pa.list_(IMAGE)),
+    "large_list": pa.array([[ONE], None], pa.large_list(IMAGE)),
+    "fixed_list": pa.array([[ONE], [ONE]], pa.list_(IMAGE, 1)),
+    "list_view": pa.array([[ONE], []], pa.list_view(IMAGE)),
+    "struct": pa.array([{"left": ONE}, None], pa.struct([("left", IMAGE)])),
+    "map": pa.array([[("left", ONE)], []], pa.map_(pa.string(), IMAGE)),
+    "bytes": pa.array([DATA[:2], []], pa.list_(pa.binary())),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_lists_of_images_are_named(kind: str, tmp_path: Path) -> None:
+    if kind == "list_view":  # pyarrow has no Parquet of it: what reads the schema has to know it all the same
+        assert unread_columns(pa.schema([("images", UNREAD[kind].type)]), None) == ["images"]
+        return
+    told = "images that images may hold are not read: an image a row is"
+    with pytest.raises(InputError, match=f"holds no images.*{told}"):
+        list_sources([str(table(tmp_path / "t.parquet", images=UNREAD[kind]))])
+    write(tmp_path / "a.jpg", DATA[1])
+    listing = list_sources([str(tmp_path)])
+    assert (listing.ignored_by, listing.warnings) == ({"other_files": 1}, [f"{tmp_path}/t.parquet: {told}"])
+
+
+def test_a_second_column_of_images_is_named_once_for_all_files(tmp_path: Path) -> None:
+    for part in range(3):
+        columns = {"image": pa.array([jpeg(part)], pa.binary()), "mask": pa.array([ONE], IMAGE), "n": [part]}
+        table(tmp_path / f"{part}.parquet", **columns, **({"extra": pa.array([[ONE]])} if part == 2 else {}))
+    listing = list_sources([str(tmp_path)])
+    assert sorted(read_all(listing).values()) == sorted(map(jpeg, range(3)))
+    read = "may hold are not read: one column of images is read, an image a row (here image)"
+    told = {"0": "mask", "2": "mask, extra"}
+    assert listing.warnings == [
+        f"{tmp_path}/{part}.parquet: images that {names} {read}" for part, names in told.items()
+    ]
 
 
 @pytest.mark.parametrize("bytes_type", [pa.binary(), pa.null()])
@@ -203,6 +237,46 @@ def test_an_image_folder_gives_its_labels(form: str, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="missing"):
         read_bytes(rows[f"metadata.{form}#gone.jpg"])
     assert listing.ignored_by == {"duplicate_rows": 1, "null_rows": 1}
+
+
+CELLS = [
+    (["1", "-2", ""], [1, -2, None]),
+    (["18446744073709551615", "9223372036854775807", "-9223372036854775808"], [str(2**64 - 1), 2**63 - 1, -(2**63)]),
+    (["9223372036854775808", "-9223372036854775809", "9" * 5000], [str(2**63), str(-(2**63) - 1), "9" * 5000]),
+    (["007", "7", "12"], ["007", "7", "12"]),
+    (["00.5", "1", "2"], ["00.5", "1", "2"]),
+    (["+49", "30", ""], ["+49", "30", None]),
+    (["0.5", "1e999", "nan"], [0.5, None, None]),
+    (["1", "2.5", ".5"], [1, 2.5, 0.5]),
+    (["0.1", "NA", ""], [0.1, None, None]),
+    (["NA", "DE", "null"], ["NA", "DE", "null"]),
+    (["NaN", "nan", ""], ["NaN", "nan", None]),
+    (["true", "False", ""], [True, False, None]),
+    (["true", "yes", "1"], ["true", "yes", "1"]),
+    (["2024-02-29", "2024-02-29 12:00", "12:00"], ["2024-02-29", "2024-02-29 12:00", "12:00"]),
+    (["0x1F", "1_000", "\u0661"], ["0x1F", "1_000", "\u0661"]),
+    ([" 7", "7 ", "7"], [" 7", "7 ", "7"]),
+    (['"a,b"', '"say ""x"""', '"two\nlines"'], ["a,b", 'say "x"', "two\nlines"]),
+]
+
+
+def test_cells_of_a_csv_travel_as_they_stand(tmp_path: Path) -> None:
+    lines = [",".join(["file_name", *(f"c{n}" for n in range(len(CELLS))), "c0"])]
+    for row in range(3):
+        write(tmp_path / f"00{row}.jpg", DATA[row])
+        lines.append(",".join([f"00{row}.jpg", *(cells[row] for cells, _ in CELLS), CELLS[0][0][row]]))
+    write(tmp_path / "metadata.csv", ("\ufeff" + "\r\n".join(lines)).encode())
+    found = list(sides(list_sources([str(tmp_path)])).values())
+    for number, (cells, forms) in enumerate(CELLS):
+        told = [json.dumps(row.get(f"c{number}")) for row in found]
+        assert told == list(map(json.dumps, forms)), cells
+
+
+def test_a_csv_whose_names_are_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "007", DATA[0])
+    write(tmp_path / "metadata.csv", b"\nfile_name,n\n007,1\n")
+    (row,) = list_sources([str(tmp_path)]).table.to_pylist()
+    assert (read_bytes(row["uri"]), json.loads(row["side"])) == (DATA[0], {"n": 1})
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.filter.repair import examine_metrics
+
 LOCAL = ["--executor", "local", "--num-cpus", "1"]
 SCORER = '''
 import numpy as np
@@ -330,3 +332,14 @@ def test_doctor_catches_a_metric_whose_score_depends_on_company(photo_paths: lis
     card = json.loads(done.stdout)["niqe"]
     assert card["batch_invariant"]
     assert card["blur_direction"] == "right"
+
+
+def test_doctor_takes_its_photos_out_of_tars_and_tables(photo_paths: list[Path], tmp_path: Path) -> None:
+    large = [path for path in photo_paths if path.stem in ("astronaut", "chelsea", "coffee", "rocket")]
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for path in large:
+            tar.add(path, path.name)
+    images = pa.array([path.read_bytes() for path in large], pa.binary())
+    pq.write_table(pa.table({"image": images}), tmp_path / "photos.parquet")
+    cards = [examine_metrics(["niqe"], tmp_path / name) for name in ("photos.tar", "photos.parquet")]
+    assert cards[0] == cards[1], "of the same photos in the same order"

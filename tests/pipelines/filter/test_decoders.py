@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lucidflux_data.audit.decoders import affected_kinds, check_decoder
 from lucidflux_data.audit.report import make_report
@@ -31,8 +32,12 @@ from tests.support.run_files import rewrite_run
 ALL = ("rules.min_side=8", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=1e12")
 ALL += ("rules.max_flat_fraction=1", "cut.top_fraction=1")
 CASES = ("gif_frame_in_canvas.gif", "png_2_grey_trns.png", "tiff_rgbx16.tif", "png_16_rgba.png", "webp_exif6.webp")
-AFFECTED = {"gif_frame_in_canvas.gif": "gif", "png_2_grey_trns.png": "png", "tiff_rgbx16.tif": "tiff"}
-AFFECTED["png_16_rgba.png"] = "png"
+AFFECTED = {  # by decoder: what it saw otherwise
+    1: {"gif_frame_in_canvas.gif": "gif", "png_2_grey_trns.png": "png", "tiff_rgbx16.tif": "tiff"},
+    2: {"tiff_rgbx16.tif": "tiff", "moves.webp": "webp", "profile.bmp": "bmp"},
+}
+AFFECTED[1] |= {"png_16_rgba.png": "png", "moves.webp": "webp", "profile.bmp": "bmp"}
+COUNTS = {1: "1 bmp, 1 gif, 2 png, 1 tiff, 1 webp", 2: "1 bmp, 1 tiff, 1 webp"}
 LOCAL = ("--executor", "local", "--num-cpus", 1)
 
 
@@ -47,6 +52,9 @@ def made(photo_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
         image = cv2.imread(str(path))[:160, :160]
         cv2.imwrite(str(base / "photos" / f"{path.stem}.jpg"), image)
         cv2.imwrite(str(base / "photos" / f"{path.stem}.png"), np.ascontiguousarray(image[::-1]))
+    first, second = (Image.fromarray(cv2.imread(str(path))[:96, :96]) for path in photo_paths[3:5])
+    first.save(base / "photos" / "moves.webp", save_all=True, append_images=[second], lossless=True)
+    second.rotate(90).save(base / "photos" / "profile.bmp")
     run_filter(base / "photos", base / "run", *ALL, "iqa.metric=none", "select.near_duplicates=1")
     return base
 
@@ -55,16 +63,19 @@ def about(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text())
 
 
-def by_decoder_1(run: Path, source: Path) -> Path:
-    """The run as decoder 1 left it: other numbers of what it saw otherwise, and no word of decoders in run.json."""
+def by_decoder(number: int, run: Path, source: Path) -> Path:
+    """The run as an earlier decoder left it: other numbers of what it saw otherwise, and, of decoder 1, no word of
+    decoders in run.json."""
     shutil.copytree(source, run)
     told = about(run)
     del told["decoder_version"], told["decoders"]
+    if number > 1:
+        told |= {"decoder_version": number, "decoders": {"pillow": "10.0"}}
     rewrite_run(run, told)
     for file in sorted((run / "scores" / "basic").iterdir()):
         rows = pq.read_table(file).to_pylist()
         for row in rows:
-            if row["source_key"] in AFFECTED:
+            if row["source_key"] in AFFECTED[number]:
                 row["laplacian_variance"] = 4711.0
         pq.write_table(pa.Table.from_pylist(rows, records.BASIC), file)
     return run
@@ -89,20 +100,22 @@ def test_run_json_names_the_decoders(made: Path) -> None:
     assert told["decoders"]["opencv"].startswith(cv2.__version__)
 
 
-def test_what_decoder_1_may_have_seen_otherwise(made: Path, tmp_path: Path) -> None:
-    run = by_decoder_1(tmp_path / "run", made / "run")
+@pytest.mark.parametrize("number", AFFECTED)
+def test_what_an_earlier_decoder_may_have_seen_otherwise(number: int, made: Path, tmp_path: Path) -> None:
+    run = by_decoder(number, tmp_path / "run", made / "run")
     names = pq.read_table(run / "inventory.parquet")["source_key"].to_pylist()
     found = dict(zip(names, affected_kinds(Folder(run)), strict=True))
-    assert found == {name: AFFECTED.get(name, "") for name in names}
+    assert found == {name: AFFECTED[number].get(name, "") for name in names}
     for file in (run / "scores" / "basic").iterdir():
         file.unlink()
     found = dict(zip(names, affected_kinds(Folder(run)), strict=True))
-    by_suffix = {"gif_frame_in_canvas.gif": "gif", "tiff_rgbx16.tif": "tiff"}
+    by_suffix = {name: kind for name, kind in AFFECTED[number].items() if kind not in ("png", "webp")}
     assert found == {name: by_suffix.get(name, "") for name in names}, "nothing was measured: only the suffix is known"
 
 
-def test_commands_on_a_run_of_decoder_1(made: Path, tmp_path: Path, data_command) -> None:
-    run = by_decoder_1(tmp_path / "run", made / "run")
+@pytest.mark.parametrize("number", AFFECTED)
+def test_commands_on_a_run_of_an_earlier_decoder(number: int, made: Path, tmp_path: Path, data_command) -> None:
+    run = by_decoder(number, tmp_path / "run", made / "run")
     rules = [word for setting in (*ALL, "iqa.metric=none", "select.near_duplicates=1") for word in ("--set", setting)]
     before = results(run)
     for command in (
@@ -113,18 +126,18 @@ def test_commands_on_a_run_of_decoder_1(made: Path, tmp_path: Path, data_command
     ):
         done = data_command(*command)
         assert done.returncode == 2, done.stderr
-        assert "made by decoder 1" in done.stderr
-        assert "1 gif, 2 png, 1 tiff" in done.stderr
+        assert f"made by decoder {number}" in done.stderr
+        assert f"other pixels of {COUNTS[number]} of its candidates" in done.stderr
         assert f"`lucidflux-data retry {run} --outdated`" in done.stderr
         assert results(run) == before
     select_and_pack(run)
     assert make_report(Folder(run))
     told = verify_run(Folder(run), True, False, Here(), QUIET)["warnings"][0]
     assert f"`lucidflux-data retry {run} --outdated`" in told
-    assert "decoder_version" not in about(run)
+    assert about(run).get("decoder_version", 1) == number, "nothing of that made it one of now"
     done = data_command("retry", run, "--outdated", *LOCAL)
     assert done.returncode == 0, done.stderr
-    assert "tried: 4" in done.stdout
+    assert f"tried: {len(AFFECTED[number])}" in done.stdout
     assert about(run)["decoder_version"] == version.DECODER_VERSION
     again = data_command("filter", made / "photos", "--out", run, *rules, *LOCAL)
     assert again.returncode == 0, again.stderr
@@ -133,7 +146,7 @@ def test_commands_on_a_run_of_decoder_1(made: Path, tmp_path: Path, data_command
 
 
 def test_scores_of_those_candidates_are_dropped_and_a_kill_is_repeated(made: Path, tmp_path: Path, monkeypatch) -> None:
-    run = by_decoder_1(tmp_path / "run", made / "run")
+    run = by_decoder(1, tmp_path / "run", made / "run")
     folder = Folder(run)
     place = run / "scores" / "history"
     before = sum(pq.read_table(file).num_rows for file in place.iterdir())
@@ -147,9 +160,9 @@ def test_scores_of_those_candidates_are_dropped_and_a_kill_is_repeated(made: Pat
             measure_outdated(folder, Here(), QUIET)
     with pytest.raises(ConfigError, match="made by decoder 1"):
         check_decoder(folder)
-    assert measure_outdated(folder, Here(), QUIET) == {"tried": 4, "scores_dropped": 4}
+    assert measure_outdated(folder, Here(), QUIET) == {"tried": 6, "scores_dropped": 6}
     check_decoder(folder)
-    assert sum(pq.read_table(file).num_rows for file in place.iterdir()) == before - 4
+    assert sum(pq.read_table(file).num_rows for file in place.iterdir()) == before - 6
     assert verify_run(folder, False, False, Here(), QUIET)["warnings"] == []
     assert measure_outdated(folder, Here(), QUIET) == {"tried": 0, "scores_dropped": 0}
 
@@ -157,7 +170,7 @@ def test_scores_of_those_candidates_are_dropped_and_a_kill_is_repeated(made: Pat
 def test_other_bytes_are_not_measured_in_the_place_of_those_of_before(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "photos", tmp_path / "photos")
     run_filter(tmp_path / "photos", tmp_path / "all", *ALL, "iqa.metric=none")
-    run = by_decoder_1(tmp_path / "run", tmp_path / "all")
+    run = by_decoder(1, tmp_path / "run", tmp_path / "all")
     shutil.copy(DATA / "cases" / "images" / "tiff_rgb.tif", tmp_path / "photos" / "tiff_rgbx16.tif")
     measure_outdated(Folder(run), Here(), QUIET)
     rows = [row for file in sorted((run / "scores" / "basic").iterdir()) for row in pq.read_table(file).to_pylist()]
@@ -166,12 +179,13 @@ def test_other_bytes_are_not_measured_in_the_place_of_those_of_before(made: Path
     assert set(told.values()) == {("ok", None)}
 
 
-def test_a_jpeg_run_goes_on(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", AFFECTED)
+def test_a_jpeg_run_goes_on(number: int, made: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for path in (made / "photos").glob("*.jpg"):
         shutil.copy(path, tmp_path / "photos")
     run_filter(tmp_path / "photos", tmp_path / "all", *ALL, "iqa.metric=none")
-    run = by_decoder_1(tmp_path / "run", tmp_path / "all")
+    run = by_decoder(number, tmp_path / "run", tmp_path / "all")
     check_decoder(Folder(run))
     (unrecorded,) = verify_run(Folder(run), True, False, Here(), QUIET)["warnings"]
     assert "not recorded before this version" in unrecorded

@@ -20,7 +20,8 @@ from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import make_train_config
 from lucidflux_model.training.distributed import launch
-from tests.support import training
+from tests.support import stock, training
+from tests.support.odd_sources import header_offset
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux"))
 torch.set_num_threads(1)
@@ -263,3 +264,55 @@ def test_our_configs_say_what_they_say() -> None:
     assert published.timestep_sampling == "published-script"
     assert debug.model.name == "tiny"
     assert make_train_config("debug", ["steps=7"]).steps == 7
+
+
+def test_what_the_listing_of_plain_tars_warns_of_is_said_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    place, out = tmp_path / "tars", tmp_path / "run"
+    place.mkdir()
+    whole = stock.make_tar(place / "a.tar", 4).read_bytes()
+    stock.make_tar(place / "cut.tar", 4, first=10, prefix="cut")
+    with open(place / "cut.tar", "r+b") as file:
+        file.truncate(header_offset((place / "cut.tar").read_bytes(), 5) + 100)  # before an LQ
+    (place / "no.tar").write_bytes(b"no tar")
+    os.mkfifo(place / "pipe.tar")
+    (place / "packed.tar.gz").write_bytes(b"\x1f\x8b")
+    (place / "notes.txt").write_bytes(b"")
+    told = [
+        f"{place}/packed.tar.gz is a packed tar and is not read: unpack it to a .tar",
+        f"file://{place}/cut.tar is damaged or breaks off; what can be read of it is used",
+        f"{place}/no.tar is not a tar",
+        f"{place}/pipe.tar is no regular file: a pipe, a socket or a device is not opened",
+    ]
+    ignored = {"damaged_files": 2, "damaged_tails": 1, "other_files": 1, "packed_tars": 1}
+    asked = command(place, out, "--set", "steps=1", "--json")[1:]
+    for arguments in ([*asked, "--dry-run"], asked, [*asked, "--resume", "--set", "steps=2"]):
+        monkeypatch.setattr(sys, "argv", ["lucidflux", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.lucidflux_main()
+        said = capsys.readouterr()
+        assert (ended.value.code or 0, said.err) == (0, "".join(f"warning: {line}\n" for line in told))
+        assert json.loads(said.out)["warnings"] == told
+    listed = json.loads((out / "run.json").read_text())["listed"]
+    assert listed == {"warnings": told, "ignored_by": ignored, "left_out": {"incomplete": 1}}
+    code, err = called(command(place / "cut.tar", tmp_path / "one", "--set", "steps=1")[1:], monkeypatch, capsys)
+    assert (code, "1 images are left out: 1 incomplete" in err) == (0, True), err
+    (place / "a.tar").write_bytes(whole[: header_offset(whole, 1)] + whole[header_offset(whole, 2) :])
+    for source in (place, place / "no.tar", place / "pipe.tar"):
+        code, err = called(command(source, tmp_path / "none", "--set", "steps=1")[1:], monkeypatch, capsys)
+        assert (code, len(err.splitlines())) == (3, 1), "a whole tar that lacks a member, and what was named itself"
+
+
+def test_what_the_listing_of_clean_images_warns_of_is_said_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    photos, out = training.make_photos(tmp_path / "photos"), tmp_path / "run"
+    (photos / "torn.parquet").write_bytes(b"PAR1")
+    (photos / "cut.png").write_bytes((photos / "coffee.png").read_bytes()[:20])
+    online = ["--set", "data.online=realesrgan-x4", "--set", "data.online_settings=size=96", "--set", "steps=1"]
+    code, err = called([*command(photos, out)[1:], *online], monkeypatch, capsys)
+    told = f"{photos}/torn.parquet is damaged, or no Parquet file; 0 rows of it are used"
+    assert (code, f"warning: {told}\n" in err, "1 images are left out: 1 truncated" in err) == (0, True, True), err
+    listed = json.loads((out / "run.json").read_text())["listed"]
+    assert listed == {"warnings": [told], "ignored_by": {"damaged_files": 1}, "left_out": {"truncated": 1}}
