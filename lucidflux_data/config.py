@@ -88,6 +88,19 @@ def describe_changes(preset: str, plain: Section, config: Section) -> str:
     return f"{preset} (modified: {', '.join(changes)})" if changes else preset
 
 
+Changes = dict[str, list[object]]  # setting -> [before, now]
+
+
+def changes_between(before: Section, now: Section) -> Changes:
+    """What is another value now, of all settings but of how stores are spoken to and work is spread."""
+    old, new = dotted(before.model_dump()), dotted(now.model_dump())
+    return {
+        name: [old.get(name), value]
+        for name, value in new.items()
+        if old.get(name) != value and name.partition(".")[0] not in ("storage", "workers")
+    }
+
+
 def _validated(kind: type[AnySection], values: Mapping[str, object]) -> AnySection:
     try:
         return kind.model_validate(values)

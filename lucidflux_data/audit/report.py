@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.audit.nearest import describe_none_near, find_nearest
 from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.escapes import for_html
@@ -28,11 +29,6 @@ from lucidflux_data.storage.folder import Folder
 THUMBNAIL_PX = 160
 PER_SHEET = 12
 BINS = 48
-NEAR_FACTOR, NEAR_SHARE = 1.5, 0.1
-NEAR_IN_WORDS = {
-    "laplacian_variance": f"a factor of {NEAR_FACTOR:g} of it",
-    "flat_fraction": f"{NEAR_SHARE:g} of it",
-}
 
 
 def make_report(folder: Folder) -> bytes:
@@ -156,31 +152,11 @@ def _histogram(table: pa.Table, score: str, limits: list[float]) -> str:
 def _add_nearest(sheets: _Sheets, table: pa.Table, score: str, limit: float) -> str | int:
     """The sheet of the images at a limit; a sentence where none is near it."""
     title = f"Nearest to {score} = {limit:g}"
-    rows = _nearest(table, score, limit)
+    rows = find_nearest(table, score, limit, PER_SHEET)
     if rows.num_rows:
         return sheets.add(title, rows, score)
-    values = pc.drop_null(table[score]).to_numpy()
-    if not len(values):
-        return ""
-    nearest = values[np.argmin(np.abs(values - limit))]
-    told = f"none within {NEAR_IN_WORDS[score]}; the nearest is {nearest:.4g}"
-    return f"<h2>{for_html(title)}</h2><p class=note>{told}</p>"
-
-
-def _nearest(table: pa.Table, score: str, limit: float) -> pa.Table:
-    """Those that are near the limit, half from each side as far as there are so many, in order of the score."""
-    low, high = _near(score, limit)
-    near = (pc.field(score) >= low) & (pc.field(score) <= high)
-    rows = table.filter(near).sort_by([(score, "ascending"), ("row", "ascending")])
-    at = int(np.searchsorted(rows[score].to_numpy(), limit))
-    return rows.slice(max(0, min(at - PER_SHEET // 2, rows.num_rows - PER_SHEET)), PER_SHEET)
-
-
-def _near(score: str, limit: float) -> tuple[float, float]:
-    """What is called near. The cut lies at an image: whatever is next to it."""
-    if score == "laplacian_variance":
-        return limit / NEAR_FACTOR, max(1.0, limit * NEAR_FACTOR)
-    return (limit - NEAR_SHARE, limit + NEAR_SHARE) if score == "flat_fraction" else (-np.inf, np.inf)
+    told = describe_none_near(table, score, limit)
+    return f"<h2>{for_html(title)}</h2><p class=note>{told}</p>" if told else ""
 
 
 class _Sheets:

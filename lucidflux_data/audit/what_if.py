@@ -7,11 +7,11 @@ from typing import TypedDict
 
 import numpy as np
 
-from lucidflux_data.measures.firewall import measure_in_force
 from lucidflux_data.selection import ledger, pool, records
 from lucidflux_data.selection import rules as selection
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
+from lucidflux_data.selection.decision import Trial, try_rules
 from lucidflux_data.storage.folder import Folder
 
 GRID = {
@@ -70,32 +70,24 @@ def what_if(folder: Folder, config: FilterConfig) -> list[WhatIf]:
 def try_settings(folder: Folder, config: FilterConfig, settings: Sequence[str]) -> Tried:
     """What `select` with `settings` (a.b=v) would count, as far as scores are there. ConfigError as `make_config`;
     InputError where the rules in force lack scores, so that there is nothing to compare with."""
-    run = runs.read_run(folder)
-    changed = make_config(settings=settings, base=config)
     now = ledger.counts(runs.read_ledger(folder, ["keep", "reason"]))
-    candidates = pool.load_pool(runs.parts(folder), measure_in_force(run, changed.select.forbid))
-    codes = ledger.find_survivors(candidates, changed, scored=False)
-    waiting = ledger.find_unscored(candidates, changed)
-    unmeasured = _find_unmeasured(candidates, changed, codes)
-    alive = int((codes == records.KEPT).sum())
+    return describe_trial(try_rules(folder, make_config(settings=settings, base=config)), settings, now)
+
+
+def describe_trial(trial: Trial, settings: Sequence[str], now: ledger.Counts) -> Tried:
+    """A selection that was tried, beside the counts `now`."""
+    metric = trial.config.iqa.metric
+    waiting = trial.missing.get(metric, np.zeros(0, np.int64))
+    measures = [rows for name, rows in trial.missing.items() if name != metric]
+    unmeasured = np.unique(np.concatenate(measures)) if measures else np.zeros(0, np.int64)
+    alive = int((ledger.find_survivors(trial.pool, trial.config, scored=False) == records.KEPT).sum())
     tried: Tried = {"settings": list(settings), "now": now, "then": None, "survivors": alive, "kept": 0,
                     "scores_to_compute": len(waiting), "measures_to_take": len(unmeasured)}  # fmt: skip
-    if not len(waiting) and not len(unmeasured):
-        then = ledger.count_codes(ledger.decide(candidates, changed)[0])
+    if not trial.missing:
+        then = ledger.count_codes(trial.decided[0])
         return tried | {"then": then, "kept": then["kept"]}
-    missing = np.union1d(waiting, unmeasured)
-    tried["kept"] = _count_surely_kept(candidates, changed, missing)
+    tried["kept"] = _count_surely_kept(trial.pool, trial.config, np.union1d(waiting, unmeasured))
     return tried
-
-
-def _find_unmeasured(candidates: pool.Pool, config: FilterConfig, codes: np.ndarray) -> np.ndarray:
-    """int64 rows: survivors that a rule in force would be asked of, and that lack the measure."""
-    lacks = np.zeros(len(codes), bool)
-    if selection.needs_history(config):
-        lacks |= ~candidates.measured(selection.HISTORY)
-    if config.select.forbid:
-        lacks |= True if candidates.leaks is None else ~candidates.measured(candidates.leaks)
-    return np.flatnonzero(lacks & (codes == records.KEPT))
 
 
 def _count_surely_kept(candidates: pool.Pool, config: FilterConfig, missing: np.ndarray) -> int:
@@ -104,7 +96,7 @@ def _count_surely_kept(candidates: pool.Pool, config: FilterConfig, missing: np.
     if config.select.near_duplicates is not None:
         return 0
     codes = ledger.find_survivors(candidates, config)
-    codes[missing[codes[missing] == records.KEPT]] = records.CODE["low_iqa"]
+    codes[missing[records.is_kept(codes[missing])]] = records.CODE["low_iqa"]
     by_hand = int((codes == records.CODE[records.INCLUDED]).sum())
     alive = codes == records.KEPT
     if config.iqa.metric == "none":

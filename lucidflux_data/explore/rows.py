@@ -19,7 +19,6 @@ from lucidflux_data.selection.pool import Pool, reason_codes
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.storage.folder import Folder
 
-HISTORY_COLUMNS = ("jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharpness", "noise", "phash")
 # Bits of `waits` and `flags`: what is known of a candidate beside its measures.
 LEAK, LEAK_UNKNOWN, WHERE_NOT, WHERE_WAITS, WHERE_WAITS_FOR_HISTORY, HISTORY_UNKNOWN, SCORE_UNKNOWN = (
     1 << bit for bit in range(7)
@@ -154,7 +153,7 @@ def _flags(pool: Pool, config: FilterConfig) -> np.ndarray:
         flags[~true] |= WHERE_NOT
         if metric in names:
             flags[~true & ~scored] |= WHERE_WAITS
-        if set(names) & set(HISTORY_COLUMNS):
+        if set(names) & set(rules.HISTORY_COLUMNS):
             flags[~true & ~history] |= WHERE_WAITS_FOR_HISTORY
     return flags
 

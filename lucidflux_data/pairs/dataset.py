@@ -23,6 +23,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import APART, pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
+from lucidflux_data.selection.options import as_settings
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.storage import folder as storage
@@ -81,7 +82,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         if on_error not in ("skip", "raise"):
             raise ConfigError(f"on_error is skip or raise, not {on_error!r}")
         self.on_error = on_error
-        asked_for = [*_as_settings(settings), *_as_settings(named)]
+        asked_for = [*as_settings(settings), *as_settings(named)]
         self.config: DegradeConfig = make_degrade_config(preset, [*asked_for, f"seed={seed}"])
         self._allowed = (allow_uris,) if isinstance(allow_uris, str) else tuple(allow_uris)
         given = hq_shards_or_folder
@@ -213,22 +214,6 @@ def check_clean(asked: Sequence[str]) -> None:
             raise InputError(f"{source} is a run of the filter: give it alone, or other sources")
         if "listed" in about and not Folder(source).exists(shards.MANIFEST):
             raise InputError(f"{source} has no {shards.MANIFEST}: `lucidflux-data pack` makes its shards")
-
-
-def _as_settings(given: str | Sequence[str] | Mapping[str, object]) -> list[str]:
-    """`name=value` of each."""
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, Mapping):
-        return list(given)
-    found = []
-    for name, value in given.items():
-        if isinstance(value, Mapping):
-            found += [f"{name}.{inner}" for inner in _as_settings(value)]
-        else:
-            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            found.append(f"{name}={text}")
-    return found
 
 
 def _probed(inventory: pa.Table) -> pa.Table:

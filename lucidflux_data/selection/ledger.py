@@ -60,15 +60,14 @@ class Counts(TypedDict):
 
 def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> Counts:
     """Publishes selected.parquet of the pool's candidates and returns its counts per reason."""
-    codes, ranks, scores, groups = decide(pool, config)
-    further = selection_columns.read_carried(pool, config)
-    tables = _ledger_tables(pool, (codes, ranks, scores, groups), further, config.iqa.metric)
-    folder.publish(runs.LEDGER, table_chunks(tables, REPEATING))
-    return count_codes(codes)
+    decided = decide(pool, config)
+    folder.publish(runs.LEDGER, table_chunks(make_tables(pool, config, decided), REPEATING))
+    return count_codes(decided[0])
 
 
-def _ledger_tables(pool: Pool, decided: tuple[np.ndarray, ...], further: pa.Table, metric: str) -> Iterator[pa.Table]:
-    """The ledger, ROWS_IN_GROUP candidates at a time. `further`: columns of the whole pool that go along."""
+def make_tables(pool: Pool, config: FilterConfig, decided: tuple[np.ndarray, ...]) -> Iterator[pa.Table]:
+    """The ledger of what `decide` gave, ROWS_IN_GROUP candidates at a time."""
+    further, metric = selection_columns.read_carried(pool, config), config.iqa.metric
     first = 0
     for number, part in enumerate(pool.parts):
         mine = [pool.of_part(values, number) for values in decided]

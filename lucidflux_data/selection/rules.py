@@ -23,6 +23,7 @@ from lucidflux_data.selection.pool import Candidates, Pool
 from lucidflux_data.selection.records import CODE, KEPT
 
 HISTORY = "history"
+HISTORY_COLUMNS = ("jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharpness", "noise", "phash")
 
 
 def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarray | None = None) -> np.ndarray:

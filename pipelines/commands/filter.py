@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lucidflux_data.selection.options import cut_settings, select_settings
 from pipelines.commands.options import (
     OUT,
     Address,
@@ -41,13 +42,10 @@ from pipelines.commands.options import (
     Wait,
     Where,
     allow_setting,
-    cut_settings,
-    select_settings,
     settle,
     writing,
 )
 from pipelines.commands.telling import (
-    changes_between,
     guide,
     rules_in_force,
     say_rules,
@@ -206,6 +204,7 @@ def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOpti
 
 def _tell_plan(request: FilterRequest, listed: dict[str, Any]) -> None:
     """Of a dry run: what was listed, and the rules in force beside those of the preset."""
+    from lucidflux_data.config import changes_between
     from lucidflux_data.selection.config import label, make_config
 
     config = request.config
@@ -283,6 +282,7 @@ def _run_select(
 ) -> None:
     from lucidflux_data.measures.firewall import measure_in_force
     from lucidflux_data.selection.config import FilterConfig, make_config
+    from lucidflux_data.selection.decision import combine
     from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
     from pipelines.execution.progress import Progress
@@ -300,7 +300,7 @@ def _run_select(
         tell_selection({**shown}, base, resolved, [("the same command without --dry-run", "")], json_)
         return
     if [folder.url] != [one.url for one in drawn_from]:
-        job.combine(folder, drawn_from, resolved, before["preset"])
+        combine(folder, drawn_from, resolved, before["preset"])
     with where.open() as started:
         if include:
             job.include(folder, include, resolved, started, progress)

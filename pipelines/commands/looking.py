@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucidflux_data.escapes import show
+from lucidflux_data.selection.options import cut_settings, select_settings
 from pipelines.commands.options import (
     Json,
     MinSide,
@@ -17,8 +18,6 @@ from pipelines.commands.options import (
     TopK,
     Wait,
     Where,
-    cut_settings,
-    select_settings,
     settle,
     writing,
 )

@@ -111,54 +111,6 @@ class ConfigChanges:
     settings: list[str]
 
 
-def cut_settings(
-    set_: list[str] | None, iqa: str | None, top_fraction: str | None, top_k: int | None, min_side: int | None
-) -> list[str]:
-    """The short options as settings; they stand after --set, so they win."""
-    settings = list(set_ or [])
-    if iqa is not None:
-        settings.append(f"iqa.metric={iqa}")
-    if top_fraction is not None and top_k is not None:
-        from lucidflux_data.errors import ConfigError
-
-        raise ConfigError("--top-fraction and --top-k exclude each other")
-    if top_fraction is not None:
-        settings += ["cut.top_k=none", f"cut.top_fraction={top_fraction}"]
-    if top_k is not None:
-        settings += ["cut.top_fraction=none", f"cut.top_k={top_k}"]
-    if min_side is not None:
-        settings.append(f"rules.min_side={min_side}")
-    return settings
-
-
-def select_settings(
-    forbid: list[str] | None,
-    join: list[str] | None,
-    where: str | None,
-    carry: str | None,
-    opt_out: list[str] | None,
-    near_duplicates: str | None,
-    forbid_missing: str | None = None,
-) -> list[str]:
-    """What else decides, as settings of the `select` section. An empty text, or `none`, takes back what a run has."""
-    lists = {"forbid": forbid, "join": join, "opt_out": opt_out, "carry": [carry] if carry is not None else None}
-    settings = [f"select.{name}={_listed(name, values)}" for name, values in lists.items() if values]
-    single = {"where": where, "near_duplicates": near_duplicates, "forbid_missing": forbid_missing}
-    given = {name: value.strip() or "none" for name, value in single.items() if value is not None}
-    return settings + [f"select.{name}={value}" for name, value in given.items()]
-
-
-def _listed(name: str, values: list[str]) -> str:
-    """The values by commas; nothing where the only one is empty or `none`."""
-    clears = [value for value in values if value.strip().lower() in ("", "none")]
-    if clears and len(values) > 1:
-        from lucidflux_data.errors import ConfigError
-
-        option = name.replace("_", "-")
-        raise ConfigError(f"--{option} none takes back what the run has: name nothing beside it")
-    return "" if clears else ",".join(values)
-
-
 @contextlib.contextmanager
 def writing(folder: str, wait: float, new: bool = False, dry_run: bool = False) -> Iterator[None]:
     """Around what writes into `folder`, which `new` commands may make: as lease.hold. A dry run writes nothing."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lucidflux_data.selection.options import cut_settings, select_settings
 from pipelines.commands.options import (
     OUT,
     Address,
@@ -41,8 +42,6 @@ from pipelines.commands.options import (
     Where,
     allow_setting,
     check_finite,
-    cut_settings,
-    select_settings,
     writing,
 )
 from pipelines.commands.telling import guide, say_table, tell, tell_json

@@ -15,11 +15,10 @@ from lucidflux_data.escapes import show
 from pipelines.execution.human import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from lucidflux_data.config import Section
+    from lucidflux_data.config import Changes, Section
     from lucidflux_data.selection.config import FilterConfig
     from lucidflux_data.storage.folder import Folder
 
-Changes = dict[str, list[object]]  # setting -> [before, now]
 LABELS = {"wall_hours": "wall time", "core_hours": "core time", "gpu_hours": "GPU time", "wall_seconds": "phases"}
 NO_RULES = ("decode", "measures", "shards", "storage", "workers")  # sections that decide nothing of a selection
 
@@ -107,16 +106,6 @@ def rules_in_force(config: FilterConfig) -> dict[str, object]:
     return {name: value for name, value in rules.items() if value not in (None, (), "")}
 
 
-def changes_between(before: Section, now: Section) -> Changes:
-    """What is another value now, of all settings but of how stores are spoken to and work is spread."""
-    old, new = _dotted(before), _dotted(now)
-    return {
-        name: [old.get(name), value]
-        for name, value in new.items()
-        if old.get(name) != value and name.partition(".")[0] not in ("storage", "workers")
-    }
-
-
 def _dotted(config: Section) -> dict[str, object]:
     from lucidflux_data.config import dotted
 
@@ -159,6 +148,8 @@ def tell_selection(
     told: dict[str, object], base: FilterConfig, config: FilterConfig, then: list[tuple[str, str]], json_: bool
 ) -> None:
     """The outcome of a selection with the rules in force and what changed of those that the run had."""
+    from lucidflux_data.config import changes_between
+
     changed = changes_between(base, config)
     if json_:
         tell_json({**told, "rules": rules_in_force(config), "changed": changed})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,8 +13,7 @@ from lucidflux_data.audit import report
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures import firewall
-from lucidflux_data.measures.firewall import Compared
-from lucidflux_data.selection import columns, ledger
+from lucidflux_data.selection import columns, decision, ledger
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.pool import load_pool
@@ -145,42 +144,10 @@ def select(folder: Folder, config: FilterConfig, executor: Executor, progress: P
     columns.check_columns(config)
     pool, compared = measures.prepare(folder, config, executor, progress)
     scoring.score_metric(pool, config, executor, progress)
-    _withdraw(folder, compared)
-    counts: dict[str, Any] = {**ledger.write_ledger(folder, pool, config)}
-    _update_run(folder, runs.read_run(folder), config, compared)
+    counts: dict[str, Any] = {**decision.write_decision(folder, pool, config, compared)}
     if config.select.forbid:
         counts["benchmarks"] = firewall.describe_card(firewall.make_card(config.select.forbid, compared))
     return counts
-
-
-def _withdraw(folder: Folder, compared: Mapping[str, Compared]) -> None:
-    """What run.json says of benchmarks goes before another ledger comes: killed between the two, nothing is checked."""
-    run = runs.read_run(folder)
-    if run.get("firewall") and run["firewall"] != compared:
-        config = FilterConfig.model_validate(run["config"])
-        run_folder.write_about(folder, runs.renew_run(run, config, run["inputs"], {}))
-
-
-def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, preset: str) -> None:
-    """Starts `folder` as a run that selects from the scores of other runs, or finds it started."""
-    parts = [runs.read_run(part) for part in drawn_from]
-    for part, run in zip(drawn_from, parts, strict=True):
-        if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
-            raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
-    found = runs.count_together(parts)
-    total = found["candidates"] + found["ignored"]
-    listed: Listed = {
-        "sources": [],
-        "limit": None,
-        "seed": None,
-        "damaged_tars": [],
-        "total": total,
-        "candidates": found["candidates"],
-        "ignored": found["ignored"],
-        "ignored_by": found["ignored_by"],
-        "allowed": [],
-    }
-    runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
 
 
 def preview(parts: list[runs.Part], config: FilterConfig, leaks: str | None = None) -> Preview:
@@ -253,25 +220,13 @@ def _include_named(folder: Folder, place: str, config: FilterConfig, executor: E
 def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:
     packing.check_strip(folder, config.shards)
     config = runs.with_forgotten_of_ledger(runs.read_run(folder), config)
-    run = _update_run(folder, runs.read_run(folder), config)
+    run = decision.update_run(folder, runs.read_run(folder), config)
     forbidden = config.select.forbid
     card = {firewall.FIELD: firewall.make_card(forbidden, run.get(firewall.FIELD, {}))} if forbidden else {}
     manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
     folder.publish("report.html", report.make_report(folder))
     folder.sweep()
     return manifest
-
-
-def _update_run(
-    folder: Folder, run: FilterRun, config: FilterConfig, compared: Mapping[str, Compared] | None = None
-) -> FilterRun:
-    inputs = columns.join_digests(config)
-    updated = runs.renew_run(run, config, inputs, compared)
-    if updated["digests"]["score"] != run["digests"]["score"]:
-        raise ConfigError("these settings change the scores: start a new run with `score` or `filter`")
-    if updated != run:
-        run_folder.write_about(folder, updated)
-    return updated
 
 
 def summary(folder: Folder) -> dict[str, object]:

@@ -17,7 +17,7 @@ import pytest
 
 from lucidflux_data.images import luma
 from lucidflux_data.measures.fingerprints import fingerprint_file
-from lucidflux_data.selection import records
+from lucidflux_data.selection import decision, records
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.run import read_run
 from lucidflux_data.storage.folder import Folder
@@ -116,7 +116,7 @@ def test_a_selection_from_such_a_run_is_told_of(rows: Path, tmp_path: Path) -> N
     made_by_0_1_0(run)
     config = FilterConfig.model_validate(read_run(Folder(run))["config"])
     drawn = Folder(tmp_path / "drawn")
-    job.combine(drawn, [Folder(run)], config, "lucidflux")
+    decision.combine(drawn, [Folder(run)], config, "lucidflux")
     job.select(drawn, config, Here(), QUIET)
     job.pack(drawn, config, Here(), QUIET)
     assert "version" in read_run(drawn)

@@ -24,6 +24,7 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode, luma
 from lucidflux_data.measures.fingerprints import fingerprint_file
 from lucidflux_data.pairs.card import card_text, make_card
+from lucidflux_data.selection import decision
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.selection.run import read_run
 from lucidflux_data.storage.folder import Folder
@@ -461,7 +462,7 @@ def test_several_runs_are_compared_with_the_same_content(run: Path, photos: Path
     put(suite, photos, "rocket")
     config = FilterConfig.model_validate(read_run(Folder(run))["config"])
     drawn = Folder(tmp_path / "drawn")
-    job.combine(drawn, [Folder(run)], config, "lucidflux")
+    decision.combine(drawn, [Folder(run)], config, "lucidflux")
     job.select(drawn, config, Here(), QUIET)
     assert leaks(Path(drawn.root)) == {"rocket"}
     assert leaks(run) == {"coffee"}

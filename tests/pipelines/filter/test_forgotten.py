@@ -13,6 +13,7 @@ import pytest
 
 from lucidflux_data.audit.forget import forget
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.selection import decision
 from lucidflux_data.selection.config import CutConfig, FilterConfig, make_config
 from lucidflux_data.selection.pool import Candidates
 from lucidflux_data.selection.records import CODE, KEPT, is_kept
@@ -76,7 +77,7 @@ def test_a_combined_run_leaves_out_what_its_parts_forgot(run: Path, packed: Path
     forget(Folder(run), [sha256_of(run, "3.png")])
     config = FilterConfig.model_validate(read_run(Folder(packed))["config"])
     both = tmp_path / "both"
-    job.combine(Folder(both), [Folder(packed), Folder(run)], config, "lucidflux")
+    decision.combine(Folder(both), [Folder(packed), Folder(run)], config, "lucidflux")
     job.select(Folder(both), config, Here(), QUIET)
     assert kept(both) == {f"{n}.png" for n in range(6)} - {"3.png"}
 

@@ -1,0 +1,140 @@
+"""Rules that are tried on the scores that exist, and the run that is written of what they decide. No image is read.
+
+trial = try_rules(folder, config)      what `select` with these rules would decide of
+trial.missing                          the measures that it would take first; none: the decision is its own
+trial.decide(), trial.make_ledger()    what it decides
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from lucidflux_data.errors import ConfigError
+from lucidflux_data.measures import firewall
+from lucidflux_data.measures.firewall import Compared
+from lucidflux_data.selection import columns, ledger, rules
+from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.expression import columns_of
+from lucidflux_data.selection.pool import Pool, load_pool
+from lucidflux_data.selection.records import KEPT, is_kept
+from lucidflux_data.selection.run import FilterRun, Listed
+from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.folder import Folder
+
+OTHER_SCORES = "these settings change the scores: start a new run with `score` or `filter`"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A selection that is tried. `config`: with the lists of what was forgotten; `missing`: see `find_missing`."""
+
+    folder: Folder
+    run: FilterRun
+    config: FilterConfig
+    pool: Pool
+    missing: Mapping[str, np.ndarray]
+
+    @cached_property
+    def decided(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of ledger.decide. Only where nothing is missing is it what `select` decides."""
+        return ledger.decide(self.pool, self.config)
+
+    def make_ledger(self) -> pa.Table:
+        """The table that `select` would write."""
+        return pa.concat_tables(ledger.make_tables(self.pool, self.config, self.decided))
+
+
+def try_rules(folder: Folder, config: FilterConfig) -> Trial:
+    """What is there to decide by `config` about the candidates of a run. ConfigError for settings that change the
+    scores, and as `check_columns`; InputError where the run is not scored to the end."""
+    run, config = runs.read_run(folder), runs.with_forgotten(folder, config)
+    if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
+        raise ConfigError(OTHER_SCORES)
+    columns.check_columns(config)
+    pool = load_pool(runs.parts(folder), firewall.measure_in_force(run, config.select.forbid))
+    return Trial(folder, run, config, pool, find_missing(pool, config))
+
+
+def find_missing(pool: Pool, config: FilterConfig) -> dict[str, np.ndarray]:
+    """int64 rows of candidates about which a measure in force would have to say more, by the measure: `firewall`,
+    `history`, the quality metric. Rows that are out whatever it says are left out, and so are measures without rows."""
+    codes = rules.cheap_codes(pool, config)
+    lacking: dict[str, np.ndarray] = {}
+    if config.select.forbid:
+        unknown = np.ones(len(codes), bool) if pool.leaks is None else ~pool.measured(pool.leaks)
+        lacking[firewall.FIELD] = is_kept(codes) & unknown
+        rules.apply_leaks(codes, pool)
+    if rules.needs_history(config):
+        lacking[rules.HISTORY] = is_kept(codes) & ~pool.measured(rules.HISTORY)
+        rules.apply_history(codes, pool, config)
+    waits = np.zeros(len(codes), bool)
+    for measure, rows in lacking.items():
+        if _where_reads(pool, config, measure):
+            waits |= rows
+    if config.iqa.metric not in columns_of(config.select.where or "true"):
+        decided = codes.copy()
+        rules.apply_where(decided, pool, config)
+        codes = np.where(waits, codes, decided)
+    found = {measure: rows & is_kept(codes) for measure, rows in lacking.items()}
+    if config.iqa.metric != "none":
+        found[config.iqa.metric] = (codes == KEPT) & ~pool.measured(config.iqa.metric)
+    return {measure: np.flatnonzero(rows) for measure, rows in found.items() if rows.any()}
+
+
+def _where_reads(pool: Pool, config: FilterConfig, measure: str) -> bool:
+    """Whether --where names a column that the measure gives: then it cannot speak before the measure does."""
+    names = set(columns_of(config.select.where or "true"))
+    own = {"leak_tiles", "leak_bits"} if measure == firewall.FIELD else set(rules.HISTORY_COLUMNS)
+    return bool(names & own)
+
+
+def combine(folder: Folder, drawn_from: list[Folder], config: FilterConfig, preset: str) -> None:
+    """Starts `folder` as a run that selects from the scores of other runs, or finds it started."""
+    parts = [runs.read_run(part) for part in drawn_from]
+    for part, run in zip(drawn_from, parts, strict=True):
+        if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
+            raise ConfigError(f"{part} was measured with other settings than {drawn_from[0]}: they cannot be combined")
+    found = runs.count_together(parts)
+    total = found["candidates"] + found["ignored"]
+    listed: Listed = {
+        "sources": [],
+        "limit": None,
+        "seed": None,
+        "damaged_tars": [],
+        "total": total,
+        "candidates": found["candidates"],
+        "ignored": found["ignored"],
+        "ignored_by": found["ignored_by"],
+        "allowed": [],
+    }
+    runs.start_run(folder, runs.make_run(config, listed, preset, [part.url for part in drawn_from]), ())
+
+
+def write_decision(folder: Folder, pool: Pool, config: FilterConfig, compared: Mapping[str, Compared]) -> ledger.Counts:
+    """Publishes the ledger, then run.json with the rules that it was made by. What run.json says of benchmarks goes
+    before another ledger comes: killed between the two, nothing is checked."""
+    run = runs.read_run(folder)
+    if run.get(firewall.FIELD) and run[firewall.FIELD] != compared:
+        before = FilterConfig.model_validate(run["config"])
+        run_folder.write_about(folder, runs.renew_run(run, before, run["inputs"], {}))
+    counts = ledger.write_ledger(folder, pool, config)
+    update_run(folder, runs.read_run(folder), config, compared)
+    return counts
+
+
+def update_run(
+    folder: Folder, run: FilterRun, config: FilterConfig, compared: Mapping[str, Compared] | None = None
+) -> FilterRun:
+    """run.json under other rules. ConfigError where they would change the scores."""
+    updated = runs.renew_run(run, config, columns.join_digests(config), compared)
+    if updated["digests"]["score"] != run["digests"]["score"]:
+        raise ConfigError(OTHER_SCORES)
+    if updated != run:
+        run_folder.write_about(folder, updated)
+    return updated
