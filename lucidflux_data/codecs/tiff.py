@@ -27,6 +27,7 @@ COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, SEPARATED: 4,
 ASSOCIATED, UNASSOCIATED = 1, 2  # ExtraSamples (TIFF 6.0, tag 338): alpha multiplied into the colours, or not
 SUBFILE, PHOTOMETRIC, ORIENTATION, COLOR_MAP, INK_SET, PROFILE = 254, 262, 274, 320, 332, 34675
 DNG_VERSION = 50706
+BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow takes it for a TIFF of old
 SMALLER, MASK = 1, 4  # NewSubfileType: a smaller copy of another page, a mask of one
 RAW = frozenset({32803, 34892})  # the samples of a sensor: colour filter array, linear raw (DNG)
 
@@ -87,7 +88,7 @@ def read_page(data: bytes) -> TiffPage:
         extras = [int(extra) for extra in page.extrasamples][: max(0, samples - COLOURS[photometric])]
         alphas = [k for k, extra in enumerate(extras) if extra in (ASSOCIATED, UNASSOCIATED)]
         alpha = extras[alphas[0]] if alphas else 0
-        plain = number == 0 and below < 0 and _is_plain(page, extras)
+        plain = number == 0 and below < 0 and data[:4] != BIG_ENDIAN_BIGTIFF and _is_plain(page, extras)
         _check_colours(page, alpha, plain)
         icc = page.tags.get(PROFILE) if photometric != CIELAB else None
         turn = page.tags.get(ORIENTATION)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lucidflux_data.decode_config import DEFAULT_MAX_FILE_BYTES
 from lucidflux_data.errors import CredentialsError, InputError, StorageError
 from lucidflux_data.images import ImageError
+from lucidflux_data.sources.ranges import WEB_BYTES, fetch_range
 from lucidflux_data.sources.uris import NOT_ALLOWED, local_path, may_be_read, restore_url, split_member, split_row
 from lucidflux_data.storage.allowed import NotAllowed
 from lucidflux_data.storage.config import SETTINGS
@@ -26,7 +27,6 @@ from lucidflux_data.storage.regular import NOT_REGULAR, check_size, is_special, 
 PASSING = "the store did not answer, again and again"
 REFUSED = "the store refuses this object to who asks (401 or 403)"
 CHANGED = "the bytes are not those that were read before"
-WEB_BYTES = 1 << 20  # of an answer, taken at a time
 HEADER = tarfile.BLOCKSIZE  # bytes before a member of a tar, which say how long it is
 
 
@@ -94,28 +94,31 @@ def _read_allowed(uri: str, offset: int, size: int, most: int) -> bytes:
 
 
 def check_member(data: bytes, size: int) -> bytes:
-    """A member of a tar without the header before it. ImageError `changed` where the header is that of no member of
-    `size` bytes: another tar lies there now."""
-    header, content = data[:HEADER], data[HEADER:]
-    if len(content) < size:
-        raise ImageError("truncated", "the tar ends inside this member")
+    """A member of a tar, of which its header, `size` bytes and, where there is more, one more were read.
+
+    ImageError `truncated`: its header says more, and the tar ends behind those that were listed, as it did then.
+    `changed`: its header is that of no member of `size` bytes, or the tar ends before: another one lies there now."""
+    header, content = data[:HEADER], data[HEADER : HEADER + size]
     try:
-        whole = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == size
+        told = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
     except (tarfile.HeaderError, ValueError):
-        whole = False
-    if not whole:
+        told = -1
+    if told > size == len(data) - HEADER:
+        raise ImageError("truncated", "the tar ends inside this member")
+    if told != size or len(content) < size:
         raise ImageError("changed", "the tar is not the one that was listed")
     return content
 
 
 def _fetch(uri: str, row: tuple[str, int] | None, path: str | None, span: tuple[int, int, int]) -> bytes:
     """`path`: of what is opened, None in a store; `span`: offset, size, and how much is read at most. Of a member of a
-    tar, its header and what it holds."""
+    tar, its header, what it holds, and the byte behind."""
     offset, size, most = span
     if offset < 0:
         check_size(size, most)  # as the listing has it
     else:
-        offset, size, most = offset - HEADER, size + HEADER, most + HEADER
+        check_size(size, most)
+        offset, size, most = offset - HEADER, HEADER + size + 1, most + HEADER + 1
     if row is not None:
         return _parquet_row(*row, most) if path is not None else retry_call(lambda: _parquet_row(*row, most), uri)
     if path is not None:
@@ -200,17 +203,15 @@ def _read_once(uri: str, offset: int, size: int, most: int) -> bytes:
     fs = file_system(url)
     if offset >= 0:
         check_size(size, most)
-        data = fs.cat_file(url, start=offset, end=offset + size)
-        if len(data) < size and int(fs.info(url).get("size") or 0) < offset + size:
-            return bytes(data)  # no broken answer: the tar ends there
-    elif url.startswith(("http://", "https://")):
+        return fetch_range(url, offset, offset + size)
+    if url.startswith(("http://", "https://")):
         data = _read_web(fs, url, most)
     else:
         if size < 0:
             check_size(int(fs.info(url).get("size") or 0), most)
         data = fs.cat_file(url)
-    if 0 <= len(data) < size:
-        raise OSError("the answer was shorter than the listing says")
+        if len(data) < size and int(fs.info(url).get("size") or 0) != len(data):  # else it is another one now, whole
+            raise OSError("the answer was shorter than the listing says")
     check_size(len(data), most)
     whole: bytes = data
     return whole

@@ -76,7 +76,7 @@ class _Header(tarfile.TarInfo):
         ):  # cut inside this member, or a size that lies: what stands in it is looked at
             tarfile_.damaged = True
             tarfile_.offset = _find_header(file, start + BLOCK)
-            member.size = min(member.size, tarfile_.total)
+            member.size = max(0, tarfile_.total - member.offset_data)  # what is there: so reading knows it again
         return member
 
     def _proc_member(self, tarfile_: Any) -> Any:

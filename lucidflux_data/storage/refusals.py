@@ -39,6 +39,12 @@ def raise_refusal(error: BaseException, what: str) -> None:
         raise PermissionError(f"{what} may not be read or written") from None
 
 
+def is_past_the_end(error: BaseException) -> bool:
+    """Whether a store refuses a part of an object since the object ends before (HTTP 416)."""
+    codes = {code for each in _causes(error) for code in _codes(each)}
+    return bool(codes & {"416", "InvalidRange"})
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:

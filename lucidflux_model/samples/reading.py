@@ -11,6 +11,7 @@ import errno
 import os
 
 from lucidflux_data.errors import ConfigError, CredentialsError, StorageError
+from lucidflux_data.sources.ranges import fetch_range
 from lucidflux_data.sources.uris import local_path, restore_url
 from lucidflux_data.storage.folder import file_system, retry_call
 from lucidflux_data.storage.regular import open_regular
@@ -53,14 +54,8 @@ def _read_local(path: str, start: int, end: int) -> bytes:
 
 
 def _read_remote(url: str, start: int, end: int) -> bytes:
-    def read() -> bytes:
-        data = bytes(file_system(url).cat_file(url, start=start, end=end))
-        if len(data) < end - start and int(file_system(url).info(url).get("size") or end) >= end:
-            raise OSError("the answer was shorter than what was asked for")
-        return data
-
     try:
-        return retry_call(read, url)
+        return retry_call(lambda: fetch_range(url, start, end), url)
     except FileNotFoundError:
         raise StorageError(f"{url} is not there any more") from None
     except PermissionError:
