@@ -1,4 +1,4 @@
-.PHONY: help demo demo-full test coverage faults check fmt bench lock clean
+.PHONY: help demo demo-full test coverage faults check docs fmt bench lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -68,6 +68,10 @@ check: $(VENV)/lint.stamp  ## Lint, format check, spelling, types, the layout's 
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.layout
 
+docs: $(VENV)/dev.stamp  ## Build the pages of docs/ into site/, as they are read in a browser; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
 fmt: $(VENV)/lint.stamp  ## Format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -83,4 +87,4 @@ lock:  ## Make the locks of requirements/ again, with the newest versions
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock demo
+	rm -rf $(VENV) $(VENV)-lock demo site

@@ -66,24 +66,45 @@ def _check_table(name: str, table: Mapping[str, float], known: tuple[str, ...]) 
 
 
 class StageConfig(Drawn):
-    """One stage. Sigmas of blurs in pixels, of noise in grey levels (0..255), cut-offs in radians a pixel."""
+    """One stage. Sigmas of blurs in pixels, of noise in grey levels (0..255), cut-offs in radians a pixel.
+
+    Source: Real-ESRGAN, options/train_realesrgan_x4plus.yml.
+    """
 
     blur_prob: Probability = 1.0
-    sinc_prob: Probability = 0.1  # a sinc filter in place of the Gaussian families
+    """How often the stage blurs. Unit: probability."""
+    sinc_prob: Probability = 0.1
+    """How often the blur is a sinc filter, in place of the Gaussian families. Unit: probability."""
     kernel_probs: dict[str, float] = Field(default_factory=lambda: KERNEL_PROBS)
+    """How often a blur is of each family: iso, aniso, generalized_iso, generalized_aniso, plateau_iso, plateau_aniso;
+    they sum to 1. Unit: probability."""
     kernel_sizes: Sizes = (7, 9, 11, 13, 15, 17, 19, 21)
+    """Sides of the kernels, each as likely as the others. Unit: pixels. Source: Real-ESRGAN, realesrgan_dataset.py."""
     sigma: Interval = (0.2, 3.0)
+    """Standard deviation of the blur along each axis, uniform. Unit: pixels."""
     beta_generalized: Interval = (0.5, 4.0)
+    """Shape of the generalized families; half of the draws on each side of 1. Unit: exponent."""
     beta_plateau: Interval = (1.0, 2.0)
+    """Shape of the plateau families; half of the draws on each side of 1. Unit: exponent."""
     resize_probs: dict[str, float] = Field(default_factory=lambda: RESIZE_PROBS)
-    resize_range: Interval = (0.15, 1.5)  # of the HQ side in the first stage, of the LQ side in the second
-    resize_law: Literal["scale", "divisor"] = "scale"  # uniform in the scale, or in one over it (down only)
+    """How often the stage enlarges, shrinks or keeps the size: up, down, keep; they sum to 1. Unit: probability."""
+    resize_range: Interval = (0.15, 1.5)
+    """Scale of the resize: of the HQ side in the first stage, of the LQ side in the second. Unit: ratio."""
+    resize_law: Literal["scale", "divisor"] = "scale"
+    """Uniform in the scale, or in one over it (down only). Source: ours; DiffBIR for divisor."""
     resize_modes: Names = RESIZE_MODES
-    gaussian_prob: Probability = 0.5  # else Poisson
+    """Interpolations, each as likely as the others: area, bilinear, bicubic. Source: Real-ESRGAN, realesrgan_model.py.
+    """
+    gaussian_prob: Probability = 0.5
+    """How often the noise is Gaussian, else Poisson. Unit: probability."""
     gaussian_sigma: Interval = (1.0, 30.0)
+    """Standard deviation of Gaussian noise, uniform. Unit: grey levels."""
     poisson_scale: Interval = (0.05, 3.0)
+    """Scale of Poisson noise, uniform; 1 is shot noise at the image's own count of levels. Unit: factor."""
     gray_prob: Probability = 0.4
+    """How often one field of noise serves all three colours. Unit: probability."""
     jpeg_quality: Interval = (30.0, 95.0)
+    """Quality of the JPEG step, uniform. Unit: libjpeg quality."""
 
     @model_validator(mode="after")
     def _tables(self) -> StageConfig:
@@ -103,38 +124,67 @@ class StageConfig(Drawn):
 
 
 class FinalConfig(Drawn):
-    """The way to the LQ size: resize and sinc filter together, JPEG before or after them."""
+    """The way to the LQ size: resize and sinc filter together, JPEG before or after them.
+
+    Source: Real-ESRGAN, options/train_realesrgan_x4plus.yml.
+    """
 
     sinc_prob: Probability = 0.8
+    """How often the last sinc filter is applied. Unit: probability."""
     kernel_sizes: Sizes = (7, 9, 11, 13, 15, 17, 19, 21)
+    """Sides of its kernels, each as likely as the others. Unit: pixels. Source: Real-ESRGAN, realesrgan_dataset.py."""
     sinc_cutoff: Interval = (math.pi / 3, math.pi)
+    """Cut-off of the sinc filter, uniform. Unit: radians a pixel. Source: Real-ESRGAN, realesrgan_dataset.py."""
     jpeg_first_prob: Probability = 0.5
+    """How often JPEG comes before the resize and the sinc filter. Unit: probability. Source: Real-ESRGAN,
+    realesrgan_model.py."""
     resize_modes: Names = RESIZE_MODES
+    """Interpolations to the LQ size, each as likely as the others. Source: Real-ESRGAN, realesrgan_model.py."""
 
 
 class CropConfig(Drawn):
     """`native` cuts at full resolution; `area` first shrinks, so that a crop covers a drawn part of the short side."""
 
     mode: Literal["native", "area"] = "native"
-    cover: Interval = (0.5, 1.0)  # of the short side; `area` only
-    tries: int = Field(4, ge=1, le=64)  # a crop that fails the filter's blur or flat rule is drawn again
+    """Cut at full resolution, or shrink first, so that a crop covers a drawn share of the short side."""
+    cover: Interval = (0.5, 1.0)
+    """Share of the short side that a crop covers, with mode area, uniform. Unit: share of the short side."""
+    tries: int = Field(4, ge=1, le=64)
+    """Crops that are drawn before one is taken that fails the blur or the flat rule. Unit: crops."""
     min_laplacian_variance: float = Field(150.0, ge=0)
+    """As rules.min_laplacian_variance of the filter, for the crop. Unit: squared grey levels. Source: arXiv 2509.22414
+    v4, data curation."""
     max_laplacian_variance: float = Field(8000.0, ge=0)
+    """As rules.max_laplacian_variance of the filter, for the crop. Unit: squared grey levels. Source: arXiv 2509.22414
+    v4, data curation."""
     max_flat_fraction: float = Field(0.5, ge=0, le=1)
-    flip_prob: Probability = 0.5  # left-right
+    """As rules.max_flat_fraction of the filter, for the crop. Unit: share of the patches. Source: arXiv 2509.22414 v4,
+    data curation."""
+    flip_prob: Probability = 0.5
+    """How often a crop is mirrored, left to right. Unit: probability. Source: Real-ESRGAN,
+    options/train_realesrgan_x4plus.yml."""
     too_small: Literal["reject", "reflect"] = "reject"
+    """Images smaller than the crop: left out, or padded by reflection as Real-ESRGAN does."""
 
 
 class DegradeConfig(Section):
     """Everything that decides the pixels of a pair, given the HQ image, its key and the variant."""
 
     seed: int = Field(0, ge=0)
-    size: int = Field(1024, ge=96, le=8192)  # side of the HQ in pixels
-    scale: int = Field(4, ge=1, le=16)  # LQ side = size / scale
+    """Another seed gives other pairs. Unit: seed."""
+    size: int = Field(1024, ge=96, le=8192)
+    """Side of the HQ. Unit: pixels. Source: arXiv 2509.22414 v4, training at 1024."""
+    scale: int = Field(4, ge=1, le=16)
+    """Side of the HQ over side of the LQ. Unit: ratio. Source: Real-ESRGAN, options/train_realesrgan_x4plus.yml."""
     crop: CropConfig = CropConfig()
     sharpen_hq: Literal["none", "target", "input-only"] = "none"
+    """Unsharp mask: none; target stores the sharpened HQ; input-only degrades it and stores the plain one. Source:
+    ours; DreamClear for target."""
     align: Literal["exact", "reference"] = "exact"
+    """Resizes map whole images onto each other, or shift as BasicSR's do. Source: ours (docs/degradation.md)."""
     jpeg: Literal["codec", "reference"] = "codec"
+    """libjpeg-turbo at the nearest whole quality, or with DiffJPEG's transposed table. Source: ours
+    (docs/degradation.md)."""
     first: StageConfig = StageConfig()
     second: StageConfig | None = StageConfig(
         blur_prob=0.8,

@@ -10,7 +10,12 @@ from lucidflux_data.config import Section
 
 
 class IQAConfig(Section):
-    metric: str = "clipiqa"  # a name that lucidflux_data.iqa knows, or "none"
-    batch_megapixels: float = Field(8.0, gt=0)  # images of one size that are scored together, where the metric allows
-    max_megapixels: float | None = Field(None, gt=0)  # a larger image is scored as `oversize` says
+    metric: str = "clipiqa"
+    """Quality metric of the cut: clipiqa, niqe, any that `lucidflux doctor` lists, or none. Source: arXiv 2509.22414
+    v4, data curation."""
+    batch_megapixels: float = Field(8.0, gt=0)
+    """Images of one size that are scored together, where the metric allows it. Unit: megapixels."""
+    max_megapixels: float | None = Field(None, gt=0)
+    """A larger image is scored as `oversize` says; none: as it is. Unit: megapixels."""
     oversize: Literal["fail", "downscale", "tile"] = "fail"
+    """What becomes of images over max_megapixels: a failure, a smaller copy, or tiles whose scores are averaged."""

@@ -13,4 +13,7 @@ MAX_PATCH_PX = 360  # the sum of one patch row's magnitudes in 1/4096 then stays
 
 class MeasureConfig(Section):
     patch_px: int = Field(PATCH_PX, ge=3, le=MAX_PATCH_PX)
+    """Side of the patches of which flat ones are counted. Unit: pixels. Source: arXiv 2509.22414 v4, data curation."""
     flat_gradient_variance: float = Field(FLAT_GRADIENT_VARIANCE, ge=0)
+    """Variance of the Sobel magnitude under which a patch is flat. Unit: squared grey levels. Source: arXiv 2509.22414
+    v4, data curation."""

@@ -49,14 +49,29 @@ class RulesConfig(Section):
     """Bounds are inclusive: an image exactly on one is kept."""
 
     min_laplacian_variance: float = Field(150.0, ge=0)
+    """Least variance of the Laplacian of the luma; below it an image is too_blurry. Unit: squared grey levels. Source:
+    arXiv 2509.22414 v4, data curation."""
     max_laplacian_variance: float = Field(8000.0, ge=0)
+    """Greatest variance of the Laplacian of the luma; over it an image is too_sharp. Unit: squared grey levels. Source:
+    arXiv 2509.22414 v4, data curation."""
     max_flat_fraction: float = Field(0.5, ge=0, le=1)
-    min_side: int = Field(0, ge=0)  # pixels, upright
+    """Greatest share of flat patches; over it an image is too_flat. Unit: share of the patches. Source: arXiv
+    2509.22414 v4, data curation."""
+    min_side: int = Field(0, ge=0)
+    """Least shorter side, upright; below it an image is too_small. 0 is off. Unit: pixels."""
     # Off unless a number is given; what they tell apart is in docs/performance.md, "curation".
-    min_jpeg_quality: int | None = Field(None, ge=1, le=100)  # of the file's own table; no JPEG passes
+    min_jpeg_quality: int | None = Field(None, ge=1, le=100)
+    """Least quality of the file's own JPEG table; below it jpeg_artifacts. No JPEG passes. Unit: libjpeg quality.
+    Source: docs/performance.md, curation (the limit of preset strict)."""
     max_blockiness: float | None = Field(None, ge=1)
+    """Greatest step over the 8x8 grid beside the steps within; over it jpeg_artifacts. Unit: ratio. Source:
+    docs/performance.md, curation (the limit of preset strict)."""
     min_spectral_cutoff: float | None = Field(None, ge=0, le=1)
+    """Least share of the frequency range in use; below it an image is upscaled. Unit: share of Nyquist. Source:
+    docs/performance.md, curation (the limit of preset strict)."""
     min_fixed_sharpness: float | None = Field(None, ge=0)
+    """Least sharpness at a short side of 512 px, noise not counted; below it an image is soft. Unit: squared grey levels.
+    Source: docs/performance.md, curation (the limit of preset strict)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> RulesConfig:
@@ -68,8 +83,11 @@ class RulesConfig(Section):
 class CutConfig(Section):
     """The best `top_fraction` of the survivors that have a score, or the best `top_k`."""
 
-    top_fraction: str | None = "0.2"  # text, so that 0.1 is a tenth and not the nearest binary fraction
+    top_fraction: str | None = "0.2"
+    """The best share of the survivors that have a score; text, so that 0.1 is a tenth and not the nearest binary
+    fraction. Unit: share of the survivors. Source: arXiv 2509.22414 v4, data curation."""
     top_k: int | None = Field(None, ge=1)
+    """The best N of the survivors, in place of top_fraction. Unit: images."""
 
     @field_validator("top_fraction", mode="before")
     @classmethod
@@ -96,14 +114,21 @@ class CutConfig(Section):
 class SelectConfig(Section):
     """What else decides: lists, joined columns, benchmarks, near-duplicates."""
 
-    opt_out: tuple[str, ...] = ()  # files of sha256, key or uri, one a line
-    forbid: tuple[str, ...] = ()  # suites, fingerprint files, folders of benchmark images
-    # A suite that is not there: stop, or warn and go on NOT checked. It changes no result and is in no digest.
+    opt_out: tuple[str, ...] = ()
+    """Files of sha256, keys or uris, one a line: these images and their copies are left out."""
+    forbid: tuple[str, ...] = ()
+    """Suites, fingerprint files or folders of benchmark images: no image of theirs gets in."""
     forbid_missing: Literal["stop", "warn"] = Field("stop", json_schema_extra=since("0.3.0"))
-    join: tuple[str, ...] = ()  # Parquet files with columns of the user's own
+    """A suite of `forbid` that is not there: stop with exit 2, or warn and go on NOT checked. It is in no digest."""
+    join: tuple[str, ...] = ()
+    """Parquet files with columns of your own, by uri, key, sha256 or source_key."""
     where: str | None = None
-    carry: tuple[str, ...] = ()  # columns that go into ledger, shards and pairs
-    near_duplicates: int | None = Field(None, ge=0, le=16)  # Hamming radius of the 64-bit hash
+    """An expression over joined columns and measures; only what it is true of is kept."""
+    carry: tuple[str, ...] = ()
+    """Columns that go along into ledger, shards and pairs."""
+    near_duplicates: int | None = Field(None, ge=0, le=16)
+    """Radius within which the best of images that look alike stays. Unit: bits of a 64-bit hash. Source:
+    docs/performance.md, curation (4 in preset strict)."""
 
     @field_validator("opt_out", "forbid", "join", "carry", mode="before")
     @classmethod
@@ -122,8 +147,10 @@ class SelectConfig(Section):
 class WorkersConfig(Section):
     """How a metric or scorer is spread; changes no result and is not written into a run."""
 
-    gpus_per_actor: float = Field(1.0, gt=0)  # 0.25: four actors share a GPU; over 1: whole GPUs
-    decode_threads: int | None = Field(None, ge=0)  # reading ahead of an actor; none: 4 before a GPU, else 0
+    gpus_per_actor: float = Field(1.0, gt=0)
+    """GPUs that an actor of a metric or scorer takes; 0.25: four actors share one. Over 1: whole ones. Unit: GPUs."""
+    decode_threads: int | None = Field(None, ge=0)
+    """Threads that read and decode ahead of an actor; none: 4 in front of a GPU, else 0. Unit: threads."""
 
     @field_validator("gpus_per_actor")
     @classmethod

@@ -37,12 +37,16 @@ SETTINGS: Settings = {
 class StorageConfig(Section):
     """How object stores and web servers are spoken to; changes no result. Credentials stay where their clients look."""
 
-    endpoint_url: str | None = None  # of an S3 compatible store; else AWS_ENDPOINT_URL
+    endpoint_url: str | None = None
+    """Address of an S3 compatible store; none: AWS_ENDPOINT_URL, else Amazon's."""
     anonymous: bool = False
-    timeout_s: float = Field(60.0, gt=0)  # without a connection, or without a byte
-    # Prefixes of uris found in tables that may be read, beside what lies below the source.
+    """Read S3 and Google's buckets without credentials."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Time without a connection, or without a byte, after which a request has failed. Unit: seconds."""
     allow_uris: tuple[str, ...] = Field((), json_schema_extra=since("0.3.0"))
-    attempts: int = Field(3, ge=1)  # of a request, each with as many of the client library's own
+    """Prefixes of uris found in tables that may be read, beside what lies below the source."""
+    attempts: int = Field(3, ge=1)
+    """Attempts of a request, each with as many of the client library's own. Unit: attempts."""
 
     @field_validator("allow_uris", mode="before")
     @classmethod

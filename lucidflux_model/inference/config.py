@@ -24,13 +24,21 @@ class ModelConfig(Section):
     """Which model, and how it is held. `trained`: a file in the layout of lucidflux.pth over the model's own parts."""
 
     name: Literal["tiny", "flux-dev"] = "flux-dev"
+    """flux-dev, or tiny: the real classes at small width with random weights, for plumbing."""
     weights: str | None = None
+    """A folder made by `lucidflux weights convert`; tiny needs none."""
     trained: str | None = None
-    seed: int = 0  # of tiny's random weights
+    """A file of trained parts, in the layout of lucidflux.pth, over the model's own."""
+    seed: int = 0
+    """Of tiny's random weights. Unit: seed."""
     quantize: Quantize = "none"
+    """Backbone as it is, in fp8, or in nf4 (extra `nf4`, a GPU)."""
     compile: bool = False
-    offload: Offload = Field("auto", exclude=True)  # where weights wait; the result is the same
+    """Whether torch.compile is used."""
+    offload: Offload = Field("auto", exclude=True)
+    """Where weights wait, by free memory or as named; the result is the same."""
     device: str = Field("auto", exclude=True)
+    """auto, cpu, cuda, cuda:1 ..."""
 
 
 def check_weights(config: ModelConfig) -> None:

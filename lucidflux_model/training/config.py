@@ -38,19 +38,28 @@ class BaseConfig(Section):
     """The model, as of `restore`. `weights`: a folder of `weights convert`; tiny needs none."""
 
     name: str = "flux-dev"
+    """flux-dev, or tiny: a random backbone at small width, for plumbing."""
     weights: str | None = None
-    seed: int = 0  # of tiny's random weights
+    """A folder made by `lucidflux weights convert`; tiny needs none."""
+    seed: int = 0
+    """Of tiny's random weights. Unit: seed."""
 
 
 class DataConfig(Section):
     """`online`: the preset that degrades clean images as they are read; none reads shards of pairs."""
 
     online: str | None = None
-    online_settings: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()  # as `--set` of synthesize, "size=512"
-    window: int = Field(4, ge=1)  # shards that are shuffled into one another
-    max_corrupt: int = Field(100, ge=0)  # samples that were replaced since the beginning
-    cached: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()  # of CACHED: taken from `lucidflux cache`
-    workers: int = Field(4, ge=0)  # processes that read, for each process that trains
+    """Preset that degrades clean images as they are read; none reads shards of pairs."""
+    online_settings: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """Settings of those pairs, as `--set` of synthesize has them below degrade: size=512."""
+    window: int = Field(4, ge=1)
+    """Shards whose samples are shuffled into one another. Unit: shards."""
+    max_corrupt: int = Field(100, ge=0)
+    """Samples that may be replaced since the beginning; over it the run stops. Unit: samples."""
+    cached: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """What is taken from `lucidflux cache`, out of latent, proxy, semantic."""
+    workers: int = Field(4, ge=0)
+    """Processes that read, for each process that trains. Unit: processes."""
 
     @model_validator(mode="after")
     def _known(self) -> DataConfig:
@@ -68,11 +77,17 @@ class ValidationConfig(Section):
     many of each of `suites`: folders of prepared benchmarks, which mark the checkpoint as contaminated."""
 
     fraction: Fraction = 0.002
+    """Share of the groups that never enters training. Unit: share of the groups."""
     suites: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
-    every: int = Field(500, ge=1)  # steps
+    """Folders of prepared benchmarks that are measured too; they mark the checkpoint as contaminated."""
+    every: int = Field(500, ge=1)
+    """Steps from one validation to the next. Unit: steps."""
     samples: int = Field(32, ge=1)
-    images: int = Field(2, ge=0)  # restored and saved as strips
-    steps: int = Field(12, ge=1)  # of the sampler
+    """Pairs that are measured: those of lowest hash, and as many of each suite. Unit: pairs."""
+    images: int = Field(2, ge=0)
+    """Pairs that are restored and saved as strips. Unit: pairs."""
+    steps: int = Field(12, ge=1)
+    """Steps of the sampler for them. Unit: steps."""
 
 
 class TrainConfig(Section):
@@ -82,39 +97,71 @@ class TrainConfig(Section):
     storage: StorageConfig = StorageConfig()
 
     steps: int = Field(20_000, ge=1)
+    """Optimizer steps of the whole run. Unit: steps."""
     batch_size: int = Field(32, ge=1)
+    """Samples of one step over all processes. Unit: samples. Source: arXiv 2509.22414 v4, training."""
     micro_batch: int | None = Field(None, ge=1)
+    """Samples that one process takes at once, the rest is accumulated; none: all of its share. Unit: samples."""
     seed: int = Field(0, ge=0)
+    """Of order, noise, sigma and dropout. Unit: seed."""
 
     optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """adamw or adafactor. Source: ControlNet trainers of diffusers and x-flux."""
     learning_rate: float = Field(2e-5, gt=0)
+    """Rate after the warm-up. Unit: change a step. Source: arXiv 2509.22414 v4, training."""
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup: int = Field(500, ge=0)  # steps
+    """Course of the rate after the warm-up. Source: the published training script."""
+    warmup: int = Field(500, ge=0)
+    """Steps over which the rate rises from 0. Unit: steps. Source: the published training script."""
     weight_decay: float = Field(0.01, ge=0)
-    betas: Annotated[tuple[float, float], BeforeValidator(_pair)] = (0.9, 0.999)  # adamw
-    clip: float = Field(1.0, gt=0)  # norm of the gradient
-    ema: float = Field(0.9999, ge=0, lt=1)  # 0: none
+    """Decay of the weights. Unit: factor. Source: arXiv 2509.22414 v4, training."""
+    betas: Annotated[tuple[float, float], BeforeValidator(_pair)] = (0.9, 0.999)
+    """Decay of AdamW's two moments. Unit: factor a step. Source: ControlNet trainers of diffusers and x-flux."""
+    clip: float = Field(1.0, gt=0)
+    """Norm to which the gradient is cut. Unit: norm. Source: the published training script."""
+    ema: float = Field(0.9999, ge=0, lt=1)
+    """Decay of the moving average of the weights; 0 is none. Unit: factor a step."""
 
     timestep_sampling: Literal["logit-normal", "flux-shift", "published-script"] = "flux-shift"
-    flow_shift: float | None = Field(None, gt=0)  # multiplies the odds of sigma; none: e^mu of the token count
+    """Distribution of sigma: shifted by e^mu of the token count, plain logit-normal, or as the published script.
+    Source: the sampler of FLUX.1-dev."""
+    flow_shift: float | None = Field(None, gt=0)
+    """Multiplies the odds of sigma with flux-shift; none: e^mu of the token count. Unit: factor."""
     guidance: Annotated[tuple[float, float], BeforeValidator(_pair)] = (4.0, 4.0)
-    drop_semantic: Fraction = 0.0  # SigLIP tokens set to zero, per sample
-    drop_branch: Fraction = 0.0  # one of the two branches silent, per sample
+    """Interval from which the guidance embedding is drawn; one value is always that one. Unit: guidance scale. Source:
+    the published inference."""
+    drop_semantic: Fraction = 0.0
+    """How often the SigLIP2 tokens of a sample are zero. Unit: probability."""
+    drop_branch: Fraction = 0.0
+    """How often one of the two branches of a sample is silent. Unit: probability."""
     initialisation: Literal["safe", "published"] = "safe"
-    connector: str | None = None  # a file with the connector's first weights (FLUX.1-Redux's)
+    """Branches that begin silent over the backbone's first blocks, or with zero last layers as published."""
+    connector: str | None = None
+    """A file with the connector's first weights, as FLUX.1-Redux's."""
 
     checkpoint_every: int = Field(500, ge=1)
+    """Steps from one checkpoint to the next. Unit: steps. Source: the published training script."""
     keep_checkpoints: int = Field(3, ge=1)
-    max_skipped: int = Field(10, ge=1)  # steps in a row whose gradient is not finite
+    """Checkpoints that stay. Unit: checkpoints."""
+    max_skipped: int = Field(10, ge=1)
+    """Steps in a row whose gradient is not finite, after which the run stops. Unit: steps."""
     tensorboard: bool = True
+    """Whether curves are written for TensorBoard too."""
     trackers: Annotated[tuple[Literal["wandb", "mlflow"], ...], BeforeValidator(_names)] = ()
+    """Services that get the figures too, out of wandb, mlflow (extra `trackers`)."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the computation; auto is bf16 on GPUs, else fp32."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    shard_frozen: bool = False  # with fsdp: the backbone too
+    """Whole weights in each process, or sharded over them."""
+    shard_frozen: bool = False
+    """With fsdp: the frozen backbone is sharded too."""
     checkpointing: Literal["off", "selective", "full"] = "full"
+    """What of the activations is computed again: nothing, all but attention, or all."""
     compile: bool = False
+    """Whether torch.compile is used."""
     deterministic: bool = False
+    """Deterministic algorithms of torch alone; slower on GPUs."""
 
     @field_validator("betas")
     @classmethod

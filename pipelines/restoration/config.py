@@ -25,10 +25,16 @@ class OutputConfig(Section):
     """What every model's results have in common."""
 
     batch: int = Field(1, ge=1)
+    """Images of one size in one call. Unit: images."""
     format: Literal["png", "png16", "jpeg"] = "png"
+    """How results are written: PNG of 8 or 16 bits, or JPEG."""
     jpeg_quality: int = Field(95, ge=1, le=100)
+    """Quality with format jpeg. Unit: libjpeg quality."""
     max_input_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1)
+    """Width x height of an input; over it too_many_pixels. Unit: pixels. Source: Pillow's own limit, in round figures.
+    """
     max_output_pixels: int = Field(4096 * 4096, ge=256)
+    """Width x height of a result; over it the input is a failure. Unit: pixels."""
     decode: DecodeConfig = Field(DecodeConfig(), json_schema_extra=since("0.3.0"))  # max_input_pixels limits too
 
 
@@ -36,8 +42,11 @@ class NetworkModel(Section):
     """A published network in a file of weights. `extra_archs`: also the architectures of spandrel_extra_arches."""
 
     file: str
+    """A file of weights: .pth, .pt, .ckpt or .safetensors."""
     extra_archs: bool = False
+    """Also the architectures of spandrel_extra_arches, whose licences differ."""
     device: str = Field("auto", exclude=True)
+    """auto, cpu, cuda, cuda:1 ..."""
 
 
 class NetworkConfig(OutputConfig):
@@ -48,8 +57,11 @@ class NetworkConfig(OutputConfig):
 
     model: NetworkModel
     tile: int | None = Field(None, ge=0)
+    """Side over which an input is tiled; 0 is never, none is 256, 512 or never, as suits the network. Unit: pixels."""
     overlap: int = Field(32, ge=0)
+    """What neighbouring tiles share. Unit: pixels."""
     max_output_pixels: int = Field(8192 * 8192, ge=256)
+    """Width x height of a result; over it the input is a failure. Unit: pixels."""
 
     @model_validator(mode="after")
     def _tiles_go_forward(self) -> Self:
@@ -64,17 +76,29 @@ class RestoreConfig(OutputConfig):
 
     model: ModelConfig = ModelConfig()
     steps: int = Field(28, ge=1)
+    """Sampling steps; under 15 results go soft. 4 with tiny. Unit: steps. Source: the published inference."""
     guidance: float = Field(4.0, ge=0)
+    """Value of the guidance embedding. Unit: guidance scale. Source: the published inference."""
     upscale: float = Field(4.0, gt=0)
-    height: int | None = Field(None, ge=16)  # instead of upscale, for all images; one keeps the aspect ratio
+    """Side of the result over side of the input. 1 with tiny. Unit: ratio. Source: the published inference."""
+    height: int | None = Field(None, ge=16)
+    """Of all results, in place of upscale; one of the two keeps the aspect ratio. Unit: pixels."""
     width: int | None = Field(None, ge=16)
+    """Of all results, in place of upscale; one of the two keeps the aspect ratio. Unit: pixels."""
     seed: int = SEED
+    """Of the noise, the same for every image. Unit: seed. Source: the published inference."""
     proxy_strength: float = 1.0
+    """Weight of the proxy's branch. Unit: factor. Source: the published inference."""
     schedule: Literal["published", "flux"] = "published"
+    """The noise schedule as published, or shifted by the true count of tokens. Source: the published inference."""
     numerics: Literal["fast", "parity"] = "fast"
+    """float32 where it decides, or the casts of the published code. Source: docs/model.md."""
     color_fix: Literal["proxy", "lq", "none"] = "proxy"
+    """Colours of the result follow the proxy, the LQ, or nothing. Source: the published inference."""
     tile: int = Field(1024, ge=0)
+    """Side over which an image is tiled; 0 is never. Unit: pixels. Source: docs/model.md."""
     overlap: int = Field(128, ge=0)
+    """What neighbouring tiles share. Unit: pixels. Source: docs/model.md."""
 
     @model_validator(mode="before")
     @classmethod
