@@ -50,7 +50,9 @@ def _first_sentence(command: Any) -> str:
 
 
 def _describe(full: str, command: Any) -> list[str]:
-    usage = " ".join([full, "[OPTION]...", *(_takes(one) for one in command.params if one.param_type_name == "argument")])
+    usage = " ".join(
+        [full, "[OPTION]...", *(_takes(one) for one in command.params if one.param_type_name == "argument")]
+    )
     lines = [f"## {full} {{#{_anchor(full)}}}\n", f"{command.help}\n", f"```text\n{usage}\n```\n"]
     shown = [one for one in command.params if not getattr(one, "hidden", False)]
     arguments = [one for one in shown if one.param_type_name == "argument"]

@@ -60,7 +60,9 @@ class Part:
 
 def describe_settings() -> str:
     """The page, in Markdown."""
-    trained = sorted(file.name.removesuffix(".toml") for file in _train_configs().iterdir() if file.name != "__init__.py")
+    trained = sorted(
+        file.name.removesuffix(".toml") for file in _train_configs().iterdir() if file.name != "__init__.py"
+    )
     chapters = [
         ("filter", "filter, score, select, pack, plan, what-if", FilterConfig(), "--preset",
          {name: make_config(name) for name in PRESETS}),
@@ -86,11 +88,11 @@ def describe_settings() -> str:
 
 INTRODUCTION = """# Settings
 
-Every key of `--set KEY=VALUE`, of a file given with `--config` (TOML, a table for each section), with its default. Made from
-the models that check them: a key that is not here is an error. Later ones win: defaults, preset, file, `--set`. `none` takes a
-value back, a list stands by commas, `a.b.c=v` is one entry of a table. The source says where a default comes from; *ours*
-is a choice that nothing published makes for us. A metric of `bench` has no settings, and `bench infer METHOD --dry-run` shows
-those of a method.
+Every key of `--set KEY=VALUE`, and of a file given with `--config` (TOML, a table for each section), with its default.
+Made from the models that check them: a key that is not here is an error. Later ones win: defaults, preset, file,
+`--set`. `none` takes a value back, a list stands by commas, `a.b.c=v` is one entry of a table. The source says where a
+default comes from; *ours* is a choice that nothing published makes for us. `bench infer METHOD --dry-run` shows the
+settings of a method.
 """
 
 
@@ -219,7 +221,10 @@ def _preset_table(anchor: str, option: str, plain: BaseModel, presets: dict[str,
     lines.append("|---" * (len(values) + 1) + "|")
     for key in changed:
         if key not in gone:
-            cells = [f"`{_shown(each[key])}`" if key in each and each[key] != before.get(key) else "" for each in values.values()]
+            cells = [
+                f"`{_shown(each[key])}`" if key in each and each[key] != before.get(key) else ""
+                for each in values.values()
+            ]
             lines.append(f"| `{key}` | {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -70,8 +70,8 @@ class RulesConfig(Section):
     """Least share of the frequency range in use; below it an image is upscaled. Unit: share of Nyquist. Source:
     docs/performance.md, curation (the limit of preset strict)."""
     min_fixed_sharpness: float | None = Field(None, ge=0)
-    """Least sharpness at a short side of 512 px, noise not counted; below it an image is soft. Unit: squared grey levels.
-    Source: docs/performance.md, curation (the limit of preset strict)."""
+    """Least sharpness at a short side of 512 px, noise not counted; below it an image is soft. Unit: squared
+    grey levels. Source: docs/performance.md, curation (the limit of preset strict)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> RulesConfig:
