@@ -1,7 +1,6 @@
 """Photos -> filter -> pairs on line -> a compact network, trained on a CPU -> ranked beside bicubic: docs/training.md.
-
-python examples/train_compact.py PHOTOS OUT SECONDS: a folder of photos, taken beside scikit-image's; of both the second
-half by name is held out, as whole photos. Needs lucidflux[demo,networks]."""
+python examples/train_compact.py PHOTOS OUT SECONDS takes a folder of photos beside scikit-image's and holds out the
+second half of both by name, as whole photos. Needs lucidflux[demo,networks]."""
 
 import os
 import sys
@@ -16,10 +15,10 @@ from safetensors.torch import save_file
 from scipy.stats import ttest_1samp
 from spandrel.architectures.Compact import Compact
 from torch.nn.functional import interpolate, l1_loss
-from torch.optim import swa_utils
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cli import app, data_app
-from lucidflux_data import RealESRGANPairs, decode
+from lucidflux_data import ImageError, RealESRGANPairs, decode
 from lucidflux_data.sources.bundled import bundled_photos
 
 PRESET, SCALE, CROP, TILES, BATCH, RATE = "light", 4, 128, 20, 16, 1e-3  # a crop of the HQ in pixels, tiles a photo
@@ -27,13 +26,16 @@ PRESET, SCALE, CROP, TILES, BATCH, RATE = "light", 4, 128, 20, 16, 1e-3  # a cro
 
 def make_pairs(photos: list[Path], side: int, name: str, seed: int) -> RealESRGANPairs:
     """Pairs from what the filter's rules keep of the tiles, which are spread over each photo."""
-    Path(f"{name}-tiles").mkdir()
-    for photo in photos:
-        image = decode(photo.read_bytes())
+    for place, photo in enumerate(photos):
+        try:
+            image = decode(photo.read_bytes())
+        except ImageError as error:
+            print(f"{photo} is left out: {error}")
+            continue
         rows, columns = (range(0, length - side + 1, side) for length in image.shape[:2])
         tiles = [image[y : y + side, x : x + side] for y in rows for x in columns]
         for number in np.linspace(0, len(tiles) - 1, min(TILES, len(tiles))).astype(int):
-            Image.fromarray(tiles[number]).save(f"{name}-tiles/{photo.stem}+{number}.png")
+            Image.fromarray(tiles[number]).save(f"{name}-tiles/{place}-{photo.stem}+{number}.png")
     data_app(f"filter {name}-tiles --out {name} --iqa none --executor local".split(), standalone_mode=False)
     return RealESRGANPairs(name, PRESET, seed, [f"size={CROP}"])
 
@@ -50,7 +52,7 @@ def train(pairs: RealESRGANPairs, seconds: float) -> dict[str, torch.Tensor]:
     last.weight.data[:] = last.bias.data[:] = 0  # and the last layer has bilinear less the nearest that is added
     for channel, weight in enumerate(last.weight.data.view(3, SCALE**2, -1, 3, 3)):
         weight[:, channel] = spread[:, 0, SCALE:-SCALE, SCALE:-SCALE].reshape(3, 3, -1).permute(2, 0, 1)
-    average = swa_utils.AveragedModel(network, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99))
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     loader = torch.utils.data.DataLoader(pairs, BATCH, shuffle=True, num_workers=1, persistent_workers=True)
     adam, losses, begun = torch.optim.Adam(network.parameters()), [], time.monotonic()
     while (left := 1 - (time.monotonic() - begun) / seconds) > 0:
@@ -71,24 +73,22 @@ def main(photos: Path, out: Path, seconds: float) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # the worker that makes pairs has the other core
     sources = [one for one in bundled_photos() if one.suffix != ".tif"], sorted(photos.absolute().iterdir())
-    out.mkdir(parents=True)
+    for folder in ("train-tiles", "held-tiles", "lq", "hq"):
+        (out / folder).mkdir(parents=True)
     os.chdir(out)
     pairs = make_pairs([one for source in sources for one in source[: len(source) // 2]], 2 * CROP, "train", 0)
     held = make_pairs([one for source in sources for one in source[len(source) // 2 :]], CROP, "held", 1)
     save_file(train(pairs, seconds), "compact.safetensors")
     names = {row["key"]: row["source_key"] for row in pq.read_table("held/selected.parquet").to_pylist()}
     for kind, number in ((kind, number) for kind in ("lq", "hq") for number in range(len(held))):
-        Path(kind).mkdir(exist_ok=True)
         pixels = held[number][kind].permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(f"{kind}/{names[held.rows[number]['key']]}")
     for method in ("bicubic", "--model compact.safetensors --device cpu"):
         app(f"bench infer {method} --inputs lq --out outputs --scale {SCALE}".split(), standalone_mode=False)
-    outputs = map(str, Path("outputs").iterdir())
-    given = ["--inputs", "lq", "--gt", "hq", "--metrics", "psnr,ssim", "--out", "bench"]
-    app(["bench", "eval", "--outputs", *outputs, *given], standalone_mode=False)
+    given = ["bench", "eval", "--inputs", "lq", "--gt", "hq", "--metrics", "psnr,ssim", "--out", "bench", "--outputs"]
+    app([*given, *map(str, sorted(Path("outputs").iterdir()))], standalone_mode=False)
     psnr = pq.read_table("bench/per_image.parquet", filters=[("metric", "=", "psnr")])
-    psnr = psnr.sort_by([("method", "ascending"), ("id", "ascending")])  # bicubic before compact
-    gains = np.diff(psnr["value"].to_numpy().reshape(2, -1), axis=0)[0]
+    gains = np.diff(psnr["value"].to_numpy().reshape(2, -1), axis=0)[0]  # bicubic's rows are before compact's
     photo = np.array([name.partition("+")[0] for name in psnr["id"].to_pylist()[: len(gains)]])
     for over, values in {"pairs": gains, "photos": [gains[photo == one].mean() for one in np.unique(photo)]}.items():
         low, high = ttest_1samp(values, 0).confidence_interval(0.95)

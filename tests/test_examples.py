@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,8 @@ def test_the_loss_falls_and_the_trained_network_is_ranked(
     monkeypatch.setattr(example, "time", SimpleNamespace(monotonic=itertools.count().__next__))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
+    shutil.copy(taken[3], tmp_path / "photos" / "astronaut.png")  # the name of another photo
+    (tmp_path / "photos" / "broken.jpg").write_bytes(taken[0].read_bytes()[:100])
     example.main(tmp_path / "photos", tmp_path / "out", EPOCHS)
 
     told = capsys.readouterr().out
@@ -56,13 +59,13 @@ def test_the_loss_falls_and_the_trained_network_is_ranked(
         made = [pixels(tmp_path / "out" / "outputs" / name / file.name) for name in names]
         bicubic, compact = (10 * np.log10(255**2 / np.mean((one - true) ** 2)) for one in made)
         gains.setdefault(file.name.partition("+")[0], []).append(compact - bicubic)
-    held = {path.stem for path in taken[2:]}
-    assert set(gains) == held
+    assert set(gains) == {f"{place}-{path.stem}" for place, path in enumerate(taken[2:])}
+    assert f"{tmp_path / 'photos' / 'broken.jpg'} is left out: " in told
     every = [gain for some in gains.values() for gain in some]
     assert f"{len(every)} pairs: {np.mean(every):+.3f} dB" in told
     assert f"{len(gains)} photos: {np.mean([np.mean(some) for some in gains.values()]):+.3f} dB" in told
     seen = {path.name.partition("+")[0] for path in (tmp_path / "out" / "train-tiles").iterdir()}
-    assert seen == {path.stem for path in taken[:2]}  # whole photos on one side
+    assert seen == {*(f"{place}-{path.stem}" for place, path in enumerate(taken[:2])), "2-astronaut"}
 
 
 def pixels(path: Path) -> np.ndarray:
