@@ -1,4 +1,4 @@
-"""What a user can be told: one sentence and an exit code. The command line prints the sentence, never a traceback.
+"""The errors that a user sees: one sentence and an exit code. The command line prints the sentence, never a traceback.
 
 LucidFluxError
   ConfigError        2  wrong option, config or run folder

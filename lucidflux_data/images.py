@@ -62,7 +62,7 @@ FLAGS = ("alpha", "animated", "cmyk", "grey", "icc", "icc_invalid", "no_end", "o
 FLAGS_OTHER_PIXELS = frozenset({"alpha", "cmyk", "icc", "no_end", "orientation", "sixteen_bit"})
 
 cv2.setNumThreads(1)  # parallelism is over images; OpenCV's own threads only fight for the same cores
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures are told in our own sentences
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a failure has a sentence of our own
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which process writes: told to others of this machine and of other machines, and found out about again."""
+"""The identity of a process that writes, by which others, here or on another machine, see whether it still runs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ NAMES = {
     "heic": "HEIC",
     "tiff": "TIFF",
 }
-EXACT = frozenset({"png", "bmp", "gif"})  # what a palette of GIF loses is told by the mode
+EXACT = frozenset({"png", "bmp", "gif"})  # the mode shows what a palette of GIF loses
 LOSSLESS_JPEG = frozenset({3, 7, 11, 15})  # the last digit of the SOF marker (ITU-T T.81, table B.1)
 TIFF_EXACT = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000})
 # Compression (tag 259) -> what each strip or tile is.

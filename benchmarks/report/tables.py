@@ -169,7 +169,7 @@ def csv_text(board: Board) -> str:
         for name, metric in board["metrics"].items():
             row = metric["rows"][method]
             values = [row["mean"], row["low"], row["high"], row["rank"], row["n"], row["of"]]
-            tied = row.get("tied_with_best", "" if row["rank"] else False)  # empty: it cannot be told
+            tied = row.get("tied_with_best", "" if row["rank"] else False)  # empty: nothing to rank
             why = for_csv("; ".join(f"{count} {reason}" for reason, count in row["reasons"].items()))
             writer.writerow([kind, for_csv(method), for_csv(name), *values, tied, why, ""])
     for paper in board["published"]:

@@ -3,7 +3,7 @@
 Decoder 1 gave other pixels of TIFF, GIF, PNG with 16 bits, and grey PNG with a transparent sample value; decoders 1
 and 2 of TIFF, AVIF, HEIC, BMP, and WebP and 16-bit PNG that move. Of a candidate that was measured the tables know its
 format, its `mode` (`;16`; `1` and `L` with the flag `alpha`) and the flag `animated`. One that was not, or that failed,
-is taken by the suffix of its name: a PNG or WebP cannot be told so, and is not taken.
+is taken by the suffix of its name: whether a PNG or WebP is one its name does not show, so neither is taken.
 """
 
 from __future__ import annotations

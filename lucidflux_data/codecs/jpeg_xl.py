@@ -73,7 +73,7 @@ class JpegXl:
     is_plain: bool = False
     primaries: int = SRGB_PRIMARIES
     transfer: int = SRGB_TRANSFER
-    is_lossless: bool | None = False  # whether the first frame has the samples as they were; None: it is not told
+    is_lossless: bool | None = False  # whether the first frame has the samples as they were; None: unknown
 
     @property
     def flags(self) -> tuple[str, ...]:

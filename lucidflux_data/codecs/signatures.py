@@ -1,4 +1,4 @@
-"""What encoded bytes are, told from the bytes alone: formats by signature, the parts of a PNG and of a JPEG."""
+"""The format of encoded bytes by their signature, and the parts of a PNG and of a JPEG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a degradation is told, and the presets with the source of every value.
+"""The settings of a degradation, and the presets with the source of every value.
 
 a stage: blur -> resize -> noise -> JPEG; the last one ends with {resize to the LQ size, sinc} and JPEG, in one of
 two orders

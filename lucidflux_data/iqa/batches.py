@@ -1,7 +1,8 @@
 """Many images through one metric: batches of one size, too large images by a stated policy, out of memory halved.
 
 The batches of a unit follow from its rows alone (order and sizes), so a score does not depend on who computed it. Only
-metrics that were shown to give an image the same score in any company (`lucidflux-data doctor`) get batches over 1.
+metrics whose score of an image was shown not to depend on the others of its batch (`lucidflux-data doctor`) get more
+than one image at a time.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def score_all(
 ) -> list[float | ImageError]:
     """One float or ImageError (iqa_out_of_memory, iqa_not_finite) an image, in order.
 
-    `batched`: whether the metric gives an image the same score in any company.
+    `batched`: whether an image's score does not depend on the other images of its batch.
     """
     pieces: list[np.ndarray] = []
     owners: list[int] = []

@@ -26,7 +26,7 @@ class Metric:
     lower_is_better: bool
     full_reference: bool = False
     offline: bool = False
-    batched: bool = False  # an image's score was shown not to depend on its company
+    batched: bool = False  # an image's score was shown not to depend on the other images of its batch
 
 
 # Directions as pyiqa 0.1.16 declares them; kept here so that a selection needs neither torch nor pyiqa.

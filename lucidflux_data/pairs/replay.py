@@ -15,7 +15,7 @@ from lucidflux_data.pairs import samples
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
 
-DECODERS = version.LIBRARIES.keys() - {"opencv"}  # told behind what degrades
+DECODERS = version.LIBRARIES.keys() - {"opencv"}  # named after the libraries that degrade
 
 
 class Replayed(TypedDict):

@@ -97,7 +97,7 @@ class Beside:
             return {}
 
     def _take_metadata(self, folder: str, name: str) -> bool:
-        """Whether it is a table of images. A damaged one is counted and told."""
+        """Whether it is a table of images. A damaged one is counted, with a warning."""
         url = f"{folder}/{name}"
         shown = show_name(url.removeprefix(self.root).lstrip("/"))
         if not _is_file(url):

@@ -24,7 +24,7 @@ IGNORED = {
 @dataclass
 class Counts:
     """`ignored`: how many of each kind of IGNORED. `damaged_tars`: their uris. `warnings`: a sentence each. `source`:
-    the url that is being listed. `unread`: columns of tables, of which it was told that their images are not read."""
+    the url that is being listed. `unread`: columns of tables whose images are not read, each with a warning."""
 
     ignored: Counter[str] = field(default_factory=Counter)
     damaged_tars: list[str] = field(default_factory=list)

@@ -87,7 +87,7 @@ def _holds_images(kind: pa.DataType, name: str) -> bool:
 
 
 def _warn_of_unread(url: str, schema: pa.Schema, found: Layout | None, counts: Counts) -> None:
-    """Once for each set of such columns in a source: a set of a thousand files is told of in one sentence."""
+    """One warning for each set of such columns in a source, however many files have it."""
     unread = unread_columns(schema, found)
     if unread and tuple(unread) not in counts.unread:
         counts.unread.add(tuple(unread))

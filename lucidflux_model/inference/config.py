@@ -1,4 +1,4 @@
-"""Which model a command runs. Imports nothing heavy, so that a wrong setting is told at once."""
+"""Which model a command runs. Imports nothing heavy, so that a wrong setting ends the command at once."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class OwnFolder:
     manifest: str
     contents: Mapping[str, str]
     forgotten: int  # images
-    listed: Listed = field(default_factory=lambda: NOTHING)  # `synthesize` told what it left out
+    listed: Listed = field(default_factory=lambda: NOTHING)  # `synthesize` has named what it left out
 
     def check(self, shard: str) -> None:
         """DataChanged where the set is another one now, or is being written anew."""

@@ -1,4 +1,4 @@
-"""What a training run is told, and which of it may change when the run goes on.
+"""The settings of a training run, and which of them may change when the run goes on.
 
     defaults (our recipe, configs/lucidflux.toml says where each value is from) < --config FILE < --set a.b=v
 
@@ -19,7 +19,7 @@ from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.storage.config import StorageConfig
 from lucidflux_model.samples.cached import CACHED
 
-BINS = 5  # equal ones of sigma, in which losses are told
+BINS = 5  # equal ones of sigma, in which losses are reported
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -180,7 +180,7 @@ class TrainConfig(Section):
             raise ValueError("shard_frozen needs parallel=fsdp")
         return self
 
-    def lasting(self) -> dict[str, Any]:
+    def fixed_settings(self) -> dict[str, Any]:
         """What decides the weights, and so must be the same when a run goes on. Nested names joined by dots."""
         values = self.model_dump()
         for name in FREE:

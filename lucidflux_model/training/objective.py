@@ -34,7 +34,7 @@ class Draws:
 
     noise: Tensor
     sigma: Tensor
-    time: Tensor  # what the model is told sigma is
+    time: Tensor  # sigma as the model is given it
     guidance: Tensor
     keep_semantic: Tensor | None = None
     keep_lq: Tensor | None = None
@@ -78,7 +78,7 @@ def sigmas(config: TrainConfig, normals: np.ndarray, tokens: int) -> np.ndarray:
 
 
 def model_time(config: TrainConfig, sigma: np.ndarray) -> np.ndarray:
-    """Sigma as the model is told it: itself, or as the published script rounds it, down to a 1000th, then bfloat16."""
+    """Sigma as the model is given it: itself, or as the published script rounds it, down to a 1000th, then bfloat16."""
     if config.timestep_sampling != "published-script":
         return sigma
     rounded = torch.from_numpy(np.floor(1000 * sigma) / 1000).to(torch.bfloat16)

@@ -1,6 +1,6 @@
 """Whose a run folder is, and which data the run was begun with.
 
-    RUN/run.json     what the run is; what decides the weights must be the same when it goes on (`TrainConfig.lasting`)
+    RUN/run.json     what the run is; `TrainConfig.fixed_settings` must be the same when it goes on
     RUN/data.json    a digest of what each tar holds, so that a changed one can be named
 
 Data that changed end a run that goes on, unless the user says that they may (`--data-changed`). That is recorded, and
@@ -99,14 +99,14 @@ class Claim:
     data_changed: bool = False
 
     @property
-    def lasting(self) -> dict[str, Any]:
-        return {**self.config.lasting(), "base_sha256": self.base, "pairs_sha256": self.data.pairs}
+    def fixed_settings(self) -> dict[str, Any]:
+        return {**self.config.fixed_settings(), "base_sha256": self.base, "pairs_sha256": self.data.pairs}
 
 
 def claim_run(out: Path, asked: Claim, say: Callable[[str], None] = print) -> None:
     """Writes run.json and data.json, or checks that the folder is of this very run. Raises ConfigError naming what
     differs, DataChanged where that is the data."""
-    folder, lasting = Folder(out), asked.lasting
+    folder, lasting = Folder(out), asked.fixed_settings
     run: dict[str, Any] = {"schema_version": 1, "kind": KIND, "sources": [absolute_url(s) for s in asked.sources]}
     run |= {"init": asked.init, "lasting": lasting, "config": asked.config.model_dump(), "digest": digest(lasting)}
     run |= {"label": asked.label, "data": asked.data.about, "listed": asked.data.listed}
@@ -131,7 +131,7 @@ def compare(out: Path, before: dict[str, Any], asked: Claim, say: Callable[[str]
     checkpoint = latest(out)
     if checkpoint is None:
         return []
-    then, now = dotted(before["lasting"]), dotted(parse_json(canonical_json(asked.lasting)))
+    then, now = dotted(before["lasting"]), dotted(parse_json(canonical_json(asked.fixed_settings)))
     changed = sorted(name for name in {*then, *now} - {"pairs_sha256"} if then.get(name) != now.get(name))
     if changed:
         raise ConfigError(

@@ -82,8 +82,8 @@ def train(
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
     `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
-    `data_changed`: whether a run may go on with other data than before. `warn`: is told what of the data could not be
-    listed as a whole; run.json has it, too.
+    `data_changed`: whether a run may go on with other data than before. `warn`: gets a sentence for each part of
+    the data that could not be listed as a whole; run.json has it, too.
     """
     check_run(config, out, init, resume, data_changed)
     configure(config.storage.model_dump())
@@ -154,7 +154,7 @@ def split_pairs(config: TrainConfig, source: PairSource, new: bool) -> tuple[np.
 
 
 def check_run(config: TrainConfig, out: Path, init: str | None, resume: bool, data_changed: bool = False) -> None:
-    """Wrong combinations are told before anything is read."""
+    """Wrong combinations of settings raise ConfigError before anything is read."""
     if data_changed and not resume:
         raise ConfigError("--data-changed belongs to --resume: a new run takes the data as they are")
     sizes_of(config.model.name)
@@ -194,7 +194,7 @@ def suites_seen(config: TrainConfig, source: PairSource, held: np.ndarray, say: 
         return []
     pictures = []
     for index in choose_pairs(config, source, held):
-        with contextlib.suppress(Unreadable):  # told by the validation itself
+        with contextlib.suppress(Unreadable):  # the validation itself says so
             pictures.append(source.read(index, EPOCH)[0])
     shown, lacking = suites_shown(pictures, files)
     for name in shown:
@@ -367,7 +367,7 @@ def finish(trainer: Trainer, progress: Progress) -> Summary:
 
 def export(run: Path, out: Path, averaged: bool = True, say: Callable[[str], None] = print) -> None:
     """The newest checkpoint of a run in the layout of lucidflux.pth, the moving average where there is one.
-    VerificationError where its files are not those that were saved; `say` is told where nobody can know."""
+    VerificationError where its files are not those that were saved. A folder without sums is named through `say`."""
     checkpoint = latest(run)
     if checkpoint is None:
         raise InputError(f"{run} has no checkpoint to export")

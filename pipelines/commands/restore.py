@@ -168,7 +168,7 @@ def _restore(
     dry_run: bool,
     json_: bool,
 ) -> RestoreSummary | None:
-    """The summary, when it was told; None of a dry run."""
+    """The summary, which was printed; None of a dry run."""
     from lucidflux_data.errors import Interrupted
     from lucidflux_data.storage.folder import Folder
     from lucidflux_model.inference.config import RANDOM_LABEL

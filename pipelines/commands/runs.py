@@ -278,5 +278,5 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
         pool, name = load_pool(parts(folder)), scorer_name(scorer)
         run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)
     for number in range(len(pool.parts)):
-        pool.measure(number, name)  # units that are of two kinds are told now, not in the next select
+        pool.measure(number, name)  # units of two kinds are refused now, not by the next select
     tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_)

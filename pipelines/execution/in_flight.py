@@ -15,7 +15,7 @@ STALL_S = 60.0  # without an end of any unit, a line says which ones are in flig
 
 
 class Flights:
-    """Told by the executor of this process, shown in the progress line. Times are from submission to end."""
+    """The executor of this process reports to it; the progress line shows it. Times are from submission to end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock

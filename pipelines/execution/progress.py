@@ -49,7 +49,7 @@ def warn(sentence: str) -> None:
 
 
 def take_warnings() -> list[str]:
-    """The warnings of this process so far; they are told then."""
+    """The warnings of this process so far, which are then forgotten."""
     taken = list(_warned)
     _warned.clear()
     return taken

@@ -61,7 +61,7 @@ _PATHS = ("weights", "trained", "file")  # where the weights lie says nothing ab
 
 
 def _weights_of(config: AnyConfig) -> str:
-    """sha256 (hex) of the weights. A network's file is loaded once for it: one that is none is told before any work."""
+    """sha256 (hex) of the weights. A network's file is loaded once for it: a wrong one raises before any work."""
     if not isinstance(config, NetworkConfig):
         return weights_digest(config.model)
     from pipelines.restoration.network import load_network

@@ -17,7 +17,7 @@ from pipelines.restoration.config import RestoreConfig
 class LucidFluxRestorer:
     """The pipeline with the settings of `config`. Every image has the same seed.
 
-    `say` is told after two steps of the first image how long one takes.
+    `say` is called after two steps of the first image with the time that one takes.
     """
 
     smaller = "lower --upscale, or raise it"

@@ -40,7 +40,7 @@ class Restorer(Protocol):
 
 
 def load_restorer(config: AnyConfig, say: Callable[[str], None] | None = None) -> Restorer:
-    """`say` is told what takes long. Raises ConfigError or InputError where the model cannot be had."""
+    """`say` is called with what takes long. Raises ConfigError or InputError where the model cannot be had."""
     if isinstance(config, NetworkConfig):
         from pipelines.restoration.network import NetworkRestorer
 
@@ -53,7 +53,7 @@ def load_restorer(config: AnyConfig, say: Callable[[str], None] | None = None) -
 class RestoreUnit:
     """Restores the images of a batch and yields file and record of each; the model is loaded once a process.
 
-    `say` is told, in this process alone, how long an image takes.
+    `say` is called, in this process alone, with the time that an image takes.
     """
 
     def __init__(self, config: AnyConfig, say: Callable[[str], None] | None = None) -> None:

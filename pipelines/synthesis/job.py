@@ -111,7 +111,7 @@ def pointer(row: PairInput, asked: tuple[str, ...], crc32: int) -> pairs.Pointer
 
 
 def check_sources(asked: list[str]) -> None:
-    """Wrong sources are told before anything is written. Raises ConfigError or InputError."""
+    """Checks the sources before anything is written. Raises ConfigError or InputError."""
     found = [source for source in asked if Folder(source).exists(shards.MANIFEST)]
     if found and len(asked) > 1:
         raise ConfigError("give either one run of the filter, or other sources")

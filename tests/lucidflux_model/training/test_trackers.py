@@ -33,7 +33,7 @@ def log_steps(run: Path, name: str, *steps: int) -> str:
 
 def test_nothing_is_tracked_by_default(tmp_path: Path) -> None:
     assert training.config_of().trackers == ()
-    assert "trackers" not in training.config_of("trackers=wandb,mlflow").lasting()
+    assert "trackers" not in training.config_of("trackers=wandb,mlflow").fixed_settings()
     with pytest.raises(ConfigError, match="trackers"):
         training.config_of("trackers=comet")
     TrainLog(tmp_path, 0, False, Trackers(tmp_path, [], SETTINGS, print)).close()

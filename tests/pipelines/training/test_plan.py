@@ -120,7 +120,7 @@ def test_uris_of_tables_are_trained_on_where_that_is_allowed(photos: Path, tmp_p
     told = dry(tmp_path / "near" / "t.parquet", tmp_path / "run", *online, "--allow-uris", str(photos))
     assert told["pairs"] == 6
     assert told["config"]["storage"]["allow_uris"] == [str(photos)]
-    assert "storage" not in training.config_of(f"storage.allow_uris={photos}").lasting()
+    assert "storage" not in training.config_of(f"storage.allow_uris={photos}").fixed_settings()
 
 
 def test_a_suite_in_a_table_is_fingerprinted_where_that_is_allowed(photos: Path, tmp_path: Path) -> None:
