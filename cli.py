@@ -21,6 +21,7 @@ from pipelines.commands.options import OUT, ExecutorKind, ExecutorName, Json, Nu
 from pipelines.commands.pairs import app as pairs_app
 from pipelines.commands.restore import app as model_app
 from pipelines.commands.runs import app as govern_app
+from pipelines.commands.sets.publish import app as publish_app
 from pipelines.commands.telling import tell
 from pipelines.commands.terminal import HELP, INTERRUPTED, SpellingGroup, run_guarded
 from pipelines.commands.train import app as train_app
@@ -34,6 +35,7 @@ app = typer.Typer(
 data_app.add_typer(pairs_app)
 data_app.add_typer(look_app)
 data_app.add_typer(govern_app)
+data_app.add_typer(publish_app)
 app.add_typer(model_app)
 app.add_typer(train_app)
 app.add_typer(weights_app, name="weights")

@@ -25,6 +25,7 @@ FLOORS = (
     ("selection",),
     ("pairs",),
     ("audit", "explore"),
+    ("publish",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # The modules of lucidflux_data.selection, each of which imports only those behind it.

@@ -1,0 +1,1 @@
+"""Commands of `lucidflux-data` on a set that is finished."""
