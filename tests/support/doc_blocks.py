@@ -19,7 +19,7 @@ FENCE = re.compile(
     r"^(?:<!-- ?(?P<mark>.*?) ?-->\n+)?```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 PROGRAMS = ("lucidflux", "lucidflux-data")
-OTHERS = ("cat", "cp", "curl", "docker", "export", "ls", "mkdir", "pytest", "ray", "sha256sum", "source", "tar")
+OTHERS = ("cat", "cp", "curl", "docker", "export", "hf", "ls", "mkdir", "pytest", "ray", "sha256sum", "source", "tar")
 
 
 @dataclass(frozen=True)
