@@ -70,7 +70,7 @@ check: $(VENV)/lint.stamp  ## Lint, format check, spelling, types, the layout's 
 
 docs: $(VENV)/dev.stamp  ## Build the pages of docs/ into site/, as they are read in a browser; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "open site/index.html"
+	@echo "open site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 fmt: $(VENV)/lint.stamp  ## Format
 	$(BIN)/ruff format .

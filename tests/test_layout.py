@@ -57,6 +57,7 @@ def test_files_and_functions_are_short() -> None:
     [
         ("lucidflux_data, lucidflux_data.measures.blur_and_flat, lucidflux_data.shards.shard", "ray torch pyiqa"),
         ("lucidflux_data.selection.config, lucidflux_data.pairs.config", "ray torch cv2 numba"),
+        ("lucidflux_model.training.config, pipelines.restoration.config", "ray torch"),
     ],
 )
 def test_importing_loads_nothing_heavy(modules: str, unwanted: str) -> None:

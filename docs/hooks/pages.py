@@ -36,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/lucidflux-data.md": describe_program("lucidflux-data"),
     }
     for name, text in made.items():
-        files.append(File.generated(config, name, content=text))
+        files.append(File.generated(config, name, content=f'{text}\n<span class="made"></span>\n'))
     return files
 
 

@@ -25,6 +25,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from benchmarks.methods.adapters import adapter_names, load_adapter
 from lucidflux_data.config import dotted
 from lucidflux_data.degradation.config import PRESETS as PAIRS_PRESETS
 from lucidflux_data.pairs.config import PairsConfig, make_pairs_config
@@ -79,11 +80,11 @@ def describe_settings() -> str:
         for part in read_parts(config):
             title = f"`{part.name}`" if part.name else "At the top"
             lines += [f"### {title} {{#{anchor}-{part.name.replace('.', '-') or 'top'}}}\n", part.about, ""]
-            lines += ["| setting | default | takes | unit | meaning | source |", "|---|---|---|---|---|---|"]
+            lines += ["| setting | meaning | default | takes | unit | source |", "|---|---|---|---|---|---|"]
             lines += [_row(setting) for setting in part.settings] + [""]
         if presets:
             lines += _preset_table(anchor, option, config, presets)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_describe_methods()])
 
 
 INTRODUCTION = """# Settings
@@ -91,8 +92,7 @@ INTRODUCTION = """# Settings
 Every key of `--set KEY=VALUE`, and of a file given with `--config` (TOML, a table for each section), with its default.
 Made from the models that check them: a key that is not here is an error. Later ones win: defaults, preset, file,
 `--set`. `none` takes a value back, a list stands by commas, `a.b.c=v` is one entry of a table. The source says where a
-default comes from; *ours* is a choice that nothing published makes for us. `bench infer METHOD --dry-run` shows the
-settings of a method.
+default comes from; *ours* is a choice that nothing published makes for us.
 """
 
 
@@ -207,7 +207,8 @@ def _shown(value: object) -> str:
 
 def _row(setting: Setting) -> str:
     name = setting.name.rpartition(".")[2]
-    cells = [f"`{name}`", setting.default, setting.takes, setting.unit, setting.meaning, setting.source]
+    source = re.sub(r"docs/([\w-]+)\.md", r"[\1](../\1.md)", setting.source)
+    cells = [f"`{name}`", setting.meaning, setting.default, setting.takes, setting.unit, source]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -226,6 +227,22 @@ def _preset_table(anchor: str, option: str, plain: BaseModel, presets: dict[str,
                 for each in values.values()
             ]
             lines.append(f"| `{key}` | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _describe_methods() -> list[str]:
+    """Of `bench infer`: what the adapters say, which hand it to programs of others as it is."""
+    lines = [
+        "## bench infer METHOD {#infer}\n",
+        "Of a method in a checkout of its own, handed to its program as it is: `bench infer METHOD --dry-run` has the",
+        "command. Of a network in a file: `tile` and `overlap`, as of [restore](#restore-network-top).\n",
+        "| method | setting=default | source |",
+        "|---|---|---|",
+    ]
+    for name in adapter_names():
+        adapter = load_adapter(name)
+        values = " ".join(f"`{key}={value}`" for key, value in adapter.settings.items()) or "none"
+        lines.append(f"| {name} | {values} | {adapter.repository} at {adapter.commit} |")
     return [*lines, ""]
 
 

@@ -31,9 +31,6 @@ from lucidflux_model.network.encode import Tensors, encode
 from lucidflux_model.samples.reading import Unreadable, read_range
 from lucidflux_model.samples.stored import ShardPairs
 
-CACHED = ("latent", "proxy", "semantic")
-
-
 EXTENSIONS = {"latent": "latent.npy", "proxy": "proxy.png", "semantic": "semantic.npy"}
 PLACE = "cache"
 DECODER = "decoder"  # in the metadata of an index: the version of the decoders that gave the pixels
@@ -59,7 +56,7 @@ def encoded(parts: Any, hq: np.ndarray, lq: np.ndarray, kinds: Sequence[str]) ->
         "proxy": lambda: to_bytes(pixels),
         "semantic": lambda: _npy(found["features"], dtype),
     }
-    return {EXTENSIONS[kind]: members[kind]() for kind in CACHED if kind in kinds}
+    return {EXTENSIONS[kind]: members[kind]() for kind in EXTENSIONS if kind in kinds}
 
 
 def samples(

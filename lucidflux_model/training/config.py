@@ -17,8 +17,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from lucidflux_data.config import Section, resolve
 from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.storage.config import StorageConfig
-from lucidflux_model.samples.cached import CACHED
 
+CACHED = ("latent", "proxy", "semantic")  # what samples/cached.py can keep; that module imports torch
 BINS = 5  # equal ones of sigma, in which losses are reported
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
