@@ -8,6 +8,7 @@ json of the same key travels with it. Symbolic links to files are followed, to f
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shlex
@@ -23,6 +24,7 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.sources.beside import Beside
 from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
+from lucidflux_data.sources.ranges import open_object
 from lucidflux_data.sources.tars import PACKED, is_image_name, list_members, sample_key
 from lucidflux_data.sources.uris import NOT_ALLOWED, check_regular, escape_url, may_be_read, show_name
 from lucidflux_data.storage.allowed import prefixes_to_allow
@@ -315,16 +317,10 @@ def _list_tar(position: int, uri: str, name: str, counts: Counts, asked_for: boo
     """Image members with their byte ranges. A damaged tar gives what can be read of it."""
     shown = escape_url(uri)
     try:
-        with file_system(uri).open(uri, "rb") as file:
+        with open_object(uri) as file:
             members = list_members(file, shown, counts)
-    except FileNotFoundError:
-        raise InputError(f"{show_name(uri.removeprefix('file://'))} is not there") from None
-    except PermissionError:
-        told = f"{show_name(uri.removeprefix('file://'))} may not be read"
-        if asked_for:
-            raise InputError(told) from None
-        counts.ignored["damaged_files"] += 1
-        counts.warnings.append(told)
+    except OSError as error:
+        _leave_out(uri, error, asked_for, counts)
         return
     if asked_for and not members and shown in counts.damaged_tars:
         raise InputError(f"{show_name(uri.removeprefix('file://'))} is not a tar")
@@ -348,12 +344,11 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
         for row_uri, row_name, side, offset in rows(uri, counts):
             found += 1
             yield row_uri, f"{show_name(name)}#{row_name}" if name else row_name, position, -1, offset, side
-    except FileNotFoundError:
-        raise InputError(f"{show_name(uri.removeprefix('file://'))} is not there") from None
     except (pa.ArrowException, OSError) as error:
-        if not isinstance(error, pa.ArrowException) and not uri.startswith("file://"):
-            raise  # the store, not the file
-        told = f"{show_name(uri.removeprefix('file://'))} {_describe_damage(error)}"
+        if isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "errno", None) is not None:
+            _leave_out(uri, error, not name and not found, counts)
+            return  # an OSError without a number is pyarrow's, of damage
+        told = f"{show_name(uri.removeprefix('file://'))} is damaged, or no Parquet file"
         if not name and not found:
             raise InputError(told) from None
         counts.ignored["damaged_files"] += 1
@@ -362,8 +357,22 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
     counts.ignored["other_files"] += not found and counts.ignored["null_rows"] == null_rows
 
 
-def _describe_damage(error: Exception) -> str:
-    return "may not be read" if isinstance(error, PermissionError) else "is damaged, or no Parquet file"
+def _leave_out(uri: str, error: Exception, asked_for: bool, counts: Counts) -> None:
+    """A tar or table that is named by a link or a page and not there, or that cannot be read: InputError where the user
+    asked for this one. What a store could not do is raised as it is: the file is not at fault."""
+    if isinstance(error, FileNotFoundError):
+        why = "is not there"
+    elif isinstance(error, PermissionError):
+        why = "may not be read"
+    elif uri.startswith("file://"):
+        why = f"cannot be read: {os.strerror(getattr(error, 'errno', None) or errno.EIO)}"
+    else:
+        raise error
+    told = f"{show_name(uri.removeprefix('file://'))} {why}"
+    if asked_for:
+        raise InputError(told) from None
+    counts.ignored["damaged_files"] += 1
+    counts.warnings.append(told)
 
 
 def _twin_sides(uri: str) -> dict[str, str]:

@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.counts import Counts
+from lucidflux_data.sources.ranges import open_object
 from lucidflux_data.sources.sides import MAX_SIDE_BYTES
 from lucidflux_data.sources.uris import NOT_ALLOWED, escape_text, escape_url, may_be_read, show_name
-from lucidflux_data.storage.folder import absolute_url, file_system
+from lucidflux_data.storage.folder import absolute_url
 from lucidflux_data.storage.formats import LISTS, make_portable, to_rows
 
 BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "content", "data")
@@ -131,7 +132,7 @@ def rows(url: str, counts: Counts) -> Iterator[tuple[str, str, str | None, int]]
     A relative uri is relative to the folder of the Parquet file. Rows without a uri are counted. pa.ArrowException or
     OSError for a damaged file.
     """
-    with file_system(url).open(url, "rb") as file:
+    with open_object(url) as file:
         table = pq.ParquetFile(file, page_checksum_verification=True)
         found = layout(table.schema_arrow)
         _warn_of_unread(url, table.schema_arrow, found, counts)
@@ -178,7 +179,7 @@ def side_json(row: dict[str, object]) -> str | None:
 
 def sides_by_key(url: str) -> dict[str, str]:
     """img2dataset's Parquet twin of a tar: the side json of each `key`. {} for a file without that column."""
-    with file_system(url).open(url, "rb") as file:
+    with open_object(url) as file:
         table = pq.ParquetFile(file, page_checksum_verification=True)
         names = [field.name for field in table.schema_arrow if _is_plain(_value_type(field.type))]
         if "key" not in names:
@@ -196,7 +197,7 @@ class _Cursor:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.file = file_system(url).open(url, "rb")
+        self.file = open_object(url)
         self.table = pq.ParquetFile(self.file, page_checksum_verification=True)
         found = layout(self.table.schema_arrow)
         if found is None or found.kind == "uri":  # a file of another time, or a uri that somebody wrote down

@@ -1,16 +1,58 @@
-"""A part of an object in a store, as far as the object goes: a request that past its end is refused (416) gives
-nothing, and of a web server that takes no ranges and sends everything the part is taken out."""
+"""Objects of a store, whole or in parts, and web servers that take no ranges.
+
+A part goes as far as the object does: a request past its end, which is refused (416), gives nothing. Of a server that
+sends everything whatever is asked, the part is taken out; a tar or a table of it, which is read here and there, is
+fetched into a temporary file.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import shutil
+import tempfile
+from typing import IO, Any
 
 from fsspec.asyn import sync
 
-from lucidflux_data.storage.folder import file_system
+from lucidflux_data.errors import InputError
+from lucidflux_data.storage.folder import file_system, retry_call
 from lucidflux_data.storage.refusals import is_past_the_end
 
+WEB = ("http://", "https://")
 WEB_BYTES = 1 << 20  # of an answer, taken at a time
+IN_MEMORY = 32 << 20  # of what is fetched whole; more lies on the disk
+
+
+def open_object(url: str) -> IO[bytes]:
+    """A file of any file system, to be read here and there. InputError where a server takes no ranges and the temporary
+    folder has no room for all of it; StorageError, PermissionError, FileNotFoundError; the errors of the client library."""
+    fs = file_system(url)
+    if not url.startswith(WEB) or retry_call(lambda: sync(fs.loop, _takes_ranges, fs, url), url):
+        opened: IO[bytes] = fs.open(url, "rb")
+        return opened
+    whole = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+    try:
+        with fs.open(url, block_size=0, size=1) as answer:
+            shutil.copyfileobj(answer, whole, WEB_BYTES)
+    except BaseException as error:
+        whole.close()
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            raise InputError(
+                f"{url} lies on a server that takes no ranges, and cannot be kept in {tempfile.gettempdir()}: "
+                f"{os.strerror(error.errno)}"
+            ) from None
+        raise
+    whole.seek(0)
+    return whole
+
+
+async def _takes_ranges(fs: Any, url: str) -> bool:
+    """Asked by a request, since servers need not announce it."""
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), headers={"Range": "bytes=0-0"}) as answer:
+        if answer.status != 416:  # of an empty file
+            fs._raise_not_found_for_status(answer, url)
+        return answer.status in (206, 416)
 
 
 def fetch_range(url: str, start: int, end: int) -> bytes:
@@ -18,7 +60,7 @@ def fetch_range(url: str, start: int, end: int) -> bytes:
     and OSError for an answer that breaks off."""
     fs = file_system(url)
     try:
-        if url.startswith(("http://", "https://")):
+        if url.startswith(WEB):
             data = bytes(sync(fs.loop, _of_web, fs, url, start, end))
         else:
             data = bytes(fs.cat_file(url, start=start, end=end))

@@ -271,3 +271,26 @@ def test_columns_of_one_name_end_no_listing(tmp_path: Path) -> None:
     pq.write_table(pa.table([["a.png"], [1], [2]], names=["uri", "n", "n"]), tmp_path / "labels.parquet")
     with pytest.raises(InputError, match=r"labels\.parquet has two columns called 'n'"):
         read_join(str(tmp_path / "labels.parquet"))
+
+
+def test_links_that_lead_nowhere_cost_no_listing(tmp_path: Path) -> None:
+    write_tar(tmp_path / "good.tar", [("a.png", image(1))])
+    for name in ("gone.tar", "gone.parquet", "metadata.csv", "good.parquet", "gone.png"):
+        (tmp_path / name).symlink_to("/nowhere/at/all")
+    for name in ("loop.tar", "loop.parquet", "loop.png"):
+        (tmp_path / name).symlink_to(name)
+    for source in (tmp_path, tmp_path / "*"):
+        listing = list_sources([str(source)])
+        names = [row["source_key"] for row in listing.table.to_pylist()]
+        assert sorted(names) == ["gone.png", "good.tar#a.png", "loop.png"]
+        assert listing.ignored_by == {"damaged_files": 4, "other_files": 2}
+        told = {warning.removeprefix(f"{tmp_path}/") for warning in listing.warnings}
+        assert told == {
+            "gone.tar is not there",
+            "gone.parquet is not there",
+            "loop.tar cannot be read: Too many levels of symbolic links",
+            "loop.parquet cannot be read: Too many levels of symbolic links",
+        }
+    for name in ("gone.tar", "gone.parquet", "loop.tar", "loop.parquet"):
+        with pytest.raises(InputError, match=name):
+            list_sources([str(tmp_path / name)])

@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
+from lucidflux_data.sources import ranges
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.ranges import fetch_range
 from lucidflux_data.sources.reading import read_bytes, read_known
@@ -168,5 +172,48 @@ def test_an_object_that_is_another_one_now_is_read_as_it_is(store, monkeypatch: 
     (row,) = list_sources(["s3://shorter"]).table.to_pylist()
     store.client().put_object(Bucket="shorter", Key="a.jpg", Body=jpeg(2))
     assert read_bytes(row["uri"], row["offset"], row["size"]) == jpeg(2)
+    SETTINGS.update(before)
+    configure({})
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_tars_and_tables_that_a_page_names_and_nobody_gets(code: int, tmp_path: Path) -> None:
+    class Refusing(Plain):
+        def do_GET(self) -> None:
+            if self.path.endswith(("b.tar", ".parquet")):
+                self.send_error(code)
+            else:
+                super().do_GET()
+
+        do_HEAD = do_GET
+
+    before = dict(SETTINGS)
+    for name in ("s.tar", "b.tar", "t.parquet"):
+        (tmp_path / name).write_bytes(TAR)
+    with serving(functools.partial(Refusing, directory=str(tmp_path))) as url:
+        top = url.rpartition("/")[0]
+        listing = list_sources([top])
+        assert outcomes([row | {"source_key": row["source_key"][-5:]} for row in listing.table.to_pylist()]) == LISTED
+        why = "is not there" if code == 404 else "may not be read"
+        assert listing.warnings == [f"{top}/b.tar {why}", f"{top}/t.parquet {why}"]
+        assert listing.ignored_by == {"damaged_files": 2}
+        for name in ("b.tar", "t.parquet"):
+            with pytest.raises(InputError, match=why):
+                list_sources([f"{top}/{name}"])
+    SETTINGS.update(before)
+    configure({})
+
+
+def test_a_table_on_a_server_without_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(SETTINGS)
+    monkeypatch.setattr(ranges, "IN_MEMORY", 1 << 20)  # so that it lies on the disk
+    images = [jpeg(n) + bytes(6_000_000) for n in range(3)]
+    pq.write_table(pa.table({"image": pa.array(images, pa.binary())}), tmp_path / "t.parquet", compression="none")
+    (tmp_path / "large.tar").write_bytes(tar_bytes([(f"{n}.jpg", data) for n, data in enumerate(images)]))
+    (tmp_path / "empty.tar").write_bytes(b"")
+    with serving(functools.partial(Plain, directory=str(tmp_path))) as url:
+        listing = list_sources([url.rpartition("/")[0]])
+        assert [told.rpartition("/")[2].split()[0] for told in listing.all_warnings()] == ["empty.tar"]
+        assert list(outcomes(listing.table.to_pylist()).values()) == images * 2
     SETTINGS.update(before)
     configure({})
