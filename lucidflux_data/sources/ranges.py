@@ -25,7 +25,8 @@ IN_MEMORY = 32 << 20  # of what is fetched whole; more lies on the disk
 
 def open_object(url: str) -> IO[bytes]:
     """A file of any file system, to be read here and there. InputError where a server takes no ranges and the temporary
-    folder has no room for all of it; StorageError, PermissionError, FileNotFoundError; the errors of the client library."""
+    folder has no room for all of it; StorageError, PermissionError, FileNotFoundError, and errors of the client.
+    """
     fs = file_system(url)
     if not url.startswith(WEB) or retry_call(lambda: sync(fs.loop, _takes_ranges, fs, url), url):
         opened: IO[bytes] = fs.open(url, "rb")
