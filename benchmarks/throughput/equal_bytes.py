@@ -1,9 +1,10 @@
 """Do two checkouts make the same bytes? `python -m benchmarks.throughput.equal_bytes CHECKOUT [--images PHOTOS]`
 
 Each runs the demo, and `filter` and `synthesize` on the photos where there are any, into folders of the same path.
-Every file is compared: tables, shards, indexes, manifests byte by byte, boards without their environment and seconds.
-A table whose bytes differ and whose schema, rows and values do not is listed apart. What is not compared is listed with
-the reason. `--ours OTHER` compares two other checkouts. Exits 1 where a file differs or is missing.
+Every file is compared: tables, shards, indexes, manifests byte by byte; boards, method.json and tables of the bench
+without their seconds and environment. A table whose bytes differ and whose schema, rows and values do not is listed
+apart. What is not compared is listed with the reason. `--ours OTHER` compares two other checkouts. Exits 1 where a file
+differs or is missing.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 HERE = Path(__file__).resolve().parents[2]
 SKIPPED = {
     "*/events/*": "times of what happened",
     "*/run.json": "names the versions that made it",
+    "*/environment.json": "the environment",
     "*.html": "a page: its words may change",
     "*.md": "a page: its words may change",
     "*.tex": "a page: its words may change",
     "*/model/*": "training is compared by its own tests",
     "*/cache/*": "scores by key of the environment",
 }
-NOT_COMPARED = ("environment", "seconds", "signature", "versions", "created")  # keys of a board
+NOT_COMPARED = ("environment", "seconds", "signature", "versions", "created")  # keys and columns of the bench
+BENCH_FILES = ("leaderboard.json", "board.json", "method.json")
 
 
 def make_outputs(tree: Path, place: Path, images: Path | None) -> None:
@@ -67,7 +71,7 @@ def compare_folders(ours: Path, theirs: Path) -> tuple[int, list[str], list[str]
             different.append(name)
         elif _content(ours / name) == _content(theirs / name):
             equal += 1
-        elif name.endswith(".parquet") and pq.read_table(ours / name).equals(pq.read_table(theirs / name)):
+        elif name.endswith(".parquet") and _rows(ours / name).equals(_rows(theirs / name)):
             same_rows.append(name)
         else:
             different.append(name)
@@ -75,10 +79,19 @@ def compare_folders(ours: Path, theirs: Path) -> tuple[int, list[str], list[str]
 
 
 def _content(path: Path) -> object:
-    if path.name in {"leaderboard.json", "board.json"}:
-        board = json.loads(path.read_text())
-        return {name: value for name, value in board.items() if name not in NOT_COMPARED}
-    return path.read_bytes()
+    return _compared(json.loads(path.read_text())) if path.name in BENCH_FILES else path.read_bytes()
+
+
+def _compared(value: object) -> object:
+    """Without the keys that two runs never have alike, at any depth."""
+    if isinstance(value, dict):
+        return {name: _compared(inner) for name, inner in value.items() if name not in NOT_COMPARED}
+    return [_compared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _rows(path: Path) -> pa.Table:
+    table = pq.read_table(path)
+    return table.drop_columns([name for name in NOT_COMPARED if name in table.column_names])
 
 
 def main() -> None:
