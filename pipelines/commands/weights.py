@@ -82,18 +82,23 @@ def export_command(
     out: Annotated[Path, typer.Option(*OUT, metavar="FILE", help="lucidflux.pth or lucidflux.safetensors.")],
     json_: Json = False,
 ) -> None:
-    """Write the trained parts in the published layout: of converted weights, or of a training run's last checkpoint."""
+    """Write the trained parts in the published layout, and their card: of converted weights, or of a training run."""
     from lucidflux_data.errors import needs_extra
 
     with needs_extra("model"):
         from lucidflux_model.conversion.convert import export
+        from lucidflux_model.conversion.model_card import write_model_card
         from lucidflux_model.training.setup import export as export_run
+    from pipelines.execution.progress import warn
 
     if (folder / "checkpoints").is_dir():
         export_run(folder, out, say=_say)
     else:
         export(folder, out)
-    tell({"trained": str(out)}, json_)
+    card = write_model_card(folder, out)
+    if card is None:
+        warn(f"{out.with_name('README.md')} is not of `weights export`: it stays, and the weights have no card")
+    tell({"trained": str(out), **({"card": str(card)} if card else {})}, json_)
 
 
 @app.command("verify")

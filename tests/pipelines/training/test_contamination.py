@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -108,6 +109,25 @@ def test_the_mark_goes_from_export_into_whatever_begins_from_it(
     summary = training.run(pairs, tmp_path / "next", "steps=1", "batch_size=1", init=str(init))
     assert summary["contaminated"] == [SUITE]
     assert read_mark(tmp_path / "next" / "trained.safetensors") == [SUITE]
+
+
+def test_the_card_beside_an_export_says_what_the_run_recorded(validated: Path, tmp_path: Path) -> None:
+    told = call("weights", "export", validated, "--out", tmp_path / "lucidflux.safetensors")
+    text = Path(told["card"]).read_text()
+    run = json.loads((validated / "run.json").read_text())
+    for part in (f"**Validated on {SUITE}**", "Trained for 2 steps of 1 pairs", f"digest `{run['data']['digest']}`",
+                 hashlib.sha256((tmp_path / "lucidflux.safetensors").read_bytes()).hexdigest(),
+                 "The licence of the training data is not recorded here"):  # fmt: skip
+        assert part in text
+    assert "base_model" not in text, "tiny has none"
+    assert str(validated.parent) not in text
+    again = call("weights", "export", validated, "--out", tmp_path / "lucidflux.safetensors")
+    assert Path(again["card"]).read_text() == text
+    (tmp_path / "README.md").write_text("my own")
+    third = call("weights", "export", validated, "--out", tmp_path / "lucidflux.safetensors")
+    assert "card" not in third
+    assert any("it stays, and the weights have no card" in warning for warning in third["warnings"])
+    assert (tmp_path / "README.md").read_text() == "my own"
 
 
 def test_a_marked_pickle_is_read_as_the_published_one(validated: Path, tmp_path: Path) -> None:
