@@ -41,6 +41,10 @@ $(VENV)/dev.stamp: pyproject.toml requirements/dev-py311.txt | $(BIN)/python
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless==$(HEADLESS)
 	touch $@
 
+$(VENV)/docs.stamp: pyproject.toml requirements/docs-py311.txt | $(BIN)/python
+	$(call install,docs,docs)
+	touch $@
+
 # `make check` needs no more than the tests do: the environment is the same.
 $(VENV)/lint.stamp: $(VENV)/dev.stamp
 	touch $@
@@ -68,7 +72,7 @@ check: $(VENV)/lint.stamp  ## Lint, format check, spelling, types, the layout's 
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.layout
 
-docs: $(VENV)/dev.stamp  ## Build the pages of docs/ into site/, as they are read in a browser; a warning is an error
+docs: $(VENV)/docs.stamp  ## Build the pages of docs/ into site/, as they are read in a browser; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open site/index.html; with search: $(BIN)/python -m http.server -d site"
 
@@ -83,6 +87,7 @@ lock:  ## Make the locks of requirements/ again, with the newest versions
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python requirements/make_lock.py demo > requirements/demo-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py demo,model,realesrgan > requirements/demo-full-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py docs > requirements/docs-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py all > requirements/dev-py311.txt
 	rm -rf $(VENV)-lock
 

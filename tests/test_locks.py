@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
 
-EXTRAS = {"demo": ("demo",), "demo-full": ("demo", "model", "realesrgan"), "dev": ("all",)}
+EXTRAS = {"demo": ("demo",), "demo-full": ("demo", "model", "realesrgan"), "docs": ("docs",), "dev": ("all",)}
 LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:[0-9a-f]{64}")
 
 

@@ -132,6 +132,20 @@ def test_the_commands_of_a_page_run(path: Path, runner: Runner) -> None:
     assert runner.run_until(path) == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_commands_inside_sentences_name_what_there_is(path: Path) -> None:
+    assert [span for span in doc_blocks.spans(path) if not doc_blocks.is_known(span)] == []
+
+
+def test_a_span_that_is_wrong_is_found() -> None:
+    assert doc_blocks.is_known("bench --suite S")
+    assert doc_blocks.is_known("lucidflux-data pack RUN --strip gps,author")
+    assert doc_blocks.is_known("weights verify")
+    assert not doc_blocks.is_known("lucidflux-data pck RUN")
+    assert not doc_blocks.is_known("pack RUN --stripe gps")
+    assert not doc_blocks.is_known("lucidflux weights nothing")
+
+
 @pytest.mark.parametrize(
     "command",
     [

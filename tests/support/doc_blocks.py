@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def _check_python(words: list[str]) -> None:
         import tomllib
 
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert not any(word.startswith("lucidflux") for word in words), "no package index has the name: '.[extra]'"
         named = [
             name
             for word in words
@@ -181,13 +183,45 @@ def resolve_settings(name: str, values: dict[str, Any]) -> None:
         make_config(values.get("preset", "lucidflux"), None, settings)
 
 
+def spans(path: Path) -> list[str]:
+    """What stands between backticks inside sentences and begins as a command of ours, with or without the program."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"(?<!`)`([a-z][^`]+)`(?!`)", text)
+    return [span for span in found if span.split()[0] in PROGRAMS or (span.split()[0] in verbs() and "--" in span)]
+
+
+@cache
+def verbs() -> set[str]:
+    from docs.hooks.commands import read_program
+
+    return {name for program in PROGRAMS for name in read_program(program).commands}
+
+
+def is_known(span: str) -> bool:
+    """Whether some program has the command of a span, with the options that it names."""
+    words = span.split()
+    given = {word.partition("=")[0].rstrip(",.)]").lstrip("[") for word in words if word.lstrip("[").startswith("--")}
+    for program in [words.pop(0)] if words[0] in PROGRAMS else PROGRAMS:
+        if not words or words[0].startswith("-"):
+            return True
+        try:
+            known = options_of([program, *words])
+        except (KeyError, IndexError):
+            continue
+        if given - {"--help", "--json"} <= known:
+            return True
+    return False
+
+
 def options_of(words: list[str]) -> set[str]:
-    """The options that a command of ours takes."""
+    """The options that a command of ours takes; of a group without a verb, those of all of its commands."""
     from docs.hooks.commands import read_program
 
     command, rest = read_program(words[0]), words[1:]
     while hasattr(command, "commands"):
-        below = rest[0] if rest[0] in command.commands else "eval"
+        if not rest:
+            return {name for below in command.commands.values() for one in below.params for name in one.opts}
+        below = "eval" if rest[0].startswith("-") else rest[0]
         command, rest = command.commands[below], rest[1:]
     return {name for parameter in command.params for name in parameter.opts}
 
