@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import chromium
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs deaf to Ctrl-C, and so would be the commands that tests interrupt.
@@ -154,5 +156,16 @@ def store() -> Iterator[Store]:
     pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     opened = Store()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
+    """One tab of a real Chromium for all tests of a process."""
+    pytest.importorskip("aiohttp")
+    if chromium.find() is None:
+        pytest.skip("Chromium is not installed")
+    opened = chromium.Page(tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()

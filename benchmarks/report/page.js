@@ -1,6 +1,6 @@
 "use strict";
-// One page, no network. `data` is written by report.py: ids, methods, metrics, scores, order, gallery.
-const data = JSON.parse(document.getElementById("data").textContent);
+// Tables that sort, dots of every image, and a gallery. page.py says what the data are (PageData).
+const data = House.data;
 const $ = (id) => document.getElementById(id);
 const MAX_ROWS = 200;
 const CONFLICT = data.disagreement.some((v) => v !== null);  // one metric alone, or one method, has none
@@ -90,6 +90,68 @@ function showHeat() {
   for (const table of document.querySelectorAll(".heat")) table.hidden = table.dataset.metric !== $("heat-metric").value;
 }
 
+// ---- the scores of every image: a row of dots for each method, its mean and its interval above them
+
+const MOST_DOTS = 1000;  // of a method, evenly taken
+
+function drawScores(place) {
+  const metric = place.dataset.chart, methods = data.methods.filter((method) => method in data.scores[metric]);
+  const dots = methods.flatMap((method, row) => {
+    const there = data.scores[metric][method].map((value, k) => ({ value, k, row })).filter(({ value }) => value !== null);
+    const step = Math.ceil(there.length / MOST_DOTS);
+    return there.filter((_, at) => at % step === 0).map((dot, at) => ({ ...dot, y: row + ((at * 0.618) % 1) * 0.5 - 0.25 }));
+  }).sort((a, b) => a.value - b.value);
+  if (!dots.length) return;
+  const x = dots.map(({ value }) => value), low = x[0], high = x[x.length - 1], pad = (high - low || 1) * 0.02;
+  const columns = [x, ...methods.map((_, row) => dots.map((dot) => (dot.row === row ? dot.y : null)))];
+  const means = methods.map((method) => data.means[metric][method]);
+  const cut = place.clientWidth < 480 ? 14 : 24, clip = (text) => (text.length > cut ? text.slice(0, cut - 1) + "…" : text);
+  let near = null;
+  function findNear(plot) {
+    const { left, top, idx } = plot.cursor;
+    near = null;
+    if (idx === null || idx === undefined) return;
+    let best = Infinity;
+    for (let k = Math.max(0, idx - 60); k <= Math.min(dots.length - 1, idx + 60); k++) {
+      const away = Math.hypot(plot.valToPos(x[k], "x") - left, plot.valToPos(dots[k].y, "y") - top);
+      if (away < best) [best, near] = [away, k];
+    }
+  }
+  function drawMeans(plot) {
+    const { ctx } = plot, unit = House.ratio();
+    ctx.save();
+    means.forEach(([mean, from, to], row) => {
+      const at = (v) => plot.valToPos(v, "x", true), y = (v) => plot.valToPos(v, "y", true);
+      ctx.beginPath();
+      ctx.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height);
+      ctx.clip();
+      if (from !== null && to !== null) {
+        ctx.fillStyle = House.colour("--bad");
+        ctx.fillRect(at(from), y(row) - 1.5 * unit, Math.max(unit, at(to) - at(from)), 3 * unit);
+      }
+      if (mean !== null) {
+        ctx.fillStyle = House.colour("--ink");
+        ctx.fillRect(at(mean) - unit, y(row - 0.36), 2 * unit, y(row + 0.36) - y(row - 0.36));
+      }
+    });
+    ctx.restore();
+  }
+  House.make(place, {
+    height: 46 + 30 * methods.length,
+    scales: { x: { time: false, range: [low - pad, high + pad] }, y: { dir: -1, range: [-0.6, methods.length - 0.4] } },
+    series: [{}, ...methods.map((label) => ({ label, paths: () => null, stroke: () => House.colour("--blue"),
+      points: { show: true, size: 6, width: 0, fill: () => House.colour("--blue") + "80" } }))],
+    axes: [House.axis({ size: 26, values: (_, ticks) => ticks.map((v) => House.short(+v.toPrecision(12))) }),
+      House.axis({ grid: { show: false }, splits: () => methods.map((_, row) => row), values: () => methods.map(clip),
+        size: 12 + 6.6 * Math.max(...methods.map((method) => clip(method).length)) })],
+    cursor: { dataIdx: (plot, series, index) => { if (series === 0) { findNear(plot); return index; } return near !== null && dots[near].row === series - 1 ? near : null; } },
+    hooks: { draw: [drawMeans] },
+    top: (plot, index) => plot.valToPos(dots[index].y, "y"),
+  }, columns, (plot, index) => (index === null || near === null ? [[null, "point at a dot to read it"]]
+    : [[null, methods[dots[near].row]], [null, data.ids[dots[near].k]], [null, House.short(x[near])]]));
+  place.addEventListener("click", () => { if (near !== null) openImage(data.ids[dots[near].k]); });
+}
+
 // ---- the gallery: a slider between two pictures, all others beneath, one zoom for all
 
 const view = { image: 0, scale: 1, x: 0, y: 0 };
@@ -108,7 +170,7 @@ function fillGallery() {
   $("image").value = id;
   $("tiles").replaceChildren(...names.map((name) => {
     const tile = document.createElement("div");
-    tile.className = "tile";
+    tile.className = "pane";
     tile.dataset.name = name;
     const picture = new Image();
     picture.alt = `${id}, ${name}`;
@@ -128,7 +190,7 @@ function compare() {
     $(`${side}-picture`).alt = `${id}, ${name}`;
     $(`${side}-tag`).textContent = name;
   }
-  for (const tile of document.querySelectorAll(".tile")) {
+  for (const tile of document.querySelectorAll(".pane")) {
     tile.classList.toggle("chosen", [$("left").value, $("right").value].includes(tile.dataset.name));
   }
   place();
@@ -144,7 +206,7 @@ function place() {
   view.x = Math.min(0, Math.max(limit, view.x));
   view.y = Math.min(0, Math.max(limit, view.y));
   const move = `translate(${view.x * 100}%, ${view.y * 100}%) scale(${view.scale})`;
-  for (const picture of document.querySelectorAll(".viewer img, .tile img")) picture.style.transform = move;
+  for (const picture of document.querySelectorAll(".viewer img, .pane img")) picture.style.transform = move;
   document.body.classList.toggle("zoomed", view.scale >= 3);
   const at = Number($("slider").value);
   $("clip").style.clipPath = `inset(0 ${100 - at}% 0 0)`;
@@ -177,12 +239,12 @@ function moveWith(frame) {
   let from = null;
   frame.addEventListener("wheel", (event) => {
     event.preventDefault();
-    const box = event.target.closest(".viewer, .tile").getBoundingClientRect();
+    const box = event.target.closest(".viewer, .pane").getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
     zoomAt(event.deltaY < 0 ? 1.25 : 0.8, x, y);
   }, { passive: false });
   frame.addEventListener("pointerdown", (event) => {
-    const box = event.target.closest(".viewer, .tile")?.getBoundingClientRect();
+    const box = event.target.closest(".viewer, .pane")?.getBoundingClientRect();
     if (!box) return;
     from = { x: event.clientX, y: event.clientY, box };
     frame.setPointerCapture(event.pointerId);
@@ -212,10 +274,7 @@ function onKey(event) {
 // ---- start
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
-$("fold")?.addEventListener("click", () => {
-  const hidden = $("published").toggleAttribute("hidden");
-  $("fold").setAttribute("aria-expanded", String(!hidden));
-});
+document.querySelectorAll("[data-chart]").forEach(drawScores);
 if ($("images")) {
   if (!CONFLICT) $("order").querySelector("[value=disagreement]").remove();
   for (const id of ["metric", "method-a", "method-b", "order"]) $(id).addEventListener("change", fillImages);

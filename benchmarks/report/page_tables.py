@@ -1,13 +1,47 @@
-"""The leaderboard of the page, with ranks in words and published rows that fold, and what its methods lack."""
+"""The tables of the page: the leaderboard with ranks in words, published rows, win rates, and what its methods lack."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypedDict
 
 from benchmarks.leaderboard.schema import Board, ColouredRow, Gap, MetricTable
 from benchmarks.report import tables
 from benchmarks.report.notes import in_which
-from lucidflux_data.escapes import for_html
 
 WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+class Cell(TypedDict):
+    """`kind`: its class; `value`: what it is sorted by, empty where it stands last; `rank`: in words."""
+
+    text: str
+    kind: str
+    value: str
+    rank: str
+
+
+class Missing(TypedDict):
+    """What a method lacks: (image, why) of each."""
+
+    summary: str
+    gaps: list[tuple[str, str]]
+
+
+class Rate(TypedDict):
+    """A share of images; `colour`: behind it; `sure`: the difference is significant."""
+
+    text: str
+    colour: str
+    sure: bool
+
+
+class Heat(TypedDict):
+    """The win rates of a metric: a row a method, None on the diagonal."""
+
+    metric: str
+    methods: list[str]
+    rows: list[tuple[str, list[Rate | None]]]
 
 
 def in_words(rank: int) -> str:
@@ -15,53 +49,35 @@ def in_words(rank: int) -> str:
     return WORDS[rank - 1] if rank <= len(WORDS) else f"no. {rank}"
 
 
-def make_table(board: Board) -> str:
-    """The table: ranked methods, those below the line, and published rows, which a button shows."""
-    names = tables.header(board)
-    head = "".join(f"<th scope=col>{for_html(name)}</th>" for name in names)
-    lines = {line[0][0]: _line(board, line) for line in tables.make_body(board, ranks=False)}
-    above = "".join(text for method, text in lines.items() if method not in board["below"])
-    below = "".join(text for method, text in lines.items() if method in board["below"])
-    bodies = [f"<tbody>{above}</tbody>"]
-    if below:
-        bodies.append(f"<tbody class=line><tr><th scope=rowgroup colspan={len(names)}>{tables.BELOW}</th></tr></tbody>")
-        bodies.append(f"<tbody class=below>{below}</tbody>")
-    fold = ""
-    if board["published"]:
-        rows = "".join(_published_line(paper, list(board["metrics"]), len(names)) for paper in board["published"])
-        bodies.append(f"<tbody id=published hidden>{rows}</tbody>")
-        fold = (
-            "<button type=button id=fold aria-expanded=false aria-controls=published>"
-            f"{len(board['published'])} rows of published numbers</button>"
-        )
-    return (
-        f"<div class=wide><table class=sortable id=leaderboard><thead><tr>{head}</tr></thead>{''.join(bodies)}</table>"
-        f"</div>{fold}"
-    )
+def make_rows(board: Board) -> dict[str, list[Cell]]:
+    """Method -> its cells behind the name, in order; those below the line last."""
+    return {line[0][0]: list(_cells(board, line)) for line in tables.make_body(board, ranks=False)}
 
 
-def _line(board: Board, line: list[tuple[str, bool]]) -> str:
+def _cells(board: Board, line: list[tuple[str, bool]]) -> Iterator[Cell]:
     method = line[0][0]
-    cells = [f"<td>{for_html(method)}</td>"]
     for (text, bold), metric in zip(line[1:], board["metrics"].values(), strict=False):
         row = metric["rows"][method]
-        kind = "best" if bold else "hole" if row["n"] < row["of"] else ""
         comparable = row["mean"] is not None and tables.is_comparable(metric, row)
-        value = f"{row['mean']:.6g}" if comparable else ""  # without one it stands last, whatever the order
-        words = f" <span class=rank>{_rank(metric, method)}</span>" if row["rank"] else ""
-        cells.append(f"<td class='{kind}' data-value='{value}'>{for_html(text)}{words}</td>")
+        yield {
+            "text": text,
+            "kind": "best" if bold else "hole" if row["n"] < row["of"] else "",
+            "value": f"{row['mean']:.6g}" if comparable else "",  # without one it stands last, whatever the order
+            "rank": _rank(metric, method) if row["rank"] else "",
+        }
+    at = 1 + len(board["metrics"])
     for group in (group for group in board["groups"].values() if group["rows"]):
-        bold, placed = line[len(cells)][1], group["rows"].get(method)
-        text = "-"
+        bold, placed = line[at][1], group["rows"].get(method)
+        cell: Cell = {"text": "-", "kind": "best" if bold else "", "value": "", "rank": ""}
         if placed is not None:
-            text = f"{in_words(placed['rank'])} of {len(group['rows'])}, mean rank {placed['mean_rank']:.2f}, "
-            text += f"first in {placed['first_share']:.0%} of the resamples"
-        value = f"{placed['mean_rank']:.6g}" if placed else ""
-        cells.append(f"<td class='{'best' if bold else ''}' data-value='{value}'>{text}</td>")
-    for text, _ in line[len(cells) : -1]:
-        cells.append(f"<td data-value='{text.strip('-')}'>{for_html(text)}</td>")
-    cells.append(f"<td class=text>{for_html(line[-1][0])}</td>")
-    return f"<tr>{''.join(cells)}</tr>"
+            cell["text"] = f"{in_words(placed['rank'])} of {len(group['rows'])}"
+            cell["rank"] = f"mean rank {placed['mean_rank']:.2f}, first in {placed['first_share']:.0%} of the resamples"
+            cell["value"] = f"{placed['mean_rank']:.6g}"
+        yield cell
+        at += 1
+    for text, _ in line[at:-1]:
+        yield {"text": text, "kind": "", "value": text.strip("-"), "rank": ""}
+    yield {"text": line[-1][0], "kind": "text", "value": line[-1][0], "rank": ""}
 
 
 def _rank(metric: MetricTable, method: str) -> str:
@@ -72,62 +88,74 @@ def _rank(metric: MetricTable, method: str) -> str:
     return f"{in_words(row['rank'] or 0)} of {len(ranked)}{tied}"
 
 
-def _published_line(paper: ColouredRow, metrics: list[str], columns: int) -> str:
-    cells = [f"<td>{for_html(paper['method'])} ({for_html(paper['source'])})</td>"]
+def make_published_rows(board: Board) -> list[tuple[str, list[Cell]]]:
+    """(method and paper, cells) of each row that a paper printed."""
+    columns = len(tables.header(board))
+    return [
+        (f"{paper['method']} ({paper['source']})", list(_published_cells(paper, list(board["metrics"]), columns)))
+        for paper in board["published"]
+    ]
+
+
+def _published_cells(paper: ColouredRow, metrics: list[str], columns: int) -> Iterator[Cell]:
     for name in metrics:
         value = paper["values"].get(name)
         shown = "" if value is None else f"{value:g}"
-        cells.append(f"<td class='{paper['colours'].get(name, 'dim')}' data-value='{shown}'>{shown}</td>")
-    cells += ["<td data-value=''></td>"] * (columns - len(cells) - 1)
-    source = for_html(paper["reference"])
-    cells.append(f"<td class=text title='{source}'>{source.split(' (')[0]}</td>")
-    return f"<tr class=published>{''.join(cells)}</tr>"
+        yield {"text": shown, "kind": paper["colours"].get(name, "dim"), "value": shown, "rank": ""}
+    for _ in range(columns - len(metrics) - 2):
+        yield {"text": "", "kind": "", "value": "", "rank": ""}
+    yield {"text": paper["reference"].split(" (")[0], "kind": "text", "value": "", "rank": ""}
 
 
-def list_missing(board: Board) -> str:
-    """Every image without a score, with its reason, and how methods that are not ranked compare over shared images."""
-    parts = [
-        _missing(board, method, board["gaps"][method]) for method in tables.order(board) if method in board["gaps"]
-    ]
-    shared = _shared(board)
-    if not parts and not shared:
-        return ""
-    return f"<h2>What is missing</h2>{''.join(parts)}{shared}"
+def list_missing(board: Board) -> list[Missing]:
+    """Every image without a score, with its reason, a method each."""
+    return [_missing(board, method, board["gaps"][method]) for method in tables.order(board) if method in board["gaps"]]
 
 
-def _missing(board: Board, method: str, gaps: list[Gap]) -> str:
+def _missing(board: Board, method: str, gaps: list[Gap]) -> Missing:
     images = len({gap["id"] for gap in gaps})
     seeds = len({seed for gap in gaps for seed in gap["seeds"]}) > 1
-    lines = []
-    for gap in gaps:
-        of_seeds = f" (seed {', '.join(gap['seeds'])})" if seeds else ""
-        text = for_html(f"{gap['reason']}{in_which(gap, board)}{of_seeds}")
-        lines.append(f"<tr><th scope=row>{for_html(gap['id'])}</th><td class=text>{text}</td></tr>")
-    summary = for_html(f"{method}: {images} of {board['images']['scored']} images")
-    return (
-        f"<details class=missing><summary>{summary}</summary><div class=wide><table><thead><tr><th scope=col>image</th>"
-        f"<th scope=col>why it has no score</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div></details>"
-    )
+    told = [
+        (gap["id"], f"{gap['reason']}{in_which(gap, board)}" + (f" (seed {', '.join(gap['seeds'])})" if seeds else ""))
+        for gap in gaps
+    ]
+    return {"summary": f"{method}: {images} of {board['images']['scored']} images", "gaps": told}
 
 
-def _shared(board: Board) -> str:
-    rows = []
+def list_shared(board: Board) -> list[tuple[str, str, list[str]]]:
+    """(metric, methods, numbers) of methods that are not ranked, over the images that both have."""
+    return [
+        (name, " - ".join(pair["methods"]), [
+            str(pair["n"]),
+            f"{pair['difference']:+.4g}",
+            f"{pair['low']:+.3g} to {pair['high']:+.3g}",
+            f"{pair['p_holm']:.2g}",
+        ])
+        for name, metric in board["metrics"].items()
+        for pair in metric["shared"]
+    ]  # fmt: skip
+
+
+def list_win_rates(board: Board) -> list[Heat]:
+    """A table for each metric with two methods; the page shows one."""
+    made: list[Heat] = []
     for name, metric in board["metrics"].items():
-        for pair in metric["shared"]:
-            first, second = pair["methods"]
-            numbers = (
-                f"{pair['difference']:+.4g}",
-                f"{pair['low']:+.3g} to {pair['high']:+.3g}",
-                f"{pair['p_holm']:.2g}",
-            )
-            cells = "".join(f"<td>{text}</td>" for text in (str(pair["n"]), *numbers))
-            head = f"<th scope=row>{for_html(name)}</th><td class=text>{for_html(f'{first} - {second}')}</td>"
-            rows.append(f"<tr>{head}{cells}</tr>")
-    if not rows:
-        return ""
-    titles = ("metric", "methods", "images", "difference", "95%", "p (Holm)")
-    head = "".join(f"<th scope=col>{title}</th>" for title in titles)
-    return (
-        "<details class=shared><summary>Methods that are not ranked, over the images that both have</summary>"
-        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
-    )
+        rates = metric["win_rate"]
+        methods = [method for method in tables.order(board) if method in rates]
+        if len(rates) < 2:
+            continue
+        sure = {frozenset(pair["methods"]) for pair in metric["pairs"] if pair["p_holm"] < 0.05}
+        rows = [
+            (first, [_rate(rates[first].get(second), {first, second} in sure) for second in methods])
+            for first in methods
+        ]
+        made.append({"metric": name, "methods": methods, "rows": rows})
+    return made
+
+
+def _rate(rate: float | None, sure: bool) -> Rate | None:
+    if rate is None:
+        return None
+    strength = abs(rate - 0.5) * 1.2
+    colour = f"rgba(47,106,168,{strength:.2f})" if rate >= 0.5 else f"rgba(179,38,30,{strength:.2f})"
+    return {"text": f"{rate:.0%}", "colour": colour, "sure": sure}

@@ -25,13 +25,13 @@ async function unpack(name, kind) {
 }
 
 async function start() {
-  const about = JSON.parse($("about").textContent), columns = {};
+  const about = JSON.parse($("data").textContent), columns = {};
   await Promise.all(Object.entries(about.columns).map(async ([name, kind]) => { columns[name] = await unpack(name, kind); }));
   const counter = makeCounter(about, columns), page = makeSettings(about), n = columns.fixed.length;
   const marks = {out: new Set(), in: new Set()}, score = columns["measure-score"] ?? null;
   const meaning = new Map(about.reasons), names = about.reasons.map(([name]) => name);
   const reasonOf = found => found === PENDING ? "not_measured" : found === KEPT ? "kept" : names[found];
-  const say = reason => reason.replaceAll("_", " ");
+  const say = reason => reason.replaceAll("_", " ").replace("iqa", "IQA");
   const isKept = found => found === KEPT || found === counter.code.included;
   const keyOf = i => Array.from(columns.keys.subarray(10 * i, 10 * i + 10), b => b.toString(16).padStart(2, "0")).join("");
   const pictures = new Map(Object.entries(about.pictures).map(([row, urls]) => [+row, urls]));
@@ -234,7 +234,7 @@ async function start() {
     const made = el("button", {type: "button", className: `tile ${state}`, title: columns.names[i]},
       el("span", {className: "frame"}, image),
       values && Number.isFinite(values[i]) ? el("span", {className: "value"}, short(values[i])) : null,
-      el("span", {className: "verdict"}, told), el("span", {className: "note"}, columns.names[i]));
+      el("span", {className: now ? "verdict kept" : "verdict"}, told), el("span", {className: "note"}, columns.names[i]));
     made.addEventListener("click", () => openView(i));
     return made;
   }

@@ -14,12 +14,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
-from markupsafe import Markup
 
-from lucidflux_data.escapes import for_script, show
+from lucidflux_data.escapes import show
 from lucidflux_data.explore import pictures, rows, sample
 from lucidflux_data.measures.firewall import measure_in_force
-from lucidflux_data.page import part_of_page, render_template
+from lucidflux_data.page.render import render_page
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import PRESETS, FilterConfig, RulesConfig, make_config
@@ -61,13 +60,13 @@ def make_explore(folder: Folder, said: str, most: int = sample.MOST_ROWS) -> tup
     place = {int(row): at for at, row in enumerate(chosen)} if found else {}
     about["pictures"] = {str(place[row]): picture for row, picture in found.items()}
     here = Path(__file__).parent
-    page = render_template(
+    page = render_page(
         here / "explore.html.j2",
-        title=show(said.rstrip("/").rsplit("/", 1)[-1]),
-        label=show(run["label"]),
-        css=part_of_page(here / "explore.css"),
-        scripts=[part_of_page(here / name) for name in ("count.js", "settings.js", "explore.js")],
-        about=Markup(for_script(about)),
+        about,
+        [here / name for name in ("count.js", "settings.js", "explore.js")],
+        [here / "explore.css"],
+        title=said.rstrip("/").rsplit("/", 1)[-1],
+        label=run["label"],
         columns=packed,
         sampled=drawn is not None,
         version=run.get("version", "0.1"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 
 from lucidflux_data.codecs.encoding import data_url
-from lucidflux_data.escapes import for_html
 from lucidflux_data.images import upsample_lq
 from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.page.render import render_page
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples as pair_samples
@@ -20,36 +21,48 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
 
 SIDE = 448  # pixels of a thumbnail; a page of 24 pairs then has some 3 MB
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1400px;padding:0 1rem;color:#1c2430;background:#fff}
-h1{font-size:1.4rem;margin-bottom:0}.note{color:#5b6775}.sheet{display:flex;flex-wrap:wrap;gap:1.2rem}
-figure{margin:0;width:448px}.pair{position:relative;width:448px;height:448px;--x:50%}
-.pair img{position:absolute;inset:0;width:448px;height:448px}
-.pair img+img{clip-path:inset(0 0 0 var(--x))}.pair i{position:absolute;top:0;bottom:0;left:var(--x);width:1px;
-background:#fff;mix-blend-mode:difference}.pair input{position:absolute;inset:0;width:100%;height:100%;
-margin:0;opacity:0;cursor:ew-resize}figcaption{font-size:12px;word-break:break-all}code{font-size:11px;white-space:pre-wrap}
-"""
+
+
+class Shown(TypedDict):
+    """A pair of the page. `lq`, `hq`: data urls; `steps`: a line each; `way`: their names in a row."""
+
+    key: str
+    source: str
+    lq: str
+    hq: str
+    cut: str
+    way: str
+    steps: list[str]
 
 
 def make_view(folder: Folder, limit: int) -> bytes:
     """The page as UTF-8 bytes: `limit` pairs, spread evenly over the set and over the variants."""
     run, config = pairs_run.read(folder), pairs_run.read_config(folder)
     manifest = shards.read_manifest(folder)
-    figures = []
+    shown = []
     for name, key, rows in _spread(folder, manifest, limit, config.variants):
         members = pair_samples.read_sample(folder, name, rows)
         record = parse_json(members["json"])
         hq = pairs.hq_pixels(record, pair_samples.stored_hq(members, record, run["sources"]), config.degrade.crop)
-        figures.append(_figure(key, record, hq, pixels_apart(members["lq.png"])))
-    label = for_html(run["label"])
-    head = (
-        f"<h1>{manifest['samples']:,} pairs: {label}</h1><p class=note>{len(figures)} of them, at {SIDE} pixels; "
-        "left of the slider the LQ (brought to size bicubically), right of it the HQ.</p>"
+        shown.append(_show(key, record, hq, pixels_apart(members["lq.png"])))
+    size, scale = config.degrade.size, config.degrade.scale
+    facts = {
+        "Variants": f"{config.variants:,}",
+        "HQ": f"{size} px",
+        "LQ": f"{size // scale} px",
+    }
+    here = Path(__file__).parent
+    return render_page(
+        here / "view.html.j2",
+        scripts=[here / "view.js"],
+        label=run["label"],
+        facts=list(facts.items()),
+        pairs=manifest["samples"],
+        images=manifest["samples"] // config.variants,
+        bytes=manifest["bytes"],
+        shown=shown,
+        side=SIDE,
     )
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{label}</title><style>{STYLE}</style>{head}"
-        f"<div class=sheet>{''.join(figures)}</div></html>\n"
-    ).encode()
 
 
 def _spread(
@@ -69,20 +82,18 @@ def _spread(
     return found
 
 
-def _figure(key: str, record: pairs.PairRecord, hq: np.ndarray, lq: np.ndarray) -> str:
-    large = upsample_lq(lq, *hq.shape[:2])
-    steps = for_html("\n".join(step_text(step) for step in record["plan"]["steps"]))
-    cut = record["cut"]
-    rest = f"box {cut['box']} of {cut['source'][0]}x{cut['source'][1]}, try {cut['tries']}" + (
-        ", flipped" if record["plan"]["flip"] else ""
-    )
-    name = for_html(f"{key}  {record.get('source_key', '')}")
-    return (
-        f"<figure><div class=pair><img alt=LQ src={_uri(large)}><img alt=HQ src={_uri(hq)}><i></i>"
-        "<input type=range min=0 max=100 value=50 aria-label=slider "
-        "oninput=\"this.parentNode.style.setProperty('--x',this.value+'%')\"></div>"
-        f"<figcaption>{name}<br>{for_html(rest)}<br><code>{steps}</code></figcaption></figure>"
-    )
+def _show(key: str, record: pairs.PairRecord, hq: np.ndarray, lq: np.ndarray) -> Shown:
+    cut, steps = record["cut"], record["plan"]["steps"]
+    place = f"box {', '.join(map(str, cut['box']))} of {cut['source'][0]} × {cut['source'][1]}, try {cut['tries']}"
+    return {
+        "key": key,
+        "source": record.get("source_key", ""),
+        "lq": _uri(upsample_lq(lq, *hq.shape[:2])),
+        "hq": _uri(hq),
+        "cut": place + (", flipped" if record["plan"]["flip"] else ""),
+        "way": " → ".join(step["op"].replace("_", " ") for step in steps),
+        "steps": [step_text(step) for step in steps],
+    }
 
 
 def step_text(step: Mapping[str, Any]) -> str:

@@ -33,7 +33,8 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. `console` collects errors and warnings, `requests` the urls asked for that are not data: or file:."""
+    """One tab. Of the page that is open, `console` has errors and warnings, `requests` the urls asked for that are not
+    data: or file:."""
 
     def __init__(self, profile: Path) -> None:
         program = find()
@@ -105,6 +106,8 @@ class Page:
         self.open_url(path.absolute().as_uri())
 
     def open_url(self, url: str) -> None:
+        self.console.clear()
+        self.requests.clear()
         self._loaded.clear()
         self.call("Page.navigate", url=url)
         assert self._loaded.wait(60), "the page did not load"

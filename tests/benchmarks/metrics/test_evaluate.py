@@ -246,7 +246,7 @@ def test_ten_images_of_six_methods_in_one_line(ten: Path, bench, bench_here, tmp
     assert consistency["lucidflux"]["mean"] == pytest.approx(80)  # the very images that the inputs were made from
     assert all((row["n"], row["rank"]) == (10, None) for row in consistency.values())
     page = (results / "report.html").read_text()
-    data = json.loads(page.split("<script type=application/json id=data>")[1].split("</script>")[0])
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert data["ids"] == [f"{k:03d}" for k in range(1, 11)]  # not the 240 of which nothing is there
     assert len(data["gallery"]) == 8
     whole = bench_here(*line[:-1], cwd=tmp_path)

@@ -16,6 +16,7 @@ from lucidflux_data.escapes import show
 from tests.lucidflux_data.test_escapes import is_seen, read_html
 from tests.support import chromium
 from tests.support.hostile import SCRIPT, TEXTS
+from tests.support.pages import check_page
 
 
 def renamed(value: Any, old: str, new: str) -> Any:
@@ -52,10 +53,7 @@ def test_tables_of_a_hostile_board(text: str, scored: Path, capsys: pytest.Captu
     assert is_seen(capsys.readouterr().out, "\n")
 
 
-def test_a_page_of_hostile_names(photos: Path, bench, tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
-    if chromium.find() is None:
-        pytest.skip("Chromium is not installed")
+def test_a_page_of_hostile_names(photos: Path, bench, tmp_path: Path, tab: chromium.Page) -> None:
     names = [text for text in TEXTS if "/" not in text and "\n" not in text and "\r" not in text][:6]
     ids = ["</script><script>a", "<!--<script>", f"'><img src=x onerror={SCRIPT}>", "a\u202eb\x1b[2J"]
     ids = [id_.replace("/", "\u2215") for id_ in ids]
@@ -77,18 +75,14 @@ def test_a_page_of_hostile_names(photos: Path, bench, tmp_path: Path) -> None:
     done = bench("--outputs", *outputs, *given, "--out", tmp_path / "out", "--executor", "local", "--num-cpus", 1)
     assert done.returncode == 0, done.stderr
     assert is_seen(done.stdout + done.stderr, "\n")
-    page = chromium.Page(tmp_path / "chromium")
-    try:
-        page.open(tmp_path / "out" / "report.html")
-        assert page.value("document.documentElement.dataset.hostile ?? null") is None
-        shown = page.value("[...document.querySelectorAll('#leaderboard tbody tr')].map(r => r.cells[0].textContent)")
-        assert sorted(shown) == sorted(show(text) for text in TEXTS[:3])
-        for _ in ids:
-            page.key("n")
-        assert page.value("document.documentElement.dataset.hostile ?? null") is None
-        assert (page.console, page.requests) == ([], [])
-    finally:
-        page.close()
+    check_page(tab, tmp_path / "out" / "report.html")
+    shown = tab.value("[...document.querySelectorAll('#leaderboard tbody tr')].map(r => r.cells[0].textContent)")
+    assert sorted(shown) == sorted(show(text) for text in TEXTS[:3])
+    for _ in ids:
+        tab.key("n")
+    assert is_seen(tab.value("document.documentElement.textContent"), "\n\t")
+    assert tab.value("document.documentElement.dataset.hostile ?? null") is None
+    assert (tab.console, tab.requests) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,14 @@ import pytest
 
 from benchmarks.report import tables
 from tests.support import chromium
-
-pytest.importorskip("aiohttp")
+from tests.support.pages import check_page
 
 
 @pytest.fixture(scope="module")
-def page(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
-    if chromium.find() is None:
-        pytest.skip("Chromium is not installed")
-    opened = chromium.Page(tmp_path_factory.mktemp("chromium"))
-    opened.open(scored / "report.html")
-    yield opened
-    opened.close()
+def page(scored: Path, tab: chromium.Page) -> chromium.Page:
+    tab.resize(1280, 900)
+    tab.open(scored / "report.html")
+    return tab
 
 
 @pytest.fixture(autouse=True)
@@ -98,11 +94,11 @@ def test_one_zoom_for_all_pictures(page: chromium.Page) -> None:
     page.key("0")
     page.wheel("#viewer", -120)
     page.value("new Promise(done => setTimeout(done, 200))")
-    moves = page.value("[...document.querySelectorAll('.viewer img, .tile img')].map(i => i.style.transform)")
+    moves = page.value("[...document.querySelectorAll('.viewer img, .pane img')].map(i => i.style.transform)")
     assert len(set(moves)) == 1
     assert "scale(1.25)" in moves[0]
-    page.drag(".tile", 30, 20)
-    moved = page.value("[...document.querySelectorAll('.viewer img, .tile img')].map(i => i.style.transform)")
+    page.drag(".pane", 30, 20)
+    moved = page.value("[...document.querySelectorAll('.viewer img, .pane img')].map(i => i.style.transform)")
     assert len(set(moved)) == 1
     assert moved[0] != moves[0]
     page.key("0")
@@ -126,7 +122,7 @@ def test_the_pictures_are_the_outputs(page: chromium.Page, photos: Path) -> None
     """A pixel read back from the page is that of the file, within WebP's loss."""
     from lucidflux_data.images import decode
 
-    code = """(() => { const i = [...document.querySelectorAll('.tile')].find(t => t.dataset.name === 'lanczos')
+    code = """(() => { const i = [...document.querySelectorAll('.pane')].find(t => t.dataset.name === 'lanczos')
         .querySelector('img'); const c = document.createElement('canvas'); c.width = i.naturalWidth;
         c.height = i.naturalHeight; const g = c.getContext('2d'); g.drawImage(i, 0, 0);
         return [...g.getImageData(0, 0, c.width, c.height).data]; })()"""
@@ -150,26 +146,20 @@ def test_win_rates_show_one_metric_at_a_time(page: chromium.Page, scored: Path) 
 def test_published_rows_fold_gaps_have_reasons_and_ranks_are_words(
     scored: Path, page: chromium.Page, tmp_path: Path
 ) -> None:
-    from benchmarks.report import page_tables
+    from benchmarks.report.page import render_board
 
     board = json.loads((scored / "leaderboard.json").read_text())
     row = {"method": "<SeeSR>", "source": "P", "reference": "P, Table 1 (x)", "values": {"niqe": 4.4}, "colours": {}}
     board["published"] = [row] * 23
     board["gaps"] = {"bicubic": [{"id": "<coins>", "reason": "missing", "metrics": ["niqe"], "seeds": ["0"]}]}
-    here = Path(page_tables.__file__).parent
-    empty = {"ids": [], "methods": [], "metrics": {}, "scores": {}, "disagreement": [], "gallery": []}
-    (tmp_path / "page.html").write_text(
-        f"<!doctype html><meta charset=utf-8>{page_tables.make_table(board)}{page_tables.list_missing(board)}"
-        f"<script type=application/json id=data>{json.dumps(empty)}</script>"
-        f"<script>{(here / 'page.js').read_text()}</script>"
-    )
+    empty = {"ids": [], "methods": [], "metrics": {}, "scores": {}, "means": {}, "disagreement": [], "gallery": []}
+    (tmp_path / "page.html").write_bytes(render_board(board, empty))
     page.open(tmp_path / "page.html")
-    shown = "document.querySelectorAll('#published tr')[0].offsetParent !== null"
+    shown = "document.querySelectorAll('#published tr')[0].checkVisibility()"
     assert page.value(shown) is False
-    page.value("document.getElementById('fold').focus()")
+    page.value("document.querySelector('#fold summary').focus()")
     page.key("Enter")
     assert page.value(shown) is True
-    assert page.value("document.getElementById('fold').getAttribute('aria-expanded')") == "true"
     page.click("#leaderboard thead th:nth-child(2) button")  # sorting leaves published rows below
     names = page.value("[...document.querySelectorAll('#leaderboard tbody tr')].map(r => r.cells[0].textContent)")
     assert names[4:] == ["<SeeSR> (P)"] * 23
@@ -180,3 +170,24 @@ def test_published_rows_fold_gaps_have_reasons_and_ranks_are_words(
     cells = page.value("[...document.querySelectorAll('.missing tbody tr > *')].map(c => c.textContent)")
     assert cells == ["<coins>", "missing in niqe"]
     page.open(scored / "report.html")
+
+
+def test_it_fits_and_can_be_read(scored: Path, page: chromium.Page) -> None:
+    check_page(page, scored / "report.html")
+
+
+def test_a_dot_is_read_by_keys_and_opens_its_image(scored: Path, page: chromium.Page) -> None:
+    """The first by value is the worst of its method; what the chart says stands in per_image.parquet."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(scored / "per_image.parquet").to_pylist()
+    least = min((row for row in rows if row["metric"] == "psnr"), key=lambda row: row["value"])
+    page.value("document.querySelector('[data-chart=psnr]').focus()")
+    page.key("Home")
+    plot = "document.querySelector('[data-chart=psnr]').closest('.chart')"
+    said = page.value(f"[...{plot}.querySelectorAll('.readout span')].map(s => s.textContent)")
+    assert said[:2] == [least["method"], least["id"]]
+    assert float(said[2]) == pytest.approx(least["value"], rel=1e-3)
+    page.value(f"{plot}.querySelector('.plot').click()")
+    assert page.value("document.getElementById('image').value") == least["id"]
+    page.value("scrollTo(0, 0)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,6 @@ def half(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
-    pytest.importorskip("aiohttp")
-    if chromium.find() is None:
-        pytest.skip("Chromium is not installed")
-    opened = chromium.Page(tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="session")
 def explore(tab: chromium.Page) -> Callable[..., dict[str, Any]]:
     """Writes the page of a run into it, once, opens it, waits until it has drawn itself. Gives what `make_explore`
     says."""
@@ -65,8 +55,6 @@ def explore(tab: chromium.Page) -> Callable[..., dict[str, Any]]:
         if path not in made:
             data, made[path] = make_explore(Folder(str(run)), str(run), *more)
             path.write_bytes(data)
-        tab.console.clear()
-        tab.requests.clear()
         tab.open_url("about:blank")  # a page that differs in its fragment alone would not be loaded again
         tab.open_url(path.absolute().as_uri() + fragment)
         look = "const look = () => document.documentElement?.dataset.ready ? done(true) : setTimeout(look, 20)"

@@ -31,7 +31,7 @@ from lucidflux_model.training.setup import export, prepare_model
 from lucidflux_model.weights.published import lucidflux_state
 from pipelines.execution.progress import Progress
 from pipelines.training.encode import cache
-from tests.support import chromium, training
+from tests.support import training
 from tests.support.training import damage
 
 CPU = Runtime(0, 1, torch.device("cpu"))
@@ -182,23 +182,6 @@ def test_init_begins_from_trained_weights(train_pairs: Path, control: Path, tmp_
     assert training.lines(tmp_path)[0]["loss"] < training.lines(control)[0]["loss"]
 
 
-def look_at(page: Path, scratch: Path) -> None:
-    """In a real browser: nothing is asked of the net, nothing goes wrong, the strip is there, texts stay in charts."""
-    if chromium.find() is None:
-        return
-    tab = chromium.Page(scratch / "profile")
-    try:
-        tab.open(page)
-        assert tab.console == []
-        assert tab.requests == []
-        assert tab.value("[...document.images].map(i => [i.complete, i.naturalWidth])") == [[True, 4 * training.SIZE]]
-        inside = "(s => [...s.querySelectorAll('text')].every(t => t.getBBox().x >= 0 && t.getBBox().y >= 0))"
-        assert tab.value(f"[...document.querySelectorAll('svg')].every({inside})")
-        assert tab.value("document.documentElement.scrollWidth <= innerWidth")
-    finally:
-        tab.close()
-
-
 def test_validation_is_fixed_and_saves_strips(train_pairs: Path, tmp_path: Path) -> None:
     settings = ("validation.fraction=0.4", "validation.every=1", "validation.images=1", "validation.steps=1")
     settings += ("validation.samples=2", "batch_size=1")
@@ -225,9 +208,8 @@ def test_validation_is_fixed_and_saves_strips(train_pairs: Path, tmp_path: Path)
     error = np.mean((pixels[:, 192:288].astype(float) - hq) ** 2)
     assert measured["a"][1]["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
     page = (tmp_path / "a" / "report.html").read_text()
-    assert page.count("<polyline") >= 8
+    assert page.count("data-chart=") >= 8
     assert "plumbing" in page
-    look_at(tmp_path / "a" / "report.html", tmp_path)
 
 
 def test_one_pair_of_a_group_is_measured() -> None:

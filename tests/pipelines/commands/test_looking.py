@@ -11,14 +11,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from cli import data_app
+from lucidflux_data.audit.histogram import make_histogram
 from lucidflux_data.errors import InputError
 from lucidflux_data.pairs.config import make_pairs_config
 from lucidflux_data.pairs.crop_rules import describe_other_rules
+from lucidflux_data.selection.config import label, make_config
 from tests.support.here import run_filter
 
 SETTINGS = ("iqa.metric=niqe", "cut.top_fraction=0.5", "rules.min_side=150", "rules.min_jpeg_quality=80",
@@ -147,14 +150,48 @@ def test_lines_are_no_wider_than_the_terminal(run: Path, monkeypatch: pytest.Mon
 
 def test_a_report_shows_what_is_near_a_limit_and_says_where_nothing_is(run: Path) -> None:
     page = (run / "report.html").read_text()
-    after = {part.partition("</h2>")[0]: part for part in page.split("<h2>")}
+    after = {part.partition("</h3>")[0]: part.partition('<div class="chart-head">')[0] for part in page.split("<h3>")}
     variances = [row["laplacian_variance"] for row in ledger(run) if row["laplacian_variance"] is not None]
     assert max(variances) < 8000 / 1.5
-    told = after["Nearest to laplacian_variance = 8000"]
+    told = after["Around the maximum, 8,000"]
     assert f"none within a factor of 1.5 of it; the nearest is {max(variances):.4g}" in told
     assert "<figure>" not in told
     near = [value for value in variances if 100 <= value <= 225]
-    assert after.get("Nearest to laplacian_variance = 150", "").count("<figure>") == len(near)
+    assert after.get("Around the minimum, 150", "").count("<figure>") == len(near)
+
+
+def test_a_histogram_counts_each_image_once_and_is_small_for_millions() -> None:
+    """Bins against numpy's own of the raw values; kept images are a part of all; lines lie at the limits."""
+    drawn = np.random.default_rng(0)
+    values = np.where(drawn.random(2_000_000) < 0.1, np.nan, drawn.gamma(2, 400, 2_000_000))
+    table = pa.table({"laplacian_variance": values, "keep": (values > 150) & (values < 8000)})
+    chart = make_histogram(table, "laplacian_variance", [("minimum", 150.0), ("maximum", 8000.0)])
+    assert chart is not None
+    edges = 10 ** np.array(chart["x"]) - 1
+    all_, kept = (np.array(series["values"]) for series in chart["series"])
+    assert all_.sum() == np.isfinite(values).sum()
+    assert kept.sum() == table["keep"].to_numpy().sum()
+    at = len(edges) // 2  # edges have seven digits: a few images lie on the other side of one
+    inside = (values >= edges[at]) & (values < edges[at + 1])
+    assert all_[at] == pytest.approx(inside.sum(), rel=1e-3)
+    assert (kept <= all_).all()
+    assert [10 ** mark["at"] - 1 for mark in chart["marks"]] == pytest.approx([150, 8000], rel=1e-4)
+    assert len(json.dumps(chart)) < 8_000
+    few = make_histogram(table.slice(0, 100), "laplacian_variance", [])
+    assert few is not None
+    assert len(few["x"]) == 25
+    assert make_histogram(pa.table({"niqe": [None, float("inf")], "keep": [True, True]}), "niqe", []) is None
+
+
+def test_the_report_names_settings_in_words(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    title = page.split("<title>")[1].split("</title>")[0]
+    kept = sum(row["keep"] for row in ledger(run))
+    assert title == f"{kept} of {len(ledger(run))} images kept"
+    assert "Preset lucidflux, 5 settings changed</summary>" in page
+    joined = make_config(settings=["select.join=labels.parquet,more.csv", "select.near_duplicates=4"])
+    told = "lucidflux (modified: select.join=labels.parquet, more.csv, select.near_duplicates=4)"
+    assert label("lucidflux", joined) == told
 
 
 def test_crops_say_whose_rules_they_follow(run: Path) -> None:

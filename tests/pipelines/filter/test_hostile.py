@@ -20,6 +20,7 @@ from tests.lucidflux_data.test_escapes import is_seen
 from tests.support import chromium
 from tests.support.here import run_filter, run_synthesize
 from tests.support.hostile import TEXTS
+from tests.support.pages import check_page
 from tests.support.run_files import rewrite_run
 
 LOOSE = ["rules.max_laplacian_variance=999999", "rules.min_laplacian_variance=0", "iqa.metric=none"]
@@ -46,12 +47,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
-    if chromium.find() is None:
-        pytest.skip("Chromium is not installed")
+def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path, tab: chromium.Page) -> None:
     about = json.loads((run / "run.json").read_text())
-    rewrite_run(run, about | {"label": "".join(TEXTS)})
+    rewrite_run(run, about | {"preset": "".join(TEXTS)})
     pairs = tmp_path / "pairs"
     run_synthesize(run, pairs, "degrade.size=96", "variants=1")
     told = json.loads((pairs / "run.json").read_text())
@@ -59,21 +57,14 @@ def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_bytes(make_report(Folder(run)))
     (tmp_path / "view.html").write_bytes(make_view(Folder(pairs), len(TEXTS)))
     rewrite_run(run, about)
-    page = chromium.Page(tmp_path / "chromium")
-    try:
-        for name in ("report.html", "view.html"):
-            page.open(tmp_path / name)
-            text = page.value("document.documentElement.textContent")
-            assert page.value("document.documentElement.dataset.hostile ?? null") is None
-            assert (page.console, page.requests) == ([], [])
-            assert page.value("document.querySelectorAll('[onerror], [onload], [onmouseover]').length") == 0
-            assert is_seen(text, "\n\t")
-            missing = [
-                t for t in TEXTS if show(t.replace("/", "\u2215")) not in text and show(t, lines=True) not in text
-            ]
-            assert missing == []
-    finally:
-        page.close()
+    for name in ("report.html", "view.html"):
+        check_page(tab, tmp_path / name)
+        text = tab.value("document.documentElement.textContent")
+        assert tab.value("document.documentElement.dataset.hostile ?? null") is None
+        assert tab.value("document.querySelectorAll('[onerror], [onload], [onmouseover]').length") == 0
+        assert is_seen(text, "\n\t")
+        missing = [t for t in TEXTS if show(t.replace("/", "\u2215")) not in text and show(t, lines=True) not in text]
+        assert missing == []
     card = card_text(make_card(Folder(pairs), None))
     assert is_seen(card, "\n")
     assert "<script>" not in card

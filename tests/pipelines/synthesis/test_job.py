@@ -363,7 +363,8 @@ def test_info_and_view(quiet: Path, hq_run: Path, data_command, tmp_path: Path) 
     page = (tmp_path / "page.html").read_text()
     assert page.count("<figure>") == 6
     assert page.count("data:image/jpeg") == 12
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert len(page) < 1_000_000
 
 
