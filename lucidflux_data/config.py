@@ -14,7 +14,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, TypeGuard, TypeVar, get_args
+from typing import Any, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -78,24 +78,6 @@ def resolve(
     return _validated(kind, values)
 
 
-class Change(TypedDict):
-    """A setting that differs from the preset: its value and the preset's, in words."""
-
-    name: str
-    value: str
-    before: str
-
-
-def list_changes(plain: Section, config: Section) -> list[Change]:
-    """What `config` changes of `plain`, a setting each."""
-    before = dotted(plain.model_dump())
-    return [
-        {"name": name, "value": say_value(value), "before": say_value(before[name]) if name in before else "not there"}
-        for name, value in dotted(config.model_dump()).items()
-        if name not in before or value != before[name]
-    ]
-
-
 def say_value(value: object) -> str:
     """A value of a setting as people write it: `a.txt, b.txt`, `none`, `150`."""
     if isinstance(value, (list, tuple)):
@@ -106,8 +88,8 @@ def say_value(value: object) -> str:
 def describe_changes(preset: str, plain: Section, config: Section) -> str:
     """The name of a preset and what `config` changes of it (`plain`)."""
     changes = [
-        f"{'iqa' if change['name'] == 'iqa.metric' else change['name']}={change['value']}"
-        for change in list_changes(plain, config)
+        f"{'iqa' if name == 'iqa.metric' else name}={say_value(now)}"
+        for name, (_, now) in changes_between(plain, config).items()
     ]
     return f"{preset} (modified: {', '.join(changes)})" if changes else preset
 

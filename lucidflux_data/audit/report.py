@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lucidflux_data.audit import histogram
 from lucidflux_data.audit.nearest import describe_none_near, find_nearest
 from lucidflux_data.codecs.encoding import data_url, shrink
+from lucidflux_data.config import changes_between, say_value
 from lucidflux_data.errors import InputError, StorageError
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.measures import firewall
@@ -24,7 +25,7 @@ from lucidflux_data.page.charts import short
 from lucidflux_data.page.render import CHARTS, render_page
 from lucidflux_data.selection import ledger, records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.selection.config import list_changes_of_run
+from lucidflux_data.selection.config import PRESETS, FilterConfig, make_config
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.counts import describe_ignored
 from lucidflux_data.sources.reading import read_known
@@ -83,7 +84,7 @@ def make_report(folder: Folder) -> bytes:
         {"charts": charts},
         CHARTS,
         preset=run["preset"],
-        changes=list_changes_of_run(run["preset"], run["config"]),
+        changes=_list_changes(run),
         facts=_list_facts(runs.count_listed(run, counts["candidates"]), counts),
         sums=_describe_sums(runs.count_listed(run, counts["candidates"]), counts),
         rewards_grain=metric if metric in ("niqe", "piqe") else None,
@@ -110,6 +111,14 @@ def _read_limits(run: runs.FilterRun, table: pa.Table, metric: str) -> dict[str,
         inside = table.filter(pc.field("keep") & pc.is_valid(pc.field("rank"))).sort_by("rank")
         limits[metric] = [("cut", inside[metric][-1].as_py())] if inside.num_rows else []
     return limits
+
+
+def _list_changes(run: runs.FilterRun) -> list[tuple[str, str, str]]:
+    """(setting, here, in the preset) of what is changed; nothing where this version has no such preset."""
+    if run["preset"] not in PRESETS:
+        return []
+    changes = changes_between(make_config(run["preset"]), FilterConfig.model_validate(run["config"]))
+    return [(name, say_value(now), say_value(before)) for name, (before, now) in changes.items()]
 
 
 def _list_facts(listed: runs.Sums, counts: ledger.Counts) -> list[tuple[str, str]]:

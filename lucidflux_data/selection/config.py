@@ -9,18 +9,16 @@ Workers, address, place of output and log level are in none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lucidflux_data.config import (
-    Change,
     Section,
     deciding_values,
     describe_changes,
-    list_changes,
     resolve,
     since,
     split_list,
@@ -218,15 +216,5 @@ def label(preset: str, config: FilterConfig, not_checked: Iterable[str] = ()) ->
 
     `not_checked`: forbidden suites that the set was not compared with, or not as a whole; the label names them.
     """
-    plain = {"storage": StorageConfig(), "workers": WorkersConfig()}
-    told = describe_changes(preset, make_config(preset), config.model_copy(update=plain))
+    told = describe_changes(preset, make_config(preset), config)
     return "; NOT checked against ".join([told, *([", ".join(not_checked)] if not_checked else [])])
-
-
-def list_changes_of_run(preset: str, config: Mapping[str, object]) -> list[Change]:
-    """What the config of a run.json changes of its preset, storage and workers left out; nothing where the preset is of
-    another version."""
-    if preset not in PRESETS:
-        return []
-    plain = {"storage": StorageConfig(), "workers": WorkersConfig()}
-    return list_changes(make_config(preset), FilterConfig.model_validate(config).model_copy(update=plain))
