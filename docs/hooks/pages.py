@@ -1,11 +1,12 @@
 """What the build of the site does beside rendering: patterns in the nav become pages, and the reference is made.
 
-mkdocs calls `on_config` and `on_files` by name.
+mkdocs calls `on_config`, `on_files` and `on_page_markdown` by name.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mkdocs.structure.files import File, Files
 from docs.hooks.commands import describe_program
 from docs.hooks.settings import describe_settings
 
+MARK = re.compile(r"^<!-- (needs-\w+|long) -->$", re.MULTILINE)  # before a block whose commands not every machine runs
 Nav = list[Any]  # as mkdocs.yml has it: pages, {title: page}, {title: [...]}
 
 
@@ -38,6 +40,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in made.items():
         files.append(File.generated(config, name, content=f'{text}\n<span class="made"></span>\n'))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Shows the marks of blocks to readers, too."""
+    return MARK.sub(lambda match: f'<p class="mark">{say_mark(match[1])}</p>\n', markdown)
+
+
+def say_mark(mark: str) -> str:
+    return {"long": "takes minutes", "needs-gpu": "needs GPUs"}.get(mark, mark.replace("-", " "))
 
 
 def expand(nav: Nav, pages: list[str]) -> Nav:

@@ -56,6 +56,11 @@ def test_a_pattern_of_the_navigation_stands_for_the_pages_that_are_named_nowhere
     assert found == ["a.md", {"More": ["b/d.md", "b/g.md", {"Last": "c.md"}]}, "h.md"]
 
 
+def test_what_a_block_needs_is_shown_to_readers(site: Path) -> None:
+    page = (site / "model.html").read_text()
+    assert re.findall(r"<p class=\"mark\">(.*?)</p>", page) == ["takes minutes", "needs weights"]
+
+
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for path in site.rglob("*.html"):
         loaded = [source or link for source, link in LOADED.findall(path.read_text())]
