@@ -10,8 +10,9 @@ from typing import Any, get_args
 import typer.main
 
 import cli
+from pipelines.commands.filter import app as data_app
 
-APPS = {"lucidflux": cli.app, "lucidflux-data": cli.data_app}
+APPS = {"lucidflux": cli.app, "lucidflux-data": data_app}
 
 
 def read_program(name: str) -> Any:

@@ -64,7 +64,7 @@ def describe_settings() -> str:
     trained = sorted(
         file.name.removesuffix(".toml") for file in _train_configs().iterdir() if file.name != "__init__.py"
     )
-    chapters = [
+    chapters: list[tuple[str, str, BaseModel, str, dict[str, Any]]] = [
         ("filter", "filter, score, select, pack, plan, what-if", FilterConfig(), "--preset",
          {name: make_config(name) for name in PRESETS}),
         ("synthesize", "synthesize", PairsConfig(), "--preset",
@@ -180,7 +180,7 @@ def _is_union(kind: object) -> bool:
 def _kind(kind: object) -> str:
     words = {int: "integer", float: "number", str: "text", bool: "true, false"}
     if kind in words:
-        return words[kind]  # type: ignore[index]
+        return words[kind]
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _kind(inner[0])
