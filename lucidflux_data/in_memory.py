@@ -9,7 +9,9 @@ Tensors are known by what they can do, so that torch is not imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,19 @@ def pixels_of(images: object) -> list[np.ndarray]:
     if isinstance(images, Iterable) and not isinstance(images, str | bytes | dict):
         return [pixels for image in images for pixels in _of_one_kind(image)]
     raise ValueError(f"{EXPECTED}; not a {type(images).__name__}")
+
+
+def each_picture(images: object, read: Callable[[Path], np.ndarray]) -> Iterator[np.ndarray]:
+    """As `pixels_of`, one after the other; a path, or each of several, is a file that `read` gives the pixels of."""
+    if isinstance(images, str | os.PathLike):
+        yield read(Path(images))
+    elif isinstance(images, Image.Image | np.ndarray | bytes | dict) or _is_tensor(images):
+        yield from pixels_of(images)
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from [read(Path(image))] if isinstance(image, str | os.PathLike) else pixels_of([image])
+    else:
+        yield from pixels_of(images)
 
 
 def _of_one_kind(image: object) -> list[np.ndarray]:

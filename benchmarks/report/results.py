@@ -72,22 +72,28 @@ def start(folder: Folder, suite: Suite, profile: Profile) -> None:
     claim(folder, about, "is not empty and holds no results", resume, encode=indented_json, taken=taken)
 
 
-def write(
-    folder: Folder,
-    table: pa.Table,
-    suite: Suite,
-    profile: Profile,
-    methods: list[Method],
-    ids: tuple[str, ...],
-    specs: list[MetricSpec],
-    not_computed: dict[str, str],
-    options: Options,
-) -> Board:
-    """Makes the leaderboard of a per-image table and publishes everything, the board last. Returns the leaderboard."""
+@dataclass(frozen=True)
+class Evaluated:
+    """What was scored: `table` (metrics.score.PER_IMAGE) over the `ids` of a suite; `specs`: the metrics in it;
+    `not_computed`: the others of the profile, with the reason."""
+
+    table: pa.Table
+    suite: Suite
+    profile: Profile
+    methods: list[Method]
+    ids: tuple[str, ...]
+    specs: list[MetricSpec]
+    not_computed: dict[str, str]
+    options: Options
+
+
+def make_board(scored: Evaluated, surroundings: environment.Environment) -> Board:
+    """The leaderboard of a per-image table. ConfigError where a group names a metric that was not asked for."""
+    suite, profile, methods, ids, options = scored.suite, scored.profile, scored.methods, scored.ids, scored.options
     part = options.ids is not None or options.limit
     total = max(suite.count, len(ids)) if suite.ids is None or part else len(suite.ids)
     groups = {name: names for name, names in (profile.groups | options.groups).items() if _is_asked(names, profile)}
-    groups = {name: names for name, names in groups.items() if not _needs_absent(names, not_computed, suite)}
+    groups = {name: names for name, names in groups.items() if not _needs_absent(names, scored.not_computed, suite)}
     in_sets = {method.name: evaluate.images_in_sets(method, suite) for method in methods}
     rules = Rules(
         options.allow_partial,
@@ -97,9 +103,9 @@ def write(
         test=options.test,
         resamples=options.resamples,
     )
-    scores = make_leaderboard(table, ids, total, specs, groups, rules, in_sets)
-    surroundings = environment.capture()
-    board: Board = {
+    scores = make_leaderboard(scored.table, ids, total, scored.specs, groups, rules, in_sets)
+    over = _ranked_over(scores, len(ids))
+    return {
         "schema_version": 1,
         "suite": suite.label(),
         "profile": profile.name,
@@ -107,19 +113,24 @@ def write(
         **scores,
         "flags": {method.name: method.flags for method in methods},
         "runs": {method.name: _cost(method.about) for method in methods if method.about},
-        "not_computed": not_computed,
-        "footnotes": _footnotes(suite, specs, ids, options),
+        "not_computed": scored.not_computed,
+        "footnotes": _footnotes(suite, scored.specs, ids, options),
         "published": _published(suite, scores["metrics"]),
-        "signature": signature(
-            suite, specs, _ranked_over(scores, len(ids)), total, options.device, surroundings["hash"], options.ids
-        ),
+        "signature": signature(suite, scored.specs, over, total, options.device, surroundings["hash"], options.ids),
     }
-    folder.publish(TABLE, table_bytes(table))
+
+
+def write(folder: Folder, scored: Evaluated) -> Board:
+    """Makes the leaderboard and publishes everything, the board last. Returns the leaderboard."""
+    surroundings = environment.capture()
+    board = make_board(scored, surroundings)
+    folder.publish(TABLE, table_bytes(scored.table))
     folder.publish("environment.json", indented_json(surroundings))
     for name, render in tables.RENDERERS.items():
         folder.publish(name, render(board).encode())
     _offer_common_ids(folder, board)
-    folder.publish("report.html", report.make_report(board, table, ids, specs, suite, methods))
+    page = report.make_report(board, scored.table, scored.ids, scored.specs, scored.suite, scored.methods)
+    folder.publish("report.html", page)
     folder.publish(
         BOARD,
         (json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"),

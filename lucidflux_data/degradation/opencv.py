@@ -51,7 +51,7 @@ def apply(step: Step, image: np.ndarray, plan: Plan) -> np.ndarray:
 
 
 def resize(image: np.ndarray, step: Step) -> np.ndarray:
-    """To side x side, without antialiasing. `sampling` says how the source is laid under the result:
+    """To side x side, or side x width, without antialiasing. `sampling` says how the source is laid under the result:
 
     size    all of it, exactly
     scale   pixels are 1/scale apart from the top left, as torch takes them when it is given a scale factor: what the
@@ -59,17 +59,18 @@ def resize(image: np.ndarray, step: Step) -> np.ndarray:
     pool    torch's adaptive pooling, for `area`
     """
     mode, side, sampling = step["mode"], step["side"], step["sampling"]
-    if sampling != "scale" and image.shape[:2] == (side, side):
+    width = step.get("width", side)
+    if sampling != "scale" and image.shape[:2] == (side, width):
         return image
     if mode == "area":
-        return resize_area(image, side, side, whole_pixels=sampling == "pool")
+        return resize_area(image, side, width, whole_pixels=sampling == "pool")
     image = image.astype(np.float32, copy=False)
     if sampling == "size":
-        resized: np.ndarray = cv2.resize(image, (side, side), interpolation=INTERPOLATION[mode])
+        resized: np.ndarray = cv2.resize(image, (width, side), interpolation=INTERPOLATION[mode])
         return resized
     scale = step["scale"]
     sampled = cv2.resize(image, None, fx=scale, fy=scale, interpolation=INTERPOLATION[mode])
-    return np.ascontiguousarray(sampled[:side, :side])
+    return np.ascontiguousarray(sampled[:side, :width])
 
 
 def jpeg(image: np.ndarray, quality: float, transposed: bool) -> np.ndarray:

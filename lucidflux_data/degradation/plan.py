@@ -47,7 +47,8 @@ class Kernel(TypedDict):
 class Step(TypedDict):
     """One operation: `op` says which, and so which of the parameters there are.
 
-    usm: none. blur: `kernel`. resize: `mode`, `side` in pixels, `sampling`, and `scale` where that was drawn.
+    usm: none. blur: `kernel`. resize: `mode`, `side` in pixels, `sampling`, `scale` where
+    that was drawn, and the `width` of what is no square (`draw_whole`): `side` is its height then.
     gaussian_noise: `sigma` in grey levels; poisson_noise: `scale`; both: `gray`, and the `stream` of the field (32 hex
     digits). jpeg: `quality`, 1..100.
     """
@@ -56,6 +57,7 @@ class Step(TypedDict):
     kernel: NotRequired[Kernel]
     mode: NotRequired[str]
     side: NotRequired[int]
+    width: NotRequired[int]
     sampling: NotRequired[str]
     scale: NotRequired[float]
     sigma: NotRequired[float]
@@ -141,6 +143,16 @@ def draw_plan(key: str, variant: int, config: DegradeConfig) -> Plan:
         "sharpen_hq": config.sharpen_hq,
         "steps": steps,
     }
+
+
+def draw_whole(key: str, variant: int, config: DegradeConfig, height: int, width: int) -> Plan:
+    """The plan of a whole image that is no square, of sides in pixels that `config.scale` divides: the very draws of
+    `draw_plan`, whose sides follow from each of the two. `size` and `lq` are of the height. For the executor cv2."""
+    tall, wide = (draw_plan(key, variant, config.model_copy(update={"size": side})) for side in (height, width))
+    for step, other in zip(tall["steps"], wide["steps"], strict=True):
+        if "side" in other and other["side"] != step["side"]:
+            step["width"] = other["side"]
+    return tall
 
 
 def check_plan(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import cv2
 import numpy as np
@@ -119,7 +119,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
             index, (hq, lq) = self._next_usable(range(len(self.rows))[index], variant)
         else:
             hq, lq = self.pair(index, variant)
-        return {"hq": _tensor(hq), "lq": _tensor(lq), "key": self.rows[index]["key"], "variant": variant}
+        return {"hq": as_tensor(hq), "lq": as_tensor(lq), "key": self.rows[index]["key"], "variant": variant}
 
     def pair(self, index: int, variant: int) -> tuple[np.ndarray, np.ndarray]:
         """(hq, lq) of any variant, uint8 HxWx3 RGB. Raises InputError as `dataset[i]` does."""
@@ -222,5 +222,6 @@ def _probed(inventory: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, pairs_run.INPUTS)
 
 
-def _tensor(pixels: Any) -> torch.Tensor:
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 HxWx3 as uint8 3xHxW."""
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

@@ -133,9 +133,12 @@ def cut(pixels: np.ndarray, plan: Plan, crop: CropConfig) -> tuple[np.ndarray, C
     record: Cut = {"box": [left, top, side, side], "source": [width, height], "tries": tries, "passed": passed}
     if plan["flip"]:
         hq = hq[:, ::-1]
-    if plan["sharpen_hq"] == "target":
-        hq = np.clip(np.rint(usm(np.ascontiguousarray(hq))), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(hq), record
+    return sharpen(np.ascontiguousarray(hq), plan), record
+
+
+def sharpen(hq: np.ndarray, plan: Plan) -> np.ndarray:
+    """The HQ (uint8 HxWx3 RGB) as it is stored and degraded: sharpened where the plan says `target`."""
+    return np.clip(np.rint(usm(hq)), 0, 255).astype(np.uint8) if plan["sharpen_hq"] == "target" else hq
 
 
 def _padded(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -14,7 +13,7 @@ from PIL import Image
 
 from lucidflux_data.errors import ImageError, InputError
 from lucidflux_data.images import decode
-from lucidflux_data.in_memory import pixels_of
+from lucidflux_data.in_memory import each_picture
 from lucidflux_model.inference.config import SEED, TINY, ModelConfig, Offload, Quantize
 from lucidflux_model.inference.loading import load_pipeline, quiet_libraries
 from lucidflux_model.inference.pipeline import LucidFluxPipeline
@@ -99,19 +98,9 @@ def restore(
     )
     tile, numerics = asked.get("tile", 1024), asked.get("numerics", "fast")
     Request(asked.get("steps", 28), numerics=numerics, tile=tile, overlap=asked.get("overlap", 128))
-    pixels = list(_read(images))
+    pixels = list(each_picture(images, _decoded))
     pipeline = _loaded(config, numerics, tile)
     return [_restore_one(pipeline, image, output_type, asked) for image in pixels]
-
-
-def _read(images: object) -> Iterator[np.ndarray]:
-    if isinstance(images, str | os.PathLike):
-        images = [images]
-    if isinstance(images, Iterable) and not isinstance(images, np.ndarray | torch.Tensor | Image.Image):
-        for image in images:
-            yield from [_decoded(Path(image))] if isinstance(image, str | os.PathLike) else pixels_of([image])
-    else:
-        yield from pixels_of(images)
 
 
 def _decoded(path: Path) -> np.ndarray:

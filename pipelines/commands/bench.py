@@ -111,6 +111,7 @@ def eval_command(
     json_: Json = False,
 ) -> None:
     """Score folders of images, rank them, and write tables and a page."""
+    from benchmarks import evaluation
     from benchmarks.methods import submission
     from benchmarks.report.results import Options
     from benchmarks.suites import suite as suites
@@ -125,8 +126,8 @@ def eval_command(
     named, pattern = _named_ids(ids, limit), read_pattern(id_pattern)
     options = Options(allow_partial, named, min_images, test, resamples, limit, device, _groups(group or []))
     methods = submission.find_methods(outputs, pattern)
-    places = evaluate.Places(inputs, gt, pattern, allow_partial, named)
-    over = evaluate.choose_suite(suite, suites.suites_folder(suites_dir), methods, places)
+    places = evaluation.Places(inputs, gt, pattern, allow_partial, named)
+    over = evaluation.choose_suite(suite, suites.suites_folder(suites_dir), methods, places)
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     scores = Folder(cache or score_cache())
     if dry_run:

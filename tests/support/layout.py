@@ -26,6 +26,7 @@ FLOORS = (
     ("pairs",),
     ("audit", "explore"),
     ("publish",),
+    ("surface",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # The modules of lucidflux_data.selection, each of which imports only those behind it.

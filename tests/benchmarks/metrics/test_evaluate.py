@@ -278,7 +278,7 @@ def test_the_suite_checks_size_and_ids(photos: Path, bench_here, tmp_path: Path)
 
 def test_offline_photos_prepare_themselves(bench, tmp_path: Path, monkeypatch) -> None:
     """Named for the first time, and again where other libraries have made it; then it is used as it stands."""
-    from pipelines.bench.evaluate import Places, choose_suite
+    from benchmarks.evaluation import Places, choose_suite
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     suite = choose_suite("offline-photos", tmp_path / "suites", [], Places())
