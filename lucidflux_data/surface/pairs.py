@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from lucidflux_data.errors import LucidFluxError, needs_extra
 from lucidflux_data.escapes import show
-from lucidflux_data.pairs import card as cards
-from lucidflux_data.pairs.card import PairsCard
+from lucidflux_data.pairs.card import PairsCard, make_card
+from lucidflux_data.publish.card import make_readme
+from lucidflux_data.publish.facts import gather_facts, last_part
 from lucidflux_data.surface.shown import render, small_picture
 from lucidflux_data.surface.stored import StoredPairs
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from lucidflux_data.surface.torch_pairs import PairsDataset
 
 SHOWN, SHOWN_PX = 3, 144
+
+
+class Card(str):
+    """Markdown, which a notebook shows as it is read."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
 
 
 class Pairs(StoredPairs):
@@ -50,10 +58,17 @@ class Pairs(StoredPairs):
             from lucidflux_data.surface.web import make_pipeline
         return make_pipeline(self, shuffle, seed)
 
-    def card(self, limit: int | None = 1000) -> PairsCard:
+    def info(self, limit: int | None = 1000) -> PairsCard:
         """What `lucidflux-data info` tells: counts, settings, licences, benchmarks, and every drawn parameter against
         its preset. `limit`: pairs whose parameters are looked at; None: all."""
-        return cards.make_card(self.folder, limit)
+        return make_card(self.folder, limit)
+
+    def card(self, name: str | None = None, repository: str | None = None) -> Card:
+        """The card that `lucidflux-data card` writes into README.md; nothing is written here. `name`: of the set, its
+        folder's by default; `repository`: OWNER/NAME on the Hugging Face Hub. Raises ConfigError as the command does.
+        """
+        facts = gather_facts(self.folder)
+        return Card(make_readme(facts, show(name or last_part(str(self.folder))), repository).decode())
 
     def _repr_html_(self) -> str:
         title = show(str(self.folder).rsplit("/", 1)[-1])
