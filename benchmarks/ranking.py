@@ -21,7 +21,7 @@ from benchmarks.report.results import Evaluated, Options
 from benchmarks.suites import suite as suites
 from benchmarks.suites.ids import read_pattern
 from lucidflux_data.errors import ConfigError, suggest
-from lucidflux_data.page import render_template
+from lucidflux_data.page.render import render_fragment
 from lucidflux_data.storage.cache import own_cache
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
@@ -163,7 +163,6 @@ class Ranking:
     def _repr_html_(self) -> str:
         below = tables.first_below(self.board)
         template = Path(__file__).parent / "report" / "ranking.html.j2"
-        page = render_template(template, title=f"{self.board['suite']}, {self.board['profile']}",
+        return render_fragment(template, title=f"{self.board['suite']}, {self.board['profile']}",
                                header=tables.header(self.board), body=tables.make_body(self.board), below=below,
                                below_told=tables.BELOW, notes=notes(self.board))  # fmt: skip
-        return page.decode("utf-8", "replace")

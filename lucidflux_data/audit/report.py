@@ -90,7 +90,7 @@ def make_report(folder: Folder) -> bytes:
         rewards_grain=metric if metric in ("niqe", "piqe") else None,
         benchmarks=_describe_benchmarks(folder, run["config"]["select"]["forbid"]),
         counts=counts,
-        funnel=_list_funnel(counts),
+        funnel=list_funnel(counts),
         charts=charts,
         near=near,
         by_reason=by_reason,
@@ -165,7 +165,8 @@ class FunnelRow(TypedDict):
     kind: str
 
 
-def _list_funnel(counts: ledger.Counts) -> list[FunnelRow]:
+def list_funnel(counts: ledger.Counts) -> list[FunnelRow]:
+    """Candidates, each reason, kept."""
     named = [("candidates", counts["candidates"], "all")]
     named += [(reason, number, "") for reason, number in {**counts["failed"], **counts["rejected"]}.items()]
     named.append(("kept", counts["kept"], "kept"))

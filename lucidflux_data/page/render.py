@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -26,6 +26,26 @@ def render_page(
     they stand. Every value is escaped for HTML but those that are Markup, and characters that are not seen are made
     visible; one that is missing is an error.
     """
+    sources = [path.read_text(encoding="utf-8") for path in scripts]
+    charts = [HERE / "uPlot.min.css"] if CHARTS[0] in scripts else []
+    licence = (HERE / "uPlot.LICENSE").read_text(encoding="utf-8") if charts else None
+    house: dict[str, object] = {
+        "policy": POLICY.format(" ".join(map(_hash_script, sources)) or "'none'"),
+        "styles": [Markup(path.read_text(encoding="utf-8")) for path in (*charts, HERE / "house.css", *styles)],
+        "licence": None if licence is None else Markup(licence),
+        "scripts": [Markup(source) for source in sources],
+        "data": None if data is None else Markup(for_script(data)),
+    }
+    return _render(template, house | values).encode()
+
+
+def render_fragment(template: Path, **values: object) -> str:
+    """What a notebook shows of an object: the HTML of a template that includes notebook.html.j2, with its pictures in
+    it. Values are escaped as those of a page."""
+    return _render(template, values)
+
+
+def _render(template: Path, values: Mapping[str, object]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -37,17 +57,8 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"count": "{:,}".format, "share": "{:.1%}".format, "number": "{:.4g}".format}
-    sources = [path.read_text(encoding="utf-8") for path in scripts]
-    charts = [HERE / "uPlot.min.css"] if CHARTS[0] in scripts else []
-    licence = (HERE / "uPlot.LICENSE").read_text(encoding="utf-8") if charts else None
-    house: dict[str, object] = {
-        "policy": POLICY.format(" ".join(map(_hash_script, sources)) or "'none'"),
-        "styles": [Markup(path.read_text(encoding="utf-8")) for path in (*charts, HERE / "house.css", *styles)],
-        "licence": None if licence is None else Markup(licence),
-        "scripts": [Markup(source) for source in sources],
-        "data": None if data is None else Markup(for_script(data)),
-    }
-    return environment.get_template(template.name).render(**house, **values).encode()
+    text: str = environment.get_template(template.name).render(**values)
+    return text
 
 
 def _make_visible(value: object) -> object:

@@ -57,17 +57,17 @@ def _verdict(image: ExplainedImage) -> str:
 def _shown(image: ExplainedImage) -> _Shown:
     place = image["place"]
     return {
-        "name": show(image["row"]["uri"]),
+        "name": image["row"]["uri"],
         "verdict": _verdict(image),
         "rows": [_row(check) for check in image["checks"]],
         "standing": _standing(image["standing"]) if image["standing"] else "",
-        "place": show(f"{place['member']} of {place['shard']}, {place['size']:,} bytes") if place else "",
+        "place": f"{place['member']} of {place['shard']}, {place['size']:,} bytes" if place else "",
     }
 
 
 def _row(check: Check) -> list[str]:
     mark = {True: "ok", False: "fails", None: "not known"}[check["passes"]]
-    limit = show(check["limit"]) if isinstance(check["limit"], str) else f"{check['limit']:g}"
+    limit = check["limit"] if isinstance(check["limit"], str) else f"{check['limit']:g}"
     numbers = ["" if number is None else f"{number:.6g}" for number in (check["value"], check["distance"])]
     return [check["rule"], mark, numbers[0], limit, numbers[1]]
 

@@ -71,8 +71,8 @@ class Pairs(StoredPairs):
         return Card(make_readme(facts, show(name or last_part(str(self.folder))), repository).decode())
 
     def _repr_html_(self) -> str:
-        title = show(str(self.folder).rsplit("/", 1)[-1])
-        figures, told = [], f"{len(self):,} pairs: {show(self.run['label'])}"
+        title = str(self.folder).rsplit("/", 1)[-1]
+        figures, told = [], f"{len(self):,} pairs: {self.run['label']}"
         try:
             for number in range(min(SHOWN, len(self))):
                 pair = self[number * len(self) // SHOWN if len(self) >= SHOWN else number]

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from lucidflux_data.audit import explain as explaining
 from lucidflux_data.audit.forget import is_half_done
 from lucidflux_data.audit.nearest import NEAR_IN_WORDS, describe_none_near, find_nearest
+from lucidflux_data.audit.report import list_funnel
 from lucidflux_data.audit.what_if import Tried, describe_trial
 from lucidflux_data.errors import ConfigError, ImageError, InputError, LucidFluxError
-from lucidflux_data.escapes import show
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.selection import decision, ledger
 from lucidflux_data.selection import run as runs
@@ -30,7 +30,7 @@ from lucidflux_data.storage.journal import is_left
 from lucidflux_data.surface.explained import Explained
 from lucidflux_data.surface.frames import as_frame
 from lucidflux_data.surface.selected import Selection
-from lucidflux_data.surface.shown import ImageRow, Sheet, make_figures, make_funnel, render
+from lucidflux_data.surface.shown import ImageRow, Sheet, make_figures, render
 
 Settings = str | Iterable[str] | Mapping[str, object]
 Frame = Literal["pyarrow", "pandas", "polars"]
@@ -192,7 +192,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The label, the sums, the funnel, and some of the images that are kept. It raises nothing of ours."""
-        title = show(str(self.folder).rsplit("/", 1)[-1])
+        title = str(self.folder).rsplit("/", 1)[-1]
         try:
             run, counts = self._read(), self.counts()
             rows: list[ImageRow] = (
@@ -204,9 +204,9 @@ class Run:
             listed = runs.count_listed(run, counts["candidates"])
         except LucidFluxError as error:
             return render("sheet.html.j2", title=title, note=str(error), figures=[])
-        lines = [show(run["label"]), f"{listed['listed']:,} listed, {listed['ignored']:,} of them no candidates"]
+        lines = [run["label"], f"{listed['listed']:,} listed, {listed['ignored']:,} of them no candidates"]
         sheets = [("Kept, the first by key:", make_figures(rows, self.config.decode))]
-        return render("run.html.j2", title=title, lines=lines, changed=[], funnel=make_funnel(counts), sheets=sheets)
+        return render("run.html.j2", title=title, lines=lines, changed=[], funnel=list_funnel(counts), sheets=sheets)
 
 
 def _say_measure(measure: str, config: FilterConfig) -> str:

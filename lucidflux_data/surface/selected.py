@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.audit.report import list_funnel
 from lucidflux_data.config import Changes, changes_between
 from lucidflux_data.errors import ConfigError, LucidFluxError
-from lucidflux_data.escapes import show
 from lucidflux_data.measures import firewall
 from lucidflux_data.selection import decision, ledger
 from lucidflux_data.selection import run as runs
@@ -20,7 +20,7 @@ from lucidflux_data.selection.ledger import Counts
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from lucidflux_data.surface.frames import as_frame
-from lucidflux_data.surface.shown import ImageRow, make_figures, make_funnel, render, say_changes
+from lucidflux_data.surface.shown import ImageRow, make_figures, render, say_changes
 
 SHOWN = 6  # thumbnails of what comes in, and of what goes out
 
@@ -99,7 +99,7 @@ class Selection:
         """What is changed, the funnel, and some of the images that come in and go out."""
         trial, counts = self._trial, self.counts()
         title = f"{counts['kept']:,} of {counts['candidates']:,} kept, nothing written"
-        lines = [show(label(trial.run["preset"], self.config))]
+        lines = [label(trial.run["preset"], self.config)]
         try:
             kept_before = set(self._kept_before())
         except LucidFluxError as error:
@@ -108,7 +108,7 @@ class Selection:
         for name, rows in (("Comes in", self._some(kept_before, True)), ("Goes out", self._some(kept_before, False))):
             sheets.append((f"{name}, the first by key:", make_figures(rows, self.config.decode)))
         return render("run.html.j2", title=title, lines=lines, changed=say_changes(self.changed),
-                      funnel=make_funnel(counts), sheets=sheets)  # fmt: skip
+                      funnel=list_funnel(counts), sheets=sheets)  # fmt: skip
 
     def _some(self, kept_before: set[str], keep: bool) -> list[ImageRow]:
         """Some of those that are kept now and were not before, or the other way round."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -10,13 +10,12 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from lucidflux_data.codecs.encoding import data_url, shrink
+from lucidflux_data.config import Changes, say_value
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ImageError, InputError, StorageError
-from lucidflux_data.escapes import show
 from lucidflux_data.isolation import call_apart, decode_here
-from lucidflux_data.page import render_template
+from lucidflux_data.page.render import render_fragment
 from lucidflux_data.selection import records
-from lucidflux_data.selection.ledger import Counts
 from lucidflux_data.sources.reading import read_known
 
 THUMBNAIL_PX = 112
@@ -45,19 +44,9 @@ class Figure(TypedDict):
     told: list[str]
 
 
-class FunnelRow(TypedDict):
-    """`share` of the candidates, in 0..1; `kind`: all, out or kept."""
-
-    name: str
-    meaning: str
-    count: int
-    share: float
-    kind: str
-
-
 def render(template: str, **values: object) -> str:
     """A fragment of HTML by a template of this room."""
-    return render_template(Path(__file__).parent / template, **values).decode("utf-8", "replace")
+    return render_fragment(Path(__file__).parent / template, **values)
 
 
 def make_figures(rows: Sequence[ImageRow], decode: DecodeConfig) -> list[Figure]:
@@ -67,7 +56,7 @@ def make_figures(rows: Sequence[ImageRow], decode: DecodeConfig) -> list[Figure]
         verdict = "kept" if row["keep"] else str(row["reason"])
         told = [f"{row['value']:.4g}"] if "value" in row else []
         picture = None if row["reason"] in records.FAILURES else _thumbnail(row, decode)
-        figures.append({"picture": picture, "name": show(row["source_key"]), "told": [*told, verdict]})
+        figures.append({"picture": picture, "name": row["source_key"], "told": [*told, verdict]})
     return figures
 
 
@@ -88,19 +77,6 @@ def shrink_here(data: bytes, decode: DecodeConfig) -> str:
 def small_picture(pixels: np.ndarray, longest: int) -> str:
     """uint8 HxWx3 RGB as a data url, `longest` pixels on the longer side at most."""
     return data_url(shrink(pixels, longest), "jpeg", QUALITY)
-
-
-def make_funnel(counts: Counts) -> list[FunnelRow]:
-    """Candidates, a row for each reason, kept."""
-    total = max(1, counts["candidates"])
-
-    def row(name: str, count: int, kind: str) -> FunnelRow:
-        meaning = records.WHAT_IT_MEANS.get(name, "")
-        return {"name": name, "meaning": meaning, "count": count, "share": count / total, "kind": kind}
-
-    out = {**counts["failed"], **counts["rejected"]}
-    middle = [row(name, count, "out") for name, count in out.items()]
-    return [row("candidates", counts["candidates"], "all"), *middle, row("kept", counts["kept"], "kept")]
 
 
 @dataclass(frozen=True)
@@ -133,13 +109,6 @@ class Sheet:
         return render("sheet.html.j2", title=self.title, note=self.note, figures=make_figures(self.rows, self.decode))
 
 
-def say_setting(value: object) -> str:
-    """A value of a setting, as `--set` takes it."""
-    if isinstance(value, list | tuple):
-        return show(",".join(map(str, value))) or "none"
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else show(str(value))
-
-
-def say_changes(changed: Mapping[str, Sequence[object]]) -> list[tuple[str, str, str]]:
+def say_changes(changed: Changes) -> list[tuple[str, str, str]]:
     """(setting, before, now) of each."""
-    return [(name, say_setting(before), say_setting(now)) for name, (before, now) in changed.items()]
+    return [(name, say_value(before), say_value(now)) for name, (before, now) in changed.items()]
