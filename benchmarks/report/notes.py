@@ -105,7 +105,7 @@ def _over_shared(board: Board, method: str) -> Iterable[str]:
         for pair in metric["shared"]:
             if best is not None and method in pair["methods"] and best in pair["methods"]:
                 sign = 1 if pair["methods"][0] == method else -1
-                difference = sign * pair["difference"]
+                difference = sign * pair["difference"] + 0.0  # no -0
                 yield f"{name} {difference:+.3g} to {best} (n={pair['n']}, p={pair['p_holm']:.2g})"
 
 

@@ -6,6 +6,7 @@ a folder with one sub-folder for each component, safetensors inside            o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def _opened(path: Path) -> Any:
 def _unpickled(path: Path) -> Any:
     """Tensors are mapped, not read."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle protocol: what cannot be read is said in our sentence
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except UnpackError:
         raise InputError(f"{path} is not a plain file of tensors (it would have to run code to load)") from None
     except (RuntimeError, EOFError, ValueError, KeyError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -223,6 +225,11 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("LUCIDFLUX_TEST_MARK", str(mark))
     torch.save({"condition_lq": Hostile()}, tmp_path / "hostile.pth")
     assert "run code" in refused(tmp_path / "hostile.pth")
+    (tmp_path / "newer.pth").write_bytes(pickle.dumps({"condition_lq": Hostile()}, protocol=4))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert "run code" in refused(tmp_path / "newer.pth")
+    assert warned == []  # the sentence is all that a user sees
     assert not mark.exists()
 
 
