@@ -34,7 +34,8 @@ SKIPPED = {
     "*/model/*": "training is compared by its own tests",
     "*/cache/*": "scores by key of the environment",
 }
-NOT_COMPARED = ("environment", "seconds", "signature", "versions", "created")  # keys and columns of the bench
+TIMES = ("seconds", "wall_seconds", "seconds_per_image", "created")
+NOT_COMPARED = (*TIMES, "environment", "signature", "versions", "commit")  # keys and columns of the bench
 BENCH_FILES = ("leaderboard.json", "board.json", "method.json")
 
 
