@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from itertools import groupby
 
 from lucidflux_data.decode_config import DecodeConfig
@@ -20,12 +21,19 @@ NAME_BYTES = 100  # of a tar header
 KEY_DIGITS = 20  # an image's name: of the sha256 of its bytes; a pair's name has its variant behind it
 
 
-def check_shard(folder: Folder, entry: ShardEntry, deep: bool, max_pixels: int, contents: bool = False) -> list[str]:
+def check_shard(
+    folder: Folder,
+    entry: ShardEntry,
+    deep: bool,
+    max_pixels: int,
+    contents: bool = False,
+    count: Callable[[], None] = lambda: None,
+) -> list[str]:
     """One shard against its line of the manifest, and its index against the tar.
 
     `deep` decodes every image of a filtered set. `contents`, which `deep` includes, compares each sample with the
     sha256 that its index notes, and an image with its name; so it is where `forget` has been, which once wrote other
-    bytes under a name, with an index that agrees.
+    bytes under a name, with an index that agrees. `count` is called after each image that is decoded.
     """
     name = f"{PLACE}/{entry['name']}"
     try:
@@ -46,6 +54,8 @@ def check_shard(folder: Folder, entry: ShardEntry, deep: bool, max_pixels: int, 
             problems.append(f"{name}: the index does not point at {row['member']}")
         elif deep:
             problems += [f"{name}: {problem}" for problem in _check_member(row, data, max_pixels)]
+            if not row["member"].endswith(".json"):
+                count()
     if contents or deep or folder.exists(run_folder.FORGOTTEN):
         noted = shards.read_index_metadata(folder, f"{PLACE}/{index_of_tar(entry['name'])}").get("sha256s", "").split()
         problems += [f"{name}: {problem}" for problem in _check_contents(tar, rows, noted)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ def encoded(parts: Any, hq: np.ndarray, lq: np.ndarray, kinds: Sequence[str]) ->
 
 
 def samples(
-    parts: Any, source: ShardPairs, indices: Sequence[int], kinds: Sequence[str]
+    parts: Any, source: ShardPairs, indices: Iterable[int], kinds: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and members of the pairs of a shard, in key order; without those that cannot be read."""
     for index in indices:

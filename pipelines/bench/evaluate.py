@@ -21,6 +21,7 @@ from benchmarks.report.results import Options
 from benchmarks.suites.suite import Suite
 from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_data.storage.folder import Folder
+from pipelines.execution.counting import counted
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import AnyUnit, Publish, Unit
@@ -33,7 +34,7 @@ class ScoreUnit:
     score: ScoreImages
 
     def __call__(self, unit: AnyUnit) -> Any:
-        return self.score(unit.name, unit.payload)
+        return self.score(unit.name, counted(unit.payload))
 
 
 def prepared_suite(name: str, folder: Path) -> Suite:

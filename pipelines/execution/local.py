@@ -8,20 +8,38 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any
 
 from lucidflux_data.errors import ConfigError, StorageError
 from lucidflux_data.messages import pack
 from lucidflux_data.storage.config import SETTINGS
-from pipelines.execution import worker
+from pipelines.execution import counting, worker
+from pipelines.execution.counting import Place, SharedCounts
 from pipelines.execution.executor import Job, lost_unit, next_attempt, number_of_actors
-from pipelines.execution.in_flight import STALL_S, flights
+from pipelines.execution.in_flight import TICK_S, flights
 from pipelines.execution.worker import AnyUnit, Events
 
 CLOSE_S = 10.0  # for the pool to see that its processes are gone
 
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """`place`: of what it counts, among the counts of its pool."""
+
+    unit: AnyUnit
+    number: int
+    counts: SharedCounts
+    place: Place
+
+    def count(self) -> int:
+        return self.counts.read(self.place)
+
+    def end(self, _: object = None) -> None:
+        self.counts.give_back(self.place)
 
 
 class LocalExecutor:
@@ -32,7 +50,7 @@ class LocalExecutor:
         self.num_cpus = num_cpus
         self.num_gpus = num_gpus
         self.description = f"local processes, {num_cpus} CPUs" + (f", {num_gpus} GPUs" if num_gpus else "")
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: tuple[ProcessPoolExecutor, SharedCounts] | None = None
         self._devices: list[str] = []  # of the pool that runs, a process each; none where GPUs do not matter
 
     def map(
@@ -48,56 +66,64 @@ class LocalExecutor:
         blob = pack(job)
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[AnyUnit, int]] = deque()
-        flying: dict[Future[Any], tuple[AnyUnit, int]] = {}
-        while True:
-            self._fill(flying, again, waiting, blob, events)
-            if not flying:
-                return
-            ended, _ = wait(flying, STALL_S, return_when=FIRST_COMPLETED)
-            if not ended:
-                flights.say_stalled(events)
-            broken = False
-            for future in ended:
-                unit, attempt = flying.pop(future)
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    broken = True
-                    again.append(lost_unit(events, unit, attempt))
-                    continue
-                except StorageError as error:
-                    again.append((unit, next_attempt(unit, attempt, error)))
-                    continue
-                flights.ended(unit)
-                yield unit, result
-            if broken:
-                # One dead process breaks the whole pool: everything in flight goes into a new one.
-                again.extend(lost_unit(events, unit, attempt) for unit, attempt in flying.values())
-                flying.clear()
-                self.close()
+        flying: dict[Future[Any], _Attempt] = {}
+        try:
+            while True:
+                self._fill(flying, again, waiting, blob, events)
+                if not flying:
+                    return
+                ended, _ = wait(flying, TICK_S, return_when=FIRST_COMPLETED)
+                flights.tick(events, lambda: {each.unit.name: each.count() for each in flying.values()})
+                broken = False
+                for future in ended:
+                    one = flying.pop(future)
+                    one.end()
+                    unit, attempt = one.unit, one.number
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        again.append(lost_unit(events, unit, attempt))
+                        continue
+                    except StorageError as error:
+                        flights.failed(unit)
+                        again.append((unit, next_attempt(unit, attempt, error)))
+                        continue
+                    flights.ended(unit)
+                    yield unit, result
+                if broken:
+                    # One dead process breaks the whole pool: everything in flight goes into a new one.
+                    again.extend(lost_unit(events, each.unit, each.number) for each in flying.values())
+                    flying.clear()
+                    self.close()
+        finally:
+            for future, each in flying.items():  # left behind: they go on counting until they end
+                future.add_done_callback(each.end)
 
     def _fill(
         self,
-        flying: dict[Future[Any], tuple[AnyUnit, int]],
+        flying: dict[Future[Any], _Attempt],
         again: deque[tuple[AnyUnit, int]],
         waiting: Iterator[tuple[AnyUnit, int]],
         blob: bytes,
         events: Events | None,
     ) -> None:
         while len(flying) < 2 * (len(self._devices) or self.num_cpus):
-            if flying and (again or any(attempt > 1 for _, attempt in flying.values())):
+            if flying and (again or any(each.number > 1 for each in flying.values())):
                 return  # what was lost once runs alone: another unit's end must not take it along
             item = again.popleft() if again else next(waiting, None)
             if item is None:
                 return
             unit, attempt = item
+            pool, counts = self._started()
+            place = counts.take()
             try:
-                future = self._started().submit(worker.handle, blob, unit, events, attempt, dict(SETTINGS))
+                future = pool.submit(worker.handle, blob, unit, events, attempt, dict(SETTINGS), place)
             except BrokenProcessPool:  # died between two units, taking nothing with it
                 again.appendleft(item)
                 self.close()
                 continue
-            flying[future] = (unit, attempt)
+            flying[future] = _Attempt(unit, attempt, counts, place)
             flights.started(unit, attempt)
 
     def _place(self, devices: list[str]) -> None:
@@ -106,7 +132,7 @@ class LocalExecutor:
             self.close()
             self._devices = devices
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _started(self) -> tuple[ProcessPoolExecutor, SharedCounts]:
         if self._pool is None:
             for variable in worker.THREAD_VARIABLES:  # read by libraries when a child loads them
                 os.environ.setdefault(variable, "1")
@@ -114,15 +140,16 @@ class LocalExecutor:
             free = context.SimpleQueue()
             for device in self._devices:
                 free.put(device)
-            arguments = (os.getpid(), free if self._devices else None)
-            self._pool = ProcessPoolExecutor(
-                len(self._devices) or self.num_cpus, context, initializer=_start, initargs=arguments
-            )
+            size = len(self._devices) or self.num_cpus
+            counts = SharedCounts(context, 4 * size)  # twice what is in flight: some may be left behind
+            arguments = (os.getpid(), free if self._devices else None, counts.numbers)
+            pool = ProcessPoolExecutor(size, context, initializer=_start, initargs=arguments)
+            self._pool = pool, counts
         return self._pool
 
     def close(self) -> None:
         if self._pool is not None:
-            pool, self._pool = self._pool, None
+            (pool, _), self._pool = self._pool, None
             manager: Any = pool._executor_manager_thread
             processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
@@ -132,10 +159,12 @@ class LocalExecutor:
                 manager.join(CLOSE_S)
 
 
-def _start(parent: int, free: Any) -> None:
-    """First call of a spawned process; `free` has the devices that no other process of the pool has taken."""
+def _start(parent: int, free: Any, numbers: Any) -> None:
+    """First call of a spawned process; `free` has the devices that no other process of the pool has taken, `numbers`
+    what all of them count into."""
     if free is not None:
         os.environ[VISIBLE] = free.get()  # before any library looks at the GPUs
+    counting.share(numbers)
     worker.start_local(parent)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from lucidflux_data.errors import ConfigError, StorageError
 from lucidflux_data.messages import pack
 from pipelines.execution import worker
+from pipelines.execution.counting import Place, StoredCounts
 from pipelines.execution.executor import Job, available_cpus, lost_unit, next_attempt
-from pipelines.execution.in_flight import STALL_S, flights
+from pipelines.execution.in_flight import TICK_S, flights
 from pipelines.execution.worker import AnyUnit, Events, Unit
 
 
@@ -78,7 +79,8 @@ class RayExecutor:
         pool = make_pool(pack(job), events, stateful, self.num_cpus, gpus, own_path())
         waiting = ((unit, 1) for unit in units)
         again: deque[tuple[AnyUnit, int]] = deque()
-        flying: dict[Any, tuple[AnyUnit, int]] = {}
+        flying: dict[Any, tuple[AnyUnit, int, Place]] = {}
+        counts = StoredCounts()
         try:
             while True:
                 exhausted = False
@@ -86,19 +88,21 @@ class RayExecutor:
                     item = again.popleft() if again else next(waiting, None)
                     exhausted = item is None
                     if item is not None:
-                        flying[pool.submit(*item)] = item
+                        place = counts.take()
+                        flying[pool.submit(*item, place)] = (*item, place)
                         flights.started(*item)
                 if exhausted and not flying:
                     return
-                ended, _ = ray.wait([*flying, *pool.starting()], num_returns=1, timeout=STALL_S)
+                ended, _ = ray.wait([*flying, *pool.starting()], num_returns=1, timeout=TICK_S)
+                flights.tick(events, lambda: counts.read({unit.name: place for unit, _, place in flying.values()}))
                 if not ended:
-                    flights.say_stalled(events)
                     continue
                 (reference,) = ended
                 if reference not in flying:
                     pool.started(reference)
                     continue
-                unit, attempt = flying.pop(reference)
+                unit, attempt, place = flying.pop(reference)
+                counts.give_back(place)
                 try:
                     result = ray.get(reference)
                     pool.ended(reference, lost=False)
@@ -109,12 +113,10 @@ class RayExecutor:
                     again.append(lost_unit(events, unit, attempt, why_lost(error)))
                 except RayTaskError as error:
                     pool.ended(reference, lost=False)
-                    if isinstance(error.cause, StorageError):
-                        again.append((unit, next_attempt(unit, attempt, error.cause)))
-                        continue
-                    raise error.as_instanceof_cause() if error.cause is None else error.cause from None
+                    again.append(_after_failure(unit, attempt, error))
         finally:
             pool.close()
+            counts.close()
 
     def each_node(self, job: Job) -> list[Any]:
         """`job` once on every node of a joined cluster, in order of the nodes' ids; [] on a private one."""
@@ -137,6 +139,14 @@ class RayExecutor:
         import ray
 
         ray.shutdown()
+
+
+def _after_failure(unit: AnyUnit, attempt: int, error: Any) -> tuple[AnyUnit, int]:
+    """The next attempt, where a store gave no answer. Raises what else the job raised. `error`: Ray's RayTaskError."""
+    if isinstance(error.cause, StorageError):
+        flights.failed(unit)
+        return unit, next_attempt(unit, attempt, error.cause)
+    raise error.as_instanceof_cause() if error.cause is None else error.cause from None
 
 
 def _check_reachable(address: str) -> None:

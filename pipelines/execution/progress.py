@@ -1,6 +1,7 @@
 """Progress of long jobs on standard error: a bar on a terminal, a plain line now and then elsewhere.
 
-What was tried again, and which unit keeps the others waiting, stands beside the rate.
+It moves while units are in flight, too, and says how long is left. What was tried again, and which unit keeps the
+others waiting, stands beside the rate.
 """
 
 from __future__ import annotations
@@ -34,11 +35,31 @@ class Progress:
             self.say(f"{name}: {done_before:,} done before, {total:,} to do")
         if total == 0 or self.quiet:
             yield lambda _: None
-        elif sys.stderr.isatty():
-            with _bar(name, total) as advance:
-                yield advance
-        else:
-            yield _lines(name, total, self.say)
+            return
+        with _bar(name, total) if sys.stderr.isatty() else _lines(name, total, self.say) as draw:
+            count = _Count(draw)
+            flights.on_tick = count.draw
+            try:
+                yield count.advance
+            finally:
+                flights.on_tick = None
+
+
+Draw = Callable[[int, float], None]  # images that are done, seconds since the phase began
+
+
+class _Count:
+    """Images of the units that have ended; drawn with those that are done inside of units in flight."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw, self._start, self._ended = draw, time.monotonic(), 0
+
+    def advance(self, count: int) -> None:
+        self._ended += count
+        self.draw()
+
+    def draw(self) -> None:
+        self._draw(self._ended + flights.done_inside(), time.monotonic() - self._start)
 
 
 def warn(sentence: str) -> None:
@@ -56,7 +77,7 @@ def take_warnings() -> list[str]:
 
 
 @contextlib.contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(name: str, total: int) -> Iterator[Draw]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
@@ -68,32 +89,26 @@ def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    start = time.monotonic()
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total, rate="")
-        done = 0
 
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            rate = f"{done / max(time.monotonic() - start, 1e-9):.1f} images/s{flights.note()}"
-            bar.update(task, completed=done, rate=rate)
+        def draw(done: int, seconds: float) -> None:
+            bar.update(task, completed=done, rate=f"{done / max(seconds, 1e-9):.1f} images/s{flights.note()}")
 
-        yield advance
+        yield draw
 
 
-def _lines(name: str, total: int, say: Callable[[str], None]) -> Callable[[int], None]:
-    start = last = time.monotonic()
-    done = 0
+@contextlib.contextmanager
+def _lines(name: str, total: int, say: Callable[[str], None]) -> Iterator[Draw]:
+    """A line at the end, and every `SECONDS_BETWEEN_LINES` where something has moved since the last one."""
+    told, told_at = 0, 0.0
 
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        if done >= total or now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            rate = done / max(now - start, 1e-9)
-            left = f", {human_seconds((total - done) / rate)} left" if done < total else ""
+    def draw(done: int, seconds: float) -> None:
+        nonlocal told, told_at
+        if done >= total or (done != told and seconds - told_at >= SECONDS_BETWEEN_LINES):
+            told, told_at = done, seconds
+            rate = done / max(seconds, 1e-9)
+            left = f", {human_seconds((total - done) / rate)} left" if 0 < done < total else ""
             say(f"{name}: {done:,}/{total:,} ({rate:.1f} images/s{left}{flights.note()})")
 
-    return advance
+    yield draw

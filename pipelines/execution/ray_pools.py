@@ -24,6 +24,7 @@ from ray.exceptions import (
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.messages import pack
 from lucidflux_data.storage.config import SETTINGS
+from pipelines.execution.counting import Place
 from pipelines.execution.executor import number_of_actors
 from pipelines.execution.worker import AnyUnit, Events
 
@@ -102,9 +103,10 @@ class TaskPool:
         self._rest = (keep, os.getcwd())
         self._enter = ray.remote(_enter)
 
-    def submit(self, unit: AnyUnit, attempt: int, **where: Any) -> Any:
+    def submit(self, unit: AnyUnit, attempt: int, place: Place = None, **where: Any) -> Any:
+        """`place`: for what the job counts."""
         enter = self._enter.options(num_cpus=1, max_retries=0, **where)
-        return enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
+        return enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS), place)), *self._rest)
 
     def has_room(self, flying: int) -> bool:
         return flying < self._room
@@ -162,9 +164,11 @@ class ActorPool:
             return
         self._free.extend([actor, actor])
 
-    def submit(self, unit: AnyUnit, attempt: int) -> Any:
+    def submit(self, unit: AnyUnit, attempt: int, place: Place = None) -> Any:
+        """`place`: for what the job counts."""
         actor = self._free.popleft()
-        reference = actor.enter.remote(self._job, pack((unit, self._events, attempt, dict(SETTINGS))), *self._rest)
+        call = pack((unit, self._events, attempt, dict(SETTINGS), place))
+        reference = actor.enter.remote(self._job, call, *self._rest)
         self._busy[reference] = actor
         return reference
 

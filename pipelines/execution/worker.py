@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from lucidflux_data.messages import unpack
 from lucidflux_data.storage.folder import Content, Folder, configure
+from pipelines.execution.counting import Place, telling
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -77,10 +78,12 @@ class Publish:
 _loaded: tuple[bytes, Callable[[AnyUnit], Any]] | None = None
 
 
-def handle(job: bytes, unit: AnyUnit, events: Events | None, attempt: int, settings: dict[str, object]) -> Any:
+def handle(
+    job: bytes, unit: AnyUnit, events: Events | None, attempt: int, settings: dict[str, object], place: Place = None
+) -> Any:
     """Runs a pickled job on a unit. The job is unpickled once a process, so what it loads is loaded once.
 
-    `settings`: how the driver speaks to stores.
+    `settings`: how the driver speaks to stores. `place`: where it looks for what the job counts.
     """
     global _loaded
     configure(settings)
@@ -90,7 +93,8 @@ def handle(job: bytes, unit: AnyUnit, events: Events | None, attempt: int, setti
     start = time.time()
     outcome = "killed"
     try:
-        result = _loaded[1](replace(unit, attempt=attempt))
+        with telling(place):
+            result = _loaded[1](replace(unit, attempt=attempt))
         outcome = "done"
         return result
     except BaseException as error:

@@ -29,6 +29,7 @@ from lucidflux_data.storage import formats, run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import table_bytes, to_rows
 from lucidflux_data.storage.journal import STAGE, Rewriting, settle
+from pipelines.execution.counting import counted
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
@@ -75,7 +76,7 @@ class PackShard:
         yield f"{self.place}/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest)
 
     def _samples(self, rows: list[KeptRow], writer: TarWriter) -> Iterator[tuple[str, dict[str, bytes]]]:
-        for row in rows:
+        for row in counted(rows):
             data = read_source(row["scored_as"])
             name = EXTENSION_OF[row["format"]]
             record = sample_json(row)
@@ -272,7 +273,7 @@ class StripUnit:
 
     def __call__(self, unit: Unit[list[KeptRow]]) -> Iterator[File]:
         rows = []
-        for row in unit.payload:
+        for row in counted(unit.payload):
             data = read_source(row)
             left = strip_image(row["uri"], data, self.what)
             if left != data:

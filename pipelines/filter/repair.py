@@ -30,6 +30,7 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, configure
 from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.journal import settle
+from pipelines.execution.counting import count_done
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
@@ -188,7 +189,7 @@ class _CheckShard:
         self.folder, self.deep, self.max_pixels = folder, deep, max_pixels
 
     def __call__(self, unit: Unit[shards.ShardEntry]) -> list[str]:
-        return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels)
+        return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels, count=count_done)
 
 
 def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> RunVerified:

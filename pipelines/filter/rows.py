@@ -17,6 +17,7 @@ from lucidflux_data.selection.pool import Pool
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.formats import checked_bytes
+from pipelines.execution.counting import count_done
 from pipelines.execution.worker import File, Unit
 
 Columns = dict[str, float | int | str | None]  # a row of a table: values by column
@@ -92,6 +93,8 @@ class _Rows(abc.ABC):
                 return record | self.row(data, decode(data, self.limits.max_pixels))
         except ImageError as error:
             return record | {"reason": error.reason}
+        finally:
+            count_done()
 
     @abc.abstractmethod
     def row(self, data: bytes, pixels: np.ndarray) -> Columns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
@@ -31,6 +31,7 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.lease import hold
+from pipelines.execution.counting import count_done
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
@@ -64,13 +65,18 @@ class MeasureUnit:
         isolated = Isolated(self.limits, self.measures) if unit.attempt > 1 else None
         warm_up()
         try:
-            rows = [row["known"] if row.get("known") else self._measure(row, isolated) for row in unit.payload]
+            rows = [row.get("known") or self._measure(row, isolated) for row in unit.payload]
         finally:
             if isolated is not None:
                 isolated.close()
         yield f"{runs.BASIC}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, records.BASIC))
 
     def _measure(self, row: CandidateRow, isolated: Isolated | None) -> Mapping[str, object]:
+        record = self._take(row, isolated)
+        count_done()
+        return record
+
+    def _take(self, row: CandidateRow, isolated: Isolated | None) -> Mapping[str, object]:
         record: Columns = {"uri": row["uri"], "source_key": row["source_key"]}
         try:
             most = self.limits.max_file_bytes
@@ -158,7 +164,18 @@ def decode_rows(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> I
 def _in_place(
     score: BatchScorer, images: list[np.ndarray | ImageError], rules: BatchRules, batched: bool
 ) -> Iterator[float | ImageError]:
-    scores = iter(score_all(score, [image for image in images if isinstance(image, np.ndarray)], rules, batched))
+    told = 0
+
+    def scored(batch: np.ndarray | Sequence[np.ndarray]) -> list[float]:
+        nonlocal told
+        found = list(score(batch))
+        if rules.oversize != "tile":  # of which an image has several
+            told += len(found)
+            count_done(len(found))
+        return found
+
+    scores = iter(score_all(scored, [image for image in images if isinstance(image, np.ndarray)], rules, batched))
+    count_done(len(images) - told)
     for image in images:
         yield image if isinstance(image, ImageError) else next(scores)
 

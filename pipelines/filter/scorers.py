@@ -17,6 +17,7 @@ from lucidflux_data.errors import ConfigError, LucidFluxError
 from lucidflux_data.images import ImageError
 from lucidflux_data.selection.columns import OWN, TAKEN
 from lucidflux_data.storage.formats import checked_bytes, make_portable
+from pipelines.execution.counting import count_done
 from pipelines.execution.worker import File, Unit
 from pipelines.filter.rows import Columns, MeasureRow
 from pipelines.filter.score import decode_rows
@@ -45,6 +46,7 @@ class ScorerUnit:
         for start in range(0, len(todo), SCORER_BATCH):
             batch = todo[start : start + SCORER_BATCH]
             rows += self._batch(batch, list(islice(pixels, len(batch))))
+            count_done(len(batch))
         order = {row["uri"]: number for number, row in enumerate(unit.payload)}
         rows.sort(key=lambda row: order[str(row["uri"])])
         yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", checked_bytes(_table(rows, self.spec))

@@ -15,6 +15,7 @@ from lucidflux_data.codecs.encoding import encode as encode_pixels
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_bytes
+from pipelines.execution.counting import count_done, counted
 from pipelines.execution.worker import File, Unit
 from pipelines.restoration.config import NetworkConfig, RestoreConfig
 from pipelines.restoration.records import encode_failure, record
@@ -76,6 +77,7 @@ class RestoreUnit:
                 pixels[index] = self._decode(self._restorer, data)
             except ImageError as error:
                 yield encode_failure(row, error)
+                count_done()
         while pixels:
             shape = next(iter(pixels.values())).shape
             same = [index for index, image in pixels.items() if image.shape == shape]
@@ -115,13 +117,14 @@ class RestoreUnit:
                 return
             detail = f"{width}x{height} does not fit: {restorer.cheaper}"
             yield encode_failure(rows[0], ImageError("out_of_memory", detail))
+            count_done()
             return
         about = {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "seconds": round((time.perf_counter() - start) / len(rows), 3),
             "peak_memory_bytes": peak_memory(device),
         }
-        for row, image, result in zip(rows, images, restored, strict=True):
+        for row, image, result in counted(zip(rows, images, restored, strict=True)):
             if not np.isfinite(result).all():
                 yield encode_failure(row, ImageError("not_finite", "the model gave numbers that are not finite"))
                 continue

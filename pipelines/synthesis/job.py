@@ -37,6 +37,7 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.journal import STAGE, Rewriting, settle
 from lucidflux_data.storage.run_folder import forgotten_keys
+from pipelines.execution.counting import count_done, counted
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import File, Unit
@@ -49,7 +50,7 @@ class ProbeUnit:
     decode: DecodeConfig
 
     def __call__(self, unit: Unit[list[Candidate]]) -> Iterator[File]:
-        rows = [pairs_run.probe_row(row, self.decode, unit.attempt) for row in unit.payload]
+        rows = [pairs_run.probe_row(row, self.decode, unit.attempt) for row in counted(unit.payload)]
         yield f"{PLACE}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, INPUTS))
 
 
@@ -85,6 +86,7 @@ class SynthesizeShard:
                     raise InputError(f"{row['uri']} does not decode: {error.detail}") from None
                 detail = error.detail if error.reason != "changed" else "the bytes are not those that were listed"
                 failed.append({"key": row["key"], "reason": error.reason, "detail": detail})
+                count_done(self.config.variants)
                 continue
             told: pairs.CleanImage = {
                 "key": row["key"],
@@ -98,6 +100,7 @@ class SynthesizeShard:
                 pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
                 writer.sha256s.append(shards.sample_sha256(pair.members))
                 yield pair.key, pair.members
+                count_done()
 
 
 def pointer(row: PairInput, asked: tuple[str, ...], crc32: int) -> pairs.Pointer:

@@ -21,6 +21,7 @@ from lucidflux_data.shards import verify
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.journal import settle
+from pipelines.execution.counting import counted
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
@@ -153,7 +154,7 @@ class CheckShard:
         problems = verify.check_shard(self.folder, unit.payload, False, self.config.decode.max_pixels, self.deep)
         if problems or not self.deep:
             return problems
-        for key, rows in pair_samples.samples_of_index(self.folder, unit.name).items():
+        for key, rows in counted(pair_samples.samples_of_index(self.folder, unit.name).items()):
             members = pair_samples.read_sample(self.folder, unit.name, rows)
             problems += [f"shards/{unit.name}: {problem}" for problem in self._check(key, members)]
         return problems

@@ -26,6 +26,7 @@ from lucidflux_model.samples.sources import open_shards
 from lucidflux_model.samples.stored import ShardPairs
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.setup import base_digest, computes_in_bf16, frozen_parts
+from pipelines.execution.counting import counted
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
@@ -57,7 +58,7 @@ class CacheShard:
         parts, source = self._loaded
         indices = np.flatnonzero(source.shard_of == unit.payload).tolist()
         writer = TarWriter()
-        yield f"shards/{unit.name}.tar", writer.chunks(samples(parts, source, indices, self.kinds))
+        yield f"shards/{unit.name}.tar", writer.chunks(samples(parts, source, counted(indices), self.kinds))
         about = {DECODER: str(DECODER_VERSION), "decoders": json.dumps(decoder_libraries())}
         yield f"shards/{shards.index_name(unit.name)}", writer.index_bytes(self.plan_digest, about)
 

@@ -11,13 +11,25 @@ from lucidflux_data.pairs.config import make_pairs_config
 from lucidflux_data.pairs.job import is_pairs
 from lucidflux_data.selection.config import make_config
 from lucidflux_data.storage.folder import Folder, absolute_url, configure
+from pipelines.execution import counting
 from pipelines.execution.progress import Progress
+from pipelines.execution.worker import Publish
 from pipelines.filter import job
 from pipelines.filter.repair import verify_run
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
 
 QUIET = Progress(quiet=True)
+
+
+def run_counted(job: Any, unit: Any) -> Any:
+    """`job(unit)`, which counts each image of the unit once; one that publishes nothing may count none."""
+    numbers = [0]
+    counting.share(numbers)
+    with counting.telling(0):
+        result = job(unit)
+    assert numbers[0] == unit.size or (numbers[0] == 0 and not isinstance(job, Publish)), f"{unit.name}: {numbers}"
+    return result
 
 
 class Here:
@@ -27,7 +39,7 @@ class Here:
 
     def map(self, units: Any, job: Any, *_: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
         for unit in units:
-            yield unit, job(unit)
+            yield unit, run_counted(job, unit)
 
 
 def run_filter(source: object, out: object, *settings: str) -> None:

@@ -28,6 +28,7 @@ from lucidflux_model.training.distributed import Runtime, open_runtime
 from lucidflux_model.training.setup import train
 from pipelines.execution.progress import Progress
 from pipelines.synthesis.job import synthesize
+from tests.support.here import run_counted
 from tests.support.paths import ROOT
 
 SIZE = 96
@@ -47,7 +48,7 @@ class Here:
 
     def map(self, units: Any, job: Any, *rest: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
         for unit in units:
-            yield unit, job(unit)
+            yield unit, run_counted(job, unit)
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -14,6 +14,7 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.selection.config import label, make_config
 from lucidflux_data.selection.run import make_run
 from lucidflux_data.storage.folder import Folder
+from pipelines.execution.counting import count_done
 from pipelines.execution.executor import number_of_actors
 from pipelines.execution.in_flight import Flights
 from pipelines.execution.local import LocalExecutor, share_devices
@@ -184,6 +185,53 @@ def test_the_progress_line_tells_of_attempts_and_stragglers(
         advance(40)
     assert "score: 40/40 (" in (line := capsys.readouterr().err)
     assert line.endswith("images/s, 1 tried again, waiting for unit-3 (30 s))\n")
+
+
+def count_and_wait(unit: Unit) -> str:
+    """Does 3 images of 4, or 2 when it is tried again, and goes on when the driver has seen so many; the first attempt
+    dies then."""
+    for _ in range(3 if unit.attempt == 1 else 2):
+        count_done()
+    seen = Path(unit.payload, f"seen-{unit.attempt}")
+    while not seen.exists():
+        time.sleep(0.05)
+    if unit.attempt == 1:
+        os._exit(1)
+    count_done(2)
+    return unit.name
+
+
+class Told(Progress):
+    """Lets `count_and_wait` go on by what is said."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.lines = folder, list[str]()
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        for number, said in enumerate(("count: 3/4 ", "count: 2/4 "), start=1):
+            if line.startswith(said):
+                (self.folder / f"seen-{number}").touch()
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_progress_moves_inside_a_unit_and_counts_no_attempt_twice(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The job goes on only when the driver has said what it counted: without progress inside, this would not end."""
+    monkeypatch.setattr("pipelines.execution.progress.SECONDS_BETWEEN_LINES", 0.0)
+    executor = request.getfixturevalue("ray_with_gpus") if kind == "ray" else LocalExecutor(1)
+    progress, units = Told(tmp_path), [Unit("unit-0", 4, str(tmp_path))]
+    with progress.phase("count", 4, 0) as advance:
+        for unit, _ in executor.map(units, count_and_wait):
+            advance(unit.size)
+    if kind == "local":
+        executor.close()
+    moved = [line for line in progress.lines if not line.startswith("count: 0/4")]
+    assert [line.split()[1] for line in moved] == ["3/4", "2/4", "4/4"]
+    assert " left, 1 tried again)" in moved[1]
+    assert " left" not in moved[2]
 
 
 def test_units_of_the_next_phase_start_anew() -> None:

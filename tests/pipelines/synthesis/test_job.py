@@ -34,6 +34,7 @@ from pipelines.demo.data import make_pairs as make_demo_pairs
 from pipelines.execution.progress import Progress
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
+from tests.support.here import run_counted
 from tests.support.run_files import rewrite_run
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
@@ -49,7 +50,7 @@ class Backwards:
 
     def map(self, units: Any, job: Any, *_: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
         for unit in reversed(list(units)):
-            yield unit, job(unit)
+            yield unit, run_counted(job, unit)
 
     def close(self) -> None:
         """Nothing was opened."""
