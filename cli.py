@@ -28,7 +28,11 @@ from pipelines.commands.train import app as train_app
 from pipelines.commands.weights import app as weights_app
 
 app = typer.Typer(
-    cls=SpellingGroup, context_settings=HELP, no_args_is_help=True, help="Restoration in the LucidFlux line."
+    name="lucidflux",
+    cls=SpellingGroup,
+    context_settings=HELP,
+    no_args_is_help=True,
+    help="Restoration in the LucidFlux line.",
 )
 
 # Without a name, the commands of a group stand beside the others.

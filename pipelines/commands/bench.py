@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +26,7 @@ from pipelines.commands.options import (
     check_finite,
     writing,
 )
-from pipelines.commands.telling import guide, tell, tell_json
+from pipelines.commands.telling import again, guide, tell, tell_json
 from pipelines.execution.failures import check_failed
 
 SuiteName = Annotated[str | None, typer.Option("--suite", metavar="NAME", help="A suite by name; see `bench suites`.")]
@@ -144,6 +145,7 @@ def eval_command(
 
 def _tell_board(board: Any, place: Path, json_: bool) -> None:
     from benchmarks.report import tables
+    from benchmarks.suites.suite import suite_names
     from lucidflux_data.escapes import show
 
     if json_:
@@ -151,10 +153,13 @@ def _tell_board(board: Any, place: Path, json_: bool) -> None:
     else:
         tables.print_terminal(board)
         typer.echo(show(f"results: {place}"))
-        guide([str(place / "report.html")], [
-            ("lucidflux bench compare A B", "paired differences of two methods or results"),
-            ("lucidflux bench published --suite NAME", "what papers printed"),
-        ])  # fmt: skip
+        pair = [quote(f"{place}:{name}") for name in tables.order(board)[:2]]
+        pair = pair if len(pair) == 2 else [quote(str(place)), "OTHER"]
+        then = [(f"lucidflux bench compare {' '.join(pair)}", "paired differences")]
+        suite = board["suite"].partition(":")[0]
+        if suite in suite_names():
+            then.append((f"lucidflux bench published --suite {suite}", "what papers printed"))
+        guide([str(place / "report.html")], then)
 
 
 def _named_ids(file: Path | None, limit: int | None) -> tuple[str, ...] | None:
@@ -255,7 +260,9 @@ def infer_command(
     target = (out or Path("bench-outputs") / over).absolute()
     summary = infer.infer_method(name, images, target, factor, seed or [], set_ or [], place, Progress(json_))
     counts = {"missing": len(summary["missing"]), "wrong_size": len(summary["wrong_size"])}
-    tell(summary if json_ else {**summary, **counts}, json_)
+    named = f"--suite {suite}" if suite else "--metrics niqe"
+    rank = (f"lucidflux bench --outputs {quote(str(target))} {named}", "ranks the methods in there")
+    tell(summary if json_ else {**summary, **counts}, json_, [summary["folder"]], [rank])
     asked = len(images) * max(1, len(seed or []))
     check_failed(len(summary["missing"]), asked, max_failed, "of the images are missing")
 
@@ -300,6 +307,8 @@ def suites_command(suites_dir: SuitesDir = None, json_: Json = False) -> None:
         gt = "with references" if row["gt"] else "no references"
         typer.echo(f"{row['name']:16} {row['images']:>5} images  x{row['scale']}  {row['output']:>9}  {gt}  {mark}")
         typer.echo(f"{'':16} {row['about']}\n{'':16} get it: {row['get']}")
+    guide(then=[("lucidflux bench prepare NAME --from ARCHIVE", "puts a suite in place"),
+                ("lucidflux bench --suite NAME --outputs DIR", "ranks folders of results on it")])  # fmt: skip
 
 
 @app.command("prepare")
@@ -314,11 +323,17 @@ def prepare_command(
     from benchmarks.suites import suite as suites
 
     folder = suites.suites_folder(suites_dir)
-    tell(prepare.prepare(suites.load_suite(name, None), from_, folder / name), json_)
+    made = prepare.prepare(suites.load_suite(name, None), from_, folder / name)
+    where = f" --suites-dir {quote(str(suites_dir))}" if suites_dir else ""
+    tell(made, json_, [str(folder / name)], [
+        (f"lucidflux bench infer bicubic --suite {name}{where}", "a first method"),
+        (f"lucidflux bench --suite {name} --outputs DIR{where}", "ranks folders of results"),
+    ])  # fmt: skip
 
 
 @app.command("compare")
 def compare_command(
+    ctx: typer.Context,
     a: Annotated[str, typer.Argument(metavar="A", help="RESULTS, or RESULTS:METHOD.")],
     b: Annotated[str, typer.Argument(metavar="B", help="RESULTS, or RESULTS:METHOD.")],
     resamples: Annotated[int, typer.Option(min=100)] = 10_000,
@@ -333,6 +348,7 @@ def compare_command(
         tell_json(found)
     else:
         tables.print_comparison(found)
+        guide(then=[(f"{again(ctx)} --json", "full numbers")])
 
 
 @app.command("published")
@@ -350,6 +366,7 @@ def published_command(
         tell_json({"suite": suite, "same_protocol": over.same_protocol, "rows": rows})
     else:
         tables.print_published(over, rows, published.tolerances())
+        guide(then=[(f"lucidflux bench --suite {over.name} --outputs DIR", "ranks folders of results beside them")])
 
 
 @app.command("doctor")
@@ -366,6 +383,8 @@ def doctor_command(profile: ProfileName = None, json_: Json = False) -> None:
             typer.echo(f"{metric['status']:8} {metric['sentence']}")
         typer.echo(f"gpus: {', '.join(found['gpus']) or 'none'}")
         typer.echo("\n".join([found["licence"], *doctor.recipe(found)]))
+        guide(then=[("lucidflux weights download METRIC", "fetches what a metric lacks"),
+                    ("lucidflux bench --outputs DIR --metrics niqe", "ranks folders of images")])  # fmt: skip
     lacking = [name for name, metric in found["metrics"].items() if metric["status"] != "ready"]
     if profile and lacking:
         raise VerificationError(f"{len(lacking)} metrics of {profile} cannot run here: {', '.join(lacking)}")

@@ -92,6 +92,7 @@ def _test_metrics(metrics: list[str], images: Path | None, json_: bool) -> None:
         say_table(
             [[name, key, f"{value:.3g}" if isinstance(value, float) else str(value)] for key, value in card.items()]
         )
+    guide(then=[(f"lucidflux-data plan PHOTOS --iqa {metrics[0]}", "what a cut by it takes and keeps")])
 
 
 def extras() -> list[str]:

@@ -46,6 +46,7 @@ from pipelines.commands.options import (
     writing,
 )
 from pipelines.commands.telling import (
+    again,
     guide,
     rules_in_force,
     say_rules,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from lucidflux_data.selection.config import FilterConfig
 
 app = typer.Typer(
+    name="lucidflux-data",
     cls=SpellingGroup,
     context_settings=HELP,
     no_args_is_help=True,
@@ -70,6 +72,7 @@ app = typer.Typer(
 
 @app.command("filter")
 def filter_command(
+    ctx: typer.Context,
     source: Sources,
     out: Out,
     preset: Preset = "lucidflux",
@@ -104,12 +107,14 @@ def filter_command(
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
     settings += allow_setting(allow_uris)
     resolved = make_config(preset, config, settings)
-    request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_)
+    same = again(ctx, dry_run=None)
+    request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_, same)
     _run_job(request, ("score", "select", "pack"), ExecutorOptions(executor, num_cpus, num_gpus, address))
 
 
 @app.command("score")
 def score_command(
+    ctx: typer.Context,
     source: Annotated[
         list[str], typer.Argument(metavar="SOURCE...|RUN", help="As for filter; or a run, to add to it.")
     ],
@@ -140,7 +145,8 @@ def score_command(
     if out is not None:
         settings = cut_settings(set_, iqa, None, None, None) + allow_setting(allow_uris)
         resolved = make_config(preset, config, settings)
-        request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_)
+        same = again(ctx, dry_run=None)
+        request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_, same)
         _run_job(request, ("score",), where)
     elif scorer is None or len(source) != 1:
         raise ConfigError("give --out RUN for sources, or one RUN and --scorer to add scores to it")
@@ -164,6 +170,7 @@ class FilterRequest:
     max_failed: float | None
     dry_run: bool
     json_: bool
+    again: str  # the command without --dry-run
 
 
 def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOptions) -> None:
@@ -216,7 +223,7 @@ def _tell_plan(request: FilterRequest, listed: dict[str, Any]) -> None:
         return
     tell(told, False)
     say_rules(config, changed, f"preset {request.preset}")
-    guide(then=[("the same command without --dry-run", "")])
+    guide(then=[(request.again, "in earnest")])
 
 
 def _check_metric(metric: str) -> None:
@@ -229,6 +236,7 @@ def _check_metric(metric: str) -> None:
 
 @app.command("select")
 def select_command(
+    ctx: typer.Context,
     run: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run folder, or several to select from.")],
     out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="Where the selection of several goes.")] = None,
     include: Annotated[
@@ -268,7 +276,8 @@ def select_command(
     settle(*run)
     where_ = ExecutorOptions(executor, num_cpus, num_gpus, address)
     with writing(out or run[0], wait, new=out is not None, dry_run=dry_run):
-        _run_select(run, out, include, ConfigChanges(config, settings), where_, dry_run, json_)
+        same = again(ctx, dry_run=None) if dry_run else None
+        _run_select(run, out, include, ConfigChanges(config, settings), where_, same, json_)
 
 
 def _run_select(
@@ -277,9 +286,10 @@ def _run_select(
     include: list[str] | None,
     changes: ConfigChanges,
     where: ExecutorOptions,
-    dry_run: bool,
+    same: str | None,
     json_: bool,
 ) -> None:
+    """`same`: of a dry run, the command that is none."""
     from lucidflux_data.measures.firewall import measure_in_force
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.decision import combine
@@ -294,10 +304,10 @@ def _run_select(
     resolved = make_config(file=changes.file, settings=changes.settings, base=base)
     configure(resolved.storage.model_dump())
     _check_metric(resolved.iqa.metric)
-    if dry_run:
+    if same is not None:
         leaks = measure_in_force(before, resolved.select.forbid)
         shown = job.preview([part for one in drawn_from for part in parts(one)], resolved, leaks)
-        tell_selection({**shown}, base, resolved, [("the same command without --dry-run", "")], json_)
+        tell_selection({**shown}, base, resolved, [(same, "in earnest")], json_)
         return
     if [folder.url] != [one.url for one in drawn_from]:
         combine(folder, drawn_from, resolved, before["preset"])
@@ -312,6 +322,7 @@ def _run_select(
 
 @app.command("pack")
 def pack_command(
+    ctx: typer.Context,
     run: RunFolder,
     set_: Set = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Re-encode, losslessly, flagged images.")] = False,
@@ -335,10 +346,12 @@ def pack_command(
     settings += [f"shards.strip_unsupported={strip_unsupported}"] if strip_unsupported else []
     settle(run)
     with writing(run, wait, dry_run=dry_run):
-        _run_pack(run, settings, ExecutorOptions(executor, num_cpus, 0, address), dry_run, json_)
+        where = ExecutorOptions(executor, num_cpus, 0, address)
+        _run_pack(run, settings, where, again(ctx, dry_run=None) if dry_run else None, json_)
 
 
-def _run_pack(run: str, settings: list[str], where: ExecutorOptions, dry_run: bool, json_: bool) -> None:
+def _run_pack(run: str, settings: list[str], where: ExecutorOptions, same: str | None, json_: bool) -> None:
+    """`same`: of a dry run, the command that is none."""
     from lucidflux_data.selection.config import FilterConfig, make_config
     from lucidflux_data.selection.run import read_run
     from lucidflux_data.storage.folder import Folder, configure
@@ -350,40 +363,12 @@ def _run_pack(run: str, settings: list[str], where: ExecutorOptions, dry_run: bo
     config = make_config(settings=settings, base=FilterConfig.model_validate(read_run(folder)["config"]))
     configure(config.storage.model_dump())
     check_strip(folder, config.shards)
-    if dry_run:
+    if same is not None:
         shards = assign_shards(folder, config.shards)
         rows = [row for shard in shards for row in shard.rows]
         counts = {"shards": len(shards), "samples": len(rows), "image_bytes": sum(row["bytes"] for row in rows)}
-        tell(counts, json_, then=[("the same command without --dry-run", "")])
+        tell(counts, json_, then=[(same, "in earnest")])
         return
     with where.open() as started:
         job.pack(folder, config, started, progress)
     tell_packed(folder, job.summary(folder), json_)
-
-
-@app.command("verify")
-def verify_command(
-    run: RunFolder,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every image.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Rebuild only what is broken.")] = False,
-    num_cpus: NumCpus = None,
-    address: Address = None,
-    executor: ExecutorKind = ExecutorName.local,
-    wait: Wait = 0,
-    json_: Json = False,
-) -> None:
-    """Check counts, hashes and completeness; exit 6 names what is wrong."""
-    from lucidflux_data.pairs.job import is_pairs
-    from lucidflux_data.storage.folder import Folder
-    from pipelines.execution.opening import open_executor
-    from pipelines.execution.progress import Progress
-    from pipelines.filter.repair import verify_run
-    from pipelines.synthesis.verify import verify_pairs
-
-    settle(run)
-    with writing(run, wait, dry_run=not repair), open_executor(executor, num_cpus, 0, address) as started:
-        check = verify_pairs if is_pairs(Folder(run)) else verify_run
-        result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
-    tell(
-        result, json_, then=[] if deep else [(f"lucidflux-data verify {quote(run)} --deep", "decodes every image, too")]
-    )

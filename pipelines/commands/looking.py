@@ -21,7 +21,7 @@ from pipelines.commands.options import (
     settle,
     writing,
 )
-from pipelines.commands.telling import guide, rules_in_force, say_table, tell, tell_json
+from pipelines.commands.telling import again, guide, rules_in_force, say_table, tell, tell_json
 from pipelines.execution.human import human_bytes
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def diff_command(
 
 @app.command("what-if")
 def what_if_command(
+    ctx: typer.Context,
     run: RunFolder,
     set_: Set = None,
     top_fraction: TopFraction = None,
@@ -166,7 +167,7 @@ def what_if_command(
         if json_:
             tell_json(tried)
         else:
-            _tell_tried(tried, run)
+            _tell_tried(tried, again(ctx, "select"))
         return
     rows = what_if(folder, config)
     if json_:
@@ -180,8 +181,8 @@ def what_if_command(
                 (f"lucidflux-data select {quote(run)} --set NAME=VALUE", "take them")])  # fmt: skip
 
 
-def _tell_tried(tried: Tried, run: str) -> None:
-    """A line for each count that there is, now and then."""
+def _tell_tried(tried: Tried, take: str) -> None:
+    """A line for each count that there is, now and then. `take`: the command that takes the settings."""
     now, then = tried["now"], tried["then"]
     typer.echo(show(f"{'':24}{'now':>12}{'then':>12}  with {', '.join(tried['settings'])}"))
     if then is None:
@@ -189,7 +190,7 @@ def _tell_tried(tried: Tried, run: str) -> None:
         least = f"at least {tried['kept']:,}" if tried["kept"] else "cannot be told yet"
         typer.echo(f"{'kept':24}{now['kept']:>12,}  {least}: of {tried['survivors']:,} survivors of the rules "
                    f"{scores:,} have no score and {measures:,} lack another measure")  # fmt: skip
-        guide(then=[(f"lucidflux-data select {quote(run)} with these settings", "computes them")])
+        guide(then=[(take, "computes them")])
         return
     lines = {"kept": (now["kept"], then["kept"])}
     gone = [{**each["failed"], **each["rejected"]} for each in (now, then)]
@@ -197,7 +198,7 @@ def _tell_tried(tried: Tried, run: str) -> None:
     for name, (before, after) in lines.items():
         change = f"  {after - before:+,}" if after != before else ""
         typer.echo(f"{name:24}{before:>12,}{after:>12,}{change}")
-    guide(then=[(f"lucidflux-data select {quote(run)} with these settings", "takes them")])
+    guide(then=[(take, "takes them")])
 
 
 @app.command("report")
@@ -225,4 +226,6 @@ def explore_command(run: RunFolder, wait: Wait = 0, json_: Json = False) -> None
     with writing(run, wait):
         page, made = make_explore(folder, run)
         folder.publish(PAGE, page)
-    tell({"page": folder.path(PAGE), **made, "bytes": len(page), "next": "open the page in a browser"}, json_)
+    place = folder.path(PAGE)
+    then = [(f"lucidflux-data select {quote(run)} --set NAME=VALUE", "as the page says it for its sliders")]
+    tell({"page": place, **made, "bytes": len(page)}, json_, [place], then)

@@ -119,7 +119,8 @@ def replay_command(
     if not result["equal"]:
         tell(result | written, json_) if json_ else None
         raise VerificationError(result["difference"])
-    tell(result | written, json_, [written["written"]])
+    then = [(f"lucidflux-data view {quote(pairs)}", "a page with before/after sliders")]
+    tell(result | written, json_, [written["written"]], then)
 
 
 @app.command("info")
@@ -138,7 +139,8 @@ def info_command(
         tell_json(card)
     else:
         typer.echo(card_text(card))
-        guide(then=[(f"lucidflux-data view {quote(pairs)}", "a page with before/after sliders")])
+        guide(then=[(f"lucidflux-data view {quote(pairs)}", "a page with before/after sliders"),
+                    (f"lucidflux train --data {quote(pairs)} --out RUN", "trains on them")])  # fmt: skip
 
 
 @app.command("view")
@@ -160,4 +162,6 @@ def view_command(
     with writing(pairs, wait, dry_run=out is not None):
         page = make_view(Folder(pairs), limit)
         folder.publish(name, page)
-    tell({"view": folder.path(name), "bytes": len(page)}, json_, [folder.path(name)])
+    then = [(f"lucidflux-data info {quote(pairs)}", "counts, licences, what was drawn"),
+            (f"lucidflux train --data {quote(pairs)} --out RUN", "trains on them")]  # fmt: skip
+    tell({"view": folder.path(name), "bytes": len(page)}, json_, [folder.path(name)], then)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,14 +26,13 @@ from pipelines.commands.options import (
     check_finite,
     writing,
 )
-from pipelines.commands.telling import tell
+from pipelines.commands.telling import again, tell
 from pipelines.execution.failures import check_failed
 
 if TYPE_CHECKING:
     from lucidflux_data.storage.folder import Folder
     from pipelines.execution.progress import Progress
     from pipelines.execution.worker import AnyUnit
-    from pipelines.restoration.records import RestoreSummary
     from pipelines.restoration.unit import AnyConfig, RestoreUnit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -62,6 +62,7 @@ ExecutorKind = Annotated[ExecutorName, typer.Option(help="local: this process; r
 
 @app.command("restore")
 def restore_command(
+    ctx: typer.Context,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="File, folder, glob or WebDataset tar.")],
     out: Annotated[str, typer.Option(*OUT, metavar="DIR", help="Folder of the results, new or to be resumed.")],
     model: ModelName = None,
@@ -118,9 +119,7 @@ def restore_command(
     where = ExecutorOptions("ray" if address else executor, num_cpus, num_gpus, address)
     _allow(allow_uris)
     with writing(out, wait, new=True, dry_run=dry_run):
-        summary = _restore(inputs, out, limit, _changes(config, set_ or [], short), where, dry_run, json_)
-    if summary is not None:
-        check_failed(sum(summary["failed"].values()), summary["images"], max_failed, "of the images failed")
+        _restore(ctx, inputs, out, limit, _changes(config, set_ or [], short), where, max_failed, dry_run, json_)
 
 
 def _name_model(model: str | None, extra_archs: bool) -> dict[str, object]:
@@ -160,15 +159,16 @@ def _allow(prefixes: list[str] | None) -> None:
 
 
 def _restore(
+    ctx: typer.Context,
     inputs: list[str],
     out: str,
     limit: int | None,
     changes: ConfigChanges,
     where: ExecutorOptions,
+    max_failed: float | None,
     dry_run: bool,
     json_: bool,
-) -> RestoreSummary | None:
-    """The summary, which was printed; None of a dry run."""
+) -> None:
     from lucidflux_data.errors import Interrupted
     from lucidflux_data.storage.folder import Folder
     from lucidflux_model.inference.config import RANDOM_LABEL
@@ -179,14 +179,15 @@ def _restore(
     from pipelines.restoration.config import is_random
     from pipelines.restoration.unit import RestoreUnit
 
-    config = _resolve(changes)
+    config, same = _resolve(changes), again(ctx, dry_run=None)
     _check_installed(config)
     folder, progress = Folder(out), Progress(json_)
     if dry_run:
         rows = work_list.make_work_list(work_list.list_images(inputs), config.format, limit)
         names = [row["name"] for row in rows[:10]]
-        tell({"images": len(rows), "names": names, "config": config.model_dump()}, json_)
-        return None
+        told = {"images": len(rows), "names": names, "config": config.model_dump()}
+        tell(told, json_, then=[(same, "in earnest")])
+        return
     rows = restore.start(folder, inputs, config, limit)
     units = records.list_remaining(folder, rows, config.batch)
     left = sum(unit.size for unit in units)
@@ -201,8 +202,12 @@ def _restore(
         raise Interrupted("interrupted: repeat the command to resume") from None
     summary = restore.finish(folder, rows)
     folder.sweep()
-    tell({**summary, "out": str(folder)}, json_)
-    return summary
+    following = (f"lucidflux bench --outputs {quote(out)} --metrics niqe", "ranks folders of results")
+    if is_random(config):
+        following = ("lucidflux weights download --out FILES", "the weights that restore")
+    failed = [(same, "tries again what failed")] if summary["failed"] else []
+    tell({**summary, "out": str(folder)}, json_, [str(folder)], [*failed, following])
+    check_failed(sum(summary["failed"].values()), summary["images"], max_failed, "of the images failed")
 
 
 def _check_installed(config: AnyConfig) -> None:

@@ -1,4 +1,4 @@
-"""Commands of `lucidflux-data` around a set: plan, retry, diff, what-if, explore, report, forget, doctor."""
+"""Commands of `lucidflux-data` around a set: plan, verify, retry, forget, fingerprint, scorers of one's own."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ from pipelines.commands.options import (
     Where,
     allow_setting,
     check_finite,
+    settle,
     writing,
 )
-from pipelines.commands.telling import guide, say_table, tell, tell_json
+from pipelines.commands.telling import again, guide, say_table, tell, tell_json
 
 if TYPE_CHECKING:
     from pipelines.filter.estimate import Machines
@@ -56,6 +57,7 @@ app = typer.Typer()
 
 @app.command("plan")
 def plan_command(
+    ctx: typer.Context,
     source: Sources,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="Cores of the cluster; else of this machine.")] = None,
     num_gpus: Annotated[int, typer.Option(min=0, help="GPUs of the cluster.")] = 0,
@@ -101,7 +103,9 @@ def plan_command(
     settings += allow_setting(allow_uris)
     cores = num_cpus or available_cpus()
     machines = Machines(cores, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
-    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait)
+    here = {"num_cpus": None, "num_gpus": None}  # those of the cluster that was asked about
+    then = again(ctx, "filter", **here, out=out or "RUN")
+    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait, then)
     _run_plan(request, preset, ConfigChanges(config, settings), json_)
 
 
@@ -117,6 +121,7 @@ class PlanRequest:
     gpu_images_per_s: float | None
     out: str | None
     wait: float  # seconds, for a folder that is in use
+    then: str  # the command that is planned
 
 
 def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: bool) -> None:
@@ -146,8 +151,38 @@ def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: 
     tell(prediction, False)
     if left_out:
         typer.echo(f"not predicted, as if nothing fell to it: {', '.join(left_out)}")
-    folder = quote(request.out) if request.out else "RUN"
-    guide(then=[(f"lucidflux-data filter ... --out {folder}", "with the same options; its summary compares")])
+    guide(then=[(request.then, "its summary compares" if request.out else "in earnest")])
+
+
+@app.command("verify")
+def verify_command(
+    run: RunFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild only what is broken.")] = False,
+    num_cpus: NumCpus = None,
+    address: Address = None,
+    executor: ExecutorKind = ExecutorName.local,
+    wait: Wait = 0,
+    json_: Json = False,
+) -> None:
+    """Check counts, hashes and completeness; exit 6 names what is wrong."""
+    from lucidflux_data.pairs.job import is_pairs
+    from lucidflux_data.storage.folder import Folder
+    from pipelines.execution.opening import open_executor
+    from pipelines.execution.progress import Progress
+    from pipelines.filter.repair import verify_run
+    from pipelines.synthesis.verify import verify_pairs
+
+    settle(run)
+    with writing(run, wait, dry_run=not repair), open_executor(executor, num_cpus, 0, address) as started:
+        check = verify_pairs if is_pairs(Folder(run)) else verify_run
+        result = check(Folder(run), deep, repair, started, Progress(quiet=json_))
+    following = (f"lucidflux-data synthesize {quote(run)} --out PAIRS", "LQ/HQ pairs of it")
+    if not deep:
+        following = (f"lucidflux-data verify {quote(run)} --deep", "decodes every image, too")
+    elif is_pairs(Folder(run)):
+        following = (f"lucidflux train --data {quote(run)} --out RUN", "trains on them")
+    tell(result, json_, then=[following])
 
 
 @app.command("retry")
@@ -279,4 +314,6 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
         run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)
     for number in range(len(pool.parts)):
         pool.measure(number, name)  # units of two kinds are refused now, not by the next select
-    tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_)
+    tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_, then=[
+        (f"lucidflux-data select {quote(run)} --where 'COLUMN > VALUE'", "decides by them"),
+    ])  # fmt: skip

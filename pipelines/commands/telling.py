@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -127,6 +127,37 @@ def _setting(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def again(ctx: typer.Context, verb: str | None = None, **other: object) -> str:
+    """The command line of `ctx` as a shell takes it; of another `verb` beside it: with those of its options that this
+    one has, too. `other`: values of parameters in place of those that were given, None for what is left out."""
+    assert ctx.parent is not None, "a verb stands below a program"
+    group: Any = ctx.parent.command
+    target = group.commands[verb] if verb else ctx.command
+    takes = {parameter.name for parameter in target.params}
+    given = {
+        parameter.name: ctx.params[parameter.name]
+        for parameter in ctx.command.params
+        if getattr(ctx.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    }
+    values = {name: value for name, value in {**given, **other}.items() if name in takes and value is not None}
+    words = [ctx.parent.command_path, str(target.name)]
+    for parameter in sorted(target.params, key=lambda each: each.param_type_name != "argument"):
+        if parameter.name in values:
+            words += _as_words(parameter, values[parameter.name])
+    return " ".join(words)
+
+
+def _as_words(parameter: Any, value: Any) -> list[str]:
+    """An argument, or an option with its value, each time that it is given."""
+    many = value if isinstance(value, (list, tuple)) else [value]
+    each = [quote(str(getattr(one, "value", one))) for one in many]
+    if parameter.param_type_name == "argument":
+        return each
+    if isinstance(value, bool):
+        return [(parameter.opts if value else parameter.secondary_opts)[0]]
+    return [word for one in each for word in (max(parameter.opts, key=len), one)]
 
 
 def tell_packed(folder: Folder, summary: dict[str, object], json_: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,7 @@ from pipelines.commands.options import (
     allow_setting,
     settle,
 )
-from pipelines.commands.telling import tell
+from pipelines.commands.telling import again, tell
 
 if TYPE_CHECKING:
     from lucidflux_model.training.config import TrainConfig
@@ -55,6 +56,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
 
 @app.command("train")
 def train_command(
+    ctx: typer.Context,
     data: Data,
     out: Run,
     model: Model = None,
@@ -91,15 +93,15 @@ def train_command(
         from lucidflux_model.training.distributed import is_launched
         from pipelines.training import launch as job
 
-    device = device if num_cpus is None else "cpu"
-    request = job.Request(resolved, tuple(data), out, init, resume, device, wait, data_changed)
-    progress = Progress(json_)
-    processes = num_cpus or num_gpus
+    where = device if num_cpus is None else "cpu"
+    request = job.Request(resolved, tuple(data), out, init, resume, where, wait, data_changed)
+    progress, processes = Progress(json_), num_cpus or num_gpus
     if dry_run:
         from pipelines.training.plan import plan
 
         planned = plan(request, processes or 1, progress)
-        tell({**planned, "config": resolved.model_dump() if json_ else resolved.model_dump_json()}, json_)
+        told = {**planned, "config": resolved.model_dump() if json_ else resolved.model_dump_json()}
+        tell(told, json_, then=[(again(ctx, dry_run=None), "in earnest")])
         return
     settle(*(source for source in data if not source.endswith(".tar") and "*" not in source))
     result: Summary | None
@@ -112,11 +114,20 @@ def train_command(
     else:
         result = job.train_here(request, progress)
     if result is not None:
-        tell(result, json_)
+        tell(result, json_, [result["report"]], _after(result, resolved))
+
+
+def _after(result: Summary, config: TrainConfig) -> list[tuple[str, str]]:
+    model = f"--model {config.model.name}"
+    if config.model.weights:
+        model += f" --weights {quote(config.model.weights)}"
+    restore = f"lucidflux restore PHOTOS --out DIR {model} --trained {quote(result['trained'])}"
+    return [(restore, "restores with it"), (f"lucidflux weights verify {quote(result['run'])}", "its checkpoints")]
 
 
 @app.command("cache")
 def cache_command(
+    ctx: typer.Context,
     pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="A folder of pairs.")],
     kinds: Annotated[str, typer.Option(help="Out of latent, proxy, semantic.")] = "latent,proxy,semantic",
     model: Model = None,
@@ -146,7 +157,11 @@ def cache_command(
     progress = Progress(json_)
     with open_executor(executor, num_cpus, num_gpus, address) as started:
         progress.say(started.description)
-        tell(job.cache(pairs, resolved, resolved.data.cached, device, started, progress, wait), json_)
+        made = job.cache(pairs, resolved, resolved.data.cached, device, started, progress, wait)
+    here = dict.fromkeys(("executor", "num_cpus", "num_gpus", "address"))
+    settings = [*(set_ or []), f"data.cached={kinds}"]
+    train = again(ctx, "train", data=pairs, out="RUN", set_=settings, **here)
+    tell(made, json_, [made["cache"]], [(train, "trains with it")])
 
 
 def _resolved(config: str | None, short: dict[str, str | None], set_: list[str] | None) -> TrainConfig:

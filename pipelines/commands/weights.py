@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -48,7 +50,14 @@ def download_command(
             from lucidflux_model.conversion.download import download
 
         found |= download(out, only or (), _say)
-    tell(found, json_)
+    then = [(f"lucidflux doctor {name}", "tests the metric on photos") for name in metric or ()]
+    if "clipiqa" in (metric or ()):
+        then.append(("lucidflux-data filter PHOTOS --out RUN", "whose cut is by CLIP-IQA"))
+    if out is not None:
+        then.append(
+            (f"lucidflux weights convert {quote(str(out))} --out DIR", "for restore and train, when all are there")
+        )
+    tell(found, json_, [str(out)] if out is not None else [], then)
 
 
 @app.command("convert")
@@ -70,10 +79,15 @@ def convert_command(
 
     quiet_libraries()
     hashes = convert(files, out, model, _say)
-    tell(
-        {"weights": str(out), "files": len(hashes), "next": f"lucidflux restore PHOTOS --out DIR --weights {out}"},
-        json_,
-    )
+    _tell_converted({"weights": str(out), "files": len(hashes)}, out, json_)
+
+
+def _tell_converted(told: Mapping[str, object], folder: Path, json_: bool) -> None:
+    """What was found or made of a folder of converted weights."""
+    place = quote(str(folder))
+    then = [(f"lucidflux restore PHOTOS --out DIR --weights {place}", "restores with them"),
+            (f"lucidflux train --data PAIRS --out RUN --weights {place}", "trains on them")]  # fmt: skip
+    tell(told, json_, [str(folder)], then)
 
 
 @app.command("export")
@@ -98,7 +112,9 @@ def export_command(
     card = write_model_card(folder, out)
     if card is None:
         warn(f"{out.with_name('README.md')} is not of `weights export`: it stays, and the weights have no card")
-    tell({"trained": str(out), **({"card": str(card)} if card else {})}, json_)
+    told = {"trained": str(out), **({"card": str(card)} if card else {})}
+    then = [(f"lucidflux restore PHOTOS --out DIR --weights WEIGHTS --trained {quote(str(out))}", "restores with them")]
+    tell(told, json_, [str(out)], then)
 
 
 @app.command("verify")
@@ -110,7 +126,11 @@ def verify_command(folder: Folder, json_: Json = False) -> None:
         from lucidflux_model.conversion.convert import verify
         from lucidflux_model.training.checkpoints import verify_run
 
-    tell(verify_run(folder) if (folder / "checkpoints").is_dir() else verify(folder), json_)
+    if (folder / "checkpoints").is_dir():
+        export = f"lucidflux weights export {quote(str(folder))} --out lucidflux.safetensors"
+        tell(verify_run(folder), json_, [str(folder)], [(export, "the trained parts of the last one")])
+    else:
+        _tell_converted(verify(folder), folder, json_)
 
 
 @app.command("prompt")
@@ -128,7 +148,9 @@ def prompt_command(
     with needs_extra("model"):
         from lucidflux_model.conversion.convert import compute_prompt
 
-    tell({"prompt": str(out), **compute_prompt(encoders, out)}, json_)
+    told = {"prompt": str(out), **compute_prompt(encoders, out)}
+    convert = f"lucidflux weights convert {quote(str(out.parent))} --out DIR"
+    tell(told, json_, [str(out)], [(convert, "with the other published files beside it")])
 
 
 def _say(line: str) -> None:
@@ -147,7 +169,8 @@ def parity_command(
         from lucidflux_model.conversion.parity import TOLERANCE, parity
 
     errors = parity(folder)
-    tell({name: error if json_ else f"{error:.1e}" for name, error in errors.items()}, json_)
+    told = {name: error if json_ else f"{error:.1e}" for name, error in errors.items()}
+    tell(told, json_, then=[("lucidflux weights verify WEIGHTS", "hashes, keys and shapes of converted weights")])
     over = [name for name, error in errors.items() if not error <= TOLERANCE]
     if over:
         raise VerificationError(

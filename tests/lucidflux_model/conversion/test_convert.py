@@ -25,6 +25,7 @@ from lucidflux_model.inference.loading import load_pipeline
 from lucidflux_model.network.build import MODELS, build_random
 from lucidflux_model.weights.layouts import to_published
 from lucidflux_model.weights.published import layouts_of, save_lucidflux
+from tests.support.commands import next_commands
 
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
 
@@ -331,6 +332,7 @@ def fetch(endpoint: str, out: Path, name: str, offline: str = "0") -> subprocess
 def test_download_resumes_and_checks_the_hash_of_the_hub(hub: str, tmp_path: Path) -> None:
     done = fetch(hub, tmp_path, "lucidflux.pth")
     assert done.returncode == 0, done.stderr
+    assert next_commands(done.stdout) == [f"lucidflux weights convert {tmp_path} --out DIR"]
     assert (tmp_path / "lucidflux.pth").read_bytes() == Hub.content
     assert Hub.etag in done.stdout
     again = fetch(hub, tmp_path, "lucidflux.pth")

@@ -37,6 +37,7 @@ from lucidflux_model.weights.published import save_lucidflux
 from pipelines.restoration.config import RestoreConfig
 from pipelines.restoration.rows import make_work_list
 from pipelines.restoration.unit import encode
+from tests.support.commands import next_commands
 
 torch.set_num_threads(1)  # see tests/lucidflux_model/conftest.py
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
@@ -97,6 +98,9 @@ def outputs(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = restore(inputs, "--out", out, *FAST)
     assert done.returncode == 0, done.stderr
     assert "checks the plumbing, restores nothing" in done.stderr
+    repeat, weights = next_commands(done.stdout)
+    assert repeat == f"lucidflux restore {inputs} --out {out} --model tiny --steps 1 --upscale 1.0"
+    assert weights == "lucidflux weights download --out FILES"
     return out
 
 

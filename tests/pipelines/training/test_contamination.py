@@ -28,6 +28,7 @@ from lucidflux_model.weights.published import load_lucidflux
 from pipelines.bench.making import Place
 from pipelines.bench.own import contaminated_suites
 from tests.support import training
+from tests.support.commands import next_commands
 
 SUITE = "offline-photos"
 SMALL = ("validation.samples=2", "validation.images=1", "validation.steps=1", "validation.every=1", "batch_size=1")
@@ -133,7 +134,9 @@ def test_the_card_beside_an_export_says_what_the_run_recorded(validated: Path, t
 def test_a_marked_pickle_is_read_as_the_published_one(validated: Path, tmp_path: Path) -> None:
     """By part, as the published inference does, and by our loader."""
     path = tmp_path / "new" / "lucidflux.pth"
-    call("weights", "export", validated, "--out", path)
+    done = CliRunner().invoke(cli.app, ["weights", "export", str(validated), "--out", str(path)])
+    (restore,) = next_commands(done.stdout)
+    assert restore.endswith(f"--trained {path}")
     content = torch.load(path, weights_only=True)
     assert content.pop("contaminated") == SUITE
     parts = build_random("tiny", 1, parts=("conditioner", "connector"))
