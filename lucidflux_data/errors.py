@@ -79,9 +79,10 @@ class ImageError(Exception):
 def suggest(name: str, known: Iterable[str], some: int = 12) -> str:
     """The end of a sentence about a name that is not known: "did you mean niqe?", else the first `some` known ones."""
     names = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    small = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), small, n=3, cutoff=0.6)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {' or '.join(small[each] for each in near)}?"
     more = f" and {len(names) - some} more" if len(names) > some else ""
     return f"there are {', '.join(names[:some])}{more}"
 

@@ -27,7 +27,7 @@ from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.report.notes import COMMON_IDS
 from benchmarks.suites.suite import AD_HOC, Suite
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import indented_json, table_bytes
@@ -92,7 +92,8 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
     suite, profile, methods, ids, options = scored.suite, scored.profile, scored.methods, scored.ids, scored.options
     part = options.ids is not None or options.limit
     total = max(suite.count, len(ids)) if suite.ids is None or part else len(suite.ids)
-    groups = {name: names for name, names in (profile.groups | options.groups).items() if _is_asked(names, profile)}
+    groups = profile.groups | options.groups
+    check_groups(groups, profile)
     groups = {name: names for name, names in groups.items() if not _needs_absent(names, scored.not_computed, suite)}
     in_sets = {method.name: evaluate.images_in_sets(method, suite) for method in methods}
     rules = Rules(
@@ -155,12 +156,12 @@ def _ranked_over(board: ScoreBoard, scored: int) -> int:
     return min([scored, *over])
 
 
-def _is_asked(names: tuple[str, ...], profile: Profile) -> bool:
-    asked = {spec.name for spec in profile.metrics}
-    unknown = [name for name in names if name not in asked]
-    if unknown:
-        raise ConfigError(f"--group names {unknown[0]}, which is not among the metrics ({', '.join(sorted(asked))})")
-    return True
+def check_groups(groups: Mapping[str, tuple[str, ...]], profile: Profile) -> None:
+    """ConfigError for a group that names a metric that is not computed here."""
+    asked = sorted(spec.name for spec in profile.metrics)
+    for name in (name for names in groups.values() for name in names):
+        if name not in asked:
+            raise ConfigError(f"--group names {name}, which is not among the metrics: {suggest(name, asked)}")
 
 
 def _needs_absent(names: tuple[str, ...], not_computed: dict[str, str], suite: Suite) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.leaderboard import statistics
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BELOW = "not ranked: images are missing"
 ANY_WIDTH = 10_000
+HEAD_WIDTH = 22  # of a column of names: what is longer wraps
 ARROW = {True: "↓", False: "↑"}
 Cost = Literal["seconds_per_image", "peak_gpu_mb"]
 
@@ -223,20 +224,42 @@ def print_terminal(board: Board) -> None:
 
     console = _console()
     title = Text(show(f"{board['suite']}, {board['profile']}"))
-    left = range(1, len(header(board)) - 1)
-    unbounded = console.options.update_width(ANY_WIDTH)  # else a measure is of what fits
-    while left:  # as many columns at a time as the width takes: none is cut
-        count = len(left)
-        while (
-            count > 1 and console.measure(_table(board, left[:count], title), options=unbounded).maximum > console.width
-        ):
-            count -= 1
-        console.print(_table(board, left[:count], title))
-        left = left[count:]
+    _print_parts(console, lambda columns: _table(board, columns, title), range(1, len(header(board)) - 1))
     for method in order(board):
         console.print(show(f"{method}: {'; '.join(board['flags'].get(method, []))}"), highlight=False, markup=False)
     for line in notes(board):
         console.print(show(line), highlight=False, markup=False)
+
+
+def _print_parts(console: Console, make: Callable[[Sequence[int]], Table], left: Sequence[int]) -> None:
+    """Tables of as many of the columns `left` at a time as the width takes: none is cut."""
+    unbounded = console.options.update_width(ANY_WIDTH)  # else a measure is of what fits
+    while left:
+        count = len(left)
+        while count > 1 and console.measure(make(left[:count]), options=unbounded).maximum > console.width:
+            count -= 1
+        console.print(make(left[:count]))
+        left = left[count:]
+
+
+def _plain_table(title: str, names: Sequence[str], rows: Sequence[Sequence[Text]], heads: int) -> Callable[..., Table]:
+    """Makes a table of the first `heads` columns, which are names, and of those at the positions that it is given."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def make(columns: Sequence[int]) -> Table:
+        table = Table(title=Text(show(title)), title_justify="left")
+        for column in (*range(heads), *columns):
+            name = Text(show(names[column]))
+            if column < heads:
+                table.add_column(name, overflow="fold", max_width=HEAD_WIDTH)
+            else:
+                table.add_column(name, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(row[column] for column in (*range(heads), *columns)))
+        return table
+
+    return make
 
 
 RENDERERS = {"leaderboard.md": markdown, "leaderboard.tex": latex, "leaderboard.csv": csv_text}
@@ -244,12 +267,10 @@ RENDERERS = {"leaderboard.md": markdown, "leaderboard.tex": latex, "leaderboard.
 
 def print_comparison(found: Comparison) -> None:
     """A row for each metric; bold where the difference is significant."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(show(f"A = {found['a']}, B = {found['b']}")), title_justify="left")
-    for name in ("methods", "metric", "n", "A", "B", "A - B", "95%", "p (Holm)", "A wins", "better"):
-        table.add_column(name, justify="left" if name in ("methods", "metric", "better") else "right")
+    names = ("methods", "metric", "n", "A", "B", "A - B", "95%", "p (Holm)", "A wins", "better")
+    lines = []
     for row in found["rows"]:
         methods = row["methods"][0] if row["methods"][0] == row["methods"][1] else " / ".join(row["methods"])
         sure = row["p_holm"] < 0.05
@@ -258,16 +279,16 @@ def print_comparison(found: Comparison) -> None:
         cells += [f"{row['low']:+.3g} to {row['high']:+.3g}", f"{row['p_holm']:.2g}", f"{row['win_rate']:.0%}"]
         told = statistics.least_p(row["n"], len(found["rows"]), resamples=found["resamples"]) < statistics.ALPHA
         cells.append(row["better"].upper() if sure else "tie" if told else "too few images")
-        table.add_row(*(Text(show(cell), style="bold" if sure else "") for cell in cells))
+        lines.append([Text(show(cell), style="bold" if sure else "") for cell in cells])
     console = _console()
-    console.print(table)
+    title = f"A = {found['a']}, B = {found['b']}"
+    _print_parts(console, _plain_table(title, names, lines, 2), range(2, len(names)))
     if found["computed_in_two_ways"]:
         console.print(f"Left out, computed in two ways: {', '.join(found['computed_in_two_ways'])}.", highlight=False)
 
 
 def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict[str, float]) -> None:
     """Published numbers as printed, a table for each paper."""
-    from rich.table import Table
     from rich.text import Text
 
     console = _console()
@@ -277,13 +298,12 @@ def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict
         mine = [row for row in rows if row["source"] == source]
         metrics = list(dict.fromkeys(name for row in mine for name in row["values"]))
         title = f"{suite.published}, {source}: {mine[0]['reference']}"
-        table = Table(title=Text(show(title)), title_justify="left")
-        for name in ("method", *metrics):
-            table.add_column(name, justify="left" if name == "method" else "right")
-        for row in mine:
-            values = (f"{row['values'][m]:g}" if m in row["values"] else "" for m in metrics)
-            table.add_row(Text(show(row["method"])), *values)
-        console.print(table)
+        lines = [
+            [Text(show(row["method"])), *(Text(f"{row['values'][m]:g}" if m in row["values"] else "") for m in metrics)]
+            for row in mine
+        ]
+        names = ("method", *metrics)
+        _print_parts(console, _plain_table(title, names, lines, 1), range(1, len(names)))
     if rows and not suite.same_protocol:
         console.print(f"Not comparable with outputs on {suite.name}: {suite.crop}.", highlight=False)
     elif rows:

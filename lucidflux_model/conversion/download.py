@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lucidflux_data.errors import ConfigError, InputError, VerificationError
+from lucidflux_data.errors import ConfigError, InputError, VerificationError, suggest
 from lucidflux_model.weights.files import file_sha256
 
 
@@ -45,7 +45,7 @@ def download(out: Path, only: Iterable[str] = (), say: Callable[[str], None] = p
     wanted = list(only) or list(FILES)
     unknown = [name for name in wanted if name not in FILES]
     if unknown:
-        raise ConfigError(f"{', '.join(unknown)} is not a published file: {', '.join(FILES)}")
+        raise ConfigError(f"{unknown[0]} is not a published file: {suggest(unknown[0], FILES)}")
     hashes = {}
     for name in wanted:
         file = FILES[name]

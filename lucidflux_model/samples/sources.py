@@ -112,7 +112,7 @@ def open_pairs(
     for source in sources:
         url = absolute_url(source)
         if url.startswith("file://") and not any(mark in source for mark in "*?[{#") and not Folder(url).exists():
-            raise InputError(f"{source} is not there")
+            raise InputError(f"{source.removeprefix('file://')} is not there")
     if online is not None:
         return OnlinePairs(sources, online, seed, settings)
     return open_shards(sources, index, look, keep)

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lucidflux_data.config import Section, resolve
 from lucidflux_data.degradation.config import PRESETS
+from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.storage.config import StorageConfig
 
 CACHED = ("latent", "proxy", "semantic")  # what samples/cached.py can keep; that module imports torch
@@ -208,4 +209,7 @@ def make_train_config(file: str | None, settings: list[str]) -> TrainConfig:
     if file is not None and not os.path.exists(file) and (ours / f"{file.removesuffix('.toml')}.toml").is_file():
         with resources.as_file(ours / f"{file.removesuffix('.toml')}.toml") as path:
             return resolve(TrainConfig, {}, str(path), settings)
+    if file is not None and not os.path.exists(file):
+        names = sorted(path.name.removesuffix(".toml") for path in ours.iterdir() if path.name.endswith(".toml"))
+        raise ConfigError(f"--config {file} is neither a file nor one of ours: {suggest(file, names)}")
     return resolve(TrainConfig, {}, file, settings)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.environment import commit, versions
 from benchmarks.methods.method_file import MethodFile
+from lucidflux_data.config import resolve
 from lucidflux_data.errors import ConfigError, needs_extra
 from lucidflux_data.images import upsample_lq
 from pipelines.bench.making import Make, Place, Upscale, resize_all, restore_all
@@ -87,7 +88,7 @@ def _weights(model: str, place: Place) -> str:
     with needs_extra("model"):
         from lucidflux_model.inference.config import ModelConfig, weights_digest
 
-    return weights_digest(ModelConfig(name=model, weights=place.weights, trained=place.trained))
+    return weights_digest(resolve(ModelConfig, {"name": model, "weights": place.weights, "trained": place.trained}))
 
 
 def lanczos(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def eval_command(
     """Score folders of images, rank them, and write tables and a page."""
     from benchmarks import evaluation
     from benchmarks.methods import submission
-    from benchmarks.report.results import Options
+    from benchmarks.report.results import Options, check_groups
     from benchmarks.suites import suite as suites
     from benchmarks.suites.ids import read_pattern
     from lucidflux_data.storage.folder import Folder
@@ -126,6 +126,7 @@ def eval_command(
     device = "cuda" if num_gpus else "cpu"
     named, pattern = _named_ids(ids, limit), read_pattern(id_pattern)
     options = Options(allow_partial, named, min_images, test, resamples, limit, device, _groups(group or []))
+    check_groups(options.groups, chosen)
     methods = submission.find_methods(outputs, pattern)
     places = evaluation.Places(inputs, gt, pattern, allow_partial, named)
     over = evaluation.choose_suite(suite, suites.suites_folder(suites_dir), methods, places)

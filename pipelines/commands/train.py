@@ -154,6 +154,7 @@ def cache_command(
 
     quiet_libraries()
     settle(pairs)
+    job.check(pairs, resolved)  # before a cluster is started
     progress = Progress(json_)
     with open_executor(executor, num_cpus, num_gpus, address) as started:
         progress.say(started.description)

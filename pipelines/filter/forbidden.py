@@ -82,7 +82,7 @@ _NOWHERE = "{item} is neither a folder nor a fingerprint file nor a suite with o
 
 
 def _near_suites(item: str) -> str:
-    near = difflib.get_close_matches(item, suite_names(), n=1)
+    near = difflib.get_close_matches(item.lower(), suite_names(), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -15,7 +15,7 @@ from lucidflux_data.audit import decoders, strays
 from lucidflux_data.audit import doubts as earlier
 from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.audit.forget import finish_forgetting
-from lucidflux_data.errors import ConfigError, ImageError, InputError, VerificationError
+from lucidflux_data.errors import ConfigError, ImageError, InputError, VerificationError, suggest
 from lucidflux_data.iqa.checks import SIDE_PX, device_drift, examine
 from lucidflux_data.iqa.metrics import load_metric, lower_is_better
 from lucidflux_data.isolation import pixels_apart
@@ -64,7 +64,8 @@ def retry(folder: Folder, statuses: list[str], executor: Executor, progress: Pro
     """
     for status in statuses:
         if status not in records.FAILURES:
-            raise ConfigError(f"--status {status} is no failure: choose among {', '.join(records.FAILURES)}")
+            known = suggest(status, records.FAILURES, len(records.FAILURES))
+            raise ConfigError(f"--status {status} is no failure: {known}")
     again = select_again(runs.read_basic(folder), statuses)
     config = _measure_again(folder, again, executor, progress)
     after = runs.read_basic(folder, ["status"])["status"].to_numpy(zero_copy_only=False)

@@ -69,6 +69,13 @@ class CacheShard:
         return SimpleNamespace(**{name: part.requires_grad_(False).to(place) for name, part in parts.items()})
 
 
+def check(pairs: str, config: TrainConfig) -> None:
+    """What `cache` would raise before it works: for pairs that are not there, a model that cannot be had."""
+    configure(config.storage.model_dump())
+    open_shards([pairs], Folder(pairs))
+    base_digest(config)
+
+
 def cache(
     pairs: str,
     config: TrainConfig,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import DryRun, Json, NumCpus, Wait, settle, writing
-from pipelines.commands.telling import guide, say_table, tell, tell_json
+from pipelines.commands.telling import again, guide, say_table, tell, tell_json
 from pipelines.execution.human import human_bytes
 
 app = typer.Typer()
@@ -60,6 +60,7 @@ def card_command(
 
 @app.command("push")
 def push_command(
+    ctx: typer.Context,
     folder: Set_,
     to: Annotated[str, typer.Option(metavar="hf://datasets/OWNER/NAME", help="The repository, new or there.")],
     revision: Annotated[str, typer.Option(metavar="BRANCH", help="Made where it is not there.")] = "main",
@@ -97,7 +98,7 @@ def push_command(
                 tell_json(told)
                 return
             say_table([[file.name, human_bytes(file.bytes)] for file in files])
-            guide(then=[("the same command without --dry-run", "sends them")])
+            guide(then=[(again(ctx, dry_run=None), "sends them")])
             return
         pushed = push(place, files, destination, progress.say)
     tell({name: value for name, value in pushed.items() if name != "page" or json_}, json_, [pushed["page"]])
