@@ -15,7 +15,7 @@ import yaml
 
 pytest.importorskip("mkdocstrings")
 
-from docs.hooks import commands, pages, settings
+from docs.hooks import commands, docstrings, pages, settings
 from lucidflux_data.config import setting_names
 from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.selection.config import FilterConfig
@@ -146,6 +146,16 @@ def test_every_command_and_option_of_the_help_is_on_the_page() -> None:
 def mentioned(section: str) -> set[str]:
     """Options that help texts speak of, as in "ray with --address"."""
     return set(re.findall(r"--[a-z][a-z-]+", section))
+
+
+def test_docstrings_become_lists_and_code(site: Path) -> None:
+    text = """Does it.\n\npath: where\nit is. other: no.\nsize: px\nRaises X.\n\n>>> f(1)\n2\n\nEnd: so.\n>>> g()"""
+    told = docstrings.to_markdown(text, {"path", "size"})
+    items = "\n\n- `path`: where\n  it is. other: no.\n- `size`: px\n\nRaises X.\n"
+    assert told == f"Does it.\n{items}\n\n```pycon\n>>> f(1)\n2\n```\n\nEnd: so.\n\n```pycon\n>>> g()\n```"
+    page = (site / "reference" / "api.html").read_text()
+    assert "<blockquote>" not in page
+    assert "<li><code>on_error</code>:" in page
 
 
 @pytest.mark.parametrize("package", ["lucidflux_data", "lucidflux_model", "benchmarks"])
