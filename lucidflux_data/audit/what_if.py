@@ -76,17 +76,17 @@ def try_settings(folder: Folder, config: FilterConfig, settings: Sequence[str]) 
 
 def describe_trial(trial: Trial, settings: Sequence[str], now: ledger.Counts) -> Tried:
     """A selection that was tried, beside the counts `now`."""
-    metric = trial.config.iqa.metric
-    waiting = trial.missing.get(metric, np.zeros(0, np.int64))
-    measures = [rows for name, rows in trial.missing.items() if name != metric]
+    missing, metric = trial.missing.rows, trial.config.iqa.metric
+    waiting = missing.get(metric, np.zeros(0, np.int64))
+    measures = [rows for name, rows in missing.items() if name != metric]
     unmeasured = np.unique(np.concatenate(measures)) if measures else np.zeros(0, np.int64)
-    alive = int((ledger.find_survivors(trial.pool, trial.config, scored=False) == records.KEPT).sum())
-    tried: Tried = {"settings": list(settings), "now": now, "then": None, "survivors": alive, "kept": 0,
-                    "scores_to_compute": len(waiting), "measures_to_take": len(unmeasured)}  # fmt: skip
-    if not trial.missing:
+    tried: Tried = {"settings": list(settings), "now": now, "then": None, "survivors": trial.missing.survivors,
+                    "kept": 0, "scores_to_compute": len(waiting), "measures_to_take": len(unmeasured)}  # fmt: skip
+    if not missing:
         then = ledger.count_codes(trial.decided[0])
         return tried | {"then": then, "kept": then["kept"]}
-    tried["kept"] = _count_surely_kept(trial.pool, trial.config, np.union1d(waiting, unmeasured))
+    if not trial.missing.where_waits:
+        tried["kept"] = _count_surely_kept(trial.pool, trial.config, np.union1d(waiting, unmeasured))
     return tried
 
 

@@ -1,7 +1,7 @@
 """Rules that are tried on the scores that exist, and the run that is written of what they decide. No image is read.
 
 trial = try_rules(folder, config)      what `select` with these rules would decide of
-trial.missing                          the measures that it would take first; none: the decision is its own
+trial.missing.rows                     the measures that it would take first; none: the decision is its own
 trial.decide(), trial.make_ledger()    what it decides
 """
 
@@ -31,14 +31,24 @@ OTHER_SCORES = "these settings change the scores: start a new run with `score` o
 
 
 @dataclass(frozen=True)
+class Missing:
+    """`rows`: int64 candidates of whom a measure is missing, by measure (`firewall`, `history`, the metric), none that
+    is empty; `survivors`: of all rules but the cut, as far as they can be asked; `where_waits`: --where cannot be."""
+
+    rows: Mapping[str, np.ndarray]
+    survivors: int
+    where_waits: bool
+
+
+@dataclass(frozen=True)
 class Trial:
-    """A selection that is tried. `config`: with the lists of what was forgotten; `missing`: see `find_missing`."""
+    """A selection that is tried. `config`: with the lists of what was forgotten."""
 
     folder: Folder
     run: FilterRun
     config: FilterConfig
     pool: Pool
-    missing: Mapping[str, np.ndarray]
+    missing: Missing
 
     @cached_property
     def decided(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -61,9 +71,11 @@ def try_rules(folder: Folder, config: FilterConfig) -> Trial:
     return Trial(folder, run, config, pool, find_missing(pool, config))
 
 
-def find_missing(pool: Pool, config: FilterConfig) -> dict[str, np.ndarray]:
-    """int64 rows of candidates about which a measure in force would have to say more, by the measure: `firewall`,
-    `history`, the quality metric. Rows that are out whatever it says are left out, and so are measures without rows."""
+def find_missing(pool: Pool, config: FilterConfig) -> Missing:
+    """About whom a measure in force would have to say more, and how many survive what can be decided without the cut.
+
+    Rows that are out whatever a measure says are left out. A --where that reads a measure which is missing waits.
+    """
     codes = rules.cheap_codes(pool, config)
     lacking: dict[str, np.ndarray] = {}
     if config.select.forbid:
@@ -73,21 +85,17 @@ def find_missing(pool: Pool, config: FilterConfig) -> dict[str, np.ndarray]:
     if rules.needs_history(config):
         lacking[rules.HISTORY] = is_kept(codes) & ~pool.measured(rules.HISTORY)
         rules.apply_history(codes, pool, config)
-    waits = np.zeros(len(codes), bool)
-    for measure, rows in lacking.items():
-        if _where_reads(pool, config, measure):
-            waits |= rows
-    if config.iqa.metric not in columns_of(config.select.where or "true"):
-        decided = codes.copy()
-        rules.apply_where(decided, pool, config)
-        codes = np.where(waits, codes, decided)
+    where_waits = any(rows.any() and _where_reads(config, measure) for measure, rows in lacking.items())
+    if not where_waits and config.iqa.metric not in columns_of(config.select.where or "true"):
+        rules.apply_where(codes, pool, config)
     found = {measure: rows & is_kept(codes) for measure, rows in lacking.items()}
     if config.iqa.metric != "none":
         found[config.iqa.metric] = (codes == KEPT) & ~pool.measured(config.iqa.metric)
-    return {measure: np.flatnonzero(rows) for measure, rows in found.items() if rows.any()}
+    rows = {measure: np.flatnonzero(where) for measure, where in found.items() if where.any()}
+    return Missing(rows, int((codes == KEPT).sum()), where_waits)
 
 
-def _where_reads(pool: Pool, config: FilterConfig, measure: str) -> bool:
+def _where_reads(config: FilterConfig, measure: str) -> bool:
     """Whether --where names a column that the measure gives: then it cannot speak before the measure does."""
     names = set(columns_of(config.select.where or "true"))
     own = {"leak_tiles", "leak_bits"} if measure == firewall.FIELD else set(rules.HISTORY_COLUMNS)

@@ -159,7 +159,7 @@ class Run:
         True
         """
         trial = self._try(settings, options)
-        for measure, rows in trial.missing.items():
+        for measure, rows in trial.missing.rows.items():
             raise ConfigError(
                 f"{len(rows):,} images of {self.folder} have no {_say_measure(measure, trial.config)}: "
                 f"`lucidflux-data select {self.folder}` with these settings takes it"
