@@ -1,0 +1,53 @@
+"""The notebooks of examples/ run from the first cell to the last, and are kept without what a machine made of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.support.paths import ROOT
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+# What a cell must show, by the place of its cell among those with code.
+SHOWN = {
+    "curate.ipynb": {
+        2: "candidates</td>",
+        4: "<figure>",
+        5: "min_laplacian_variance",
+        6: "nothing written",
+        8: "shards",
+    },
+    "rank_and_train.ipynb": {2: "pairs:", 4: "steps, loss 0.", 5: "psnr ↑", 6: "small"},
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    (tmp_path / "here").mkdir()
+    notebook = nbformat.read(path, as_version=4)
+    place = {"metadata": {"path": tmp_path / "here"}}
+    client = NotebookClient(notebook, timeout=200, kernel_name="python3", resources=place)
+    client.execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for place, told in SHOWN[path.name].items():
+        assert told in str(code[place].outputs), code[place].source
