@@ -31,6 +31,7 @@ from lucidflux_model.training.model import VelocityModel
 from lucidflux_model.training.objective import draw, sigma_bins, velocity_losses
 from lucidflux_model.training.optimizer import MovingAverage, learning_rate, make_optimizer
 from lucidflux_model.training.progress.log import Speed, Step, TrainLog, Validated
+from lucidflux_model.training.progress.stopping import StopAsked, Stopping
 from lucidflux_model.training.progress.trackers import Trackers
 from lucidflux_model.training.progress.validation import Validation
 from lucidflux_model.training.run_file import starts_epoch
@@ -64,6 +65,7 @@ class Trainer:
     say: Callable[[str], None] = print
     on_step: Callable[[Step], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False  # asked after every step: end with a checkpoint
+    stopping: Stopping = field(default_factory=Stopping)  # what a signal does meanwhile
     leaving: Callable[[], bool] = lambda: False  # asked after every step: a node will be taken away, save once
 
     def __post_init__(self) -> None:
@@ -78,8 +80,12 @@ class Trainer:
 
     def fit(self, resume: bool) -> Progress:
         """To the last step. Raises Interrupted after a signal, InputError when the data or the numbers go bad."""
-        if resume and (path := latest(self.run)) is not None:
-            self._load(path)
+        with self.stopping.working():  # torch takes whatever is raised in its loading for a damaged checkpoint
+            if resume and (path := latest(self.run)) is not None:
+                self._load(path)
+            return self._fit()
+
+    def _fit(self) -> Progress:
         log = self._open_log() if self.runtime.main else None
         try:
             batches = self._batches()
@@ -162,13 +168,16 @@ class Trainer:
         trouble: LucidFluxError | None = None
         self._started = time.perf_counter()
         try:
-            for _ in range(self.share.pieces):
-                found.append(next(batches))
+            with self.stopping.waiting():
+                for _ in range(self.share.pieces):
+                    found.append(next(batches))
             self._waited = time.perf_counter() - self._started
             for validation in validations:
                 validation.load()
         except LucidFluxError as error:
             trouble = error
+        except StopAsked:
+            trouble = Interrupted("")  # all that there is to say is where it stopped
         self._stop_where(trouble)
         self._started = time.perf_counter() - self._waited  # what is validated is no part of the step
         return found
@@ -185,7 +194,8 @@ class Trainer:
             self.checkpoints.save(self._state(), asdict(self.progress))
         reason = str(error).removesuffix(": repeat the command to resume")
         goes_on = ": --resume goes on" if isinstance(error, Interrupted) else ""
-        raise make_error(error.exit_code, f"{reason}; stopped after step {step}, checkpoint {self._last()}{goes_on}")
+        why = f"{reason}; " if reason else ""
+        raise make_error(error.exit_code, f"{why}stopped after step {step}, checkpoint {self._last()}{goes_on}")
 
     def _losses(self, batch: Batch, last: bool) -> tuple[Tensor, Tensor]:
         """Losses and sigmas of a piece, B each; adds its gradient."""

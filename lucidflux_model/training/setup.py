@@ -44,6 +44,7 @@ from lucidflux_model.training.model import (
 )
 from lucidflux_model.training.progress.log import Step
 from lucidflux_model.training.progress.report import REPORT, make_report
+from lucidflux_model.training.progress.stopping import Stopping
 from lucidflux_model.training.progress.validation import EPOCH, Validation, choose
 from lucidflux_model.training.run_file import Claim, Data, changes_of, check_split, claim_run
 from lucidflux_model.weights import published as weights
@@ -78,12 +79,13 @@ def train(
     leaving: Callable[[], bool] = lambda: False,
     data_changed: bool = False,
     warn: Callable[[str], None] = lambda _: None,
+    stopping: Stopping | None = None,
 ) -> Summary:
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
     `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
-    `data_changed`: whether a run may go on with other data than before. `warn`: gets a sentence for each part of
-    the data that could not be listed as a whole; run.json has it, too.
+    `data_changed`: whether a run may go on with other data than before. `warn`: is told what of the data could not be
+    listed as a whole; run.json has it, too. `stopping`: raises StopAsked up to the first step.
     """
     check_run(config, out, init, resume, data_changed)
     configure(config.storage.model_dump())
@@ -113,14 +115,16 @@ def train(
         say(f"{len(training):,} pairs of {sizes} to train on, {len(held):,} held out, {runtime.world} process(es)")
     parallel = Parallel(model, runtime, config.parallel, config.shard_frozen)
     trainer = Trainer(config, out, runtime, parallel, dataset, share, say=say, on_step=on_step)
-    trainer.stop, trainer.leaving = stop, leaving
+    trainer.stop, trainer.leaving, trainer.stopping = stop, leaving, stopping or Stopping()
     trainer.validations = make_validations(trainer, source, held, suites)
     trainer.progress.contaminated = mark_of_run(out)
     if runtime.main and trainer.progress.contaminated:
         say(f"contaminated: validated on {', '.join(trainer.progress.contaminated)}; leaderboards will say so")
     peak = peak_flops(runtime.device)
     trainer.work = (useful_flops(config.model.name, *source.size), peak) if peak else None
-    return finish(trainer, trainer.fit(resume))
+    progress = trainer.fit(resume)
+    with trainer.stopping.working():
+        return finish(trainer, progress)
 
 
 def open_source(

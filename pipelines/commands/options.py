@@ -129,6 +129,8 @@ def settle(*folders: str) -> None:
     from lucidflux_data.storage.lease import hold
 
     for folder in map(Folder, folders):
+        if folder.url.startswith(("http://", "https://")):  # nothing of ours is written there
+            continue
         if is_left(folder) or is_half_done(folder):
             with hold(folder, SETTLE_WAIT_S):
                 if is_half_done(folder):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lucidflux_data.storage.folder import Folder
 
 LABELS = {"wall_hours": "wall time", "core_hours": "core time", "gpu_hours": "GPU time", "wall_seconds": "phases"}
+COUNTED = ("failed", "rejected", "ignored_by", "left_out")  # by reasons, one of which is too_many_bytes
 NO_RULES = ("decode", "measures", "shards", "storage", "workers")  # sections that decide nothing of a selection
 
 
@@ -65,12 +66,12 @@ def say_value(name: str, value: object) -> str:
         return ", ".join(say_value(name, each) for each in value) or "none"
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return str(value)
-    words = name.replace(".", "_").split("_")
+    words = [] if name.partition(".")[0] in COUNTED else name.replace(".", "_").split("_")
     if "bytes" in words:
         return human_bytes(value)
     if "hours" in words:
         return human_seconds(3600 * value)
-    if "seconds" in words or words[-1] == "s":
+    if "seconds" in words or words[-1:] == ["s"]:
         return human_seconds(value)
     return f"{value:,}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 

@@ -33,7 +33,7 @@ from lucidflux_data.sources.counts import describe_ignored
 from lucidflux_data.sources.listing import Candidate
 from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage import run_folder
-from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.folder import Folder, trust_sources
 from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.journal import STAGE, Rewriting, settle
 from lucidflux_data.storage.run_folder import forgotten_keys
@@ -115,6 +115,7 @@ def pointer(row: PairInput, asked: tuple[str, ...], crc32: int) -> pairs.Pointer
 
 def check_sources(asked: list[str]) -> None:
     """Checks the sources before anything is written. Raises ConfigError or InputError."""
+    trust_sources(asked)
     found = [source for source in asked if Folder(source).exists(shards.MANIFEST)]
     if found and len(asked) > 1:
         raise ConfigError("give either one run of the filter, or other sources")

@@ -19,6 +19,7 @@ from lucidflux_data.storage.lease import hold
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import launch, launch_line, open_runtime
 from lucidflux_model.training.progress.log import Step
+from lucidflux_model.training.progress.stopping import StopAsked, Stopping
 from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress, warn
 
 if TYPE_CHECKING:
@@ -46,11 +47,15 @@ class Request:
 def train_here(request: Request, progress: Progress) -> Summary | None:
     """In this process, alone or as one of torchrun's. The summary, from process 0."""
     try:
-        with catching_signals() as stop, _held(request):
-            return _train_here(request, progress, stop)
+        with catching_signals() as stopping, _held(request):
+            return _train_here(request, progress, stopping)
+    except StopAsked:
+        if int(os.environ.get("RANK", 0)) > 0:
+            sys.exit(Interrupted.exit_code)
+        raise Interrupted("stopped before a step was made: repeat the command") from None
     except LucidFluxError as error:
         if int(os.environ.get("RANK", 0)) > 0:
-            if isinstance(error, Interrupted) and stop():
+            if isinstance(error, Interrupted) and stopping.is_asked():
                 sys.exit(error.exit_code)
             time.sleep(SECONDS_FOR_THE_FIRST)
         raise
@@ -66,7 +71,7 @@ def _held(request: Request) -> contextlib.AbstractContextManager[None]:
     return hold(Folder(request.out), request.wait_s, new=True)
 
 
-def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) -> Summary | None:
+def _train_here(request: Request, progress: Progress, stopping: Stopping) -> Summary | None:
     from lucidflux_model.inference.loading import quiet_libraries
     from lucidflux_model.training.setup import train
 
@@ -83,9 +88,10 @@ def _train_here(request: Request, progress: Progress, stop: Callable[[], bool]) 
                 request.resume,
                 quiet.say,
                 on_step,
-                stop,
+                stopping.is_asked,
                 data_changed=request.data_changed,
                 warn=warn,
+                stopping=stopping,
             )
         return result if runtime.main else None
 
@@ -107,18 +113,18 @@ def launch_processes(request: Request, processes: int, on_gpus: bool, progress: 
 
 
 @contextlib.contextmanager
-def catching_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C ask for a stop at the end of the step; a second Ctrl-C does not wait."""
-    asked: list[int] = []
+def catching_signals() -> Iterator[Stopping]:
+    """SIGTERM and Ctrl-C ask for a stop; a second Ctrl-C does not wait."""
+    stopping = Stopping()
 
     def ask(number: int, _: Any) -> None:
-        if asked and number == signal.SIGINT:
+        if stopping.is_asked() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(number)
+        stopping.ask()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(asked)
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

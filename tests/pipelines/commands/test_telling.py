@@ -48,6 +48,7 @@ def test_a_name_tells_the_unit() -> None:
     assert telling.say_value("wall_hours", 1.5) == "1 h 30 min"
     assert telling.say_value("predicted", {"kept": 12345, "bytes_out": 2000}) == "kept 12,345, bytes_out 2.00 kB"
     assert telling.say_value("slowest_unit_s", 12.0) == "12 s"
+    assert telling.say_value("failed", {"too_many_bytes": 3, "missing": 1200}) == "too_many_bytes 3, missing 1,200"
 
 
 def test_the_last_column_wraps_and_nothing_is_cut(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

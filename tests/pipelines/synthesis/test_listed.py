@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.folder import SETTINGS, Folder, configure
 from lucidflux_data.storage.run_folder import read_about
+from pipelines.commands.options import settle
 from pipelines.execution.progress import take_warnings
+from pipelines.synthesis.job import check_sources
 from tests.support.here import run_synthesize
 from tests.support.odd_sources import jpeg, tar_bytes, write
+from tests.support.stock import serve
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +43,15 @@ def test_the_sum_holds_and_warnings_are_said_again(photos: Path, tmp_path: Path)
     again = run_synthesize(photos, tmp_path / "pairs", *settings)
     assert again == first
     assert take_warnings() == told, "on resuming, too"
+
+
+def test_a_server_of_ones_own_network_is_a_source(tmp_path: Path) -> None:
+    before = dict(SETTINGS)
+    write(tmp_path / "a.jpg", jpeg(1, 120, 110))
+    with serve(tmp_path) as (url, _):
+        settle(url)
+        check_sources([url])
+        summary = run_synthesize(f"{url}/a.jpg", tmp_path / "pairs", "degrade.size=96", "variants=1")
+    assert (summary["used"], summary["failed"]) == (1, {})
+    SETTINGS.update(before)
+    configure({})

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -316,3 +318,43 @@ def test_what_the_listing_of_clean_images_warns_of_is_said_and_recorded(
     assert (code, f"warning: {told}\n" in err, "1 images are left out: 1 truncated" in err) == (0, True, True), err
     listed = json.loads((out / "run.json").read_text())["listed"]
     assert listed == {"warnings": [told], "ignored_by": {"damaged_files": 1}, "left_out": {"truncated": 1}}
+
+
+def test_a_signal_does_not_wait_for_data_that_do_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """In the middle of a batch, and before the first step; what was reached is kept."""
+    photos, out = training.make_photos(tmp_path / "photos"), tmp_path / "run"
+    answers, ended = [10**6], threading.Event()
+
+    class Stalling(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+        def do_GET(self) -> None:
+            if self.path.endswith((".png", ".jpg")):
+                answers[0] -= 1
+                if answers[0] == 0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if answers[0] <= 0:
+                    ended.wait(100)
+            super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Stalling, directory=str(photos))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        online = ["--set", "data.online=realesrgan-x4", "--set", "data.online_settings=size=96"]
+        asked = ["train", "--data", url, *command(photos, out)[4:], *online, "--resume"]
+        code, err = called([*asked, "--set", "steps=1"], monkeypatch, capsys)
+        assert code == 0, err
+        before = training.lines(out)
+        for answer, told in (
+            (3, "stopped before a step was made: repeat the command"),
+            (9, "stopped after step 1, checkpoint step-00000001: --resume goes on"),
+        ):
+            answers[0] = answer  # the first six are the headers
+            code, err = called([*asked, "--set", "steps=9"], monkeypatch, capsys)
+            assert (code, err.splitlines()[-1]) == (5, f"error: {told}")
+            assert training.lines(out) == before
+        ended.set()
+        server.shutdown()
