@@ -87,6 +87,8 @@ lock:  ## Make the locks of requirements/ again, with the newest versions
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python requirements/make_lock.py demo > requirements/demo-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py demo,model,realesrgan > requirements/demo-full-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py cluster,s3,gcs,formats,hub > requirements/cluster-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py cluster,s3,gcs,formats,hub,clip,model,networks > requirements/cuda-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py docs > requirements/docs-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py all > requirements/dev-py311.txt
 	rm -rf $(VENV)-lock

@@ -11,7 +11,9 @@ from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
 
-EXTRAS = {"demo": ("demo",), "demo-full": ("demo", "model", "realesrgan"), "docs": ("docs",), "dev": ("all",)}
+NODE = ("cluster", "s3", "gcs", "formats", "hub")  # of the images
+EXTRAS = {"demo": ("demo",), "demo-full": ("demo", "model", "realesrgan"), "docs": ("docs",), "dev": ("all",),
+          "cluster": NODE, "cuda": (*NODE, "clip", "model", "networks")}  # fmt: skip
 LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:[0-9a-f]{64}")
 
 

@@ -119,7 +119,8 @@ class RayExecutor:
             counts.close()
 
     def each_node(self, job: Job) -> list[Any]:
-        """`job` once on every node of a joined cluster, in order of the nodes' ids; [] on a private one."""
+        """`job` once on every node of a joined cluster that can run a unit, in order of the nodes' ids; [] on a private
+        one. A node without CPUs, as a head may be, runs none. ConfigError where all are so."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -127,7 +128,10 @@ class RayExecutor:
 
         if not self.joined:
             return []
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        if not able:
+            raise ConfigError("no node of the Ray cluster has a CPU: `ray start --address HEAD:PORT` adds one that has")
+        nodes = sorted(node["NodeID"] for node in able)
         pool = TaskPool(pack(job), None, self.num_cpus, own_path())
         placed = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
         named = [Unit(f"node-{node[:12]}", 0, None) for node in nodes]

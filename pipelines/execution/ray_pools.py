@@ -51,6 +51,8 @@ def check_token(address: str) -> None:
             stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
             stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=10)
             channel.close()
+    except ConnectionError:  # nothing runs here, where the address is `auto`: ray.init says so
+        return
     except AuthenticationError:
         raise ConfigError(f"RAY_AUTH_MODE is token and there is no token: set {token}") from None
     except grpc.RpcError as error:

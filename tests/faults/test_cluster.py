@@ -83,6 +83,11 @@ def test_preflight_speaks_of_each_node(
         assert "preflight: 3 nodes" in capsys.readouterr().err
         with pytest.raises(ConfigError, match=r"node .*: .*nowhere is not there"):
             preflight(executor, ["file:///nowhere"], Folder(str(tmp_path / "run")), "none", Progress())
+        idle = cluster.add_node(num_cpus=0, **cluster.memory)  # as the head of docs/cluster.md: it runs no unit
+        cluster.wait_for_nodes()
+        preflight(executor, [f"file://{photos}"], Folder(str(tmp_path / "run")), "none", Progress())
+        assert "preflight: 3 nodes" in capsys.readouterr().err
+        cluster.remove_node(idle)
 
 
 @pytest.mark.slow
@@ -339,6 +344,16 @@ def test_an_address_where_nobody_listens_is_a_sentence(photos: Path, tmp_path: P
     gone = data_command("filter", photos, "--out", tmp_path / "other", "--preset", "demo", "--address", "127.0.0.1:9")
     assert gone.returncode == 2
     assert "no Ray cluster could be joined at 127.0.0.1:9" in gone.stderr
+
+
+def test_no_cluster_to_join_is_a_sentence(photos: Path, tmp_path: Path, data_command) -> None:
+    from ray._private.services import find_gcs_addresses
+
+    if find_gcs_addresses():
+        pytest.skip("a Ray cluster runs on this machine, and `auto` would join it")
+    gone = data_command("filter", photos, "--out", tmp_path / "run", "--preset", "demo", "--address", "auto")
+    assert gone.returncode == 2
+    assert "no Ray cluster could be joined at auto" in gone.stderr
 
 
 def test_the_file_for_ray_up_is_one() -> None:

@@ -97,7 +97,7 @@ def check_command(command: str, folder: Path) -> None:
     words = words[next((i for i, word in enumerate(words) if "=" not in word), 0) :]
     own = next((number for number, word in enumerate(words) if word in PROGRAMS), None)
     if own is not None:
-        assert words[0] in (*PROGRAMS, "ray", "torchrun"), f"{words[0]} starts no command of ours"
+        assert words[0] in (*PROGRAMS, "docker", "ray", "torchrun"), f"{words[0]} starts no command of ours"
         check_words(words[own:])
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
