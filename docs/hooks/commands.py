@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from pipelines.commands.filter import app as data_app
 APPS = {"lucidflux": cli.app, "lucidflux-data": data_app}
 
 
+@cache
 def read_program(name: str) -> Any:
     """The click command of a program."""
     return typer.main.get_command(APPS[name])
