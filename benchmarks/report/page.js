@@ -70,7 +70,7 @@ function fillImages() {
     const line = document.createElement("tr");
     line.className = "pick";
     line.tabIndex = 0;
-    line.dataset.id = row.id;
+    line.dataset.id = line.title = row.id;
     for (const v of [row.id, ...row.values, row.spread, row.gain, ...(CONFLICT ? [row.disagreement] : [])]) {
       const cell = document.createElement("td");
       cell.textContent = typeof v === "string" ? v : shown(v);
@@ -140,7 +140,7 @@ function drawScores(place) {
     height: 46 + 30 * methods.length,
     scales: { x: { time: false, range: [low - pad, high + pad] }, y: { dir: -1, range: [-0.6, methods.length - 0.4] } },
     series: [{}, ...methods.map((label) => ({ label, paths: () => null, stroke: () => House.colour("--blue"),
-      points: { show: true, size: 6, width: 0, fill: () => House.colour("--blue") + "80" } }))],
+      points: { show: true, size: 6, width: 0, fill: () => House.colour("--blue") + "a0" } }))],
     axes: [House.axis({ size: 26, values: (_, ticks) => ticks.map((v) => House.short(+v.toPrecision(12))) }),
       House.axis({ grid: { show: false }, splits: () => methods.map((_, row) => row), values: () => methods.map(clip),
         size: 12 + 6.6 * Math.max(...methods.map((method) => clip(method).length)) })],

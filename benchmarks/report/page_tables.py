@@ -71,7 +71,7 @@ def _cells(board: Board, line: list[tuple[str, bool]]) -> Iterator[Cell]:
         cell: Cell = {"text": "-", "kind": "best" if bold else "", "value": "", "rank": ""}
         if placed is not None:
             cell["text"] = f"{in_words(placed['rank'])} of {len(group['rows'])}"
-            cell["rank"] = f"mean rank {placed['mean_rank']:.2f}, first in {placed['first_share']:.0%} of the resamples"
+            cell["rank"] = f"mean {placed['mean_rank']:.2f}, first in {placed['first_share']:.0%}"
             cell["value"] = f"{placed['mean_rank']:.6g}"
         yield cell
         at += 1
@@ -81,11 +81,9 @@ def _cells(board: Board, line: list[tuple[str, bool]]) -> Iterator[Cell]:
 
 
 def _rank(metric: MetricTable, method: str) -> str:
-    """`second of 4`, and whether it can be told from the best."""
+    """`second of 4`. What cannot be told from the best is marked as the best is, as a note says."""
     ranked = [row for row in metric["rows"].values() if row["rank"]]
-    row = metric["rows"][method]
-    tied = ", not told from the best" if row.get("tied_with_best") and row["rank"] != 1 else ""
-    return f"{in_words(row['rank'] or 0)} of {len(ranked)}{tied}"
+    return f"{in_words(metric['rows'][method]['rank'] or 0)} of {len(ranked)}"
 
 
 def make_published_rows(board: Board) -> list[tuple[str, list[Cell]]]:

@@ -41,8 +41,8 @@ const House = (() => {
       return part;
     }));
     const x = columns[0], span = options.scales.x.range ?? [x[0], x[x.length - 1]];
-    // Without a zoom uPlot asks with the ends of the data.
-    options.scales.x.range = (_, low, high) => low === null || (low === x[0] && high === x[x.length - 1]) ? span : [low, high];
+    // Without a zoom uPlot asks with the ends of the data, or around the only one.
+    options.scales.x.range = (_, low, high) => low === null || (low <= x[0] && high >= x[x.length - 1]) ? span : [low, high];
     let plot = null;
     plot = new uPlot({padding: [10, 12, 0, 0], legend: {show: false}, ...options, ...size(),
       cursor: {y: false, points: {size: 8, width: 2}, drag: {x: true, y: false}, ...options.cursor},
@@ -76,24 +76,32 @@ const House = (() => {
     return plot;
   }
 
-  /** Lines across a chart, each with its word; a word that would leave the picture stands left of its line. */
+  /** Lines across a chart, each with its word: left of the line where it would leave the picture, lower where another
+      word is in the way. */
   function drawMarks(plot, marks) {
-    const {ctx, bbox} = plot, unit = ratio();
+    const {ctx, bbox} = plot, unit = ratio(), right = bbox.left + bbox.width, ends = [];
     ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = colour("--bad");
-    ctx.lineWidth = 1.5 * unit;
     ctx.font = `600 ${12 * unit}px system-ui, sans-serif`;
-    ctx.textBaseline = "top";
+    [ctx.textBaseline, ctx.textAlign] = ["top", "left"];
+    ctx.lineJoin = "round";
     for (const {at, text} of marks) {
-      const x = plot.valToPos(at, "x", true);
-      if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) continue;
+      const x = plot.valToPos(at, "x", true), wide = ctx.measureText(text).width;
+      if (x < bbox.left - 1 || x > right + 1) continue;
+      const from = x + wide + 6 * unit > right ? x - wide - 5 * unit : x + 5 * unit;
+      let row = 0;
+      while (from < (ends[row] ?? -Infinity)) row++;
+      ends[row] = from + wide + 4 * unit;
+      const y = bbox.top + 15 * unit * row;
+      ctx.strokeStyle = ctx.fillStyle = colour("--bad");
+      ctx.lineWidth = 1.5 * unit;
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      const left = x + ctx.measureText(text).width + 6 * unit > bbox.left + bbox.width;
-      ctx.textAlign = left ? "right" : "left";
-      ctx.fillText(text, x + (left ? -5 : 5) * unit, bbox.top);
+      ctx.strokeStyle = colour("--back");  // around the word, so that bars do not hide it
+      ctx.lineWidth = 4 * unit;
+      ctx.strokeText(text, from, y);
+      ctx.fillText(text, from, y);
     }
     ctx.restore();
   }
@@ -120,11 +128,14 @@ const House = (() => {
       return [[null, index === null ? "last" : `${chart.x_title} ${short(x[index])}`],
         ...chart.series.map(({name, values}, k) => [hue(k)(), `${several ? name + ": " : ""}${short(index === null ? last(values) : values[index])}`])];
     };
-    const wide = x.length > 1 ? [x[0], x[x.length - 1]] : [x[0] - 1, x[0] + 1];
+    // Curves over steps have one range, so that what is below each other is of one time.
+    const ends = bars ? x : Object.values(data.charts).filter(each => each.kind === "lines" && each.x_title === chart.x_title).flatMap(each => each.x);
+    let wide = ends.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
+    if (wide[0] === wide[1]) wide = [wide[0] - 1, wide[1] + 1];
     make(place, {
       scales: {x: {time: false, range: wide}, y: bars ? {range: (_, low, high) => [0, Math.max(1, high * 1.04)]} : {}},
       series: [{}, ...series],
-      axes: [axis({size: 26, values: (_, ticks) => ticks.map(v => short(back(chart.log ? v : +v.toPrecision(12)))),
+      axes: [axis({size: 26, values: (_, ticks) => ticks.map(v => !bars && v % 1 ? "" : short(back(chart.log ? v : +v.toPrecision(12)))),
         ...(chart.log ? {splits: (_, __, low, high) => logTicks(low, high)} : {})}),
       axis({size: (_, ticks) => 18 + 7 * Math.max(3, ...(ticks ?? []).map(t => t.length)), values: (_, ticks) => ticks.map(v => bars && v % 1 ? "" : short(+v.toPrecision(12)))})],
       hooks: {draw: [plot => drawMarks(plot, chart.marks)]},

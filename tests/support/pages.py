@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lucidflux_data.page import render
 from tests.support import chromium
 
+HOUSE = (Path(render.__file__).parent / "house.css").read_text()
 WIDTHS, SCHEMES = (1300, 800, 400), ("light", "dark")
 SETTLED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
 # The relative luminance of WCAG 2.2, of colours painted over each other.
@@ -68,6 +70,7 @@ def check_page(tab: chromium.Page, path: Path) -> None:
     """In every width and scheme, with all that folds open; leaves the page open at the first of both."""
     tab.open(path)
     tab.value("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert HOUSE in tab.value("document.querySelector('style').textContent"), "one stylesheet for all pages"
     assert tab.value("document.documentElement.lang") == "en"
     assert tab.value("document.querySelector('meta[name=viewport]') !== null")
     assert "default-src 'none'" in tab.value("document.querySelector('meta[http-equiv]').content")

@@ -71,7 +71,8 @@ def test_every_value_is_escaped_and_seen_and_none_may_be_missing(template: Path)
 def test_charts_zoom_by_mouse_and_by_keys_and_read_their_values(template: Path, tab: chromium.Page) -> None:
     bars = chart(kind="bars", log=True, x=[0, 1, 2, 3], series=[{"name": "images", "values": [1, 5, 2]}],
                  marks=[{"at": 2, "text": "minimum 99"}])  # fmt: skip
-    charts = {"loss": chart(), "bars": bars, "one": chart(x=[3], series=[{"name": "a", "values": [7]}])}
+    one = chart(x_title="epoch", x=[3], series=[{"name": "a", "values": [7]}])
+    charts = {"loss": chart(), "bars": bars, "one": one}
     page = template.with_name("page.html")
     page.write_bytes(render_page(template, {"charts": charts}, CHARTS, name="a", raw="", charts=charts))
     tab.resize(1300, 900)
@@ -80,6 +81,7 @@ def test_charts_zoom_by_mouse_and_by_keys_and_read_their_values(template: Path, 
     whole = "document.querySelector('.whole').hidden"
     said = "[...document.querySelectorAll('.chart')].map(c => c.querySelector('.readout').textContent)"
     assert tab.value(ends) == [1, 9]
+    assert tab.value("[House.made[2].scales.x.min, House.made[2].scales.x.max]") == [2, 4]
     assert tab.value(said) == ["last1", "fallsimages", "last7"]
     tab.drag("[data-chart=loss] .u-over", 200, 0)
     low, high = tab.value(ends)
