@@ -2,8 +2,9 @@
 
     suite -> inputs/{id}.<ext> -> command of the repository -> files that it wrote -> OUT/<method>/[seed-n/]{id}.<ext>
 
-A command is a template over {python} {inputs} {outputs} {scale} {seed} and the adapter's settings. `collect` is a glob
-below {outputs}, `id` a pattern on the name without extension. Bytes are copied as they are.
+A command is a template over {python} {inputs} {outputs} {scale} {seed} and the adapter's settings; one without {seed}
+takes no seed. `collect` is a glob below {outputs}, `id` a pattern on the name without extension. Bytes are copied as
+they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmarks.data_files import FileModel, FromZero, Size, Text, Word, read_toml, validate
+from benchmarks.data_files import Count, FileModel, FromZero, Size, Text, Word, read_toml, validate
 from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.names import safe_file
@@ -27,23 +28,37 @@ ADAPTER_FILES = Path(__file__).with_name("adapter_files")
 GIVEN = ("python", "inputs", "outputs", "scale", "seed")
 
 
+class Stage(FileModel):
+    """How inputs are given to a repository. `form`: linked as they are, or written as `png` where it reads nothing else
+    or the output's codec follows the input's. `min_side`: pixels; an input with a side under min_side // scale is left
+    out by name, since the repository makes it larger first or fails. `multiple`: both sides of an input are multiples
+    of it, else it is left out by name."""
+
+    form: Literal["link", "png"] = "link"
+    min_side: FromZero = 0
+    multiple: Count = 1
+
+
 class AdapterFile(FileModel):
-    """The keys of an adapter file. `stage`: link the inputs as they are, or write them as `png` where the output's
-    codec follows the input's. `output_size` (width, height): what it always writes; None: each input's size times the
-    scale."""
+    """The keys of an adapter file. `licence_class`: what the licence file of the repository allows; base models and
+    weights have licences of their own. `output_size` (width, height): what it always writes; None: each input's size
+    times the scale. `rounds_to`: pixels; the output's sides are cut to multiples of it, a known cause of wrong sizes.
+    """
 
     about: Text
     repository: Word
     commit: Word
     licence: Text
+    licence_class: Literal["commercial", "noncommercial", "unclear"] = "unclear"
     environment: tuple[Text, ...] = ()
     weights: Text
     command: Word
     collect: Word
     gpus: FromZero = 1
     id: Word = "(?P<id>.+)"
-    stage: Literal["link", "png"] = "link"
+    stage: Stage = Stage()
     output_size: Size | None = None
+    rounds_to: Count = 1
     settings: dict[Word, Text] = Field(default_factory=dict)
     gotchas: tuple[Text, ...] = ()
 
@@ -108,6 +123,27 @@ class Adapter(AdapterFile):
         """The command, split as a shell would; values stay whole words."""
         values = {**settings, **{name: str(value) for name, value in given.items()}}
         return [part.format_map(values) for part in shlex.split(self.command)]
+
+    def takes(self, name: str) -> bool:
+        """Whether the command has `{name}` in it."""
+        return any(field == name for part in shlex.split(self.command) for _, field, _, _ in Formatter().parse(part))
+
+    def tell_unfit(self, width: int, height: int, scale: int) -> str | None:
+        """Why the method cannot be given an input of this size in pixels, None where it can."""
+        smallest, multiple = self.stage.min_side // scale, self.stage.multiple
+        if min(width, height) < smallest:
+            return f"the input is {width}x{height}, {self.name} is given sides of {smallest} and more"
+        if width % multiple or height % multiple:
+            return f"the input is {width}x{height}, {self.name} is given sides that are multiples of {multiple}"
+        return None
+
+    def tell_size(self, made: tuple[int, int], expected: tuple[int, int]) -> str | None:
+        """What is wrong with the size (width, height) of an output, and its known cause; None where it is right."""
+        if made == expected:
+            return None
+        told = f"the output is {made[0]}x{made[1]}, not {expected[0]}x{expected[1]}"
+        cut = tuple(side - side % self.rounds_to for side in expected)
+        return f"{told}: {self.name} cuts sides to multiples of {self.rounds_to}" if made == cut else told
 
     def script(self) -> str | None:
         """The first Python file of the command, below the checkout; None where it is started in another way."""

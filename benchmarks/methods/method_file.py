@@ -36,6 +36,7 @@ class RunRecord(TypedDict):
     images: int  # that it made
     missing: list[str]  # ids that it did not make
     wrong_size: list[str]  # ids whose output is not of the promised size
+    remarks: NotRequired[dict[str, str]]  # id -> why it was left out, or what is wrong with its size
 
 
 class MethodFile(TypedDict, total=False):

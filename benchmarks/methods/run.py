@@ -17,13 +17,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from benchmarks.environment import commit
 from benchmarks.methods.adapters import Adapter
 from benchmarks.methods.memory import memory_of
 from benchmarks.methods.method_file import METHOD_FILE, CommandRecord, MethodFile, RunRecord, read_method
+from benchmarks.methods.staging import find_unfit, stage
 from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
@@ -34,7 +32,6 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import indented_json
 
 LOG_FILE = "log.txt"
-READ_BY_ALL = (".png", ".jpg", ".jpeg")
 
 
 def start_method(folder: Path, about: MethodFile, fixed: tuple[str, ...]) -> MethodFile:
@@ -101,50 +98,50 @@ def run_adapter(
     left = {id_: path for id_, path in inputs.items() if id_ not in done_ids(place)}
     if not left:
         return None
+    unfit = find_unfit(left, adapter, scale)
+    fit = {id_: path for id_, path in left.items() if id_ not in unfit}
+    if not fit:
+        if len(left) == len(inputs):
+            raise InputError(f"{min(unfit)}: {unfit[min(unfit)]} ({len(unfit)} such, and no other)")
+        return {
+            "exit_code": 0,
+            "timed_out": False,
+            "wall_seconds": 0.0,
+            "peak_gpu_mb": None,
+            "images": 0,
+            "missing": sorted(unfit),
+            "wrong_size": [],
+            "remarks": unfit,
+        }
     work = folder / f".work-{seed}-{secrets.token_hex(4)}"
-    collected: dict[str, bool] = {}
+    collected: dict[str, str | None] = {}
     try:
-        stage(left, work / "inputs", adapter.stage)
+        stage(fit, work / "inputs", adapter.stage.form)
         (work / "outputs").mkdir()
         given = {"python": python, "inputs": work / "inputs", "outputs": work / "outputs"}
         argv = adapter.argv(settings, scale=scale, seed=seed, **given)
         run = run_command(argv, repo, folder / LOG_FILE, timeout_s)
     finally:
-        collected = collect(adapter.found(work / "outputs"), place, left, adapter, scale)
+        collected = collect(adapter.found(work / "outputs"), place, fit, adapter, scale)
         shutil.rmtree(work, ignore_errors=True)
     if not collected:
         end = "was stopped at its time limit" if run["timed_out"] else f"ended with exit code {run['exit_code']}"
         raise InputError(f"{adapter.name} {end} and made no image: {run['last_line']} (all of it: {folder / LOG_FILE})")
+    wrong = {id_: told for id_, told in collected.items() if told}
     return {
         **run,
         "images": len(collected),
         "missing": sorted(set(left) - set(collected)),
-        "wrong_size": sorted(id_ for id_, right in collected.items() if not right),
+        "wrong_size": sorted(wrong),
+        "remarks": unfit | wrong,
     }
-
-
-def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
-    """Puts the inputs into an empty folder as {id}.<ext>: links, or PNG files of the decoded pixels where `how` is png,
-    for formats that not every repository reads, and for what is to be rotated, which not every repository does."""
-    target.mkdir(parents=True)
-    for id_, path in inputs.items():
-        try:
-            data = read_file(path)
-            turned = probe_apart(data).orientation != 1
-            plain = path.suffix.lower() in ((".png",) if how == "png" else READ_BY_ALL)
-            pixels = None if plain and not turned else pixels_apart(data)
-        except ImageError as error:
-            raise InputError(f"{path} is {error.reason}: {error.detail}") from None
-        if pixels is not None:
-            cv2.imwrite(str(target / f"{id_}.png"), np.ascontiguousarray(pixels[..., ::-1]))
-        else:
-            (target / f"{id_}{path.suffix.lower()}").symlink_to(path.absolute())
 
 
 def collect(
     found: dict[str, Path], place: Path, inputs: dict[str, Path], adapter: Adapter, scale: int
-) -> dict[str, bool]:
-    """Moves the files of `inputs` to `place` under their ids: id -> whether the size is what the adapter promises.
+) -> dict[str, str | None]:
+    """Moves the files of `inputs` to `place` under their ids: id -> what is wrong with the size, None where it is what
+    the adapter promises.
 
     A file that does not decode to its end is left: the program was stopped while it wrote it.
     """
@@ -156,7 +153,7 @@ def collect(
             pixels = pixels_apart(read_file(found[id_]))
         except ImageError:
             continue
-        collected[id_] = pixels.shape[1::-1] == expected
+        collected[id_] = adapter.tell_size((pixels.shape[1], pixels.shape[0]), expected)
         place.mkdir(parents=True, exist_ok=True)
         shutil.move(found[id_], place / f"{id_}{found[id_].suffix.lower()}")
     return collected

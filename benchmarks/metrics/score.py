@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.leaderboard.columns import NO_REFERENCE
 from benchmarks.methods.copies import OutputFile
-from benchmarks.methods.run import stage
+from benchmarks.methods.staging import stage
 from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.suites.suite import Suite

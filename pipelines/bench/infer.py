@@ -34,6 +34,7 @@ class Summary(TypedDict):
     there_before: int
     missing: list[str]  # ids that could not be made
     wrong_size: list[str]  # ids whose output is not of the promised size
+    remarks: dict[str, str]  # id -> why it was left out, or what is wrong with its size
     seconds_per_image: float | None
     peak_gpu_mb: int | None
     commit: str | None
@@ -63,10 +64,14 @@ def own_scale(name: str, place: Place) -> int | None:
     return network.scale_of(name, place.extra_archs) if is_network_file(name) else None
 
 
-def check_method(name: str, settings: list[str]) -> None:
-    """ConfigError for an adapter that is unknown, wrong, or lacks one of `settings`: before a suite is prepared."""
+def check_method(name: str, settings: list[str], seeds: list[int]) -> None:
+    """ConfigError for an adapter that is unknown, wrong, lacks one of `settings`, or takes no seed: before a suite is
+    prepared."""
     if is_adapted(name):
-        adapters.resolve(adapters.load_adapter(name, HERE), settings)
+        adapter = adapters.load_adapter(name, HERE)
+        adapters.resolve(adapter, settings)
+        if seeds and not adapter.takes("seed"):
+            raise ConfigError(f"{adapter.name} takes no seed: leave out --seed")
 
 
 def infer_method(
@@ -103,6 +108,7 @@ def _infer(
         run = make(inputs, folder, target, seed, progress)
         there_before += before
         if run:
+            _warn_of(run)
             about["runs"].setdefault(str(seed), []).append(run)
             runs.append(run)
     infer.finish_method(folder, about)
@@ -113,10 +119,20 @@ def _infer(
         "there_before": there_before,
         "missing": [id_ for run in runs for id_ in run["missing"]],
         "wrong_size": [id_ for run in runs for id_ in run["wrong_size"]],
+        "remarks": {id_: told for run in runs for id_, told in run.get("remarks", {}).items()},
         "seconds_per_image": about["seconds_per_image"],
         "peak_gpu_mb": about["peak_gpu_mb"],
         "commit": about["commit"],
     }
+
+
+def _warn_of(run: RunRecord) -> None:
+    """The first remarks of a run; all are in method.json."""
+    remarks = run.get("remarks", {})
+    for id_ in sorted(remarks)[:3]:
+        warn(f"{id_}: {remarks[id_]}")
+    if len(remarks) > 3:
+        warn(f"method.json names {len(remarks) - 3} more")
 
 
 def estimate_work(name: str, images: int, scale: int, settings: list[str], place: Place) -> dict[str, object]:
@@ -136,6 +152,7 @@ def estimate_work(name: str, images: int, scale: int, settings: list[str], place
         "scale": scale,
         "about": adapter.about,
         "licence": adapter.licence,
+        "licence_class": adapter.licence_class,
         "repository": adapter.repository,
         "commit": adapter.commit,
         "environment": list(adapter.environment),

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.methods import run as infer
 from benchmarks.methods.method_file import RunRecord
+from benchmarks.methods.staging import stage
 from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.errors import needs_extra
 from lucidflux_data.images import ImageError
@@ -86,7 +87,7 @@ def restore_all(
     start = time.monotonic()
     work = folder / f".restore-{seed}"
     shutil.rmtree(work / "inputs", ignore_errors=True)
-    infer.stage(left, work / "inputs", "link")
+    stage(left, work / "inputs", "link")
     config, made = configure(seed), Folder(work / "outputs")
     rows = restore.start(made, [str(work / "inputs")], config)
     units = list_remaining(made, rows, config.batch)

@@ -248,7 +248,7 @@ def infer_command(
 
     name, model = infer.choose_method(method, model)
     place = Place(repo, python, timeout, model, weights, trained, extra_archs, device, wait)
-    infer.check_method(name, set_ or [])
+    infer.check_method(name, set_ or [], seed or [])
     if inputs is not None and scale is None:
         scale = infer.own_scale(name, place)
     over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
@@ -261,6 +261,7 @@ def infer_command(
     target = (out or Path("bench-outputs") / over).absolute()
     summary = infer.infer_method(name, images, target, factor, seed or [], set_ or [], place, Progress(json_))
     counts = {"missing": len(summary["missing"]), "wrong_size": len(summary["wrong_size"])}
+    counts["remarks"] = len(summary["remarks"])
     named = f"--suite {suite}" if suite else "--metrics niqe"
     rank = (f"lucidflux bench --outputs {quote(str(target))} {named}", "ranks the methods in there")
     tell(summary if json_ else {**summary, **counts}, json_, [summary["folder"]], [rank])

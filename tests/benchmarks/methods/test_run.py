@@ -339,7 +339,7 @@ def test_the_interpreter_is_found_from_where_the_command_is_given(two: Path, tmp
 def test_inputs_are_written_as_png_where_the_codec_would_follow(photos: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from benchmarks.methods.run import stage
+    from benchmarks.methods.staging import stage
 
     with Image.open(photos / "lq" / "coins.png") as image:
         image.save(tmp_path / "coins.jpg", quality=90)

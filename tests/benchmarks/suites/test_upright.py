@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.methods import run, submission
+from benchmarks.methods import submission
+from benchmarks.methods.staging import stage
 from benchmarks.metrics import score
 from benchmarks.suites import suite as suites
 from benchmarks.suites.prepare import prepare
@@ -112,7 +113,7 @@ def test_prepare_compares_and_records_upright_sizes(phone: Path, monkeypatch: py
 
 @pytest.mark.parametrize("how", ["link", "png"])
 def test_what_is_staged_for_other_repositories_is_upright_without_exif(how: str, phone: Path) -> None:
-    run.stage({path.stem: path for path in (phone / "lq").iterdir()}, phone / "staged", how)
+    stage({path.stem: path for path in (phone / "lq").iterdir()}, phone / "staged", how)
     for path in (phone / "lq").iterdir():
         (staged,) = (phone / "staged").glob(f"{path.stem}.*")
         with Image.open(staged) as image:  # as a program reads it that knows of no EXIF
