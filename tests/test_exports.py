@@ -73,7 +73,9 @@ def test_an_exported_name_exists_and_says_what_it_is(room: str, name: str) -> No
 
 
 def test_the_data_package_exports_what_users_import() -> None:
-    assert {name for room, name in EXPORTS if room == "lucidflux_data"} >= {"RealESRGANPairs", "decode"}
+    wanted = {"Pairs", "RealESRGANPairs", "Run", "decode", "degrade", "metric"}
+    assert {name for room, name in EXPORTS if room == "lucidflux_data"} >= wanted
+    assert {("benchmarks", "rank"), ("lucidflux_model", "restore")} <= set(EXPORTS)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -57,6 +57,11 @@ def test_files_and_functions_are_short() -> None:
     [
         ("lucidflux_data, lucidflux_data.measures.blur_and_flat, lucidflux_data.shards.shard", "ray torch pyiqa"),
         ("lucidflux_data.selection.config, lucidflux_data.pairs.config", "ray torch cv2 numba"),
+        ("lucidflux_data, benchmarks, lucidflux_model", "ray torch cv2 numba pyarrow pandas webdataset PIL pydantic"),
+        (
+            "lucidflux_data; from lucidflux_data import Run, Pairs, degrade, metric; from benchmarks import rank",
+            "ray torch pyiqa pandas polars webdataset diffusers skimage",
+        ),
         ("lucidflux_model.training.config, pipelines.restoration.config", "ray torch"),
     ],
 )

@@ -247,7 +247,7 @@ def _also_opted_out(config: FilterConfig, lists: Sequence[str]) -> FilterConfig:
 def read_run(folder: Folder) -> FilterRun:
     """run.json of an existing run of the filter. InputError where there is none."""
     about = read_about(folder)
-    if "listed" not in about:
+    if "kind" in about or "listed" not in about:
         raise InputError(f"{folder} is not a run of the filter: it holds {about.get('kind', 'something else')}")
     run = cast(FilterRun, about)
     trust_sources(run["listed"]["sources"])

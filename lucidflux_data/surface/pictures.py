@@ -130,9 +130,8 @@ class Metric:
         pairs = itertools.zip_longest(read_pictures(images), read_pictures(references))
         for number, (image, reference) in enumerate(pairs):
             if image is None or reference is None:
-                raise InputError(
-                    f"there are more {'references' if image is None else 'images'}: {self.name} pairs them"
-                )
+                more, fewer = ("references", "images") if image is None else ("images", "references")
+                raise InputError(f"there are more {more} than {fewer}: {self.name} compares one with one")
             if image.shape != reference.shape:
                 sizes = " and ".join(f"{one.shape[1]}x{one.shape[0]}" for one in (image, reference))
                 raise InputError(f"image {number} and its reference differ in size: {sizes}")
