@@ -150,10 +150,11 @@ def test_published_rows_fold_gaps_have_reasons_and_ranks_are_words(
 
     board = json.loads((scored / "leaderboard.json").read_text())
     row = {"method": "<SeeSR>", "source": "P", "reference": "P, Table 1 (x)", "values": {"niqe": 4.4}, "colours": {}}
-    board["published"] = [row] * 23
+    board["published"] = [row | {"colours": {"niqe": colour}} for colour in ("green", "yellow", "red", "dim")] * 6
     board["gaps"] = {"bicubic": [{"id": "<coins>", "reason": "missing", "metrics": ["niqe"], "seeds": ["0"]}]}
     empty = {"ids": [], "methods": [], "metrics": {}, "scores": {}, "means": {}, "disagreement": [], "gallery": []}
     (tmp_path / "page.html").write_bytes(render_board(board, empty))
+    check_page(page, tmp_path / "page.html")
     page.open(tmp_path / "page.html")
     shown = "document.querySelectorAll('#published tr')[0].checkVisibility()"
     assert page.value(shown) is False
@@ -162,7 +163,7 @@ def test_published_rows_fold_gaps_have_reasons_and_ranks_are_words(
     assert page.value(shown) is True
     page.click("#leaderboard thead th:nth-child(2) button")  # sorting leaves published rows below
     names = page.value("[...document.querySelectorAll('#leaderboard tbody tr')].map(r => r.cells[0].textContent)")
-    assert names[4:] == ["<SeeSR> (P)"] * 23
+    assert names[4:] == ["<SeeSR> (P)"] * 24
     words = page.value("[...document.querySelectorAll('#leaderboard tbody:first-of-type tr')].map(r => "
                        "r.cells[1].querySelector('.rank').textContent.split(',')[0])")  # fmt: skip
     assert sorted(words) == sorted(["first of 4", "second of 4", "third of 4", "fourth of 4"])

@@ -23,6 +23,7 @@ from tests.support.hostile import TEXTS
 from tests.support.pages import check_page
 from tests.support.run_files import rewrite_run
 
+LONG = "x" * 200
 LOOSE = ["rules.max_laplacian_variance=999999", "rules.min_laplacian_variance=0", "iqa.metric=none"]
 
 
@@ -38,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = root / "source"
     source.mkdir()
     rows = []
-    for number, text in enumerate(TEXTS):
+    for number, text in enumerate((*TEXTS, LONG)):
         name = f"{number} {text}.jpg".replace("/", "\u2215")
         (source / name).write_bytes(jpeg(number))
         rows.append({"file_name": name, "license": text, "licence": text, "group": text})
@@ -55,7 +56,7 @@ def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path, tab: chrom
     told = json.loads((pairs / "run.json").read_text())
     rewrite_run(pairs, told | {"label": "".join(TEXTS)})
     (tmp_path / "report.html").write_bytes(make_report(Folder(run)))
-    (tmp_path / "view.html").write_bytes(make_view(Folder(pairs), len(TEXTS)))
+    (tmp_path / "view.html").write_bytes(make_view(Folder(pairs), len(TEXTS) + 1))
     rewrite_run(run, about)
     for name in ("report.html", "view.html"):
         check_page(tab, tmp_path / name)
@@ -65,6 +66,8 @@ def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path, tab: chrom
         assert is_seen(text, "\n\t")
         missing = [t for t in TEXTS if show(t.replace("/", "\u2215")) not in text and show(t, lines=True) not in text]
         assert missing == []
+        assert all(tab.value("[...document.images].map(i => i.alt)")), "each picture says what it is of"
+    assert LONG in text
     card = card_text(make_card(Folder(pairs), None))
     assert is_seen(card, "\n")
     assert "<script>" not in card
