@@ -170,6 +170,11 @@ def test_published_rows_fold_gaps_have_reasons_and_ranks_are_words(
     assert page.value("document.querySelector('.missing summary').textContent") == "bicubic: 1 of 6 images"
     cells = page.value("[...document.querySelectorAll('.missing tbody tr > *')].map(c => c.textContent)")
     assert cells == ["<coins>", "missing in niqe"]
+    board["metrics"]["niqe"]["rows"]["bicubic"] |= {"n": 5, "of": 6, "rank": None}
+    (tmp_path / "page.html").write_bytes(render_board(board, empty))
+    page.open(tmp_path / "page.html")
+    lead = page.value("(a => [a.textContent, a.getAttribute('href')])(document.querySelector('td.hole a'))")
+    assert (lead[0].split()[-1], lead[1]) == ("n=5/6", "#missing"), "it leads to the reasons"
     page.open(scored / "report.html")
 
 
