@@ -41,8 +41,9 @@ class Stage(FileModel):
 
 class AdapterFile(FileModel):
     """The keys of an adapter file. `licence_class`: what the licence file of the repository allows; base models and
-    weights have licences of their own. `output_size` (width, height): what it always writes; None: each input's size
-    times the scale. `rounds_to`: pixels; the output's sides are cut to multiples of it, a known cause of wrong sizes.
+    weights have licences of their own. `scale`: the only one that it has; None: it takes any. `output_size` (width,
+    height): what it always writes; None: each input's size times the scale. `rounds_to`: pixels; the output's sides are
+    cut to multiples of it, a known cause of wrong sizes.
     """
 
     about: Text
@@ -57,6 +58,7 @@ class AdapterFile(FileModel):
     gpus: FromZero = 1
     id: Word = "(?P<id>.+)"
     stage: Stage = Stage()
+    scale: Count | None = None
     output_size: Size | None = None
     rounds_to: Count = 1
     settings: dict[Word, Text] = Field(default_factory=dict)
@@ -171,6 +173,12 @@ def load_adapter(name: str, others: tuple[str, ...] = ()) -> Adapter:
         raise ConfigError(f"there is no method {name!r}: {suggest(name, [*adapter_names(), *others])}")
     content = validate(AdapterFile, read_toml(file), file)
     return Adapter(name=file.stem, **dict(content))
+
+
+def check_scale(adapter: Adapter, scale: int) -> None:
+    """ConfigError for a scale that the method does not have."""
+    if adapter.scale not in (None, scale):
+        raise ConfigError(f"{adapter.name} enlarges by {adapter.scale} and by nothing else: not by {scale}")
 
 
 def resolve(adapter: Adapter, settings: list[str]) -> tuple[dict[str, str], str]:

@@ -144,6 +144,7 @@ def estimate_work(name: str, images: int, scale: int, settings: list[str], place
     if not is_adapted(name):
         return {"method": name, "images": images, "scale": scale}
     adapter = adapters.load_adapter(name)
+    adapters.check_scale(adapter, scale)
     values, method = adapters.resolve(adapter, settings)
     shown = {name: f"<{name}>" for name in ("python", "inputs", "outputs", "seed")}
     return {
@@ -166,6 +167,7 @@ def estimate_work(name: str, images: int, scale: int, settings: list[str], place
 
 def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[MethodFile, Make]:
     adapter = adapters.load_adapter(name)
+    adapters.check_scale(adapter, scale)
     if place.repo is None or not place.repo.is_dir():
         raise ConfigError(
             f"{adapter.name} runs from a checkout: git clone {adapter.repository}, git checkout {adapter.commit}, "

@@ -16,13 +16,27 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
 from pipelines.bench import infer
 from pipelines.bench.making import Place
+from pipelines.execution.progress import Progress
 
-NEW = ("osediff",)
 # The options that the script of each repository takes at the pinned commit, of those that its command names.
 OPTIONS = {
     "osediff": {
         *("-i", "-o", "--osediff_path", "--pretrained_model_name_or_path", "--ram_ft_path", "--ram_path"),
         *("--process_size", "--upscale", "--align_method"),
+    },
+    "pisa-sr": {
+        *("--pretrained_model_path", "--pretrained_path", "--process_size", "--upscale", "--align_method"),
+        *("--input_image", "--output_dir", "--default"),
+    },
+    "tsd-sr": {
+        *("--pretrained_model_name_or_path", "-i", "-o", "--lora_dir", "--embedding_dir", "--process_size"),
+        *("--upscale", "--align_method"),
+    },
+    "invsr": {"-i", "-o", "--num_steps", "--color_fix", "--chopping_size"},
+    "adcsr": {"--epoch", "--model_dir", "--LR_dir", "--SR_dir"},
+    "faithdiff": {
+        *("--img_dir", "--save_dir", "--upscale", "--guidance_scale", "--num_inference_steps", "--color_fix"),
+        *("--start_point", "--load_8bit_llava", "--seed"),
     },
 }
 SIZES = {"even": (128, 130), "odd": (129, 131), "small": (127, 300), "thin": (300, 120)}
@@ -49,7 +63,7 @@ def test_every_adapter_says_what_its_licence_allows_and_renders(name: str) -> No
     assert "<inputs>" in " ".join(command)
     assert not [part for part in command if "{" in part]
     assert len(str(told["commit"])) == 7
-    if name in NEW:
+    if name in OPTIONS:
         assert {part for part in command if part.startswith("-")} == OPTIONS[name]
 
 
@@ -61,6 +75,9 @@ def test_what_a_method_would_make_larger_first_is_left_out_by_name(sized: dict[s
     }
     assert sorted(find_unfit(sized, adapter, 2)) == ["even", "odd", "small", "thin"]  # 256 at scale 2
     assert find_unfit(sized, adapters.load_adapter("seesr"), 4) == {}
+    told = find_unfit(sized, adapters.load_adapter("adcsr"), 4)
+    assert sorted(told) == ["even", "odd", "small", "thin"]
+    assert told["even"] == "the input is 128x130, adcsr is given sides that are multiples of 16"
 
 
 def test_png_is_staged_where_a_repository_reads_nothing_else(sized: dict[str, Path], tmp_path: Path) -> None:
@@ -106,6 +123,13 @@ def test_a_seed_that_would_change_nothing_is_refused() -> None:
     infer.check_method("seesr", [], [1])
 
 
+def test_a_scale_that_a_method_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="invsr enlarges by 4 and by nothing else: not by 2"):
+        infer.estimate_work("invsr", 3, 2, [], Place())
+    with pytest.raises(ConfigError, match="adcsr enlarges by 4 and by nothing else: not by 3"):
+        infer.infer_method("adcsr", {}, tmp_path, 3, [], [], Place(repo=tmp_path), Progress(True))
+
+
 def test_the_table_of_methods_is_what_the_adapters_say() -> None:
     text = Path(__file__).parents[3].joinpath("docs", "benchmarking.md").read_text()
     rows = text.split("| adapter | commit |")[1].split("\n\n")[0].splitlines()[2:]
@@ -117,3 +141,5 @@ def test_the_table_of_methods_is_what_the_adapters_say() -> None:
         assert (seed == "yes") == ("{seed}" in adapter.command)
         assert ("inputs under" in sizes) == (adapter.stage.min_side > 0)
         assert ("cut to multiples of 8" in sizes) == (adapter.rounds_to == 8)
+        assert ("no multiples of 16" in sizes) == (adapter.stage.multiple == 16)
+        assert ("times 4 alone" in sizes) == (adapter.scale == 4)
