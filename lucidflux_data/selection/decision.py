@@ -24,6 +24,7 @@ from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.selection.pool import Pool, load_pool
 from lucidflux_data.selection.records import KEPT, is_kept
 from lucidflux_data.selection.run import FilterRun, Listed
+from lucidflux_data.selection.suites import ForbiddenSuite, find_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
@@ -48,6 +49,7 @@ class Trial:
     run: FilterRun
     config: FilterConfig
     pool: Pool
+    suites: Mapping[str, ForbiddenSuite]  # forbidden, by item
     missing: Missing
 
     @cached_property
@@ -67,20 +69,24 @@ def try_rules(folder: Folder, config: FilterConfig) -> Trial:
     if FilterConfig.model_validate(run["config"]).score_part() != config.score_part():
         raise ConfigError(OTHER_SCORES)
     columns.check_columns(config)
-    pool = load_pool(runs.parts(folder), firewall.measure_in_force(run, config.select.forbid))
-    return Trial(folder, run, config, pool, find_missing(pool, config))
+    suites, whole = find_known(folder, config.select)
+    leaks = firewall.measure_name({item: suite.compared for item, suite in suites.items()}) if whole else None
+    pool = load_pool(runs.parts(folder), leaks)
+    return Trial(folder, run, config, pool, suites, find_missing(pool, config, whole))
 
 
-def find_missing(pool: Pool, config: FilterConfig) -> Missing:
+def find_missing(pool: Pool, config: FilterConfig, known: bool = True) -> Missing:
     """About whom a measure in force would have to say more, and how many survive what can be decided without the cut.
+    `known`: whether all forbidden suites are, that can be.
 
     Rows that are out whatever a measure says are left out. A --where that reads a measure which is missing waits.
     """
     codes = rules.cheap_codes(pool, config)
     lacking: dict[str, np.ndarray] = {}
-    if config.select.forbid:
-        unknown = np.ones(len(codes), bool) if pool.leaks is None else ~pool.measured(pool.leaks)
-        lacking[firewall.FIELD] = is_kept(codes) & unknown
+    if not known:
+        lacking[firewall.FIELD] = is_kept(codes)
+    elif pool.leaks is not None:
+        lacking[firewall.FIELD] = is_kept(codes) & ~pool.measured(pool.leaks)
         rules.apply_leaks(codes, pool)
     if rules.needs_history(config):
         lacking[rules.HISTORY] = is_kept(codes) & ~pool.measured(rules.HISTORY)

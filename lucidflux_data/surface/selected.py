@@ -17,6 +17,7 @@ from lucidflux_data.selection import decision, ledger
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.selection.ledger import Counts
+from lucidflux_data.selection.suites import copy_name
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from lucidflux_data.surface.frames import as_frame
@@ -87,11 +88,11 @@ class Selection:
         trial, target = self._trial, Folder(os.path.expanduser(path))
         if target.exists() and (target.names() or target.folders()):
             raise ConfigError(f"{target} is not empty: a selection is saved into a new folder")
-        compared = trial.run.get(firewall.FIELD, {}) if trial.config.select.forbid else {}
+        compared = {item: suite.compared for item, suite in trial.suites.items()}
         with hold(target, 0.0, new=True):
             decision.combine(target, [trial.folder], trial.config, trial.run["preset"])
-            for name in trial.folder.names(firewall.PLACE) if compared else ():
-                target.publish(f"{firewall.PLACE}/{name}", trial.folder.read(f"{firewall.PLACE}/{name}"))
+            for item, suite in trial.suites.items():
+                target.publish(f"{firewall.PLACE}/{copy_name(item)}", suite.data)
             decision.write_decision(target, trial.pool, trial.config, compared)
         return str(target)
 

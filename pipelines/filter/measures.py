@@ -70,7 +70,7 @@ def prepare(
     """Takes the measures that the rules in force need and the survivors of the cheap rules lack. Returns the pool of
     candidates, and what they are compared with of the suites that are forbidden."""
     jobs: list[tuple[str, Any]] = []
-    suites = take_suites(folder, config.select, config.decode, progress)
+    suites = take_suites(folder, config.select, config.decode)
     compared = {item: suite.compared for item, suite in suites.items()}
     name = measure_name(compared)
     if name is not None:

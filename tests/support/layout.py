@@ -30,7 +30,19 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # The modules of lucidflux_data.selection, each of which imports only those behind it.
-SELECTION = ("decision", "ledger", "rules", "columns", "pool", "run", "config", "expression", "options", "records")
+SELECTION = (
+    "decision",
+    "suites",
+    "ledger",
+    "rules",
+    "columns",
+    "pool",
+    "run",
+    "config",
+    "expression",
+    "options",
+    "records",
+)
 
 
 def module_name(path: Path) -> str:

@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_functions_below(photo: np.ndarray, small: Path)
         (lambda p: degrade(p, "lights"), ConfigError, "did you mean light"),
         (lambda p: degrade(p, size=128), ConfigError, "size=128 is a setting of pairs"),
         (lambda p: degrade(p, settings="crop.mode=area"), ConfigError, "crop.mode=area is a setting of pairs"),
-        (lambda p: degrade(p, frist={"sigma": 1}), ConfigError, "first"),
+        (lambda p: degrade(p, frst={"sigma": 1}), ConfigError, "first"),
         (lambda p: degrade(p[:90]), InputError, "an image of 224x90 is too small: its LQ has 24"),
         (lambda p: degrade([p, p]), InputError, "degrade takes one image, not several"),
         (lambda p: degrade(None), InputError, "not a NoneType"),

@@ -128,13 +128,14 @@ def plain(small: Path) -> Path:
         (("rules.min_fixed_sharpness=1",), "history measures"),
         (("rules.min_fixed_sharpness=0", "select.where=noise > 0"), "history measures"),
         (("iqa.metric=clipiqa",), "clipiqa score"),
-        (("select.forbid=RealSR.parquet",), "comparison with RealSR.parquet (firewall)"),
+        (("select.forbid={suite}",), "comparison with {suite} (firewall)"),
     ],
 )
 def test_a_measure_that_is_missing_is_named_and_counts_are_at_least(
     plain: Path, settings: tuple[str, ...], measure: str
 ) -> None:
-    run, before = Run(plain), files_of(plain)
+    run, before, suite = Run(plain), files_of(plain), plain.parent / "suite"
+    settings, measure = tuple(one.format(suite=suite) for one in settings), measure.format(suite=suite)
     loose = {"rules": {"min_laplacian_variance": 0}} if measure == "niqe score" else settings
     with pytest.raises(ConfigError, match="have no") as error:
         run.select(loose)
@@ -171,6 +172,33 @@ def test_what_goes_wrong_is_a_sentence_of_ours(plain: Path, ask: Callable[[Run],
     with pytest.raises(LucidFluxError, match=re.escape(told)) as error:
         ask(Run(plain))
     assert "\n" not in str(error.value)
+
+
+def test_suites_are_those_that_the_command_compares_with(measured: Path, tmp_path: Path) -> None:
+    home, run = measured.parent, tmp_path / "run"
+    shutil.copytree(measured, run)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(home / "photos" / "06.jpg", other / "06.jpg")
+    base = FilterConfig.model_validate(runs.read_run(Folder(str(run)))["config"])
+    for forbid in ([other], [home / "suite", other]):
+        config = make_config(settings=option_settings({"forbid": forbid}), base=base)
+        job.select(Folder(str(run)), config, Here(), QUIET)
+    for forbid in ([home / "suite"], [other], [other, home / "suite"], []):
+        ledger, counts = select(run, option_settings({"forbid": forbid}))
+        assert Run(run).select(forbid=forbid).ledger().equals(ledger)
+        assert counts["rejected"].get("benchmark_leak", 0) == len(forbid)
+    absent = ["select.forbid_missing=warn", f"select.forbid={other},nowhere.parquet"]
+    assert Run(run).select(absent).ledger().equals(select(run, absent)[0])
+    with pytest.raises(ConfigError, match=r"nowhere.parquet is neither a folder nor a fingerprint file nor a suite"):
+        Run(run).select(forbid=["nowhere.parquet"])
+    shutil.copyfile(home / "photos" / "07.jpg", other / "07.jpg")
+    with pytest.raises(ConfigError, match=re.escape(f"have no comparison with {other} (firewall)")):
+        Run(run).select(forbid=other)
+    shutil.rmtree(other)  # what the run took of it stands in
+    ledger, counts = select(run, option_settings({"forbid": other}))
+    assert Run(run).select(forbid=other).ledger().equals(ledger)
+    assert counts["rejected"]["benchmark_leak"] == 1
 
 
 def test_save_writes_the_run_that_the_command_writes(measured: Path, tmp_path: Path, data_command: Callable) -> None:
