@@ -33,8 +33,8 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. Of the page that is open, `console` has errors and warnings, `requests` the urls asked for that are not
-    data: or file:."""
+    """One tab. Of the page that is open, `console` has errors, warnings and what scripts write there, `requests` the urls
+    asked for that are not data: or file:."""
 
     def __init__(self, profile: Path) -> None:
         program = find()
@@ -82,7 +82,7 @@ class Page:
                 self._loaded.set()
             elif event == "Runtime.exceptionThrown":
                 self.console.append(str(about["exceptionDetails"]))
-            elif event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
+            elif event == "Runtime.consoleAPICalled":
                 self.console.append(str(about["args"]))
             elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
                 self.console.append(about["entry"]["text"])
