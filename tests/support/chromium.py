@@ -33,8 +33,8 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. Of the page that is open, `console` has errors, warnings and what scripts write there, `requests` the urls
-    asked for that are not data: or file:."""
+    """One tab. Of the page that is open, `console` has errors, warnings and what scripts write there, `requests` the
+    urls asked for that are not data: or file:."""
 
     def __init__(self, profile: Path) -> None:
         program = find()
