@@ -57,6 +57,8 @@ def test_pages_of_hostile_names_do_nothing(run: Path, tmp_path: Path, tab: chrom
     rewrite_run(pairs, told | {"label": "".join(TEXTS)})
     (tmp_path / "report.html").write_bytes(make_report(Folder(run)))
     (tmp_path / "view.html").write_bytes(make_view(Folder(pairs), len(TEXTS) + 1))
+    assert make_report(Folder(run)) == (tmp_path / "report.html").read_bytes(), "equal runs give equal bytes"
+    assert make_view(Folder(pairs), len(TEXTS) + 1) == (tmp_path / "view.html").read_bytes()
     rewrite_run(run, about)
     for name in ("report.html", "view.html"):
         check_page(tab, tmp_path / name)
