@@ -2,9 +2,9 @@
 
     suite -> inputs/{id}.<ext> -> command of the repository -> files that it wrote -> OUT/<method>/[seed-n/]{id}.<ext>
 
-A command is a template over {python} {inputs} {outputs} {scale} {seed} and the adapter's settings; one without {seed}
-takes no seed. `collect` is a glob below {outputs}, `id` a pattern on the name without extension. Bytes are copied as
-they are.
+A command is a template over {python} {inputs} {outputs} {scale} {seed} {prompts} and the adapter's settings. One
+without {seed} takes no seed; one with {prompts}, a folder of {id}.txt, takes prompts. `collect` is a glob below
+{outputs}, `id` a pattern on the name without extension. Bytes are copied as they are.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmarks.data_files import Count, FileModel, FromZero, Size, Text, Word, read_toml, validate
+from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, read_toml, validate
+from benchmarks.methods.prompts import Prompts
 from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.names import safe_file
 
 ADAPTER_FILES = Path(__file__).with_name("adapter_files")
-GIVEN = ("python", "inputs", "outputs", "scale", "seed")
+GIVEN = ("python", "inputs", "outputs", "scale", "seed", "prompts")
 
 
 class Stage(FileModel):
@@ -43,7 +44,8 @@ class AdapterFile(FileModel):
     """The keys of an adapter file. `licence_class`: what the licence file of the repository allows; base models and
     weights have licences of their own. `scale`: the only one that it has; None: it takes any. `output_size` (width,
     height): what it always writes; None: each input's size times the scale. `rounds_to`: pixels; the output's sides are
-    cut to multiples of it, a known cause of wrong sizes.
+    cut to multiples of it, a known cause of wrong sizes. `prompts_by_order`: images and prompts are paired by their
+    places among the sorted names.
     """
 
     about: Text
@@ -61,6 +63,7 @@ class AdapterFile(FileModel):
     scale: Count | None = None
     output_size: Size | None = None
     rounds_to: Count = 1
+    prompts_by_order: Flag = False
     settings: dict[Word, Text] = Field(default_factory=dict)
     gotchas: tuple[Text, ...] = ()
 
@@ -181,8 +184,9 @@ def check_scale(adapter: Adapter, scale: int) -> None:
         raise ConfigError(f"{adapter.name} enlarges by {adapter.scale} and by nothing else: not by {scale}")
 
 
-def resolve(adapter: Adapter, settings: list[str]) -> tuple[dict[str, str], str]:
-    """(all settings, method id); the id carries the settings that differ from the adapter's: `seesr[steps=20]`."""
+def resolve(adapter: Adapter, settings: list[str], prompts: Prompts | None = None) -> tuple[dict[str, str], str]:
+    """(all settings, method id); the id carries the kind of prompts and the settings that differ from the adapter's:
+    `seesr[steps=20]`, `dit4sr[prompts=file]`."""
     values = dict(adapter.settings)
     for item in settings:
         name, equals, value = item.partition("=")
@@ -190,5 +194,8 @@ def resolve(adapter: Adapter, settings: list[str]) -> tuple[dict[str, str], str]
             raise ConfigError(f"--set {item}: {adapter.name} has the settings {', '.join(values) or 'none'}")
         values[name] = value
     changed = [f"{name}={value}" for name, value in values.items() if value != adapter.settings[name]]
+    if prompts is not None:
+        changed.insert(0, f"prompts={prompts.mode}")
+        values.update(prompts.settings)
     method = f"{adapter.name}[{','.join(changed)}]".replace("/", "-") if changed else adapter.name
     return values, safe_file(method)

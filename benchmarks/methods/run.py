@@ -21,6 +21,7 @@ from benchmarks.environment import commit
 from benchmarks.methods.adapters import Adapter
 from benchmarks.methods.memory import memory_of
 from benchmarks.methods.method_file import METHOD_FILE, CommandRecord, MethodFile, RunRecord, read_method
+from benchmarks.methods.prompts import Prompts, check_order, stage_prompts
 from benchmarks.methods.staging import find_unfit, stage
 from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
@@ -86,9 +87,10 @@ def run_adapter(
     python: str,
     repo: Path,
     timeout_s: float | None,
+    prompts: Prompts | None = None,
 ) -> RunRecord | None:
-    """Makes the images of `inputs` that are not in `place` yet; gives what is to be recorded of the run, None where
-    all are there.
+    """Makes the images of `inputs` that are not in `place` yet, with the prompts of exactly those; gives what is to be
+    recorded of the run, None where all are there.
 
     InputError where the command made no image, with the last line that it printed.
     """
@@ -103,22 +105,17 @@ def run_adapter(
     if not fit:
         if len(left) == len(inputs):
             raise InputError(f"{min(unfit)}: {unfit[min(unfit)]} ({len(unfit)} such, and no other)")
-        return {
-            "exit_code": 0,
-            "timed_out": False,
-            "wall_seconds": 0.0,
-            "peak_gpu_mb": None,
-            "images": 0,
-            "missing": sorted(unfit),
-            "wrong_size": [],
-            "remarks": unfit,
-        }
+        return _leave_out(unfit)
     work = folder / f".work-{seed}-{secrets.token_hex(4)}"
     collected: dict[str, str | None] = {}
     try:
         stage(fit, work / "inputs", adapter.stage.form)
         (work / "outputs").mkdir()
-        given = {"python": python, "inputs": work / "inputs", "outputs": work / "outputs"}
+        if prompts is not None:
+            stage_prompts(prompts, fit, work / "prompts")
+            if adapter.prompts_by_order:
+                check_order(work / "inputs", work / "prompts")
+        given = {"python": python, **{name: work / name for name in ("inputs", "outputs", "prompts")}}
         argv = adapter.argv(settings, scale=scale, seed=seed, **given)
         run = run_command(argv, repo, folder / LOG_FILE, timeout_s)
     finally:
@@ -134,6 +131,20 @@ def run_adapter(
         "missing": sorted(set(left) - set(collected)),
         "wrong_size": sorted(wrong),
         "remarks": unfit | wrong,
+    }
+
+
+def _leave_out(unfit: dict[str, str]) -> RunRecord:
+    """What is recorded where every image that lacks is left out, and nothing was run."""
+    return {
+        "exit_code": 0,
+        "timed_out": False,
+        "wall_seconds": 0.0,
+        "peak_gpu_mb": None,
+        "images": 0,
+        "missing": sorted(unfit),
+        "wrong_size": [],
+        "remarks": unfit,
     }
 
 

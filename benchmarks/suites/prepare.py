@@ -18,6 +18,7 @@ from typing import TypedDict
 
 from benchmarks.suites.archives import Archive, opened
 from benchmarks.suites.ids import id_of
+from benchmarks.suites.prompts import encode_prompts, read_prompts
 from benchmarks.suites.suite import ImageRecord, Suite, SuiteRecord
 from lucidflux_data.degradation.backends import versions
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
@@ -34,6 +35,7 @@ class Prepared(TypedDict):
 
     suite: str  # name:version
     images: int  # ids
+    prompts: int
     bytes: int
     fingerprint: str
     folder: str
@@ -50,8 +52,9 @@ def is_current(suite: Suite) -> bool:
     return suite.pinned and (suite.made_with is None or suite.made_with == versions("cv2"))
 
 
-def prepare(suite: Suite, archive: Path | None, target: Path) -> Prepared:
-    """Puts a suite into `target` and returns a summary. InputError names the image that is missing, extra or wrong;
+def prepare(suite: Suite, archive: Path | None, target: Path, prompts: Path | None = None) -> Prepared:
+    """Puts a suite into `target`, with the prompts of a folder (those that are there already stay), and returns a
+    summary. InputError names the image that is missing, extra or wrong;
     VerificationError where a hash differs from the one that is pinned."""
     if archive is None and not makes_itself(suite):
         raise ConfigError(f"--from is missing; {suite.name}: {suite.get}")
@@ -67,8 +70,11 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> Prepared:
     record = check(suite, images)
     if made_with is not None:
         record["made_with"] = made_with
+    if prompts is None and (target / "prompts").is_dir():
+        prompts = target / "prompts"
+    texts = encode_prompts(read_prompts(prompts, images["lq"], suite.prompt_record)) if prompts else {}
     prints = firewall_prints(suite, images)
-    _publish(images, record, prints, target)
+    _publish(images, record, prints, texts, target)
     shared = firewall_file(suite)
     shared.parent.mkdir(parents=True, exist_ok=True)
     shared.write_bytes(prints)
@@ -76,6 +82,7 @@ def prepare(suite: Suite, archive: Path | None, target: Path) -> Prepared:
     return {
         "suite": suite.label(),
         "images": len(record["images"]),
+        "prompts": sum(name.endswith(".txt") for name in texts),
         "bytes": size,
         "fingerprint": record["fingerprint"],
         "folder": str(target),
@@ -191,7 +198,7 @@ def _check_pair(suite: Suite, id_: str, roles: dict[str, ImageRecord]) -> None:
         raise InputError(f"{suite.name}: gt/{id_} is not {suite.scale} times as large as lq/{id_}")
 
 
-def _publish(images: Images, record: SuiteRecord, prints: bytes, target: Path) -> None:
+def _publish(images: Images, record: SuiteRecord, prints: bytes, prompts: dict[str, bytes], target: Path) -> None:
     """Writes beside the target and renames: a prepared suite is whole or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{target.name}-{secrets.token_hex(4)}.part"
@@ -200,6 +207,10 @@ def _publish(images: Images, record: SuiteRecord, prints: bytes, target: Path) -
             (part / role).mkdir(parents=True)
             for id_, data in by_id.items():
                 (part / role / record["images"][id_][role]["file"]).write_bytes(data)
+        if prompts:
+            (part / "prompts").mkdir()
+        for name, text in prompts.items():
+            (part / "prompts" / name).write_bytes(text)
         (part / FINGERPRINTS).write_bytes(prints)
         (part / "suite.json").write_text(json.dumps(record, indent=1) + "\n")
         if target.exists():

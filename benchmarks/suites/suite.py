@@ -3,6 +3,7 @@
 A suite is a data file in suite_files/; `prepare` puts its images below the suites folder, checked and fingerprinted:
 
     SUITES/<name>/lq/<id>.<ext>  gt/<id>.<ext>  suite.json (scale, ids, sha256, sizes, one fingerprint over all)
+                  prompts/<id>.txt  prompts/prompts.toml, where it carries prompts (prompts.py)
 
 A suite that is not prepared can still score outputs by the metrics that need no suite image, by the ids of its data
 file. Folders given as --inputs and --gt make an ad hoc suite, which is unpinned.
@@ -20,6 +21,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, read_json, read_toml, validate
 from benchmarks.suites.ids import id_of, suggest_pattern
+from benchmarks.suites.prompts import PromptRecord
 from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
@@ -97,6 +99,7 @@ class SuiteFile(FileModel):
     same_protocol: Flag = False
     layout: dict[Literal["lq", "gt"], Annotated[tuple[Word, ...], Field(min_length=1)]] = Field(default_factory=dict)
     synthesis: Synthesis | None = None
+    prompts: PromptRecord | None = None
 
     @field_validator("version", mode="before")
     @classmethod
@@ -151,6 +154,8 @@ class Suite:
     made_with: dict[str, str] | None = None
     lq: dict[str, Path] = field(default_factory=dict)
     gt: dict[str, Path] = field(default_factory=dict)
+    prompt_record: PromptRecord | None = None
+    prompts: Path | None = None  # the folder of its prompts, where it is prepared with them
 
     @property
     def pinned(self) -> bool:
@@ -182,7 +187,9 @@ def load_suite(name: str, folder: Path | None) -> Suite:
     content = validate(SuiteFile, read_toml(file), file)
     pins = _read_pins(SUITE_FILES / content.pins, content.count) if content.pins else {}
     suite = Suite(
-        **content.model_dump(exclude={"gt", "version", "ids", "ids_verified", "pins", "layout", "synthesis"}),
+        **content.model_dump(
+            exclude={"gt", "version", "ids", "ids_verified", "pins", "layout", "synthesis", "prompts"}
+        ),
         name=name,
         version=content.version,
         has_gt=content.gt,
@@ -191,6 +198,7 @@ def load_suite(name: str, folder: Path | None) -> Suite:
         pins=pins,
         layout={role: list(places) for role, places in content.layout.items()},
         synthesis=content.synthesis,
+        prompt_record=content.prompts,
     )
     return _with_images(suite, folder / name) if folder is not None else suite
 
@@ -242,6 +250,7 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
         made_with=prepared.get("made_with"),
         lq=places["lq"],
         gt=places["gt"],
+        prompts=folder / "prompts" if (folder / "prompts").is_dir() else None,
     )
 
 

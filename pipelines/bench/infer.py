@@ -7,12 +7,16 @@ same folder of images and the same method.json, which the leaderboard reads.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from benchmarks.methods import adapters
+from benchmarks.methods import adapters, prompts
 from benchmarks.methods import run as infer
 from benchmarks.methods.method_file import MethodFile, RunRecord
+from benchmarks.methods.prompts import Prompts
+from benchmarks.suites.prompts import read_prompts
+from benchmarks.suites.suite import Suite, images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import probe_apart
@@ -20,6 +24,7 @@ from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.lease import hold
 from pipelines.bench import network, own, realesrgan
+from pipelines.bench.evaluate import prepared_suite
 from pipelines.bench.making import Make, Place
 from pipelines.execution.progress import Progress, warn
 from pipelines.restoration.config import is_network_file
@@ -72,6 +77,41 @@ def check_method(name: str, settings: list[str], seeds: list[int]) -> None:
         adapters.resolve(adapter, settings)
         if seeds and not adapter.takes("seed"):
             raise ConfigError(f"{adapter.name} takes no seed: leave out --seed")
+
+
+def find_inputs(
+    name: str | None, inputs: Path | None, scale: int | None, folder: Path
+) -> tuple[str, Suite | None, dict[str, Path], int]:
+    """(name of the place, the suite `name` below `folder`, id -> input, scale)."""
+    if (name is None) == (inputs is None):
+        raise ConfigError("give --suite NAME or --inputs DIR")
+    if inputs is not None:
+        return inputs.name, None, images_by_id(inputs), scale or 4
+    assert name is not None, "one of the two is given"
+    suite = prepared_suite(name, folder)
+    if scale not in (None, suite.scale):
+        raise ConfigError(f"{name} has the scale {suite.scale}")
+    return suite.name, suite, dict(suite.lq), suite.scale or 4
+
+
+def choose_prompts(name: str, asked: str | None, suite: Suite | None, ids: Iterable[str]) -> Prompts | None:
+    """The prompts of `ids` that --prompts asks for: none, fixed:TEXT, file (those of the suite) or a folder of them.
+    None for a method that takes none. ConfigError where the method and the option do not fit."""
+    if not is_adapted(name) or not adapters.load_adapter(name, HERE).takes("prompts"):
+        if asked is not None:
+            raise ConfigError(f"{name} takes no prompts: leave out --prompts")
+        return None
+    if asked is None:
+        raise ConfigError(f"{name} takes prompts: give --prompts none, fixed:TEXT, file (the suite's) or a folder")
+    plain = prompts.plain_prompts(asked)
+    if plain is not None:
+        return plain
+    if asked != "file":
+        return prompts.prompts_of_files(read_prompts(Path(asked), ids))
+    if suite is None or suite.prompts is None:
+        where = suite.name if suite else "--inputs"
+        raise ConfigError(f"{where} carries no prompts: --prompts FOLDER has them, here or of `bench prepare`")
+    return prompts.prompts_of_files(read_prompts(suite.prompts, ids, suite.prompt_record))
 
 
 def infer_method(
@@ -145,8 +185,8 @@ def estimate_work(name: str, images: int, scale: int, settings: list[str], place
         return {"method": name, "images": images, "scale": scale}
     adapter = adapters.load_adapter(name)
     adapters.check_scale(adapter, scale)
-    values, method = adapters.resolve(adapter, settings)
-    shown = {name: f"<{name}>" for name in ("python", "inputs", "outputs", "seed")}
+    values, method = adapters.resolve(adapter, settings, place.prompts)
+    shown = {name: f"<{name}>" for name in ("python", "inputs", "outputs", "seed", "prompts")}
     return {
         "method": method,
         "images": images,
@@ -173,7 +213,7 @@ def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[
             f"{adapter.name} runs from a checkout: git clone {adapter.repository}, git checkout {adapter.commit}, "
             "make its environment (--dry-run shows how), then --repo CHECKOUT --python ENVIRONMENT/bin/python"
         )
-    values, method = adapters.resolve(adapter, settings)
+    values, method = adapters.resolve(adapter, settings, place.prompts)
     repo = place.repo.absolute()
     script = adapter.script()
     if script is not None and not (repo / script).is_file():
@@ -185,7 +225,9 @@ def _adapted(name: str, scale: int, settings: list[str], place: Place) -> tuple[
         if not about["at_pinned_commit"]:
             warn(f"{repo} is at {about['commit'] or 'no commit'}, the adapter was written for {adapter.commit}")
         progress.say(f"{method}: {len(inputs)} images; the program writes to {folder / infer.LOG_FILE}")
-        return infer.run_adapter(adapter, inputs, folder, target, values, scale, seed, python, repo, place.timeout_s)
+        return infer.run_adapter(
+            adapter, inputs, folder, target, values, scale, seed, python, repo, place.timeout_s, place.prompts
+        )
 
     return about, make
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.methods import run as infer
 from benchmarks.methods.method_file import RunRecord
+from benchmarks.methods.prompts import Prompts
 from benchmarks.methods.staging import stage
 from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.errors import needs_extra
@@ -38,6 +39,7 @@ class Place:
     extra_archs: bool = False
     device: str = "auto"
     wait_s: float = 0.0  # as of lease.hold
+    prompts: Prompts | None = None  # of an adapter that takes them
 
 
 # inputs by id, the method's folder, the folder of a seed, the seed, progress -> the run, None where nothing was left

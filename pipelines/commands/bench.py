@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -45,6 +46,9 @@ AllowPartial = Annotated[
 IdsFile = Annotated[Path | None, typer.Option("--ids", metavar="FILE", help="Rank over these ids, one a line.")]
 IdPattern = Annotated[
     str | None, typer.Option(metavar="REGEX", help="Which part of a name is the id, as '(?P<id>[0-9]+)_out'.")
+]
+PromptsFrom = Annotated[
+    str | None, typer.Option(help="none, fixed:TEXT, file (the suite's), or a folder of ID.txt and prompts.toml.")
 ]
 MinImages = Annotated[int, typer.Option(min=0, help="Unranked methods with fewer images are not shown.")]
 Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
@@ -220,6 +224,7 @@ def infer_command(
     scale: Annotated[int | None, typer.Option(min=1, help="Of --inputs; a suite has its own.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Several make seed-N folders.")] = None,
     set_: Set = None,
+    prompts: PromptsFrom = None,
     repo: Annotated[Path | None, typer.Option(help="Checkout of the method's repository.")] = None,
     python: Annotated[str, typer.Option(help="Interpreter of the method's environment.")] = "python",
     timeout: Annotated[
@@ -251,9 +256,10 @@ def infer_command(
     infer.check_method(name, set_ or [], seed or [])
     if inputs is not None and scale is None:
         scale = infer.own_scale(name, place)
-    over, images, factor = _inputs_of(suite, inputs, scale, suites.suites_folder(suites_dir))
+    over, carried, images, factor = infer.find_inputs(suite, inputs, scale, suites.suites_folder(suites_dir))
     chosen = sample_ids(tuple(images), limit)
     images = {id_: images[id_] for id_ in chosen}
+    place = replace(place, prompts=infer.choose_prompts(name, prompts, carried, images))
     if dry_run:
         tell_json(infer.estimate_work(name, len(images), factor, set_ or [], place), None if json_ else 1)
         return
@@ -267,25 +273,6 @@ def infer_command(
     tell(summary if json_ else {**summary, **counts}, json_, [summary["folder"]], [rank])
     asked = len(images) * max(1, len(seed or []))
     check_failed(len(summary["missing"]), asked, max_failed, "of the images are missing")
-
-
-def _inputs_of(
-    suite: str | None, inputs: Path | None, scale: int | None, folder: Path
-) -> tuple[str, dict[str, Path], int]:
-    """(name of the place, id -> input, scale)."""
-    from benchmarks.suites import suite as suites
-    from lucidflux_data.errors import ConfigError
-    from pipelines.bench import evaluate
-
-    if (suite is None) == (inputs is None):
-        raise ConfigError("give --suite NAME or --inputs DIR")
-    if inputs is not None:
-        return inputs.name, suites.images_by_id(inputs), scale or 4
-    assert suite is not None, "one of the two is given"
-    over = evaluate.prepared_suite(suite, folder)
-    if scale not in (None, over.scale):
-        raise ConfigError(f"{suite} has the scale {over.scale}")
-    return over.name, dict(over.lq), over.scale or 4
 
 
 @app.command("suites")
@@ -317,6 +304,7 @@ def suites_command(suites_dir: SuitesDir = None, json_: Json = False) -> None:
 def prepare_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The suite.")],
     from_: Annotated[Path | None, typer.Option("--from", metavar="ARCHIVE", help="Folder, zip or tar.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A folder of ID.txt and prompts.toml.")] = None,
     suites_dir: SuitesDir = None,
     json_: Json = False,
 ) -> None:
@@ -325,7 +313,7 @@ def prepare_command(
     from benchmarks.suites import suite as suites
 
     folder = suites.suites_folder(suites_dir)
-    made = prepare.prepare(suites.load_suite(name, None), from_, folder / name)
+    made = prepare.prepare(suites.load_suite(name, None), from_, folder / name, prompts)
     where = f" --suites-dir {quote(str(suites_dir))}" if suites_dir else ""
     tell(made, json_, [str(folder / name)], [
         (f"lucidflux bench infer bicubic --suite {name}{where}", "a first method"),

@@ -38,6 +38,16 @@ OPTIONS = {
         *("--img_dir", "--save_dir", "--upscale", "--guidance_scale", "--num_inference_steps", "--color_fix"),
         *("--start_point", "--load_8bit_llava", "--seed"),
     },
+    "hypir": {
+        *("--base_model_type", "--base_model_path", "--model_t", "--coeff_t", "--lora_rank", "--lora_modules"),
+        *("--weight_path", "--patch_size", "--stride", "--lq_dir", "--scale_by", "--upscale", "--txt_dir"),
+        *("--output_dir", "--seed", "--device"),
+    },
+    "dit4sr": {
+        *("--pretrained_model_name_or_path", "--transformer_model_name_or_path", "--image_path", "--prompt_path"),
+        *("--output_dir", "--num_inference_steps", "--guidance_scale", "--process_size", "--upscale"),
+        *("--align_method", "--start_point", "--seed"),
+    },
 }
 SIZES = {"even": (128, 130), "odd": (129, 131), "small": (127, 300), "thin": (300, 120)}
 
@@ -135,10 +145,11 @@ def test_the_table_of_methods_is_what_the_adapters_say() -> None:
     rows = text.split("| adapter | commit |")[1].split("\n\n")[0].splitlines()[2:]
     cells = {row.split("|")[1].strip(" `"): [cell.strip(" `") for cell in row.split("|")[2:-1]] for row in rows}
     assert list(cells) == adapters.adapter_names()
-    for name, (commit, licence_class, seed, sizes) in cells.items():
+    for name, (commit, licence_class, seed, prompts, sizes) in cells.items():
         adapter = adapters.load_adapter(name)
         assert (commit, licence_class) == (adapter.commit, adapter.licence_class)
         assert (seed == "yes") == ("{seed}" in adapter.command)
+        assert (prompts == "yes") == ("{prompts}" in adapter.command)
         assert ("inputs under" in sizes) == (adapter.stage.min_side > 0)
         assert ("cut to multiples of 8" in sizes) == (adapter.rounds_to == 8)
         assert ("no multiples of 16" in sizes) == (adapter.stage.multiple == 16)
