@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import shlex
 import shutil
@@ -212,6 +213,24 @@ def test_no_file_names_a_registry_of_ones_own() -> None:
 
 
 @pytest.mark.slow
+def test_the_bucket_of_the_compose_file_is_made(store: Any) -> None:
+    """By the file's own command, at a store on this machine; once more where it is there."""
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["bucket"]
+    program, *words = service["command"]
+    assert program == "python"
+    for _ in range(2):
+        subprocess.run([sys.executable, *words], env=os.environ | store.environment, check=True, timeout=120)
+    found = subprocess.run(
+        [sys.executable, "-c", "import s3fs; print(s3fs.S3FileSystem().exists('lucidflux'))"],
+        env=os.environ | store.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == "True", found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_steps_of_the_cpu_stage_run_in_a_fresh_environment(tmp_path: Path) -> None:
     """In the order of the file, with what it copies; pip and python are those of a new environment. Steps that need an
     image (Debian's packages, the user) are known by name. Fetches 300 MB."""

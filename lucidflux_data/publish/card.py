@@ -13,7 +13,7 @@ import yaml
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.escapes import for_markdown, for_markdown_code, show
-from lucidflux_data.publish.croissant import CROISSANT, About, make_croissant
+from lucidflux_data.publish.croissant import CROISSANT, MAIN, About, make_croissant, resolve_url
 from lucidflux_data.publish.facts import SetFacts, gather_facts
 from lucidflux_data.publish.licences import hub_ids
 from lucidflux_data.selection.records import VERSION
@@ -32,8 +32,11 @@ _SEALED = re.compile(rb"(?s)(.*)<!-- Written by `lucidflux-data card`; sha256 of
 _FRONT = re.compile(rb"(?s)---\n(.*?)\n---\n")
 
 
-def write_card(folder: Folder, name: str, creator: str | None, repository: str | None, overwrite: bool) -> SetFacts:
-    """Writes README.md and croissant.json; gives what they tell. `repository`: OWNER/NAME on the Hub, where it has one.
+def write_card(
+    folder: Folder, name: str, creator: str | None, repository: str | None, overwrite: bool, revision: str = MAIN
+) -> SetFacts:
+    """Writes README.md and croissant.json; gives what they tell. `repository`: OWNER/NAME on the Hub, where it has one,
+    and `revision`: the branch there.
 
     ConfigError where README.md is not as `card` wrote it, unless `overwrite`; errors of `gather_facts`.
     """
@@ -41,9 +44,9 @@ def write_card(folder: Folder, name: str, creator: str | None, repository: str |
         raise ConfigError(f"{folder.path(CARD)} was written or edited by hand: --overwrite replaces it")
     facts, name = gather_facts(folder), show(name)  # one line: another could end the front matter
     url = page_of(repository) if repository else None
-    about: About = {"name": name, "description": describe(facts), "creator": creator, "url": url}
+    about: About = {"name": name, "description": describe(facts), "creator": creator, "url": url, "revision": revision}
     folder.publish(CROISSANT, make_croissant(facts, about))
-    folder.publish(CARD, make_readme(facts, name, repository))
+    folder.publish(CARD, make_readme(facts, name, repository, revision))
     return facts
 
 
@@ -66,7 +69,7 @@ def describe(facts: SetFacts) -> str:
     return f"{facts.images:,} images kept of {facts.candidates:,} candidates, as their original bytes."
 
 
-def make_readme(facts: SetFacts, name: str, repository: str | None) -> bytes:
+def make_readme(facts: SetFacts, name: str, repository: str | None, revision: str = MAIN) -> bytes:
     """The card as Markdown, the same bytes for the same facts."""
     front = yaml.safe_dump(front_matter(facts, name), sort_keys=False, allow_unicode=True, width=10_000)
     lines = [
@@ -75,7 +78,7 @@ def make_readme(facts: SetFacts, name: str, repository: str | None) -> bytes:
         describe(facts),
         "",
         *_inside(facts),
-        *_reading(facts, repository or UNNAMED),
+        *_reading(facts, repository or UNNAMED, revision),
         *_choice(facts),
         *_licences(facts),
         *_looked_into(facts),
@@ -130,16 +133,17 @@ def _inside(facts: SetFacts) -> list[str]:
     ]
 
 
-def _reading(facts: SetFacts, repository: str) -> list[str]:
+def _reading(facts: SetFacts, repository: str, revision: str) -> list[str]:
     urls = facts.manifest["urls"]
-    place = f"{page_of(repository)}/resolve/main/shards/{urls}"
+    place = f"{resolve_url(page_of(repository), revision)}shards/{urls}"
+    branch = f', revision="{revision}"' if revision != MAIN else ""
     return [
         "## How to read it",
         "",
         "```python",
         "import datasets, webdataset",
         "",
-        f'samples = datasets.load_dataset("{repository}", split="train", streaming=True)',
+        f'samples = datasets.load_dataset("{repository}"{branch}, split="train", streaming=True)',
         f'samples = webdataset.WebDataset("{place}", shardshuffle=False)',
         f'samples = webdataset.WebDataset("shards/{urls}", shardshuffle=False)  # files of this folder',
         "```",

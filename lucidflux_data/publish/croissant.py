@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
+from urllib.parse import quote
 
 from lucidflux_data.errors import VerificationError
 from lucidflux_data.publish.facts import SetFacts
@@ -18,6 +19,7 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
 
 CROISSANT = "croissant.json"
+MAIN = "main"  # the branch of a repository that nobody named another of
 VERSION = "http://mlcommons.org/croissant/1.0"
 # The context of the reference datasets of version 1.0, key by key.
 CONTEXT = {
@@ -77,18 +79,24 @@ Node = dict[str, object]  # of JSON-LD
 
 class About(TypedDict):
     """What a card is told beside the facts: `name` and `description` of the set, `creator`: who made it, None where
-    nobody said; `url`: of its page on the Hub, None before it has one."""
+    nobody said; `url`: of its page on the Hub, None before it has one; `revision`: its branch there."""
 
     name: str
     description: str
     creator: str | None
     url: str | None
+    revision: str
+
+
+def resolve_url(page: str, revision: str) -> str:
+    """Where the Hub gives the files of a branch, a slash at the end. `page`: of the dataset."""
+    return f"{page}/resolve/{quote(revision, safe='')}/"
 
 
 def make_croissant(facts: SetFacts, about: About) -> bytes:
     """The metadata as JSON-LD, the same bytes for the same facts. Shards are named by their place on the Hub where the
     set has one, since readers of a file from the network take no other, else by their place beside the file."""
-    beside = f"{about['url']}/resolve/main/" if about["url"] else ""
+    beside = resolve_url(about["url"], about["revision"]) if about["url"] else ""
     shards = [_shard(entry, beside) for entry in facts.manifest["shards"]]
     stated = [licence for licence in facts.licences if licence != NOT_RECORDED]
     found: Node = {
@@ -179,10 +187,11 @@ def _of_field(identity: str) -> Node:
 
 
 class Told(TypedDict):
-    """What `croissant.json` says: sha256 of each shard by its name, and the page on the Hub, None without one."""
+    """What `croissant.json` says: sha256 of each shard by its name; `place`: the address before `shards/`, None where
+    they are named by their place beside the file."""
 
     shards: dict[str, str]
-    url: str | None
+    place: str | None
 
 
 def read_croissant(folder: Folder) -> Told:
@@ -191,7 +200,9 @@ def read_croissant(folder: Folder) -> Told:
     try:
         content = parse_json(folder.read(CROISSANT))
         shards = [node for node in content["distribution"] if node["@type"] == "cr:FileObject"]
-        return {"shards": {str(node["@id"]): str(node["sha256"]) for node in shards}, "url": content.get("url")}
+        places = {str(node["contentUrl"]).removesuffix(f"{PLACE}/{node['@id']}") for node in shards}
+        place = places.pop() if len(places) == 1 else ""
+        return {"shards": {str(node["@id"]): str(node["sha256"]) for node in shards}, "place": place or None}
     except FileNotFoundError:
         raise VerificationError(f"{folder} has no {CROISSANT}: {again}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError, StorageError, VerificationError, needs_extra
+from lucidflux_data.publish.croissant import MAIN
 from lucidflux_data.publish.published import LAST, PublishedFile
 from lucidflux_data.shards.shard import is_shard_file
 from lucidflux_data.shards.verify import PLACE
 from lucidflux_data.storage.folder import Folder
 
-MAIN = "main"
 AT_ONCE = 16  # files between two lines of progress
 IN_A_COMMIT = 250  # files; the Hub's own client begins with as many
 _PLACE = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")

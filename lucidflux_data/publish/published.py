@@ -14,7 +14,7 @@ from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.measures import firewall
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.publish.card import CARD, has_front_matter, names_content, page_of
-from lucidflux_data.publish.croissant import CROISSANT, read_croissant
+from lucidflux_data.publish.croissant import CROISSANT, MAIN, read_croissant, resolve_url
 from lucidflux_data.publish.facts import last_part
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.verify import PLACE, index_of_tar
@@ -40,15 +40,15 @@ class PublishedFile:
     sha256: str | None
 
 
-def list_published(folder: Folder, repository: str) -> list[PublishedFile]:
-    """The files in the order in which they are sent to OWNER/NAME. ConfigError for a folder in a store.
+def list_published(folder: Folder, repository: str, revision: str = MAIN) -> list[PublishedFile]:
+    """The files in the order in which they are sent to a branch of OWNER/NAME. ConfigError for a folder in a store.
     VerificationError for one without a card, with one of another set or place, or with files that no manifest lists."""
     if not folder.is_local:
         raise ConfigError(f"{folder.url} is in a store: push sends from a folder of this machine, so copy it first")
     manifest = shards.read_manifest(folder)
     if not pairs_run.is_pairs(folder) and not manifest["shards"]:
         raise VerificationError(f"{folder} has no shards: there is nothing to publish")
-    _check_card(folder, manifest, repository)
+    _check_card(folder, manifest, repository, revision)
     files = [_listed(folder, f"{PLACE}/{name}", sha256) for name, sha256 in sorted(_sums(manifest).items())]
     files += [_listed(folder, name, None) for name in LAST]
     _refuse_others(folder, {file.name for file in files})
@@ -81,14 +81,14 @@ def _listed(folder: Folder, name: str, sha256: str | None) -> PublishedFile:
         raise VerificationError(f"{folder.path(name)} is missing: `lucidflux-data verify {folder}` tells") from None
 
 
-def _check_card(folder: Folder, manifest: shards.Manifest, repository: str) -> None:
+def _check_card(folder: Folder, manifest: shards.Manifest, repository: str, revision: str) -> None:
     again = f"`lucidflux-data card {folder}` writes it"
     if not folder.exists(CARD):
         raise VerificationError(f"{folder} has no card ({CARD}): {again}")
     told = read_croissant(folder)
-    if told["url"] not in (None, page_of(repository)):
-        to = f"`lucidflux-data card {folder} --to hf://datasets/{repository}`"
-        raise VerificationError(f"the card of {folder} was written for {told['url']}: {to} writes another")
+    if told["place"] not in (None, resolve_url(page_of(repository), revision)):
+        to = f"`lucidflux-data card {folder} --to hf://datasets/{repository} --revision {revision}`"
+        raise VerificationError(f"the card of {folder} was written for {told['place']}: {to} writes another")
     if told["shards"] != {entry["name"]: entry["sha256"] for entry in manifest["shards"]}:
         raise VerificationError(f"{folder.path(CROISSANT)} is of other shards than those that are there now: {again}")
     card = folder.read(CARD)

@@ -25,6 +25,7 @@ def card_command(
     to: Annotated[
         str | None, typer.Option(metavar="hf://datasets/OWNER/NAME", help="Where it will be, for the snippets.")
     ] = None,
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Of that place.")] = "main",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a README.md that was edited.")] = False,
     wait: Wait = 0,
     json_: Json = False,
@@ -41,7 +42,7 @@ def card_command(
     settle(folder)
     place = Folder(folder)
     with writing(folder, wait):
-        facts = write_card(place, name or os.path.basename(place.root), creator, repository, overwrite)
+        facts = write_card(place, name or os.path.basename(place.root), creator, repository, overwrite, revision)
     told = {
         "card": place.path(CARD),
         "croissant": place.path(CROISSANT),
@@ -86,7 +87,7 @@ def push_command(
         check_ready()
     settle(folder)
     with writing(folder, wait, dry_run=dry_run):
-        files = list_published(place, destination.repository)
+        files = list_published(place, destination.repository, revision)
         for sentence in describe_places(place):
             warn(sentence)
         with open_executor("local", num_cpus, 0, None) as started:

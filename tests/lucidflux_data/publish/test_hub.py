@@ -73,7 +73,7 @@ def push(data_command: Callable[..., subprocess.CompletedProcess[str]], folder: 
 def send(folder: Path, revision: str = "main", private: bool = False) -> publishing.Pushed:
     """What the command does behind the verification."""
     place = Folder(folder)
-    files = list_published(place, "lab/set")
+    files = list_published(place, "lab/set", revision)
     return publishing.push(place, files, publishing.Destination("lab/set", revision, private), lambda line: None)
 
 
@@ -193,7 +193,12 @@ def test_a_card_for_another_place_is_not_published(hub: Hub, run: Path, data_com
     assert data_command("card", run, "--to", "hf://datasets/lab/other").returncode == 0
     done = push(data_command, run)
     assert done.returncode == 6
-    assert "was written for https://huggingface.co/datasets/lab/other" in done.stderr
+    assert "was written for https://huggingface.co/datasets/lab/other/resolve/main/" in done.stderr
+    assert data_command("card", run, "--to", TO, "--revision", "v2").returncode == 0
+    assert 'load_dataset("lab/set", revision="v2",' in (run / "README.md").read_text()
+    with pytest.raises(VerificationError, match="resolve/v2/"):
+        send(run)
+    assert send(run, "v2")["revision"] == "v2"
 
 
 def test_a_dry_run_asks_nobody(hub: Hub, carded: Path, data_command) -> None:
