@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from benchmarks.methods import adapters
 from benchmarks.methods.prompts import Prompts, check_order, plain_prompts, prompts_of_files, stage_prompts
+from benchmarks.methods.run import run_adapter
 from benchmarks.suites import suite as suites
 from benchmarks.suites.prepare import prepare
 from benchmarks.suites.prompts import PromptRecord, encode_prompts, read_prompts
@@ -97,6 +99,43 @@ def test_prompts_that_are_not_the_recorded_ones_are_refused(captions: Path) -> N
     (captions / "prompts.toml").write_text("captioner = 'x'\nrevision = 'y'")
     with pytest.raises(ConfigError, match=r"prompts\.toml lacks the key sha256"):
         read_prompts(captions, TEXTS)
+
+
+PROGRAM = """
+import shutil, sys
+from pathlib import Path
+inputs, outputs, prompts = map(Path, sys.argv[1:])
+for path in prompts.iterdir():
+    shutil.copyfile(path, Path.cwd() / path.name)
+for path in inputs.iterdir():
+    shutil.copyfile(path, outputs / path.name)
+"""
+
+
+def test_the_command_is_given_the_prompts_of_what_is_left(captions: Path, tmp_path: Path) -> None:
+    """`a` is there already, so that the program sees b and c alone, and their prompts."""
+    pixels = Image.new("RGB", (8, 8))
+    for folder in ("lq", "repo", "out"):
+        (tmp_path / folder).mkdir()
+    for id_ in TEXTS:
+        pixels.save(tmp_path / "lq" / f"{id_}.png")
+    pixels.save(tmp_path / "out" / "a.png")
+    (tmp_path / "repo" / "copy_all.py").write_text(PROGRAM)
+    adapter = adapters.Adapter(
+        **{"name": "mine", "about": "x", "repository": "x", "commit": "x", "licence": "x", "weights": "x"},
+        **{"command": "{python} copy_all.py {inputs} {outputs} {prompts}", "collect": "*.png"},
+        prompts_by_order=True,
+    )
+    chosen = infer.choose_prompts("hypir", str(captions), None, TEXTS)
+    assert chosen is not None
+    inputs = {id_: tmp_path / "lq" / f"{id_}.png" for id_ in TEXTS}
+    settings = adapters.resolve(adapter, [], chosen)[0]
+    places = (tmp_path, tmp_path / "out", settings, 1, 0, sys.executable, tmp_path / "repo", None)
+    run = run_adapter(adapter, inputs, *places, chosen)
+    assert run is not None
+    assert (run["images"], run["missing"], run["remarks"]) == (2, [], {})
+    seen = {path.stem: path.read_bytes().decode() for path in (tmp_path / "repo").glob("*.txt")}
+    assert seen == {id_: text for id_, text in TEXTS.items() if id_ != "a"}
 
 
 @pytest.mark.parametrize(

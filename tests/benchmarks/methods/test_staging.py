@@ -49,6 +49,17 @@ OPTIONS = {
         *("--align_method", "--start_point", "--seed"),
     },
 }
+# What the script of each repository leaves below its outputs for an input x.y.png, its image first.
+LAYOUTS = {
+    "osediff": ["x.y.png", "txt/x.txt"],
+    "pisa-sr": ["x.y.png"],
+    "tsd-sr": ["x.y.png"],
+    "invsr": ["x.y.png"],
+    "adcsr": ["x.y.png"],
+    "faithdiff": ["x.y.png"],
+    "hypir": ["result/x.y.png", "prompt/x.y.txt"],
+    "dit4sr": ["sample00/x.y.png", "txt/x.txt"],
+}
 SIZES = {"even": (128, 130), "odd": (129, 131), "small": (127, 300), "thin": (300, 120)}
 
 
@@ -125,6 +136,14 @@ def test_nothing_is_run_where_nothing_can_be_given(sized: dict[str, Path], tmp_p
     assert run is not None
     assert (run["images"], run["missing"]) == (0, ["thin"])
     assert run["remarks"] == {"thin": "the input is 300x120, osediff is given sides of 128 and more"}
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_the_image_of_an_id_is_found_where_the_script_puts_it(name: str, tmp_path: Path) -> None:
+    for file in LAYOUTS[name]:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert adapters.load_adapter(name).found(tmp_path) == {"x.y": tmp_path / LAYOUTS[name][0]}
 
 
 def test_a_seed_that_would_change_nothing_is_refused() -> None:
