@@ -1,8 +1,8 @@
 """The errors that a user sees: one sentence and an exit code. The command line prints the sentence, never a traceback.
 
 LucidFluxError
-  ConfigError        2  wrong option, config or run folder
-  InputError         3  a source that cannot be used
+  ConfigError        2  wrong option, config or run folder (WrongCall: wrong argument of a call in Python)
+  InputError         3  a source that cannot be used (WrongImage: what was given in memory is no image)
   TooManyFailed      4  finished, but more failed than --max-failed
   Interrupted        5  stopped half-way; the same command resumes (StorageError: the store kept failing; FolderBusy:
                         another command writes there; CredentialsError: the store no longer accepts who asks)
@@ -28,6 +28,14 @@ class ConfigError(LucidFluxError):
 
 class InputError(LucidFluxError):
     exit_code = 3
+
+
+class WrongCall(ConfigError, ValueError):
+    """A wrong argument of a call in Python, which is a ValueError as well."""
+
+
+class WrongImage(InputError, ValueError):
+    """What was given as an image in memory is none that can be used; a ValueError as well."""
 
 
 class TooManyFailed(LucidFluxError):

@@ -21,7 +21,7 @@ from lucidflux_data.codecs import icc
 from lucidflux_data.codecs.alpha import find_outside
 from lucidflux_data.codecs.header import Header, orientation_of
 from lucidflux_data.codecs.opening import opened
-from lucidflux_data.errors import ImageError
+from lucidflux_data.errors import ImageError, WrongImage
 from lucidflux_data.images import decode, finish
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
@@ -36,7 +36,7 @@ def pixels_of(images: object) -> list[np.ndarray]:
     """Each picture as uint8 HxWx3 RGB, upright, in sRGB: what `decode` gives of a file.
 
     `images`: a picture of Pillow, an array, a tensor, or an iterable of them; 4 axes are a batch. Where a shape can be
-    read both ways, arrays have their channels last, tensors first. Raises ValueError that says what is expected.
+    read both ways, arrays have their channels last, tensors first. Raises WrongImage that says what is expected.
     """
     if isinstance(images, Image.Image):
         return [_of_pillow(images)]
@@ -44,7 +44,7 @@ def pixels_of(images: object) -> list[np.ndarray]:
         return list(_of_samples(images))
     if isinstance(images, Iterable) and not isinstance(images, str | bytes | dict):
         return [pixels for image in images for pixels in _of_one_kind(image)]
-    raise ValueError(f"{EXPECTED}; not a {type(images).__name__}")
+    raise WrongImage(f"{EXPECTED}; not a {type(images).__name__}")
 
 
 def each_picture(images: object, read: Callable[[Path], np.ndarray]) -> Iterator[np.ndarray]:
@@ -63,7 +63,7 @@ def each_picture(images: object, read: Callable[[Path], np.ndarray]) -> Iterator
 def _of_one_kind(image: object) -> list[np.ndarray]:
     if isinstance(image, Image.Image | np.ndarray) or _is_tensor(image):
         return pixels_of(image)
-    raise ValueError(f"{EXPECTED}; not a {type(image).__name__}")
+    raise WrongImage(f"{EXPECTED}; not a {type(image).__name__}")
 
 
 def _is_tensor(image: object) -> bool:
@@ -79,7 +79,7 @@ def _of_pillow(image: Image.Image) -> np.ndarray:
     except ImageError as error:
         if error.reason == "unsupported_format":  # of the files that are curated; Pillow has read it
             return _of_loaded(image)
-        raise ValueError(f"the picture cannot be used: {error.detail}") from None
+        raise WrongImage(f"the picture cannot be used: {error.detail}") from None
 
 
 def _bytes_behind(image: Image.Image) -> bytes | None:
@@ -103,13 +103,13 @@ def _state(image: Image.Image) -> tuple[object, ...]:
 
 
 def _of_loaded(image: Image.Image) -> np.ndarray:
-    """Of the samples that Pillow has. Raises ValueError for a mode without a known range (I, F)."""
+    """Of the samples that Pillow has. Raises WrongImage for a mode without a known range (I, F)."""
     try:
         image.load()
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"the picture cannot be read: {error}") from None
+        raise WrongImage(f"the picture cannot be read: {error}") from None
     if image.mode in ("I", "F"):
-        raise ValueError(f"samples of Pillow's mode {image.mode} have no known range: convert to L or RGB first")
+        raise WrongImage(f"samples of Pillow's mode {image.mode} have no known range: convert to L or RGB first")
     profile = image.info.get("icc_profile") or None
     if image.mode == "LAB":
         colours, alpha, profile = np.array(icc.convert_lab(image)), None, None
@@ -155,7 +155,7 @@ def _of_samples(image: Any) -> Iterator[np.ndarray]:
     batch = image[None, :, :, None] if image.ndim == 2 else image[None] if image.ndim == 3 else image
     axis = next((axis for axis in axes if batch.ndim == 4 and batch.shape[axis] in CHANNELS), None)
     if axis is None or 0 in batch.shape:
-        raise ValueError(f"{EXPECTED}; not {what}")
+        raise WrongImage(f"{EXPECTED}; not {what}")
     for samples in np.moveaxis(batch, axis, 3):
         yield _levels(samples, what)
 
@@ -166,12 +166,12 @@ def _levels(samples: np.ndarray, what: str) -> np.ndarray:
     elif np.issubdtype(samples.dtype, np.floating):
         low, high = float(samples.min()), float(samples.max())
         if not -HALF_A_LEVEL <= low <= high <= 1 + HALF_A_LEVEL:  # not-a-number too
-            raise ValueError(f"{EXPECTED}; not {what} from {low:g} to {high:g}")
+            raise WrongImage(f"{EXPECTED}; not {what} from {low:g} to {high:g}")
         unit = samples.astype(np.float64).clip(0, 1)
         if unit.shape[2] == 4:
             unit = unit[..., :3] * unit[..., 3:] + 1 - unit[..., 3:]
         samples = (unit * 255).round().astype(np.uint8)
     else:
-        raise ValueError(f"{EXPECTED}; not {what}")
+        raise WrongImage(f"{EXPECTED}; not {what}")
     colours, alpha = (samples[..., :3], samples[..., 3]) if samples.shape[2] == 4 else (samples, None)
     return finish(colours, alpha, _header(colours), set())

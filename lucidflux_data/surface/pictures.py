@@ -69,14 +69,7 @@ def _one(image: object) -> list[np.ndarray]:
 
 def read_pictures(images: object) -> Iterator[np.ndarray]:
     """uint8 HxWx3 RGB of each, one after the other. InputError for what is no image."""
-    pictures = each_picture(images, _read)
-    while True:
-        try:
-            yield next(pictures)
-        except StopIteration:
-            return
-        except ValueError as error:
-            raise InputError(str(error)) from None
+    return each_picture(images, _read)
 
 
 def _read(path: Path) -> np.ndarray:

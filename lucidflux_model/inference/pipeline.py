@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import SiglipVisionModel
 
+from lucidflux_data.errors import WrongCall
 from lucidflux_data.images import upsample_lq
 from lucidflux_data.in_memory import pixels_of
 from lucidflux_model.inference.color import align_colors
@@ -121,7 +122,7 @@ class LucidFluxPipeline(DiffusionPipeline):
         `output_type`: pil, np (B x H x W x 3 in [0, 1]), pt (B x 3 x H x W) or latent (packed).
 
         `callback_on_step_end(pipeline, index, sigma, {"latents": ...})` may return other latents, or set
-        `pipeline._interrupt` to end after this step. Raises ValueError.
+        `pipeline._interrupt` to end after this step. Raises WrongCall.
         """
         steps, guidance = num_inference_steps, guidance_scale
         request = Request(steps, guidance, proxy_strength, schedule, numerics, tile, overlap, color_fix, output_type)
@@ -163,7 +164,7 @@ class LucidFluxPipeline(DiffusionPipeline):
         if numerics == "parity":
             for name in ("proxy", "vae"):
                 if getattr(self, name).dtype != torch.float32:
-                    raise ValueError(f"numerics='parity' needs {name} in float32: see dtype of from_pretrained")
+                    raise WrongCall(f"numerics='parity' needs {name} in float32: see dtype of from_pretrained")
 
     def _lq(self, levels: np.ndarray, height: int, width: int, numerics: str) -> Tensor:
         """B x 3 x H x W in [-1, 1], float32, sides up to multiples of 16; parity rounds it to the network's dtype."""
@@ -188,7 +189,7 @@ class LucidFluxPipeline(DiffusionPipeline):
             return pack(randn_tensor(shape, generator=generator, device=lq.device, dtype=dtype))
         wanted = (len(lq), rows * columns, 4 * channels)
         if tuple(given.shape) != wanted:
-            raise ValueError(
+            raise WrongCall(
                 f"latents are {'x'.join(map(str, wanted))} for this output, not {'x'.join(map(str, given.shape))}"
             )
         return given.to(lq.device, dtype)
@@ -312,9 +313,9 @@ def _levels(image: Images) -> np.ndarray:
     """uint8 B x H x W x 3."""
     pixels = pixels_of(image)
     if not pixels:
-        raise ValueError("there is no image to restore")
+        raise WrongCall("there is no image to restore")
     if len({one.shape for one in pixels}) > 1:
-        raise ValueError("the images of one call have one size: call once for each size")
+        raise WrongCall("the images of one call have one size: call once for each size")
     return np.stack(pixels)
 
 

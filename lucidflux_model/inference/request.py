@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lucidflux_data.errors import WrongCall
+
 CHOICES = {
     "schedule": ("published", "flux"),
     "numerics": ("fast", "parity"),
@@ -16,7 +18,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Request:
-    """The settings of a call. ValueError, where one cannot be met, says which and what it may be."""
+    """The settings of a call. WrongCall, where one cannot be met, says which and what it may be."""
 
     steps: int = 28
     guidance: float = 4.0
@@ -32,11 +34,11 @@ class Request:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+                raise WrongCall(f"{name} is one of {', '.join(allowed)}, not {value!r}")
         if self.tile and (self.tile % 64 or self.overlap % 64 or not 0 <= self.overlap < self.tile):
-            raise ValueError("tile and overlap are multiples of 64 pixels, and overlap is the smaller")
+            raise WrongCall("tile and overlap are multiples of 64 pixels, and overlap is the smaller")
         if self.steps < 1:
-            raise ValueError(f"num_inference_steps is at least 1, not {self.steps}")
+            raise WrongCall(f"num_inference_steps is at least 1, not {self.steps}")
 
 
 def output_size(
@@ -44,10 +46,10 @@ def output_size(
 ) -> tuple[int, int]:
     """(height, width) of the result for an input of `size` (height, width), in pixels.
 
-    One side alone keeps the aspect ratio; neither multiplies both by `upscale`. ValueError for what is no size.
+    One side alone keeps the aspect ratio; neither multiplies both by `upscale`. WrongCall for what is no size.
     """
     if not (math.isfinite(upscale) and upscale > 0) or any(side is not None and side < 1 for side in (height, width)):
-        raise ValueError("height and width are at least 1 pixel, and upscale is over 0")
+        raise WrongCall("height and width are at least 1 pixel, and upscale is over 0")
     if height is None and width is None:
         height, width = (max(1, round(side * upscale)) for side in size)
     elif width is None and height is not None:
@@ -63,13 +65,13 @@ def check_calls(
     images: int, generator: object, num_images_per_prompt: int | None, tensors: Sequence[str], known: Sequence[str]
 ) -> None:
     """What diffusers' users may ask for: a generator for each image, one result an image, tensors that a callback
-    can be given. Raises ValueError."""
+    can be given. Raises WrongCall."""
     if isinstance(generator, list | tuple) and len(generator) != images:
-        raise ValueError(f"{len(generator)} generators for {images} images: give one, or one for each image")
+        raise WrongCall(f"{len(generator)} generators for {images} images: give one, or one for each image")
     if num_images_per_prompt not in (None, 1):
-        raise ValueError(
+        raise WrongCall(
             f"num_images_per_prompt is 1, not {num_images_per_prompt}: for several results give an image several times"
         )
     unknown = [name for name in tensors if name not in known]
     if unknown:
-        raise ValueError(f"callback_on_step_end_tensor_inputs are out of {', '.join(known)}, not {', '.join(unknown)}")
+        raise WrongCall(f"callback_on_step_end_tensor_inputs are out of {', '.join(known)}, not {', '.join(unknown)}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lucidflux_data.errors import ImageError, InputError
+from lucidflux_data.errors import ImageError, InputError, WrongCall, suggest
 from lucidflux_data.images import decode
 from lucidflux_data.in_memory import each_picture
 from lucidflux_model.inference.config import SEED, TINY, ModelConfig, Offload, Quantize
@@ -76,7 +76,8 @@ def restore(
     without, on random weights, and restores nothing. `trained`: a file in the layout of lucidflux.pth over it.
     `output_type`: pil, or np (float32 HxWx3 in [0, 1]). The model of the last call is kept for the next one.
 
-    Raises ConfigError or InputError where the model or a file cannot be had, ValueError for a wrong image or option.
+    Raises ConfigError or InputError where the model or a file cannot be had, WrongImage or WrongCall, which are
+    ValueErrors as well, for a wrong image or option.
 
     >>> from lucidflux_model import restore
     >>> (result,) = restore(Image.new("RGB", (32, 24), "grey"), model="tiny", steps=1, upscale=2)
@@ -85,9 +86,10 @@ def restore(
     """
     unknown = sorted(options.keys() - Options.__annotations__.keys())
     if unknown:
-        raise ValueError(f"there is no option {', '.join(unknown)}: they are {', '.join(Options.__annotations__)}")
+        known = tuple(Options.__annotations__)
+        raise WrongCall(f"restore has no option {unknown[0]!r}: {suggest(unknown[0], known, len(known))}")
     if output_type not in ("pil", "np"):
-        raise ValueError(f"output_type is pil or np, not {output_type!r}")
+        raise WrongCall(f"output_type is pil or np, not {output_type!r}")
     asked: dict[str, Any] = {**(TINY if model == "tiny" else {}), **options}
     given = {name: asked.pop(name) for name in ("quantize", "offload", "device") if name in asked}
     config = ModelConfig(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import ConfigError, InputError, LucidFluxError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model import restore
 from lucidflux_model.inference import restoring
@@ -70,15 +70,16 @@ def test_what_cannot_be_is_a_sentence(files: list[Path], tmp_path: Path) -> None
         (files, {"weights": tmp_path}, InputError, "no model_index.json"),
         (tmp_path / "none.png", {"model": "tiny"}, InputError, "none.png cannot be read"),
         (tmp_path / "text.png", {"model": "tiny"}, InputError, "text.png cannot be used: no image format"),
-        (files, {"model": "tiny", "tiles": 64}, ValueError, "there is no option tiles: they are steps,"),
+        (files, {"model": "tiny", "tiles": 64}, ValueError, "restore has no option 'tiles': did you mean tile?"),
         (files, {"model": "tiny", "tile": 100}, ValueError, "multiples of 64"),
         (files, {"model": "tiny", "output_type": "pt"}, ValueError, "pil or np, not 'pt'"),
         (files, {"model": "tiny", "steps": 0}, ValueError, "at least 1"),
         (np.zeros((8, 8, 2), np.uint8), {"model": "tiny"}, ValueError, "not uint8 of 8x8x2"),
         (5, {"model": "tiny"}, ValueError, "not a int"),
     ):
-        with pytest.raises(kind, match=told):
+        with pytest.raises(kind, match=told) as raised:
             restore(images, **options)
+        assert isinstance(raised.value, LucidFluxError)
 
 
 def test_the_example_of_the_docstring() -> None:
