@@ -46,6 +46,7 @@ class MethodFile(TypedDict, total=False):
     repository: str
     commit: str | None  # of the checkout; None outside git
     at_pinned_commit: bool  # whether the checkout is what the adapter was written for, unchanged
+    licence_class: str  # of its repository: commercial, noncommercial or unclear
     settings: dict[str, str]
     packages: str | None  # what was installed: a hash, or versions
     weights: str  # sha256, of our own models
@@ -65,6 +66,7 @@ class _Shown(FileModel):
 
     method: Text = ""
     commit: Text | None = None
+    licence_class: Text = ""
     settings: dict[Text, Text] = Field(default_factory=dict)
     contaminated: tuple[Text, ...] = ()
     seconds_per_image: Number | None = None

@@ -209,13 +209,15 @@ def run_command(argv: list[str], repo: Path, log: Path, timeout_s: float | None)
 def describe(
     adapter: Adapter, method: str, settings: dict[str, str], scale: int, repo: Path, python: str
 ) -> MethodFile:
-    """What method.json says of an adapter's method; all of it must stay the same for its outputs to be resumed."""
+    """What method.json says of an adapter's method; all of it but the licence class must stay the same for its outputs
+    to be resumed."""
     there = commit(repo)
     return {
         "method": method,
         "repository": adapter.repository,
         "commit": there,
         "at_pinned_commit": bool(there and there.startswith(adapter.commit) and not there.endswith("-dirty")),
+        "licence_class": adapter.licence_class,
         "settings": settings | {"scale": str(scale)},
         "packages": packages_of(python),
     }

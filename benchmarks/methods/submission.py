@@ -218,4 +218,6 @@ def _flags(method: Method, total: int) -> list[str]:
     flags += [f"{name}: {n} images" for name, n in remarks.items()]
     if len(method.files) == 1:
         flags.append("one seed")
+    if "licence_class" in method.about:
+        flags.append(f"licence class: {as_text(method.about['licence_class'])}")
     return flags

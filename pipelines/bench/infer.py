@@ -139,7 +139,8 @@ def _infer(
     folder: Path, about: MethodFile, make: Make, inputs: dict[str, Path], seeds: list[int], here: bool,
     progress: Progress,
 ) -> Summary:  # fmt: skip
-    about = infer.start_method(folder, about, ("method", "settings", "weights") if here else tuple(about))
+    fixed = ("method", "settings", "weights") if here else tuple(key for key in about if key != "licence_class")
+    about = infer.start_method(folder, about, fixed)
     runs: list[RunRecord] = []
     there_before = 0
     for seed in seeds or [0]:

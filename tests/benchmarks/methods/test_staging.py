@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.methods import adapters
-from benchmarks.methods.run import collect, run_adapter
+from benchmarks.methods import adapters, submission
+from benchmarks.methods.run import collect, describe, run_adapter
 from benchmarks.methods.staging import find_unfit, stage
+from benchmarks.suites import suite as suites
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
 from pipelines.bench import infer
@@ -173,3 +175,15 @@ def test_the_table_of_methods_is_what_the_adapters_say() -> None:
         assert ("cut to multiples of 8" in sizes) == (adapter.rounds_to == 8)
         assert ("no multiples of 16" in sizes) == (adapter.stage.multiple == 16)
         assert ("times 4 alone" in sizes) == (adapter.scale == 4)
+
+
+def test_the_licence_class_is_in_the_remarks_of_the_leaderboard(sized: dict[str, Path], tmp_path: Path) -> None:
+    about = describe(adapters.load_adapter("hypir"), "hypir", {}, 4, tmp_path, "no-such-python")
+    for name, content in (("hypir", dict(about)), ("ours", {"method": "ours"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "even.png").write_bytes(sized["even"].read_bytes())
+        (tmp_path / name / "method.json").write_text(json.dumps(content))
+    methods = submission.find_methods([str(tmp_path / "hypir"), str(tmp_path / "ours")])
+    submission.inspect(methods, suites.ad_hoc_suite(None, None, {"even"}), ("even",))
+    told = [[flag for flag in method.flags if "licence" in flag] for method in methods]
+    assert told == [["licence class: noncommercial"], []]
