@@ -7,15 +7,15 @@ HEADLESS = $(shell sed -n 's/.*"opencv-python-headless==\([0-9.]*\)".*/\1/p' pyp
 # The locks in requirements/ hold for one Python and platform: equal bytes are promised on the same versions only.
 LOCK = $(shell $(PYTHON) -c "import platform as p; print('py311' if (p.python_version()[:5], p.system(), p.machine()) == ('3.11.', 'Linux', 'x86_64') else '')")
 
-# $(call install,LOCK,EXTRAS): the exact versions of requirements/LOCK-py311.txt, or what pyproject.toml admits.
+# $(call install,LOCK,EXTRAS,OPTIONS): the exact versions of requirements/LOCK-py311.txt, or what pyproject.toml admits.
 define install
 	@if [ -n "$(LOCK)" ]; then \
-		$(BIN)/pip install -q --require-hashes -r requirements/$(1)-$(LOCK).txt && \
-		$(BIN)/pip install -q --no-deps --no-build-isolation -e .; \
+		$(BIN)/pip install -q $(3) --require-hashes -r requirements/$(1)-$(LOCK).txt && \
+		$(BIN)/pip install -q $(3) --no-deps --no-build-isolation -e .; \
 	else \
 		echo "No lock for this Python and platform: the newest versions that pyproject.toml admits are installed."; \
 		echo "The bytes of outputs are promised to be equal on the versions of requirements/ only."; \
-		$(BIN)/pip install -q -e '.[$(2)]'; \
+		$(BIN)/pip install -q $(3) -e '.[$(2)]'; \
 	fi
 endef
 
@@ -25,10 +25,11 @@ help:  ## Show this
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Each stamp is one set of packages. Where both OpenCV builds end up installed, the headless one is written last:
+# The demo's packages are compiled when they are imported: it needs a quarter of their modules. Each stamp is one set of
+# packages. Where both OpenCV builds end up installed, the headless one is written last:
 # they share a folder, and the other needs a display library that servers do not have.
 $(VENV)/demo.stamp: pyproject.toml requirements/demo-py311.txt | $(BIN)/python
-	$(call install,demo,demo)
+	$(call install,demo,demo,--no-compile)
 	touch $@
 
 $(VENV)/demo-full.stamp: pyproject.toml requirements/demo-full-py311.txt | $(BIN)/python

@@ -85,7 +85,7 @@ def doctor_command(
 def demo_command(
     out: Annotated[Path, typer.Option(*OUT, help="Folder for photos, run and report.")] = Path("demo"),
     num_cpus: NumCpus = None,
-    executor: ExecutorKind = ExecutorName.ray,
+    executor: ExecutorKind = ExecutorName.local,
     full: Annotated[bool, typer.Option("--full", help="Train and restore with a tiny model too; needs torch.")] = False,
     wait: Wait = 0,
     json_: Json = False,

@@ -129,7 +129,8 @@ def list_tars(source: str) -> tuple[list[str], Listed]:
     found = sorted(_names(url))
     for name in found:
         if is_image_name(name) or name.lower().endswith(".parquet"):
-            raise InputError(f"{name} is not in a tar: --data takes pairs; data.online=realesrgan-x4 makes them")
+            shown = name.removeprefix("file://")
+            raise InputError(f"{shown} is not in a tar: --data takes pairs; data.online=realesrgan-x4 makes them")
     tars = [escape_url(name) for name in found if name.lower().endswith(".tar")]
     if not tars:
         raise InputError(f"{source} holds no tars of pairs (.tar; packed ones are not read)")

@@ -193,6 +193,8 @@ def _restore(
     left = sum(unit.size for unit in units)
     if is_random(config):
         progress.say(f"model: {RANDOM_LABEL}")
+    if left:
+        progress.say(_describe_work(config, left))
     work = RestoreUnit(config, progress.say)
     try:
         with progress.phase("restore", left, len(rows) - left) as advance:
@@ -208,6 +210,17 @@ def _restore(
     failed = [(same, "tries again what failed")] if summary["failed"] else []
     tell({**summary, "out": str(folder)}, json_, [str(folder)], [*failed, following])
     check_failed(sum(summary["failed"].values()), summary["images"], max_failed, "of the images failed")
+
+
+def _describe_work(config: AnyConfig, images: int) -> str:
+    """What is about to be done, before the model is loaded; the seconds are told after two steps of the first image."""
+    from pipelines.restoration.config import RestoreConfig
+
+    told = f"{images:,} image{'s' * (images != 1)}"
+    if isinstance(config, RestoreConfig):
+        side = "" if config.height or config.width else f" at {config.upscale:g} times the size of the input"
+        told += f", {config.steps} step{'s' * (config.steps != 1)} each{side}"
+    return told
 
 
 def _check_installed(config: AnyConfig) -> None:
