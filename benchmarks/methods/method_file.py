@@ -59,6 +59,12 @@ class MethodFile(TypedDict, total=False):
 Number = Annotated[float, Field(strict=True, ge=0)]
 
 
+class _ShownRun(FileModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    remarks: dict[Text, Text] = Field(default_factory=dict)
+
+
 class _Shown(FileModel):
     """The keys of method.json that a leaderboard shows: what they must be, in a file of one's own too."""
 
@@ -69,8 +75,17 @@ class _Shown(FileModel):
     licence_class: Text = ""
     settings: dict[Text, Text] = Field(default_factory=dict)
     contaminated: tuple[Text, ...] = ()
+    runs: dict[Text, tuple[_ShownRun, ...]] = Field(default_factory=dict)
     seconds_per_image: Number | None = None
     peak_gpu_mb: Number | None = None
+
+
+def size_remark(about: MethodFile, seed: str, id_: str) -> str | None:
+    """What the last run of a seed said of the output of an id, None where it said nothing. The one run of a method
+    without seed folders may have had any seed."""
+    by_seed = about.get("runs", {})
+    runs = next(iter(by_seed.values())) if len(by_seed) == 1 else by_seed.get(seed, [])
+    return next((run["remarks"][id_] for run in reversed(runs) if id_ in run.get("remarks", {})), None)
 
 
 def read_method(folder: Path) -> MethodFile | None:

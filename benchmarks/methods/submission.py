@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.methods import losses
 from benchmarks.methods.copies import OutputFile, find_copies
-from benchmarks.methods.method_file import MethodFile, read_method
+from benchmarks.methods.method_file import MethodFile, read_method, size_remark
 from benchmarks.suites.ids import as_text, suggest_pattern
 from benchmarks.suites.suite import AD_HOC, Suite, images_by_id
 from lucidflux_data.errors import InputError
@@ -197,8 +197,19 @@ def _check_sizes(method: Method, suite: Suite) -> None:
             size = f"{suite.output_size[0]}x{suite.output_size[1]}"
         raise InputError(
             f"{method.name}: all {len(wrong)} images have the wrong size "
-            f"({wrong[0].width}x{wrong[0].height}; {suite.label()} asks for {size})"
+            f"({wrong[0].width}x{wrong[0].height}; {suite.label()} asks for {size}){_cause_of_sizes(method)}"
         )
+
+
+def _cause_of_sizes(method: Method) -> str:
+    """What `bench infer` said of the first image of a wrong size, as the end of a sentence; empty where it said
+    nothing."""
+    for seed, files in method.files.items():
+        for id_ in (id_ for id_, file in files.items() if file.reason == "wrong_size"):
+            told = size_remark(method.about, seed, id_)
+            if told is not None:
+                return f"; {as_text(id_)}: {as_text(told)}"
+    return ""
 
 
 def _flags(method: Method, total: int) -> list[str]:
@@ -213,7 +224,10 @@ def _flags(method: Method, total: int) -> list[str]:
             where = f" in seed {seed}" if len(method.files) > 1 else ""
             flags.append(f"incomplete: {len(found)}/{total} images{where}")
     reasons = Counter(file.reason for file in files if file.reason)
-    flags += [f"{count} images cannot be scored: {reason}" for reason, count in sorted(reasons.items())]
+    flags += [
+        f"{count} images cannot be scored: {reason}{_cause_of_sizes(method) if reason == 'wrong_size' else ''}"
+        for reason, count in sorted(reasons.items())
+    ]
     remarks = Counter(remark for file in files for remark in file.remarks)
     flags += [f"{name}: {n} images" for name, n in remarks.items()]
     if len(method.files) == 1:

@@ -187,3 +187,20 @@ def test_the_licence_class_is_in_the_remarks_of_the_leaderboard(sized: dict[str,
     submission.inspect(methods, suites.ad_hoc_suite(None, None, {"even"}), ("even",))
     told = [[flag for flag in method.flags if "licence" in flag] for method in methods]
     assert told == [["licence class: noncommercial"], []]
+
+
+def test_the_leaderboard_tells_the_cause_of_a_wrong_size(sized: dict[str, Path], tmp_path: Path) -> None:
+    """Of two outputs one is cut to multiples of 8; then of one. The references are what the sizes should be."""
+    told = "the output is 512x520, not 516x524: osediff cuts sides to multiples of 8"
+    for folder, id_, size in (("gt", "even", (512, 520)), ("gt", "odd", (516, 524)), ("osediff", "odd", (512, 520))):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / folder / f"{id_}.png")
+    run = {"exit_code": 0, "images": 1, "remarks": {"odd": told}}
+    (tmp_path / "osediff" / "method.json").write_text(json.dumps({"method": "osediff", "runs": {"7": [run]}}))
+    suite = suites.ad_hoc_suite(None, tmp_path / "gt", set())
+    with pytest.raises(InputError, match=f"all 1 images have the wrong size .*; odd: {told}"):
+        submission.inspect(submission.find_methods([str(tmp_path / "osediff")]), suite, ("even", "odd"))
+    Image.new("RGB", (512, 520)).save(tmp_path / "osediff" / "even.png")
+    methods = submission.find_methods([str(tmp_path / "osediff")])
+    submission.inspect(methods, suite, ("even", "odd"))
+    assert f"1 images cannot be scored: wrong_size; odd: {told}" in methods[0].flags
