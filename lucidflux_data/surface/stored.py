@@ -17,11 +17,11 @@ from lucidflux_data.shards import shard as shards
 from lucidflux_data.storage.folder import Folder, configure, trust_sources
 from lucidflux_data.storage.formats import parse_json
 
-Samples = dict[str, list[shards.IndexRow]]
+KEPT_INDICES = 64  # of shards, in each process: some 1 MB for a shard of 1,000 pairs
 
 
 class StoredPairs:
-    """A sequence of Pair. It can be sent between processes; the index of one shard is kept."""
+    """A sequence of Pair. It can be sent between processes; the indices of the latest shards are kept."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = Folder(os.path.expanduser(path))
@@ -32,7 +32,7 @@ class StoredPairs:
         entries = shards.read_manifest(self.folder)["shards"]
         self.shards = [entry["name"] for entry in entries]
         self._ends = list(itertools.accumulate(entry["samples"] for entry in entries))
-        self._open: tuple[str, Samples] = ("", {})
+        self._indices: dict[str, list[tuple[str, list[shards.IndexRow]]]] = {}  # the latest ones, by shard
         self._configure()
 
     def _configure(self) -> None:
@@ -41,7 +41,7 @@ class StoredPairs:
         trust_sources(self.run["sources"])
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": ("", {})}
+        return self.__dict__ | {"_indices": {}}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -57,11 +57,18 @@ class StoredPairs:
             raise ConfigError(f"a pair is asked for by its place, a whole number, not by {index!r}")
         place = range(len(self))[index]
         number = bisect.bisect_right(self._ends, place)
-        if self._open[0] != self.shards[number]:
-            self._open = self.shards[number], samples.samples_of_index(self.folder, self.shards[number])
-        found = list(self._open[1].items())
-        key, rows = found[place - (self._ends[number - 1] if number else 0)]
+        key, rows = self._index(self.shards[number])[place - (self._ends[number - 1] if number else 0)]
         return self.decode(key, samples.read_sample(self.folder, self.shards[number], rows))
+
+    def _index(self, shard: str) -> list[tuple[str, list[shards.IndexRow]]]:
+        """The samples of a shard with their rows of its index, in order of the keys."""
+        found = self._indices.pop(shard, None)
+        if found is None:
+            found = list(samples.samples_of_index(self.folder, shard).items())
+        self._indices[shard] = found
+        if len(self._indices) > KEPT_INDICES:
+            del self._indices[next(iter(self._indices))]
+        return found
 
     def decode(self, key: str, members: dict[str, bytes]) -> Pair:
         """The pair of a sample of these shards. `members`: by extension (`hq.png`, `lq.png`, `json`)."""

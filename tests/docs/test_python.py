@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import fnmatch
+import importlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +69,21 @@ def test_a_snippet_gives_what_it_tells(snippet: doc_blocks.Block, home: Path, mo
     monkeypatch.chdir(home)
     assert ARROW in snippet.text
     assert list(run_snippet(snippet.text)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["lucidflux_data.surface.run", "lucidflux_data.surface.pairs", "lucidflux_data.surface.pictures",
+             "benchmarks.ranking"],
+)  # fmt: skip
+def test_the_examples_of_docstrings_are_true(
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("run", "pairs"):
+        Path(place).symlink_to(home / place)
+    for place in ("gt", "outputs/a", "outputs/b"):
+        Path(place).mkdir(parents=True)
+        shutil.copyfile(home / "photos" / "00.jpg", Path(place) / "0.jpg")
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted >= 2
+    assert found.failed == 0

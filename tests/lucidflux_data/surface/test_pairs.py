@@ -20,6 +20,7 @@ from lucidflux_data.errors import ConfigError, InputError, VerificationError  # 
 from lucidflux_data.pairs.pair import Pair  # noqa: E402
 from lucidflux_data.publish.card import write_card  # noqa: E402
 from lucidflux_data.storage.folder import Folder  # noqa: E402
+from lucidflux_data.surface import stored as stored_pairs  # noqa: E402
 from tests.support.here import run_synthesize  # noqa: E402
 
 
@@ -47,7 +48,9 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def test_a_pair_is_what_its_tar_holds(folder: Path, stored: dict[str, dict[str, bytes]]) -> None:
+def test_a_pair_is_what_its_tar_holds(
+    folder: Path, stored: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = Pairs(folder)
     assert len(pairs) == len(stored) > 20
     assert len(pairs.shards) > 2
@@ -63,6 +66,10 @@ def test_a_pair_is_what_its_tar_holds(folder: Path, stored: dict[str, dict[str, 
     with pytest.raises(ConfigError, match="by its place, a whole number, not by 'abc'"):
         pairs["abc"]  # type: ignore[index]
     assert pickle.loads(pickle.dumps(pairs))[3].members == found[3].members
+    monkeypatch.setattr(stored_pairs, "KEPT_INDICES", 2)
+    few = Pairs(folder)
+    places = [number * 5 % len(few) for number in range(len(few))]
+    assert [few[place].key for place in places] == [found[place].key for place in places]
 
 
 def as_told(item: dict[str, object]) -> tuple[object, ...]:
