@@ -27,7 +27,7 @@ from pipelines.commands.options import (
     settle,
     writing,
 )
-from pipelines.commands.telling import guide, tell, tell_json
+from pipelines.commands.telling import TRAINS, guide, tell, tell_json
 from pipelines.execution.failures import check_failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -93,7 +93,7 @@ def synthesize_command(
     tell(summary, json_, then=[
         (f"lucidflux-data view {place}", "a page with before/after sliders"),
         (f"lucidflux-data info {place}", "counts, licences, what was drawn"),
-        (f"lucidflux train --data {place} --out RUN", "trains on them"),
+        (f"lucidflux train --data {place} --out RUN --weights WEIGHTS", TRAINS),
     ])  # fmt: skip
     check_failed(sum(summary["failed"].values()), summary["candidates"], max_failed, "of the images failed")
 
@@ -140,7 +140,7 @@ def info_command(
     else:
         typer.echo(card_text(card))
         guide(then=[(f"lucidflux-data view {quote(pairs)}", "a page with before/after sliders"),
-                    (f"lucidflux train --data {quote(pairs)} --out RUN", "trains on them")])  # fmt: skip
+                    (f"lucidflux train --data {quote(pairs)} --out RUN --weights WEIGHTS", TRAINS)])  # fmt: skip
 
 
 @app.command("view")
@@ -163,5 +163,5 @@ def view_command(
         page = make_view(Folder(pairs), limit)
         folder.publish(name, page)
     then = [(f"lucidflux-data info {quote(pairs)}", "counts, licences, what was drawn"),
-            (f"lucidflux train --data {quote(pairs)} --out RUN", "trains on them")]  # fmt: skip
+            (f"lucidflux train --data {quote(pairs)} --out RUN --weights WEIGHTS", TRAINS)]  # fmt: skip
     tell({"view": folder.path(name), "bytes": len(page)}, json_, [folder.path(name)], then)

@@ -45,7 +45,7 @@ from pipelines.commands.options import (
     settle,
     writing,
 )
-from pipelines.commands.telling import again, guide, say_table, tell, tell_json
+from pipelines.commands.telling import TRAINS, again, guide, say_table, tell, tell_json
 
 if TYPE_CHECKING:
     from pipelines.filter.estimate import Machines
@@ -181,7 +181,7 @@ def verify_command(
     if not deep:
         following = (f"lucidflux-data verify {quote(run)} --deep", "decodes every image, too")
     elif is_pairs(Folder(run)):
-        following = (f"lucidflux train --data {quote(run)} --out RUN", "trains on them")
+        following = (f"lucidflux train --data {quote(run)} --out RUN --weights WEIGHTS", TRAINS)
     tell(result, json_, then=[following])
 
 

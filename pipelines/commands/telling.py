@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lucidflux_data.selection.config import FilterConfig
     from lucidflux_data.storage.folder import Folder
 
+TRAINS = "trains on them; with --model tiny --config debug instead the plumbing, on any machine"
 LABELS = {"wall_hours": "wall time", "core_hours": "core time", "gpu_hours": "GPU time", "wall_seconds": "phases"}
 COUNTED = ("failed", "rejected", "ignored_by", "left_out")  # by reasons, one of which is too_many_bytes
 NO_RULES = ("decode", "measures", "shards", "storage", "workers")  # sections that decide nothing of a selection
