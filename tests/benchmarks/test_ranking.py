@@ -37,20 +37,41 @@ def home(photo_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return home
 
 
-def test_the_board_is_the_one_that_the_command_writes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = rank(home / "out", home / "gt", home / "lq", metrics=["psnr", "ssim"], resamples=200, cache=home / "mine")
-    board.save(home / "saved")
-    asked = ["--outputs", home / "out", "--gt", home / "gt", "--inputs", home / "lq", "--metrics", "psnr,ssim",
-             "--resamples", 200, "--cache", home / "theirs", "--out", home / "asked", "--num-cpus", 1]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["lucidflux", "bench", *map(str, asked)])
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, []),
+        (
+            {
+                "allow_partial": True,
+                "groups": {"both": ("psnr", "ssim")},
+                "test": "wilcoxon",
+                "ids": ["coffee", "chelsea"],
+            },
+            ["--allow-partial", "--group", "both=psnr,ssim", "--test", "wilcoxon", "--ids", "ids.txt"],
+        ),
+        ({"limit": 2, "id_pattern": "(?P<id>[a-z]+)"}, ["--limit", "2", "--id-pattern", "(?P<id>[a-z]+)"]),
+    ],
+)
+def test_the_board_is_the_one_that_the_command_writes(
+    options: dict[str, object], asked: list[str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ids.txt").write_text("coffee\nchelsea\n")
+    given = {"metrics": ["psnr", "ssim"], "resamples": 200, "cache": home / "mine"}
+    board = rank(home / "out", home / "gt", home / "lq", **given, **options)
+    board.save("saved")
+    folders = ["--outputs", home / "out", "--gt", home / "gt", "--inputs", home / "lq", "--cache", home / "theirs"]
+    known = ["--metrics", "psnr,ssim", "--resamples", 200, "--out", "asked", "--num-cpus", 1]
+    monkeypatch.setattr(sys, "argv", ["lucidflux", "bench", *map(str, [*folders, *known, *asked])])
     with pytest.raises(SystemExit) as stop:
         cli.lucidflux_main()
     assert stop.value.code in (0, None)
-    assert board.board == json.loads((home / "asked" / "leaderboard.json").read_text())
+    assert board.board == json.loads(Path("asked/leaderboard.json").read_text())
     for name in ("run.json", "leaderboard.json", "leaderboard.md", "leaderboard.tex", "leaderboard.csv"):
-        assert (home / "saved" / name).read_bytes() == (home / "asked" / name).read_bytes(), name
-    assert {path.name for path in (home / "saved").iterdir()} == {path.name for path in (home / "asked").iterdir()}
-    assert str(board) == (home / "saved" / "leaderboard.md").read_text()
+        assert Path("saved", name).read_bytes() == Path("asked", name).read_bytes(), name
+    assert {path.name for path in Path("saved").iterdir()} == {path.name for path in Path("asked").iterdir()}
+    assert str(board) == Path("saved/leaderboard.md").read_text()
 
 
 def test_scores_are_by_hand_and_ranks_follow_from_them(home: Path) -> None:

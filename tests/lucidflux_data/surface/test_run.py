@@ -210,6 +210,9 @@ def test_save_writes_the_run_that_the_command_writes(measured: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert files_of(tmp_path / "saved") == files_of(tmp_path / "asked")
     assert saved.counts()["kept"] == json.loads(done.stdout)["kept"] == 3
+    again = saved.select(top_k=2)
+    assert again.keys == Run(measured).select(**options | {"top_k": 2}).keys
+    assert again.ledger().equals(select(tmp_path / "saved", option_settings({"top_k": 2}))[0])
     with pytest.raises(ConfigError, match="is not empty: a selection is saved into a new folder"):
         Run(measured).select(**options).save(tmp_path / "saved")
 
@@ -252,6 +255,19 @@ def test_images_are_the_pixels_of_the_files(plain: Path, small: Path) -> None:
     assert np.array_equal(jpg, decode((small / "00.jpg").read_bytes()))
     with pytest.raises(InputError, match=r"broken.jpg cannot be used"):
         Run(plain).images(keys["broken.jpg"])
+
+
+def test_an_image_that_is_gone_has_no_picture_and_no_pixels(plain: Path, small: Path) -> None:
+    sheet = Run(plain).near("width", 196, count=2)
+    assert sheet._repr_html_().count("data:image/jpeg") == 2
+    (small / "smaller.png").rename(small.parent / "aside.png")
+    try:
+        page = sheet._repr_html_()
+        assert (page.count("data:image/jpeg"), page.count("no picture")) == (1, 1)
+        with pytest.raises(InputError, match=r"smaller.png cannot be used: the file is listed but not there"):
+            Run(plain).images(sheet.keys)
+    finally:
+        (small.parent / "aside.png").rename(small / "smaller.png")
 
 
 def test_a_notebook_shows_hostile_names_as_text(measured: Path, small: Path) -> None:
