@@ -23,7 +23,7 @@ from lucidflux_data.selection.ledger import REPEATING
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import IndexRow, Manifest, TarWriter
-from lucidflux_data.storage import formats, run_folder
+from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, parse_json, table_chunks
 from lucidflux_data.storage.journal import NEW, Rewriting
@@ -102,7 +102,7 @@ def _forget_pairs(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     _start(folder, manifest, images)
     change = Rewriting(folder, shards.known_hashes(folder))
     touched = [name for name in _names(manifest) if _rewrite_shard(change, name)]
-    _put_manifest(change, manifest, manifest["digests"], touched)
+    _put_manifest(change, manifest, manifest["digests"], touched, run_folder.describe_forgotten(folder))
     change.commit()
     folder.sweep()
     return {"forgotten": len(images), "shards_rewritten": [f"{name}.tar" for name in touched]}
@@ -122,8 +122,11 @@ def finish_forgetting(folder: Folder) -> bool:
     """Goes on with a `forget` that was interrupted, as far as the shards are whole. Whether there was one."""
     if not folder.exists(FORGOTTEN) or not folder.exists(shards.MANIFEST):
         return False
-    manifest = shards.read_manifest(folder, halfway=True)
-    if not manifest.get(shards.FORGETTING) and not find_left(folder, _names(manifest)):
+    try:
+        manifest = shards.read_manifest(folder, halfway=True)
+        if not manifest.get(shards.FORGETTING) and not find_left(folder, _names(manifest)):
+            return False
+    except (InputError, VerificationError):  # a manifest or a ledger that is damaged, of which a repair tells
         return False
     pairs = pairs_run.is_pairs(folder)
     try:
@@ -174,15 +177,21 @@ def _start(folder: Folder, manifest: Manifest, images: Iterable[str]) -> None:
         folder.remove(page)
     entries = sorted({*run_folder.read_forgotten(folder), *images})
     folder.publish(FORGOTTEN, ("\n".join(entries) + "\n").encode())
-    folder.publish(shards.MANIFEST, formats.canonical_json({**manifest, shards.FORGETTING: True}))
+    folder.publish(shards.MANIFEST, shards.seal_manifest(folder, {**manifest, shards.FORGETTING: True}))
 
 
-def _put_manifest(change: Rewriting, manifest: Manifest, digests: dict[str, str], touched: Sequence[str]) -> None:
+def _put_manifest(
+    change: Rewriting,
+    manifest: Manifest,
+    digests: dict[str, str],
+    touched: Sequence[str],
+    more: Mapping[str, str] | None = None,
+) -> None:
     staged = dict.fromkeys(touched, f"{NEW}/{PLACE}")
     made = shards.make_manifest(change.folder, PLACE, _names(manifest), digests, staged)
-    renewed = {**manifest, **parse_json(made)}
+    renewed = {**manifest, **parse_json(made), **(more or {})}
     renewed.pop(shards.FORGETTING, None)
-    change.put(shards.MANIFEST, formats.canonical_json(renewed))
+    change.put(shards.MANIFEST, shards.seal_manifest(change.folder, renewed))
 
 
 def _run_with_list(folder: Folder) -> bytes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.audit import strays
 from lucidflux_data.audit.forgotten import find_left
-from lucidflux_data.errors import LucidFluxError, VerificationError
+from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
+from lucidflux_data.measures import firewall
 from lucidflux_data.selection import ledger
 from lucidflux_data.selection import pool as selection_pool
 from lucidflux_data.selection import run as runs
@@ -21,6 +25,9 @@ from lucidflux_data.storage.folder import Folder
 
 def check_set(folder: Folder) -> list[str]:
     """The run's tables against each other and against the manifest; no shard is opened."""
+    unfit = find_unfit_tables(folder)
+    if unfit:
+        return [f"{name} is not what it was, or is missing: `verify --repair` makes it again" for name in unfit]
     try:
         damaged = strays.find_damaged_units(folder)
         if damaged:
@@ -49,9 +56,25 @@ def check_set(folder: Folder) -> list[str]:
         problems.append(f"{PLACE}/ was packed from another ledger: run `lucidflux-data pack` again")
     if len(keys) != kept:
         problems.append("a key is kept twice")
-    problems += find_left(folder, [entry["name"].removesuffix(".tar") for entry in manifest["shards"]])
+    tars = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
+    problems += find_left(folder, tars) + check_list(folder)
     names = strays.find_stray_shards(folder, [entry["name"] for entry in manifest["shards"]])
     return problems + [strays.describe_stray(name) for name in names + strays.find_stray_units(folder)]
+
+
+def check_list(folder: Folder) -> list[str]:
+    """Whether the list of forgotten images of a run is the one that run.json was made with."""
+    lists = {place: sha for place, sha in runs.read_run(folder)["inputs"].items() if place.endswith("/forgotten.txt")}
+    place = folder.path(run_folder.FORGOTTEN) if folder.is_local else f"{folder.url}/{run_folder.FORGOTTEN}"
+    noted = lists.get(place)
+    if noted is None and folder.exists(run_folder.FORGOTTEN) and lists:  # the folder was moved
+        mine = run_folder.describe_forgotten(folder)[run_folder.FORGOTTEN_SUM]
+        noted = mine if mine in lists.values() else min(lists.values())
+    try:
+        manifest = shards.read_manifest(folder)
+        return check_forgotten(folder, noted, [entry["name"].removesuffix(".tar") for entry in manifest["shards"]])
+    except (InputError, VerificationError):  # told of elsewhere
+        return []
 
 
 def check_digests(folder: Folder) -> list[str]:
@@ -63,8 +86,44 @@ def check_digests(folder: Folder) -> list[str]:
     return [f"{run_folder.RUN_FILE} does not fit its own digests ({', '.join(wrong)})"] if wrong else []
 
 
+def check_forgotten(folder: Folder, noted: str | None, names: Iterable[str]) -> list[str]:
+    """Whether the list of forgotten images is the one whose sha256 was `noted`. `names`: of the shards; one that a
+    `forget` was not through with is told of by `find_left`."""
+    if noted is None or run_folder.describe_forgotten(folder).get(run_folder.FORGOTTEN_SUM) == noted:
+        return []
+    if folder.exists(run_folder.FORGOTTEN) and find_left(folder, names):
+        return []
+    what = "is not what it was" if folder.exists(run_folder.FORGOTTEN) else "is missing"
+    mend = "put it back from a copy, or repeat `lucidflux-data forget` where that was stopped"
+    return [f"{run_folder.FORGOTTEN} {what}, and what was taken out could come back: {mend}"]
+
+
+def find_unfit_tables(folder: Folder) -> list[str]:
+    """Files of a run whose sha256 is noted and is another now, and that can be made again: copies of fingerprints, and
+    what `--strip` made of the images."""
+    wrong = []
+    for item, compared in runs.read_run(folder).get(firewall.FIELD, {}).items():
+        name = f"{firewall.PLACE}/{hashlib.sha256(item.encode()).hexdigest()[:12]}.parquet"
+        if folder.exists(name) and hash_file(folder, name) != compared["sha256"]:
+            wrong.append(name)
+    try:
+        card = shards.read_manifest(folder, halfway=True).get("stripped")
+    except VerificationError:
+        card = None
+    noted = card.get("sha256") if card is not None else None
+    if noted is not None and noted != (hash_file(folder, stripping.FILE) if folder.exists(stripping.FILE) else ""):
+        wrong.append(stripping.FILE)
+    return wrong
+
+
+def hash_file(folder: Folder, name: str) -> str:
+    """sha256 (hex) of a file of the folder."""
+    return hashlib.sha256(folder.read(name)).hexdigest()
+
+
 def refuse_unfit(folder: Folder, wrong: list[str]) -> None:
-    """VerificationError where run.json is not what it was: what is made again from it would be something else."""
+    """VerificationError where run.json, or the list of forgotten images, is not what it was: what is made again from it
+    would be something else."""
     if wrong:
         raise VerificationError(f"{folder}: {'; '.join(wrong)}: put it back from a copy; nothing was repaired")
 

@@ -17,7 +17,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, NotRequired, TypedDict, TypeVar
+from typing import Any, Final, Generic, NotRequired, TypedDict, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ from lucidflux_data.errors import VerificationError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import canonical_json, parse_json, table_bytes
 from lucidflux_data.storage.journal import Rewriting, is_left
+from lucidflux_data.storage.run_folder import SEAL, fits_seal, is_sealed, seal
 
 SCHEMA_VERSION = 1
 INDEX = pa.schema(
@@ -76,6 +77,7 @@ class StripCard(TypedDict):
     images: int
     not_looked_into: dict[str, int]
     unsupported: NotRequired[str]  # not there: keep
+    sha256: NotRequired[str]  # of stripped.parquet; since 0.5
 
 
 class Manifest(TypedDict):
@@ -94,6 +96,7 @@ class Manifest(TypedDict):
     firewall: NotRequired[Mapping[str, Any]]
     stripped: NotRequired[StripCard]
     forgetting: NotRequired[bool]
+    forgotten_sha256: NotRequired[str]  # of pairs: of the list of what was taken out
 
 
 Row = TypeVar("Row")  # of the ledger, or of the inputs of pairs; has at least `key`
@@ -263,7 +266,7 @@ def make_manifest(
                 "index_sha256": hashlib.sha256(folder.read(name)).hexdigest(),
             }
         )
-    return canonical_json(
+    return seal(
         {
             "schema_version": SCHEMA_VERSION,
             "digests": digests,
@@ -274,6 +277,15 @@ def make_manifest(
             "shards": entries,
         }
     )
+
+
+def seal_manifest(folder: Folder, content: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest; without a seal in a folder whose run.json has none, and where an earlier version wrote
+    the same: a set that did not change keeps its bytes."""
+    plain = canonical_json({name: value for name, value in content.items() if name != SEAL})
+    if not is_sealed(folder) or (folder.exists(MANIFEST) and folder.read(MANIFEST) == plain):
+        return plain
+    return seal(content)
 
 
 def brace_string(shards: Sequence[str]) -> str:
@@ -313,6 +325,10 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
         raise VerificationError(f"{folder}/{MANIFEST} is damaged") from None
     if not _is_manifest(manifest):
         raise VerificationError(f"{folder}/{MANIFEST} is damaged: it does not list shards")
+    if not fits_seal(cast("dict[str, Any]", manifest)):
+        raise VerificationError(
+            f"{folder}/{MANIFEST} was changed after it was written: `verify --repair` makes it again"
+        )
     if manifest.get("schema_version", 0) > SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
     if manifest.get(FORGETTING) and not halfway:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, Final, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 
@@ -19,9 +19,10 @@ IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")  # key, sha256
 
 
 RUN_FILE = "run.json"
-SEAL = "own_sha256"  # in run.json: of all its other fields
+SEAL = "own_sha256"  # in run.json, and in a manifest since 0.5: of all its other fields
 INVENTORY = "inventory.parquet"
 FORGOTTEN = "forgotten.txt"  # of a run or of pairs: images that were taken out, and stay out
+FORGOTTEN_SUM: Final = "forgotten_sha256"  # in a manifest of pairs; of a run, run.json has that of each list
 
 
 class RunFile(TypedDict):
@@ -56,8 +57,15 @@ def read_about(folder: Folder) -> RunFile:
 
 
 def seal(about: Mapping[str, Any]) -> bytes:
-    """The bytes of run.json: canonical JSON with the sha256 of its own content, as `read_claim` compares it."""
-    return canonical_json({**about, SEAL: hashlib.sha256(canonical_json(dict(about))).hexdigest()})
+    """The bytes of run.json or a manifest: canonical JSON with the sha256 of its own content, as readers compare it."""
+    content = {name: value for name, value in about.items() if name != SEAL}
+    return canonical_json({**content, SEAL: hashlib.sha256(canonical_json(content)).hexdigest()})
+
+
+def fits_seal(about: dict[str, Any]) -> bool:
+    """Takes the seal out of what a file says. Whether the content fits it, or there was none."""
+    sealed = about.pop(SEAL, None)
+    return sealed is None or bool(sealed == hashlib.sha256(canonical_json(about)).hexdigest())
 
 
 def write_about(folder: Folder, about: Mapping[str, Any]) -> None:
@@ -77,8 +85,7 @@ def read_claim(folder: Folder, name: str) -> dict[str, Any]:
         raise InputError(f"{folder}/{name} is damaged: put it back from a copy") from None
     if not isinstance(about, dict):
         raise InputError(f"{folder}/{name} is damaged: put it back from a copy")
-    sealed = about.pop(SEAL, None)
-    if sealed is not None and sealed != hashlib.sha256(canonical_json(about)).hexdigest():
+    if not fits_seal(about):
         raise VerificationError(
             f"{folder}/{name} was changed after it was written (its content does not fit its {SEAL}): "
             "put the file back from a copy; nothing is made again from it"
@@ -94,6 +101,13 @@ def is_sealed(folder: Folder) -> bool:
 def read_forgotten(folder: Folder) -> list[str]:
     """The sha256s and keys that `forget` was given here."""
     return folder.read(FORGOTTEN).decode().split() if folder.exists(FORGOTTEN) else []
+
+
+def describe_forgotten(folder: Folder) -> dict[str, str]:
+    """What a manifest of pairs says of the list of forgotten images; nothing where there is none."""
+    if not folder.exists(FORGOTTEN):
+        return {}
+    return {FORGOTTEN_SUM: hashlib.sha256(folder.read(FORGOTTEN)).hexdigest()}
 
 
 def read_inventory(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:

@@ -146,9 +146,9 @@ def digest_assignment(folder: Folder, config: FilterConfig) -> str:
     return digest({"ledger": runs.ledger_sha256(folder), **config.pack_part(), **version})
 
 
-def check_strip(folder: Folder, settings: ShardConfig) -> None:
+def check_strip(folder: Folder, settings: ShardConfig, repairs: bool = False) -> None:
     """Raises ConfigError where --strip cannot do its work: formats that it does not look into, or shards in the folder
-    that another version stripped."""
+    that another version stripped. `repairs`: a ledger that cannot be read is nothing to stop at."""
     if not settings.strip:
         return
     version = stripping.read_version(folder)
@@ -157,7 +157,12 @@ def check_strip(folder: Folder, settings: ShardConfig) -> None:
             f"{folder} was stripped by version {version} of --strip, and this is version {STRIP_VERSION}: remove its "
             f"manifest.json, {stripping.FILE} and shards/, and pack again"
         )
-    unknown = count_unsupported(kept_rows(folder))
+    try:
+        unknown = count_unsupported(kept_rows(folder))
+    except InputError:
+        if not repairs:
+            raise
+        unknown = {}  # a damaged ledger, which is made again before anything is packed
     if unknown and settings.strip_unsupported == "refuse":
         counts = ", ".join(f"{count} {name}" for name, count in unknown.items())
         raise ConfigError(
@@ -199,9 +204,10 @@ def pack(
     manifest = shards.make_manifest(folder, "shards", names, made_of, staged)
     if config.shards.strip:
         card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept), told)}
-    content = cast(Manifest, {**json.loads(manifest), **card})
-    _put_in_place(folder, planned, staged, told if config.shards.strip else None, formats.canonical_json(content))
-    return content
+    content = {**json.loads(manifest), **card}
+    _put_in_place(folder, planned, staged, told if config.shards.strip else None, shards.seal_manifest(folder, content))
+    del content[run_folder.SEAL]
+    return cast(Manifest, content)
 
 
 def _put_in_place(
@@ -239,6 +245,7 @@ def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int], 
         "images": len(stripping.read_stripped(folder, told)),
         "not_looked_into": unknown,
         "unsupported": settings.strip_unsupported,
+        "sha256": hashlib.sha256(folder.read(told)).hexdigest(),
     }
 
 

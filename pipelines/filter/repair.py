@@ -202,15 +202,18 @@ def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, pro
         config = FilterConfig.model_validate(runs.read_run(folder)["config"])
     except InputError as error:  # no run, or one of another job: nothing could be checked
         raise VerificationError(str(error)) from None
+    unfit = audit_verify.find_unfit_tables(folder) if repair else []
     if repair:
-        audit_verify.refuse_unfit(folder, audit_verify.check_digests(folder))
+        audit_verify.refuse_unfit(folder, audit_verify.check_digests(folder) + audit_verify.check_list(folder))
         settle(folder)
         folder.sweep()
-        packing.check_strip(folder, config.shards)
+        for name in unfit:
+            folder.remove(name)
+        packing.check_strip(folder, config.shards, repairs=True)
     problems, broken, samples = _problems(folder, deep, executor, progress)
     if problems and repair and finish_forgetting(folder):
         problems, broken, samples = _problems(folder, deep, executor, progress)
-    if problems and repair:
+    if (problems or unfit) and repair:
         for name in broken:
             folder.remove(f"shards/{name}")
         _repair(folder, config, executor, progress)

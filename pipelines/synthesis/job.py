@@ -34,7 +34,7 @@ from lucidflux_data.sources.listing import Candidate
 from lucidflux_data.sources.uris import split_member
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder, trust_sources
-from lucidflux_data.storage.formats import checked_bytes
+from lucidflux_data.storage.formats import checked_bytes, parse_json
 from lucidflux_data.storage.journal import STAGE, Rewriting, settle
 from lucidflux_data.storage.run_folder import forgotten_keys
 from pipelines.execution.counting import count_done, counted
@@ -190,7 +190,8 @@ def synthesize(folder: Folder, about: PairsRun, executor: Executor, progress: Pr
     change = Rewriting(folder, shards.known_hashes(folder))
     for name in staged:
         shards.move_shard(change, stage, name)
-    change.put(shards.MANIFEST, manifest)
+    content = {**parse_json(manifest), **run_folder.describe_forgotten(folder)}
+    change.put(shards.MANIFEST, shards.seal_manifest(folder, content))
     change.commit()
     folder.sweep()
     return pairs_run.summary(folder)

@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 from lucidflux_data.audit import strays
 from lucidflux_data.audit.forget import finish_forgetting
 from lucidflux_data.audit.forgotten import find_left
-from lucidflux_data.audit.verify import describe_unsealed, refuse_unfit
+from lucidflux_data.audit.verify import check_forgotten, describe_unsealed, refuse_unfit
 from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
@@ -42,7 +42,7 @@ def verify_pairs(folder: Folder, deep: bool, repair: bool, executor: Executor, p
     Nothing is made again from a run.json that no longer fits its own digests.
     """
     if repair:
-        refuse_unfit(folder, check_digests(folder))
+        refuse_unfit(folder, check_digests(folder) + _check_list(folder))
         settle(folder)
         folder.sweep()
     problems, broken, samples = _problems(folder, deep, executor, progress)
@@ -121,8 +121,18 @@ def check_set(folder: Folder) -> list[str]:
     wanted -= sum(len(pair_samples.failed_images(folder, entry["name"])) for entry in manifest["shards"])
     if manifest["samples"] != wanted * config.variants:
         problems.append(f"the manifest has {manifest['samples']} pairs, not {wanted * config.variants}")
-    problems += find_left(folder, [shard.name for shard in planned])
+    problems += find_left(folder, [shard.name for shard in planned]) + _check_list(folder)
     return problems + [strays.describe_stray(name) for name in _stray(folder)]
+
+
+def _check_list(folder: Folder) -> list[str]:
+    """Whether the list of forgotten images is the one that the manifest was written with."""
+    try:
+        manifest = shards.read_manifest(folder)
+        names = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
+        return check_forgotten(folder, manifest.get(run_folder.FORGOTTEN_SUM), names)
+    except (InputError, VerificationError):  # told of elsewhere
+        return []
 
 
 def _stray(folder: Folder) -> list[str]:

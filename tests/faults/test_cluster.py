@@ -265,7 +265,8 @@ def by_commands(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 OWN_LINES = re.compile(
     r"resuming .*|[\d,]+ candidates, .*|Ray cluster at .*|preflight: .*|(score|niqe|pack): [\d,]+/[\d,]+ \(.*\)"
     r"|(score|niqe): [\d,]+ done before, .*|[a-z0-9-]+ lost its worker.*: attempt \d of 3|no unit has ended for .*"
-    r"|(run|label|ignored|candidates|kept|included|rejected|failed|shards|shard_bytes|urls): .*"
+    r"|(run|label|listed|ignored|ignored_by|candidates|kept|included|rejected|failed|shards|shard_bytes|urls): .*"
+    r"|(look at|next): .*| {9}\S.*"
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lucidflux_data.audit.forget import forget, forget_pairs
 from lucidflux_data.errors import LucidFluxError, VerificationError
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs.config import make_pairs_config, pairs_label
@@ -21,10 +22,11 @@ from lucidflux_data.storage.formats import canonical_json
 from lucidflux_data.storage.run_folder import read_about, seal
 from pipelines.execution.progress import Progress
 from pipelines.filter import job
+from pipelines.filter.forbidden import make_fingerprints
 from pipelines.filter.repair import verify_run
 from pipelines.synthesis.job import synthesize
 from pipelines.synthesis.verify import verify_pairs
-from tests.support.here import Here
+from tests.support.here import Here, run_filter
 from tests.support.photos import write_small
 
 QUIET = Progress(quiet=True)
@@ -217,6 +219,88 @@ def test_a_folder_of_another_job_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(canonical_json({"records": []}))
     with pytest.raises(VerificationError, match="is not a run of the filter: it holds restored images"):
         check(verify_run, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stripped(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was compared with a suite and stripped: its images hold a comment."""
+    place = tmp_path_factory.mktemp("stripped")
+    shutil.copytree(photos, place / "photos")
+    for path in (place / "photos").glob("*.jpg"):
+        data = path.read_bytes()
+        path.write_bytes(data[:2] + b"\xff\xfe\0\x09comment" + data[2:])
+    (place / "suite").mkdir()
+    first = sorted((place / "photos").iterdir())[0]
+    shutil.copy(first, place / "suite")
+    (place / "S.parquet").write_bytes(make_fingerprints(str(place / "suite"), "S", 10**8))
+    settings = ("iqa.metric=none", "rules.min_side=64", "rules.min_laplacian_variance=0", "shards.max_samples=4")
+    settings += ("rules.max_laplacian_variance=1e9", f"select.forbid={place}/S.parquet")
+    run_filter(place / "photos", place / "run", *settings, "shards.strip=gps,author", "shards.strip_unsupported=keep")
+    return place / "run"
+
+
+def test_what_is_noted_of_files_beside_the_shards_is_compared(stripped: Path, tmp_path: Path) -> None:
+    """Copies of fingerprints, what was stripped, and a ledger of a stripped run."""
+    folder, before = tmp_path / "run", tree(stripped)
+    (copy,) = (name for name in before if name.startswith("firewall/"))
+    pages = dict.fromkeys(("report.html",), "")
+    for name, gone in (
+        (copy, False),
+        ("stripped.parquet", False),
+        ("stripped.parquet", True),
+        ("selected.parquet", False),
+    ):
+        shutil.copytree(stripped, folder)
+        (folder / name).unlink() if gone else (folder / name).write_bytes(
+            (stripped / name).read_bytes()[:-20] + bytes(20)
+        )
+        with pytest.raises(LucidFluxError, match=name.rpartition("/")[2]):
+            check(verify_run, folder)
+        check(verify_run, folder, repair=True)
+        assert tree(folder) | pages == before | pages, name
+        shutil.rmtree(folder)
+
+
+def test_a_changed_value_anywhere_in_a_manifest_is_found(copied: tuple[Path, Path, Verify], stripped: Path) -> None:
+    whole, folder, verify = copied
+    if verify is verify_run:
+        shutil.rmtree(folder)
+        shutil.copytree(stripped, folder)
+        whole = stripped
+    about = json.loads((whole / "manifest.json").read_text())
+    changes: list[dict[str, Any]] = [{"digests": {**about["digests"], "plan": "0" * 64}}, {"note": "not ours"}]
+    changes += [{name: None} for name in ("firewall", "stripped") if name in about]
+    for change in changes:
+        (folder / "manifest.json").write_bytes(canonical_json({**about, **change}))
+        with pytest.raises(VerificationError, match=r"manifest\.json was changed after it was written"):
+            check(verify, folder)
+        check(verify, folder, repair=True)
+        assert (folder / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+def test_a_changed_list_of_what_was_forgotten_is_refused(copied: tuple[Path, Path, Verify]) -> None:
+    """It says what must not come back, and nothing else knows."""
+    _, folder, verify = copied
+    index = Folder(folder).read_table(f"shards/{sorted((folder / 'shards').glob('*.parquet'))[0].name}")
+    key = index["key"][0].as_py()[:20]
+    (forget if verify is verify_run else forget_pairs)(Folder(folder), [key])
+    check(verify, folder)
+    listed = (folder / "forgotten.txt").read_bytes()
+    for content in (listed.replace(key.encode(), b"0" * 20), b"", None):
+        if content is None:
+            (folder / "forgotten.txt").unlink()
+        else:
+            (folder / "forgotten.txt").write_bytes(content)
+        before = tree(folder)
+        for repair in (False, True):
+            with pytest.raises(VerificationError, match=r"forgotten\.txt is (not what it was|missing)"):
+                check(verify, folder, repair)
+        assert tree(folder) == before
+    (folder / "forgotten.txt").write_bytes(listed)
+    check(verify, folder)
+    (folder / "manifest.json").write_bytes(b"{")
+    check(verify, folder, repair=True)
+    assert all(key.encode() not in path.read_bytes() for path in (folder / "shards").glob("*.tar"))
 
 
 def _hash(data: bytes) -> str:
