@@ -96,8 +96,12 @@ class Run:
         name. Of the first two, what is not near at all is left out, and `note` says so. Raises ConfigError for a
         measure that nothing has, or that is no number.
         """
-        if measure == "row" or count < 1 or not isinstance(value, int | float):
-            raise ConfigError(f"near takes a measure, a number and a count from 1 on, not {measure}, {value}, {count}")
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"near takes a number, not {value!r}") from None
+        if measure == "row" or count < 1:
+            raise ConfigError(f"near takes a measure, and a count from 1 on, not {measure}, {count}")
         run = self._read()
         about = runs.read_ledger(self.folder, IMAGE_COLUMNS)
         table = about.append_column("row", pa.array(np.arange(about.num_rows)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import operator
 import os
 
 from lucidflux_data.audit.forget import is_half_done
@@ -53,9 +54,10 @@ class StoredPairs:
     def __getitem__(self, index: int) -> Pair:
         """The pair at a place, in order of the shards and of the keys. IndexError beyond the last one; InputError where
         its bytes are others than its index says, or where an HQ that is a pointer leads to nothing."""
-        if not isinstance(index, int):
-            raise ConfigError(f"a pair is asked for by its place, a whole number, not by {index!r}")
-        place = range(len(self))[index]
+        try:
+            place = range(len(self))[operator.index(index)]
+        except TypeError:
+            raise ConfigError(f"a pair is asked for by its place, a whole number, not by {index!r}") from None
         number = bisect.bisect_right(self._ends, place)
         key, rows = self._index(self.shards[number])[place - (self._ends[number - 1] if number else 0)]
         return self.decode(key, samples.read_sample(self.folder, self.shards[number], rows))

@@ -56,7 +56,7 @@ def test_a_pair_is_what_its_tar_holds(
     assert len(pairs.shards) > 2
     found = list(pairs)
     assert [pair.key for pair in found] == list(stored)
-    for pair in (found[0], found[8], found[-1], pairs[-1]):
+    for pair in (found[0], found[8], found[-1], pairs[-1], pairs[np.int64(5)]):
         assert isinstance(pair, Pair)
         assert pair.members == stored[pair.key]
         assert np.array_equal(pair.hq, pixels(stored[pair.key]["hq.png"]))

@@ -162,6 +162,7 @@ def test_a_measure_that_is_missing_is_named_and_counts_are_at_least(
         (lambda run: run.near("nique", 5), "nique"),
         (lambda run: run.near("format", 5), "holds string, no numbers"),
         (lambda run: run.near("width", 5, count=0), "a count from 1 on"),
+        (lambda run: run.near("width", "wide"), "near takes a number, not 'wide'"),
         (lambda run: run.images("0123456789abcdef0123"), "is the key of no candidate"),
         (lambda run: run.explain("nobody.jpg"), "nobody.jpg is no uri"),
         (lambda run: run.ledger("panda"), "did you mean pandas"),
@@ -237,12 +238,12 @@ def test_what_is_near_is_nearest_on_both_sides(measured: Path) -> None:
     assert [row["value"] for row in sheet] == values[3:7]
     keys = {row["key"]: row["niqe"] for row in table.to_pylist()}
     assert [keys[key] for key in sheet.keys] == values[3:7]
-    sides = [row["value"] for row in Run(measured).near("min_side", 150, count=14)]
+    sides = [row["value"] for row in Run(measured).near("min_side", np.int64(150), count=14)]
     assert sides == [140.0, *[160.0] * 12, 240.0]
     noise = pq.read_table(sorted((measured / "scores" / "history").iterdir()))
     by_uri = dict(zip(noise["uri"].to_pylist(), noise["noise"].to_pylist(), strict=True))
     assert all(row["value"] == by_uri[row["uri"]] for row in Run(measured).near("noise", 1.0))
-    lonely = Run(measured).near("laplacian_variance", 1e7)
+    lonely = Run(measured).near("laplacian_variance", np.float32(1e7))
     assert len(lonely) == 0
     assert lonely.note.startswith("none within a factor of 1.5 of it; the nearest is ")
 
