@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import make_train_config
 from lucidflux_model.training.distributed import launch
 from tests.support import stock, training
+from tests.support.hostile_folder import lay
 from tests.support.odd_sources import header_offset
 
 COMMAND = str(Path(sys.executable).with_name("lucidflux"))
@@ -358,3 +360,46 @@ def test_a_signal_does_not_wait_for_data_that_do_not_come(
             assert training.lines(out) == before
         ended.set()
         server.shutdown()
+
+
+def test_a_folder_of_everything_that_strangers_lay_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Pipes, devices, sparse files, bombs, lying tars, loops: what can be used is, in bounded memory."""
+    place, out = lay(tmp_path / "hostile", large=False), tmp_path / "run"
+    online = ["--set", "data.online=realesrgan-x4", "--set", "data.online_settings=size=96", "--set", "steps=3"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (6 << 30), hard))
+    try:
+        code, err = called([*command(place, out)[1:], *online], monkeypatch, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert code == 0, err
+    listed = json.loads((out / "run.json").read_text())["listed"]
+    assert listed["ignored_by"] == {
+        "damaged_files": 6,  # gone and loop as .tar and .parquet, a sparse csv, deep lines
+        "damaged_tails": 2,  # empty.tar, lying.tar
+        "duplicate_rows": 8,
+        "not_regular": 14,
+        "other_files": 2,
+        "packed_tars": 1,
+    }
+    assert listed["left_out"] == {
+        "duplicate": 1,
+        "missing": 5,
+        "not_allowed": 4,
+        "not_an_image": 5,
+        "too_many_bytes": 3,
+        "too_small": 10,
+        "truncated": 1,
+        "unreadable": 4,
+    }
+    assert [line for line in err.splitlines() if line.startswith("warning: ")] == [
+        f"warning: {told}" for told in listed["warnings"]
+    ]
+    assert "8 pairs of 96x96 to train on" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile", "run"]
+    code, err = called(command(place, tmp_path / "pairs")[1:], monkeypatch, capsys)
+    assert (code, len(err.splitlines())) == (3, 1)
+    assert "is not in a tar" in err
