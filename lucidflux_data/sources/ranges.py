@@ -8,7 +8,6 @@ fetched into a temporary file.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from typing import IO, Any
 
@@ -17,6 +16,7 @@ from fsspec.asyn import sync
 from lucidflux_data.errors import InputError
 from lucidflux_data.storage.folder import file_system, retry_call
 from lucidflux_data.storage.refusals import is_past_the_end
+from lucidflux_data.storage.regular import MOST_WHOLE
 
 WEB = ("http://", "https://")
 WEB_BYTES = 1 << 20  # of an answer, taken at a time
@@ -34,7 +34,12 @@ def open_object(url: str) -> IO[bytes]:
     whole = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
     try:
         with fs.open(url, block_size=0, size=1) as answer:
-            shutil.copyfileobj(answer, whole, WEB_BYTES)
+            while part := answer.read(WEB_BYTES):
+                if whole.tell() > MOST_WHOLE:  # a server may send for ever
+                    raise InputError(
+                        f"{url} lies on a server that takes no ranges, and is too large to be fetched whole"
+                    )
+                whole.write(part)
     except BaseException as error:
         whole.close()
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):

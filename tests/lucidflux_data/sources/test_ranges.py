@@ -3,6 +3,7 @@ with and without ranges; and what was cut when it was listed."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -215,5 +216,27 @@ def test_a_table_on_a_server_without_ranges(tmp_path: Path, monkeypatch: pytest.
         listing = list_sources([url.rpartition("/")[0]])
         assert [told.rpartition("/")[2].split()[0] for told in listing.all_warnings()] == ["empty.tar"]
         assert list(outcomes(listing.table.to_pylist()).values()) == images * 2
+    SETTINGS.update(before)
+    configure({})
+
+
+def test_a_server_that_sends_for_ever_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/s.tar" else 404)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while self.path == "/s.tar":
+                    self.wfile.write(bytes(1 << 16))
+
+        do_HEAD = do_GET
+
+    before = dict(SETTINGS)
+    monkeypatch.setattr(ranges, "MOST_WHOLE", 8 << 20)
+    with serving(Endless) as url, pytest.raises(InputError, match="too large to be fetched whole"):
+        list_sources([url])
     SETTINGS.update(before)
     configure({})
