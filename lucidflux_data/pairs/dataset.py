@@ -33,7 +33,7 @@ from lucidflux_data.storage.run_folder import RUN_FILE, read_about
 try:
     import torch
 except ImportError:
-    raise ImportError("RealESRGANPairs needs torch: pip install 'lucidflux[model]'") from None
+    raise ImportError("RealESRGANPairs needs torch: pip install 'lucidflux[model]'", name="torch") from None
 
 
 ROWS_AT_ONCE = 10_000  # as Python objects

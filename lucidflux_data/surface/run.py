@@ -164,8 +164,9 @@ class Run:
         """
         trial = self._try(settings, options)
         for measure, rows in trial.missing.rows.items():
+            some, have = ("image", "has") if len(rows) == 1 else ("images", "have")
             raise ConfigError(
-                f"{len(rows):,} images of {self.folder} have no {_say_measure(measure, trial.config)}: "
+                f"{len(rows):,} {some} of {self.folder} {have} no {_say_measure(measure, trial.config)}: "
                 f"`lucidflux-data select {self.folder}` with these settings takes it"
             )
         return Selection(trial)

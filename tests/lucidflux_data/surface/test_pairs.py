@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from lucidflux_data.publish.card import write_card  # noqa: E402
 from lucidflux_data.storage.folder import Folder  # noqa: E402
 from lucidflux_data.surface import stored as stored_pairs  # noqa: E402
 from tests.support.here import run_synthesize  # noqa: E402
+from tests.support.paths import ROOT  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,30 @@ def test_a_stream_is_split_by_node_and_worker(
     monkeypatch.setenv("NUM_WORKERS", "9")
     with pytest.raises(ConfigError, match=r"shards cannot be split over 2 nodes with 9 workers each"):
         next(iter(pairs.webdataset()))
+
+
+def test_without_torch_a_pair_is_read_and_the_rest_says_what_is_missing(folder: Path) -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as where it is not installed
+from lucidflux_data import Pairs
+from lucidflux_data.errors import ConfigError
+pairs = Pairs({str(folder)!r})
+assert pairs[0].hq.shape == (128, 128, 3)
+for ask in (pairs.dataset, pairs.webdataset):
+    try:
+        ask()
+    except ConfigError as error:
+        print(error)
+try:
+    from lucidflux_data import RealESRGANPairs
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    missing = "torch is not installed: pip install 'lucidflux[model]'"
+    assert done.stdout.splitlines()[:2] == [missing, missing], done.stderr
+    assert done.stdout.splitlines()[2] == "RealESRGANPairs needs torch: pip install 'lucidflux[model]'"
 
 
 def test_pairs_whose_hq_are_pointers_are_read_from_their_source(small: Path, tmp_path: Path) -> None:
