@@ -194,7 +194,7 @@ def read_file(data: bytes) -> pa.Table:
     try:
         # without threads: Arrow's may abort a command that ends right after
         table = pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise InputError("a fingerprint file is damaged: make it again with `lucidflux-data fingerprint`") from None
     metadata = table.schema.metadata or {}
     if metadata.get(b"fingerprint_version", b"").decode() != VERSION:

@@ -136,7 +136,7 @@ def read_join(place: str) -> pa.Table:
         table = Folder(folder or ".").read_table(name)
     except FileNotFoundError:
         raise InputError(f"{place} is not there") from None
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise InputError(f"{place} is damaged, or no Parquet file") from None
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
@@ -148,7 +148,7 @@ def read_join(place: str) -> pa.Table:
         )
     try:
         table = table.cast(pa.schema([(field.name, _plain_text(field, by)) for field in table.schema]))
-    except pa.ArrowException:
+    except (pa.ArrowException, UnicodeDecodeError):
         raise InputError(f"the column {by} of {place} is {table[by].type}, not text: it names no images") from None
     if pc.count_distinct(table[by]).as_py() < table.num_rows - table[by].null_count:
         raise InputError(f"{place} has a {by} twice: which of its rows counts?")

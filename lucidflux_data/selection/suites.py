@@ -143,7 +143,7 @@ def _source_of(data: bytes) -> str:
     """What a fingerprint file was made of; empty where it does not say, or is damaged."""
     try:
         metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return ""
     made_of: bytes = metadata.get(b"source", b"")
     return made_of.decode()

@@ -234,9 +234,9 @@ def read_index_metadata(folder: Folder, name: str) -> dict[str, str]:
     """The index's own facts about its tar; {} where the file is damaged."""
     try:
         metadata = pq.read_schema(pa.BufferReader(folder.read(name))).metadata or {}
-    except (pa.ArrowInvalid, OSError):
+        return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+    except (pa.ArrowException, OSError, UnicodeDecodeError):  # the last: names and metadata, of which pages have no sum
         return {}
-    return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
 
 
 def read_member(folder: Folder, shard: str, offset: int, size: int) -> bytes:

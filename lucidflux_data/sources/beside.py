@@ -92,7 +92,7 @@ class Beside:
             return None
         try:
             return sides_by_key(table)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             _raise_of_store(error, table)
             return {}
 
@@ -135,7 +135,7 @@ def is_table(url: str) -> bool:
     try:
         with file_system(url).open(url, "rb") as file:
             return {"key", "url"} <= set(pq.read_schema(file).names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         _raise_of_store(error, url)
         return False
 

@@ -344,7 +344,7 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
         for row_uri, row_name, side, offset in rows(uri, counts):
             found += 1
             yield row_uri, f"{show_name(name)}#{row_name}" if name else row_name, position, -1, offset, side
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "errno", None) is not None:
             _leave_out(uri, error, not name and not found, counts)
             return  # an OSError without a number is pyarrow's, of damage
@@ -384,5 +384,5 @@ def _twin_sides(uri: str) -> dict[str, str]:
         return {}
     try:
         return sides_by_key(twin)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return {}

@@ -373,7 +373,7 @@ class Folder:
             batches = file.iter_batches(ROWS_IN_GROUP, columns=columns, use_threads=False)
             some = [pa.Table.from_batches([batch]).filter(where) for batch in batches]
             return pa.concat_tables(some) if some else file.read(columns)
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
             raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
 
     def read_tables(self, names: Iterable[str], columns: list[str] | None = None) -> list[pa.Table]:

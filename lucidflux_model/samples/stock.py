@@ -237,7 +237,7 @@ def _read(folder: Folder, name: str) -> Index | None:
         return None
     try:
         table = pq.read_table(pa.BufferReader(folder.read(name)), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, StorageError):
             raise
         return None  # damaged: it is made again

@@ -152,6 +152,16 @@ def test_a_damaged_file_beside_good_ones_is_counted_and_told(bad: bytes, name: s
     assert f"{name} is damaged, or no Parquet file" in listing.warnings[0]
 
 
+def test_a_name_of_a_column_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", DATA[2])
+    for path in (tmp_path / "t.parquet", tmp_path / "metadata.parquet"):
+        data = table(path, file_name=["a.jpg"], label=["x"]).read_bytes()
+        path.write_bytes(data.replace(b"label", b"l\xb9bel").replace(b"file_name", b"file_n\xc3me"))
+    listing = list_sources([str(tmp_path)])
+    assert read_all(listing) == {"a.jpg": DATA[2]}
+    assert listing.ignored_by == {"damaged_files": 2}
+
+
 def test_a_damaged_twin_of_a_tar_leaves_the_tar(tmp_path: Path) -> None:
     write(tmp_path / "0.tar", tar_bytes([("a.jpg", DATA[0])]))
     write(tmp_path / "0.parquet", b"PAR1")
