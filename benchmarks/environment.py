@@ -97,7 +97,7 @@ def commit(folder: Path) -> str | None:
     """The git commit that a folder is checked out at, with `-dirty` where files differ; None outside git."""
     try:
         asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+        printed = subprocess.run(asked, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout.strip() or None if told.returncode == 0 else None
+    return printed.stdout.strip() or None if printed.returncode == 0 else None

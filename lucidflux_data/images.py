@@ -92,8 +92,10 @@ def decode_full(
         header = _probe(data, max_pixels)
         needed = estimate_memory(header, _is_plain(header))
         if needed > max_memory_bytes:
-            told = f"decoding it would take {needed:,} bytes, more than decode.max_memory_bytes ({max_memory_bytes:,})"
-            raise ImageError("out_of_memory", told)
+            message = (
+                f"decoding it would take {needed:,} bytes, more than decode.max_memory_bytes ({max_memory_bytes:,})"
+            )
+            raise ImageError("out_of_memory", message)
         return _decode(data, header)
 
 

@@ -133,7 +133,7 @@ class Adapter(AdapterFile):
         """Whether the command has `{name}` in it."""
         return any(field == name for part in shlex.split(self.command) for _, field, _, _ in Formatter().parse(part))
 
-    def tell_unfit(self, width: int, height: int, scale: int) -> str | None:
+    def describe_unfit(self, width: int, height: int, scale: int) -> str | None:
         """Why the method cannot be given an input of this size in pixels, None where it can."""
         smallest, multiple = self.stage.min_side // scale, self.stage.multiple
         if min(width, height) < smallest:
@@ -146,9 +146,9 @@ class Adapter(AdapterFile):
         """What is wrong with the size (width, height) of an output, and its known cause; None where it is right."""
         if made == expected:
             return None
-        told = f"the output is {made[0]}x{made[1]}, not {expected[0]}x{expected[1]}"
+        wrong_size = f"the output is {made[0]}x{made[1]}, not {expected[0]}x{expected[1]}"
         cut = tuple(side - side % self.rounds_to for side in expected)
-        return f"{told}: {self.name} cuts sides to multiples of {self.rounds_to}" if made == cut else told
+        return f"{wrong_size}: {self.name} cuts sides to multiples of {self.rounds_to}" if made == cut else wrong_size
 
     def script(self) -> str | None:
         """The first Python file of the command, below the checkout; None where it is started in another way."""

@@ -1,4 +1,4 @@
-"""What a method is told of each image: nothing, one text for all, or the suite's own texts.
+"""The prompt that a method is given for each image: nothing, one text for all, or the suite's own texts.
 
 none | fixed:TEXT | file  ->  WORK/prompts/{id}.txt of exactly the ids that run
 """
@@ -42,8 +42,8 @@ def plain_prompts(asked: str) -> Prompts | None:
 
 def prompts_of_files(found: SuitePrompts) -> Prompts:
     record = found.record
-    told = {"captioner": record.captioner, "captioner_revision": record.revision, "prompts_sha256": record.sha256}
-    return Prompts("file", texts=found.texts, settings={"prompts": "file", **told})
+    origin = {"captioner": record.captioner, "captioner_revision": record.revision, "prompts_sha256": record.sha256}
+    return Prompts("file", texts=found.texts, settings={"prompts": "file", **origin})
 
 
 def stage_prompts(prompts: Prompts, ids: Iterable[str], target: Path) -> None:

@@ -124,7 +124,7 @@ def run_adapter(
     if not collected:
         end = "was stopped at its time limit" if run["timed_out"] else f"ended with exit code {run['exit_code']}"
         raise InputError(f"{adapter.name} {end} and made no image: {run['last_line']} (all of it: {folder / LOG_FILE})")
-    wrong = {id_: told for id_, told in collected.items() if told}
+    wrong = {id_: remark for id_, remark in collected.items() if remark}
     return {
         **run,
         "images": len(collected),

@@ -28,9 +28,9 @@ def find_unfit(inputs: dict[str, Path], adapter: Adapter, scale: int) -> dict[st
             header = probe_apart(read_file(path))
         except ImageError as error:
             raise InputError(f"{path} is {error.reason}: {error.detail}") from None
-        told = adapter.tell_unfit(header.width, header.height, scale)
-        if told is not None:
-            unfit[id_] = told
+        remark = adapter.describe_unfit(header.width, header.height, scale)
+        if remark is not None:
+            unfit[id_] = remark
     return unfit
 
 

@@ -206,9 +206,9 @@ def _cause_of_sizes(method: Method) -> str:
     nothing."""
     for seed, files in method.files.items():
         for id_ in (id_ for id_, file in files.items() if file.reason == "wrong_size"):
-            told = size_remark(method.about, seed, id_)
-            if told is not None:
-                return f"; {as_text(id_)}: {as_text(told)}"
+            remark = size_remark(method.about, seed, id_)
+            if remark is not None:
+                return f"; {as_text(id_)}: {as_text(remark)}"
     return ""
 
 

@@ -54,9 +54,9 @@ def _paired(name: str, metric: MetricTable) -> str | None:
     if best is None or not pairs:
         return None
     rows = metric["rows"]
-    told = sorted(((_other(pair["methods"], best), pair["p_holm"]) for pair in pairs),
+    others = sorted(((_other(pair["methods"], best), pair["p_holm"]) for pair in pairs),
                   key=lambda item: rows[item[0]]["rank"] or 0)  # fmt: skip
-    each = ", ".join(f"{method} {p:.2g}" for method, p in told)
+    each = ", ".join(f"{method} {p:.2g}" for method, p in others)
     return f"{name}: {best} is first; paired p of the difference to it (Holm): {each}."
 
 
@@ -82,8 +82,8 @@ def _lacking(board: Board, method: str) -> str | None:
     if not gaps:
         return None
     images = list(dict.fromkeys(gap["id"] for gap in gaps))
-    told = ", ".join(_gap(gap, board) for gap in gaps[:NAMED]) + (", ..." if len(gaps) > NAMED else "")
-    line = f"{method} lacks {len(images)} of {board['images']['scored']} images: {told}."
+    lacking = ", ".join(_gap(gap, board) for gap in gaps[:NAMED]) + (", ..." if len(gaps) > NAMED else "")
+    line = f"{method} lacks {len(images)} of {board['images']['scored']} images: {lacking}."
     pairs = list(_over_shared(board, method))
     return f"{line} Over the images that both have: {'; '.join(pairs)}." if pairs else line
 
@@ -113,8 +113,8 @@ def _not_shown(board: Board) -> list[str]:
     few = board["not_shown"]
     if not few:
         return []
-    told = ", ".join(f"{method} ({row['images']})" for method, row in few.items())
-    return [f"Not shown, with fewer images than --min-images: {told}."]
+    hidden = ", ".join(f"{method} ({row['images']})" for method, row in few.items())
+    return [f"Not shown, with fewer images than --min-images: {hidden}."]
 
 
 def _not_computed(reasons: dict[str, str]) -> list[str]:

@@ -81,7 +81,7 @@ def _cells(board: Board, line: list[tuple[str, bool]]) -> Iterator[Cell]:
 
 
 def _rank(metric: MetricTable, method: str) -> str:
-    """`second of 4`. What cannot be told from the best is marked as the best is, as a note says."""
+    """`second of 4`. What does not differ surely from the best is marked as the best is, as a note says."""
     ranked = [row for row in metric["rows"].values() if row["rank"]]
     return f"{in_words(metric['rows'][method]['rank'] or 0)} of {len(ranked)}"
 
@@ -113,11 +113,11 @@ def list_missing(board: Board) -> list[Missing]:
 def _missing(board: Board, method: str, gaps: list[Gap]) -> Missing:
     images = len({gap["id"] for gap in gaps})
     seeds = len({seed for gap in gaps for seed in gap["seeds"]}) > 1
-    told = [
+    reasons = [
         (gap["id"], f"{gap['reason']}{in_which(gap, board)}" + (f" (seed {', '.join(gap['seeds'])})" if seeds else ""))
         for gap in gaps
     ]
-    return {"summary": f"{method}: {images} of {board['images']['scored']} images", "gaps": told}
+    return {"summary": f"{method}: {images} of {board['images']['scored']} images", "gaps": reasons}
 
 
 def list_shared(board: Board) -> list[tuple[str, str, list[str]]]:

@@ -277,8 +277,8 @@ def print_comparison(found: Comparison) -> None:
         cells = [methods, f"{row['metric']} {ARROW[row['lower_is_better']]}", str(row["n"])]
         cells += [digits(row["mean_a"]), digits(row["mean_b"]), f"{row['difference']:+.4g}"]
         cells += [f"{row['low']:+.3g} to {row['high']:+.3g}", f"{row['p_holm']:.2g}", f"{row['win_rate']:.0%}"]
-        told = statistics.least_p(row["n"], len(found["rows"]), resamples=found["resamples"]) < statistics.ALPHA
-        cells.append(row["better"].upper() if sure else "tie" if told else "too few images")
+        can_differ = statistics.least_p(row["n"], len(found["rows"]), resamples=found["resamples"]) < statistics.ALPHA
+        cells.append(row["better"].upper() if sure else "tie" if can_differ else "too few images")
         lines.append([Text(show(cell), style="bold" if sure else "") for cell in cells])
     console = _console()
     title = f"A = {found['a']}, B = {found['b']}"

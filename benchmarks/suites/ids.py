@@ -91,10 +91,10 @@ def suggest_pattern(strange: Collection[str], known: Collection[str]) -> str:
     (before, behind), count = max(around.items(), key=lambda item: (item[1], -len("".join(item[0]))))
     if 2 * count <= len(looked_at):
         return ""
-    told = [f"begin with {before}"] * bool(before) + [f"end in {behind}"] * bool(behind)
+    habits = [f"begin with {before}"] * bool(before) + [f"end in {behind}"] * bool(behind)
     start = f"(?:{re.escape(before)})?" if before else ""
     end = f"(?:{re.escape(behind)})?" if behind else ""
-    return f"; their names {' and '.join(told)}: --id-pattern '{start}(?P<id>.+?){end}' leaves that out"
+    return f"; their names {' and '.join(habits)}: --id-pattern '{start}(?P<id>.+?){end}' leaves that out"
 
 
 def _around(id_: str, known: Collection[str]) -> set[tuple[str, str]]:

@@ -38,9 +38,9 @@ def check_decoder(folder: Folder) -> None:
                 f"{part.folder} was measured by decoder {made_by}, newer than the {version.DECODER_VERSION} that is "
                 "known here: update lucidflux"
             )
-        told = describe_affected(part.folder)
-        if told:
-            raise ConfigError(told)
+        sentence = describe_affected(part.folder)
+        if sentence:
+            raise ConfigError(sentence)
 
 
 def describe_affected(folder: Folder) -> str | None:

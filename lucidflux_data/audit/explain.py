@@ -161,8 +161,10 @@ def _list_checks(one: pa.Table, row: records.LedgerRow, config: FilterConfig) ->
             listed = None
         yield _told("opt_out", place, None if listed is None else not listed)
     if config.select.forbid:
-        told = ", ".join(config.select.forbid)
-        yield _told("forbid", told if row.get("leak") is None else f"{told}: {row['leak']}", row.get("leak") is None)
+        forbidden = ", ".join(config.select.forbid)
+        yield _told(
+            "forbid", forbidden if row.get("leak") is None else f"{forbidden}: {row['leak']}", row.get("leak") is None
+        )
     if config.select.where:
         there = set(columns_of(config.select.where)) <= set(one.column_names)
         passes = bool(matches(config.select.where, one)[0].as_py()) if there else None

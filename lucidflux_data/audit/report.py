@@ -200,8 +200,8 @@ def _near_limit(table: pa.Table, score: str, name: str, limit: float) -> Sheet |
     rows = find_nearest(table, score, limit, PER_SHEET)
     if rows.num_rows:
         return Sheet(title, rows["row"].to_pylist(), score)
-    told = describe_none_near(table, score, limit)
-    return Sheet(title, [], none=told) if told else None
+    note = describe_none_near(table, score, limit)
+    return Sheet(title, [], none=note) if note else None
 
 
 def _fill(folder: Folder, run: runs.FilterRun, sheets: list[Sheet]) -> None:

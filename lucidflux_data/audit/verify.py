@@ -73,7 +73,7 @@ def check_list(folder: Folder) -> list[str]:
     try:
         manifest = shards.read_manifest(folder)
         return check_forgotten(folder, noted, [entry["name"].removesuffix(".tar") for entry in manifest["shards"]])
-    except (InputError, VerificationError):  # told of elsewhere
+    except (InputError, VerificationError):  # another check names it
         return []
 
 
@@ -88,7 +88,7 @@ def check_digests(folder: Folder) -> list[str]:
 
 def check_forgotten(folder: Folder, noted: str | None, names: Iterable[str]) -> list[str]:
     """Whether the list of forgotten images is the one whose sha256 was `noted`. `names`: of the shards; one that a
-    `forget` was not through with is told of by `find_left`."""
+    `forget` was not through with is named by `find_left`."""
     if noted is None or run_folder.describe_forgotten(folder).get(run_folder.FORGOTTEN_SUM) == noted:
         return []
     if folder.exists(run_folder.FORGOTTEN) and find_left(folder, names):

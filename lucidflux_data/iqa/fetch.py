@@ -73,9 +73,9 @@ def fetch_file(url: str, path: Path, digests: frozenset[str], say: Say) -> None:
         for done, total in _receive(url, part):
             say(f"{path.name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
-        told = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise InputError(
-            f"{url} could not be fetched: {told or type(error).__name__}; repeat the command to resume"
+            f"{url} could not be fetched: {reason or type(error).__name__}; repeat the command to resume"
         ) from None
     digest = file_sha256(part)
     if digests and digest not in good:
@@ -97,11 +97,11 @@ def _receive(url: str, part: Path) -> Iterator[tuple[int, int]]:
     with answer, part.open("ab" if answer.status == http.client.PARTIAL_CONTENT else "wb") as file:
         done = file.tell()
         length = answer.headers.get("Content-Length")
-        total, told = done + int(length) if length else None, time.monotonic()
+        total, said_at = done + int(length) if length else None, time.monotonic()
         while chunk := answer.read(CHUNK):
             done += file.write(chunk)
-            if total and time.monotonic() - told > SAY_EVERY_S:
-                told = time.monotonic()
+            if total and time.monotonic() - said_at > SAY_EVERY_S:
+                said_at = time.monotonic()
                 yield done, total
     if total is not None and done < total:
         raise OSError(f"the connection broke off at {done:,} of {total:,} bytes")
@@ -122,8 +122,8 @@ def _fetch_repository(weight: str, say: Say) -> None:
     except OfflineModeIsEnabled:
         raise InputError("the hub is switched off here (HF_HUB_OFFLINE): unset it to download") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        told = str(error).strip().partition("\n")[0].rstrip(".")
-        raise InputError(f"{repository} could not be fetched: {told}; repeat the command to resume") from None
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(f"{repository} could not be fetched: {reason}; repeat the command to resume") from None
     if revision is not None and snapshot(location(weight)) is None:
         refs = location(weight) / "refs"
         refs.mkdir(parents=True, exist_ok=True)

@@ -327,12 +327,12 @@ def card_text(card: PairsCard) -> str:
     lines += [f"    {_row_text(row)}" for row in card["parameters"]]
     flagged = [row["name"] for row in card["parameters"] if row["flagged"]]
     tested = sum(row["p"] is not None for row in card["parameters"])
-    told = f"distributed as the preset says, as far as {tested} of {len(card['parameters'])} could be tested"
+    verdict = f"distributed as the preset says, as far as {tested} of {len(card['parameters'])} could be tested"
     if flagged:
-        told = f"NOT as the preset says: {', '.join(flagged)}"
+        verdict = f"NOT as the preset says: {', '.join(flagged)}"
     elif not tested:
-        told = "drawn in too few pairs to be tested against the preset"
-    return "\n".join([*lines, "", f"The parameters are {told}."])
+        verdict = "drawn in too few pairs to be tested against the preset"
+    return "\n".join([*lines, "", f"The parameters are {verdict}."])
 
 
 def _row_text(row: TestedParameter) -> str:

@@ -15,7 +15,7 @@ SHARED = ("min_laplacian_variance", "max_laplacian_variance", "max_flat_fraction
 def describe_other_rules(sources: Sequence[str], crop: CropConfig) -> list[str]:
     """A sentence for each source that is a run of the filter with other blur and flat rules than the crops are drawn
     by; it has the options that take the run's. [] where crops follow the rules of every run."""
-    told = []
+    sentences = []
     for source in sources:
         folder = Folder(source)
         if any(mark in source for mark in "*?[") or not folder.exists(run_folder.RUN_FILE):
@@ -27,5 +27,7 @@ def describe_other_rules(sources: Sequence[str], crop: CropConfig) -> list[str]:
         if other:
             settings = " ".join(f"--set degrade.crop.{name}={value:g}" for name, value in other.items())
             own = ", ".join(f"{name} {getattr(crop, name):g}" for name in other)
-            told.append(f"crops do not follow the rules of {folder} but their own ({own}): {settings} takes the run's")
-    return told
+            sentences.append(
+                f"crops do not follow the rules of {folder} but their own ({own}): {settings} takes the run's"
+            )
+    return sentences

@@ -129,8 +129,8 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
         try:
             pixels = pixels_apart(pairs_run.read_clean(row))
         except ImageError as error:
-            told = error.detail if error.reason == "changed" else f"{row['uri']} cannot be read: {error.detail}"
-            raise InputError(told) from None
+            message = error.detail if error.reason == "changed" else f"{row['uri']} cannot be read: {error.detail}"
+            raise InputError(message) from None
         plan = draw_plan(row["key"], variant, self.config)
         hq, _ = pairs.cut(pixels, plan, self.config.crop)
         return hq, backends.load_backend("cv2")(hq, plan)

@@ -78,6 +78,6 @@ def _decoder(versions: dict[str, str]) -> str:
 
 def _told(versions: dict[str, str]) -> str:
     names = sorted(versions.keys() - {"backend", "decoder"}, key=lambda name: (name in DECODERS, name))
-    told = f"{versions['backend']} ({', '.join(f'{name} {versions[name]}' for name in names)})"
+    made_with = f"{versions['backend']} ({', '.join(f'{name} {versions[name]}' for name in names)})"
     made_by = _decoder(versions)
-    return told if made_by == str(version.DECODER_VERSION) else f"decoder {made_by}, {told}"
+    return made_with if made_by == str(version.DECODER_VERSION) else f"decoder {made_by}, {made_with}"

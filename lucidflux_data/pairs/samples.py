@@ -82,13 +82,13 @@ def stored_hq(members: dict[str, bytes], record: PairRecord, sources: list[str])
             return data
     ref = record["hq"]["ref"]
     place = ref["path"] if ref["source"] < 0 else f"{sources[ref['source']]}/{ref['path']}".rstrip("/")
-    told = f"it was stored as a pointer into {place}"
+    pointer = f"it was stored as a pointer into {place}"
     uri = place if ref["offset"] < 0 else f"{place}#"
     try:
         return read_known(uri, ref["offset"], ref["size"], crc32=ref["crc32"])
     except ImageError as error:
         what = "has changed" if error.reason == "changed" else "is gone"
-        raise InputError(f"the HQ of {record['key']} {what}: {told}") from None
+        raise InputError(f"the HQ of {record['key']} {what}: {pointer}") from None
 
 
 def read_records(folder: Folder, tar_name: str, limit: int | None = None) -> Iterator[PairRecord]:

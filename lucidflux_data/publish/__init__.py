@@ -1,1 +1,1 @@
-"""A finished set told to others: card, Croissant metadata, upload to the Hub."""
+"""What others get of a finished set: card, Croissant metadata, upload to the Hub."""

@@ -163,8 +163,8 @@ def _choice(facts: SetFacts) -> list[str]:
 
 def _licences(facts: SetFacts) -> list[str]:
     rows = [f"| {for_markdown(licence)} | {count:,} |" for licence, count in facts.licences.items()]
-    told = "As the sources state them, for each image; a licence of the collection as a whole is not recorded."
-    return ["## Licences", "", told, "", "| licence | images |", "|---|---|", *rows, ""]
+    sentence = "As the sources state them, for each image; a licence of the collection as a whole is not recorded."
+    return ["## Licences", "", sentence, "", "| licence | images |", "|---|---|", *rows, ""]
 
 
 def _looked_into(facts: SetFacts) -> list[str]:

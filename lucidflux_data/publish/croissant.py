@@ -78,7 +78,7 @@ Node = dict[str, object]  # of JSON-LD
 
 
 class About(TypedDict):
-    """What a card is told beside the facts: `name` and `description` of the set, `creator`: who made it, None where
+    """What a card has beside the facts: `name` and `description` of the set, `creator`: who made it, None where
     nobody said; `url`: of its page on the Hub, None before it has one; `revision`: its branch there."""
 
     name: str
@@ -131,7 +131,7 @@ def _image_extensions(facts: SetFacts, start: str = "") -> list[str]:
 
 
 def _file_sets(facts: SetFacts, shards: Sequence[str]) -> list[Node]:
-    """The images of a filtered set; HQ and LQ of pairs. The json of each sample is told of in the card."""
+    """The images of a filtered set; HQ and LQ of pairs. The card describes the json of each sample."""
     names = {"hq-files": "hq.", "lq-files": "lq."} if facts.kind == "pairs" else {"images": ""}
     found: list[Node] = []
     for name, start in names.items():

@@ -1,4 +1,4 @@
-"""What is told of a finished set: counts, rules, licences, what was looked into and what was not.
+"""What a card says of a finished set: counts, rules, licences, what was looked into and what was not.
 
 Read from manifest, run.json, ledger and indices alone. A place of whoever made the set (a path, a bucket, a host) is in
 none of it: suites, lists and tables are named by the last part of their path.
@@ -124,9 +124,9 @@ def _of_run(folder: Folder) -> SetFacts:
     )
 
 
-def _add(told: tuple[list[str], list[str]], looked: list[str], not_looked: list[str]) -> None:
-    looked += told[0]
-    not_looked += told[1]
+def _add(finding: tuple[list[str], list[str]], looked: list[str], not_looked: list[str]) -> None:
+    looked += finding[0]
+    not_looked += finding[1]
 
 
 def _settings(config: FilterConfig) -> dict[str, str]:
@@ -183,8 +183,8 @@ def _stripped(card: StripCard | None) -> tuple[list[str], list[str]]:
             "into: the files are as they came."
         ]
     stays = "" if "author" in card["tags"] else "; copyright notices stay"
-    told = f"Metadata inside the image files were taken out (--strip {','.join(card['tags'])}{stays})"
-    looked = [f"{told}: {card['images']:,} files had any."]
+    finding = f"Metadata inside the image files were taken out (--strip {','.join(card['tags'])}{stays})"
+    looked = [f"{finding}: {card['images']:,} files had any."]
     kinds = ", ".join(f"{count:,} {name}" for name, count in card["not_looked_into"].items())
     if not kinds:
         return looked, []
@@ -215,8 +215,13 @@ def _forgotten(folder: Folder) -> list[str]:
 def _content(licences: Mapping[str, int]) -> list[str]:
     """What no measure here looks into, and how many images have no licence stated."""
     lacking = licences.get(NOT_RECORDED, 0)
-    told = [f"The licence of {lacking:,} images is not recorded: it was not looked for elsewhere."] if lacking else []
-    return [*told, "What the images show (persons, places, texts, offence) was looked into by no measure of this set."]
+    finding = (
+        [f"The licence of {lacking:,} images is not recorded: it was not looked for elsewhere."] if lacking else []
+    )
+    return [
+        *finding,
+        "What the images show (persons, places, texts, offence) was looked into by no measure of this set.",
+    ]
 
 
 def _without_places(sentence: str, folder: Folder) -> str:
@@ -237,8 +242,8 @@ def _of_pairs(folder: Folder) -> SetFacts:
     looked, not_looked = _compared_pairs(card)
     looked.append("HQ and LQ are pixels encoded anew: no metadata of the source files are in them.")
     looked += _forgotten(folder)
-    for told in _of_sources(folder):
-        _add(told, looked, not_looked)
+    for finding in _of_sources(folder):
+        _add(finding, looked, not_looked)
     flagged = [row["name"] for row in card["parameters"] if row["flagged"]]
     tested = sum(row["p"] is not None for row in card["parameters"])
     many = f"{card['looked_at']:,} pairs"
@@ -247,7 +252,7 @@ def _of_pairs(folder: Folder) -> SetFacts:
     elif tested:
         looked.append(f"{tested} of {len(card['parameters'])} drawn parameters agree with the preset in {many}.")
     else:
-        not_looked.append(f"Whether the drawn parameters agree with the preset cannot be told from {many}.")
+        not_looked.append(f"Whether the drawn parameters agree with the preset cannot be seen from {many}.")
     if card["crops_that_failed_the_rules"]:
         not_looked.append(f"{card['crops_that_failed_the_rules']:,} crops fail the blur or flat rule at every try.")
     degrade = config.degrade
@@ -298,4 +303,4 @@ def _of_sources(folder: Folder) -> list[tuple[list[str], list[str]]]:
     found = [_opted_out(config, count) for config, count in known]
     if any(config.select.near_duplicates is None for config, _ in known):
         found.append(([], ["Near-duplicates among the clean images were not looked for."]))
-    return [(list(told[0]), list(told[1])) for told in dict.fromkeys((tuple(a), tuple(b)) for a, b in found)]
+    return [(list(finding[0]), list(finding[1])) for finding in dict.fromkeys((tuple(a), tuple(b)) for a, b in found)]

@@ -164,11 +164,11 @@ def _commit(api: Any, to: Destination, additions: dict[str, Any], deletions: Seq
     room = IN_A_COMMIT - len(last)
     parts = [rest[start : start + IN_A_COMMIT] for start in range(0, max(0, len(rest) - room), IN_A_COMMIT)]
     ending = rest[sum(map(len, parts)) :]
-    told = "Publish the set with lucidflux"
+    message = "Publish the set with lucidflux"
     for number, part in enumerate(parts, 1):
-        _one_commit(api, to, part, f"{told} (part {number} of {len(parts) + 1})")
+        _one_commit(api, to, part, f"{message} (part {number} of {len(parts) + 1})")
     of = f" (part {len(parts) + 1} of {len(parts) + 1})" if parts else ""
-    return _one_commit(api, to, [*deletions, *ending, *last], told + of)
+    return _one_commit(api, to, [*deletions, *ending, *last], message + of)
 
 
 def _one_commit(api: Any, to: Destination, operations: Sequence[Any], message: str) -> str:
@@ -206,28 +206,28 @@ def telling(to: Destination) -> Iterator[None]:
             if isinstance(each, HfHubHTTPError):
                 _raise_answer(each, to)
         if any(type(each).__module__.startswith(_HTTP) or isinstance(each, OSError) for each in causes):
-            told = _first_line(causes[-1])
-            without = ", or set HF_HUB_DISABLE_XET=1 to send without xet" if "xet" in told else ""
-            raise StorageError(f"the Hub cannot be reached ({told}): repeat the command to resume{without}") from None
+            answer = _first_line(causes[-1])
+            without = ", or set HF_HUB_DISABLE_XET=1 to send without xet" if "xet" in answer else ""
+            raise StorageError(f"the Hub cannot be reached ({answer}): repeat the command to resume{without}") from None
         raise
 
 
 def _raise_answer(error: Any, to: Destination) -> None:
     """What an answer of the Hub that is an error means."""
     status = error.response.status_code
-    told = error.server_message or _first_line(error)
+    answer = error.server_message or _first_line(error)
     if status == 401:
         raise Interrupted(
             f"{to.url}: the Hub does not accept this token (401): `hf auth login`, then repeat the command to resume"
         ) from None
     if status == 403:
         raise Interrupted(
-            f"{to.url}: this token may not write there (403: {told}): take one with write access, or another OWNER, "
+            f"{to.url}: this token may not write there (403: {answer}): take one with write access, or another OWNER, "
             "then repeat the command to resume"
         ) from None
     if status in (400, 404, 409, 422):
-        raise ConfigError(f"{to.url}: the Hub refuses it ({status}: {told})") from None
-    raise StorageError(f"{to.url}: the Hub failed ({status}: {told}): repeat the command to resume") from None
+        raise ConfigError(f"{to.url}: the Hub refuses it ({status}: {answer})") from None
+    raise StorageError(f"{to.url}: the Hub failed ({status}: {answer}): repeat the command to resume") from None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

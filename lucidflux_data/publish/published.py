@@ -85,11 +85,11 @@ def _check_card(folder: Folder, manifest: shards.Manifest, repository: str, revi
     again = f"`lucidflux-data card {folder}` writes it"
     if not folder.exists(CARD):
         raise VerificationError(f"{folder} has no card ({CARD}): {again}")
-    told = read_croissant(folder)
-    if told["place"] not in (None, resolve_url(page_of(repository), revision)):
+    described = read_croissant(folder)
+    if described["place"] not in (None, resolve_url(page_of(repository), revision)):
         to = f"`lucidflux-data card {folder} --to hf://datasets/{repository} --revision {revision}`"
-        raise VerificationError(f"the card of {folder} was written for {told['place']}: {to} writes another")
-    if told["shards"] != {entry["name"]: entry["sha256"] for entry in manifest["shards"]}:
+        raise VerificationError(f"the card of {folder} was written for {described['place']}: {to} writes another")
+    if described["shards"] != {entry["name"]: entry["sha256"] for entry in manifest["shards"]}:
         raise VerificationError(f"{folder.path(CROISSANT)} is of other shards than those that are there now: {again}")
     card = folder.read(CARD)
     if not has_front_matter(card):

@@ -216,5 +216,5 @@ def label(preset: str, config: FilterConfig, not_checked: Iterable[str] = ()) ->
 
     `not_checked`: forbidden suites that the set was not compared with, or not as a whole; the label names them.
     """
-    told = describe_changes(preset, make_config(preset), config)
-    return "; NOT checked against ".join([told, *([", ".join(not_checked)] if not_checked else [])])
+    sentence = describe_changes(preset, make_config(preset), config)
+    return "; NOT checked against ".join([sentence, *([", ".join(not_checked)] if not_checked else [])])

@@ -171,8 +171,8 @@ def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
         try:
             taken = taken.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            told = " in one run and ".join(sorted(map(str, kinds)))
-            raise InputError(f"a column holds {told} in another: they cannot be combined") from None
+            kinds_found = " in one run and ".join(sorted(map(str, kinds)))
+            raise InputError(f"a column holds {kinds_found} in another: they cannot be combined") from None
         chunks += taken.chunks if isinstance(taken, pa.ChunkedArray) else [taken]
     return pa.chunked_array(chunks, kind)
 
@@ -201,8 +201,8 @@ def _describe_kinds(place: str, units: dict[int, pa.Table]) -> str:
         for field_ in table.schema:
             kinds.setdefault(field_.name, set()).add(str(field_.type))
     name, found = max(kinds.items(), key=lambda entry: len(entry[1] - {"null"}))
-    told = " and ".join(sorted(found - {"null"}))
-    return f"{place} holds {told} in the column {name!r}: remove that folder, and score again with one kind"
+    kinds_found = " and ".join(sorted(found - {"null"}))
+    return f"{place} holds {kinds_found} in the column {name!r}: remove that folder, and score again with one kind"
 
 
 def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:

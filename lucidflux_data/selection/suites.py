@@ -56,7 +56,7 @@ def find_known(folder: Folder, rules: SelectConfig) -> tuple[dict[str, Forbidden
     whole = True
     for item, kept in read_copies(folder, rules).items():
         try:
-            found[item] = find_suite(item, kept, refuse, lambda _: None)  # who selected was told
+            found[item] = find_suite(item, kept, refuse, lambda _: None)  # the one who selected has seen it
         except NotTaken:
             whole = False
         except MissingSuite as error:
@@ -132,7 +132,7 @@ def _find_fingerprints(item: str, kept: bytes | None, make: Make, warn: Callable
 
 
 def list_images(source: str, warn: Callable[[str], None]) -> Listing:
-    """The images of a suite; `warn` is told what could not be listed as a whole."""
+    """The images of a suite; `warn` gets a sentence for what could not be listed as a whole."""
     listing = list_sources([source])
     for warning in listing.all_warnings():
         warn(warning)

@@ -110,8 +110,8 @@ class Beside:
         except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
             _raise_of_store(error, url)
             self.counts.ignored["damaged_files"] += 1
-            told = "is damaged: what stands before the damage is used"
-            self.counts.warnings.append(f"{show_name(url.removeprefix('file://'))} {told}")
+            problem = "is damaged: what stands before the damage is used"
+            self.counts.warnings.append(f"{show_name(url.removeprefix('file://'))} {problem}")
             return True
         return found
 

@@ -71,8 +71,8 @@ class Listing:
 
     def all_warnings(self) -> list[str]:
         """Those, and a sentence for each damaged tar."""
-        told = "is damaged or breaks off; what can be read of it is used"
-        return [*(f"{tar} {told}" for tar in self.damaged_tars), *self.warnings]
+        message = "is damaged or breaks off; what can be read of it is used"
+        return [*(f"{tar} {message}" for tar in self.damaged_tars), *self.warnings]
 
 
 def list_sources(sources: list[str]) -> Listing:
@@ -113,9 +113,9 @@ def _check_allowed(table: pa.Table) -> None:
 
 
 def _describe_empty(source: str, counts: Counts) -> str:
-    told = f"{source} holds no images ({describe_ignored(counts.ignored)}): "
+    message = f"{source} holds no images ({describe_ignored(counts.ignored)}): "
     kinds = f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar, .parquet are looked for"
-    return told + "; ".join([kinds, *counts.warnings[:3]])
+    return message + "; ".join([kinds, *counts.warnings[:3]])
 
 
 def sample(table: pa.Table, limit: int, seed: int) -> pa.Table:
@@ -288,8 +288,8 @@ def _list_glob(position: int, url: str, counts: Counts) -> Iterator[Row]:
         if info["type"] == "directory" or (protocol == "file" and os.path.isdir(path)):  # behind a link, too
             if "**" not in url:  # of `**` each file is met by itself
                 counts.ignored["folders"] += 1
-                told = "is a folder that the pattern matches, and is not gone into: /** does"
-                counts.warnings.append(f"{show_name(path)} {told}")
+                message = "is a folder that the pattern matches, and is not gone into: /** does"
+                counts.warnings.append(f"{show_name(path)} {message}")
             continue
         if protocol == "file" and is_special(path):
             counts.ignored["not_regular"] += 1
@@ -348,11 +348,11 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
         if isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "errno", None) is not None:
             _leave_out(uri, error, not name and not found, counts)
             return  # an OSError without a number is pyarrow's, of damage
-        told = f"{show_name(uri.removeprefix('file://'))} is damaged, or no Parquet file"
+        message = f"{show_name(uri.removeprefix('file://'))} is damaged, or no Parquet file"
         if not name and not found:
-            raise InputError(told) from None
+            raise InputError(message) from None
         counts.ignored["damaged_files"] += 1
-        counts.warnings.append(f"{told}; {found:,} rows of it are used")
+        counts.warnings.append(f"{message}; {found:,} rows of it are used")
         return
     counts.ignored["other_files"] += not found and counts.ignored["null_rows"] == null_rows
 
@@ -368,11 +368,11 @@ def _leave_out(uri: str, error: Exception, asked_for: bool, counts: Counts) -> N
         why = f"cannot be read: {os.strerror(getattr(error, 'errno', None) or errno.EIO)}"
     else:
         raise error
-    told = f"{show_name(uri.removeprefix('file://'))} {why}"
+    message = f"{show_name(uri.removeprefix('file://'))} {why}"
     if asked_for:
-        raise InputError(told) from None
+        raise InputError(message) from None
     counts.ignored["damaged_files"] += 1
-    counts.warnings.append(told)
+    counts.warnings.append(message)
 
 
 def _twin_sides(uri: str) -> dict[str, str]:

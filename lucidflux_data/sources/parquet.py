@@ -94,8 +94,8 @@ def _warn_of_unread(url: str, schema: pa.Schema, found: Layout | None, counts: C
         counts.unread.add(tuple(unread))
         names = ", ".join(map(show_name, unread))
         read = f"one column of images is read, an image a row (here {found.column})" if found else "an image a row is"
-        told = f"images that {names} may hold are not read: {read}"
-        counts.warnings.append(f"{show_name(url.removeprefix('file://'))}: {told}")
+        message = f"images that {names} may hold are not read: {read}"
+        counts.warnings.append(f"{show_name(url.removeprefix('file://'))}: {message}")
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

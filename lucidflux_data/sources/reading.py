@@ -100,12 +100,12 @@ def check_member(data: bytes, size: int) -> bytes:
     `changed`: its header is that of no member of `size` bytes, or the tar ends before: another one lies there now."""
     header, content = data[:HEADER], data[HEADER : HEADER + size]
     try:
-        told = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
+        stated = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
     except (tarfile.HeaderError, ValueError):
-        told = -1
-    if told > size == len(data) - HEADER:
+        stated = -1
+    if stated > size == len(data) - HEADER:
         raise ImageError("truncated", "the tar ends inside this member")
-    if told != size or len(content) < size:
+    if stated != size or len(content) < size:
         raise ImageError("changed", "the tar is not the one that was listed")
     return content
 

@@ -172,7 +172,7 @@ def _unmake(made: list[str]) -> None:
 
 def _take(lease: Lease, made: list[str]) -> None:
     """Returns with the lease, or raises FolderBusy when the time to wait is over. `made`: gets the folders it makes."""
-    until, told = time.monotonic() + lease.wait_s, False
+    until, announced = time.monotonic() + lease.wait_s, False
     while True:
         made += _make(lease.folder)  # again, where a holder that made it took it away
         if _create(lease):
@@ -188,9 +188,9 @@ def _take(lease: Lease, made: list[str]) -> None:
             continue
         if time.monotonic() >= until:
             raise FolderBusy(f"{lease.folder} is being written by {seen}: repeat this later, or give --wait SECONDS")
-        if not told:
+        if not announced:
             print(f"waiting for {seen} to leave {lease.folder}", file=sys.stderr, flush=True)
-            told = True
+            announced = True
         time.sleep(min(POLL_S, max(0.01, until - time.monotonic())))
 
 

@@ -73,7 +73,7 @@ class Pairs(StoredPairs):
 
     def _repr_html_(self) -> str:
         title = str(self.folder).rsplit("/", 1)[-1]
-        figures, told = [], f"{len(self):,} pairs: {self.run['label']}"
+        figures, line = [], f"{len(self):,} pairs: {self.run['label']}"
         try:
             for number in range(min(SHOWN, len(self))):
                 pair = self[number * len(self) // SHOWN if len(self) >= SHOWN else number]
@@ -82,5 +82,5 @@ class Pairs(StoredPairs):
                 }
                 figures.append({"name": pair.key, **pictures})
         except LucidFluxError as error:
-            told += f". {error}"
-        return render("pairs.html.j2", title=title, told=told, figures=figures)
+            line += f". {error}"
+        return render("pairs.html.j2", title=title, line=line, figures=figures)

@@ -52,8 +52,8 @@ def degrade(
     (pixels,) = _one(image)
     height, width = (side - side % config.scale for side in pixels.shape[:2])
     if min(height, width) < MIN_LQ * config.scale:
-        told = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise InputError(f"an image of {told} is too small: its LQ has {MIN_LQ} pixels on a side at least")
+        problem = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise InputError(f"an image of {problem} is too small: its LQ has {MIN_LQ} pixels on a side at least")
     key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:20]
     plan = draw_whole(key, 0, config, height, width)
     hq = sharpen(np.ascontiguousarray(pixels[:height, :width]), plan)
@@ -76,8 +76,8 @@ def _read(path: Path) -> np.ndarray:
     try:
         return pixels_apart(read_file(os.path.expanduser(path)))
     except ImageError as error:
-        told = "is not there" if error.reason == "missing" else f"cannot be used: {error.detail}"
-        raise InputError(f"{path} {told}") from None
+        problem = "is not there" if error.reason == "missing" else f"cannot be used: {error.detail}"
+        raise InputError(f"{path} {problem}") from None
 
 
 class Metric:
@@ -105,8 +105,8 @@ class Metric:
         as many, of a metric that compares. Raises InputError for an image that cannot be scored, naming its place.
         """
         if (references is not None) != self.full_reference:
-            told = "compares images with references: give both" if self.full_reference else "takes no references"
-            raise ConfigError(f"{self.name} {told}")
+            problem = "compares images with references: give both" if self.full_reference else "takes no references"
+            raise ConfigError(f"{self.name} {problem}")
         found = self._compared(images, references) if self.full_reference else self._scored(images)
         return np.fromiter(found, np.float64)
 

@@ -112,8 +112,8 @@ class Run:
         found = find_nearest(table, measure, value, count)
         rows: list[ImageRow] = []
         for row in found.to_pylist():
-            told = {name: row[name] for name in IMAGE_COLUMNS}
-            rows.append({**told, "value": float(row[measure])})  # type: ignore[typeddict-item]
+            columns = {name: row[name] for name in IMAGE_COLUMNS}
+            rows.append({**columns, "value": float(row[measure])})  # type: ignore[typeddict-item]
         near = measure in NEAR_IN_WORDS and not rows
         note = describe_none_near(table, measure, value) if near else "" if rows else "no image has it"
         return Sheet(f"Nearest to {measure} = {value:g}", rows, note, self.config.decode)

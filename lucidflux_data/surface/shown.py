@@ -41,7 +41,7 @@ class Figure(TypedDict):
 
     picture: str | None
     name: str
-    told: list[str]
+    lines: list[str]
 
 
 def render(template: str, **values: object) -> str:
@@ -54,9 +54,9 @@ def make_figures(rows: Sequence[ImageRow], decode: DecodeConfig) -> list[Figure]
     figures: list[Figure] = []
     for row in rows:
         verdict = "kept" if row["keep"] else str(row["reason"])
-        told = [f"{row['value']:.4g}"] if "value" in row else []
+        lines = [f"{row['value']:.4g}"] if "value" in row else []
         picture = None if row["reason"] in records.FAILURES else _thumbnail(row, decode)
-        figures.append({"picture": picture, "name": row["source_key"], "told": [*told, verdict]})
+        figures.append({"picture": picture, "name": row["source_key"], "lines": [*lines, verdict]})
     return figures
 
 

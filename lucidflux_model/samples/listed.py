@@ -25,7 +25,7 @@ def join_listed(parts: Iterable[Listed]) -> Listed:
     ignored: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     for part in parts:
-        warnings += [told for told in part["warnings"] if told not in warnings]
+        warnings += [warning for warning in part["warnings"] if warning not in warnings]
         ignored.update(part["ignored_by"])
         left_out.update(part["left_out"])
     return {

@@ -88,8 +88,8 @@ def _look(sources: Sequence[str], known: Index | None, read_images: bool) -> Ind
         return known if listed == known.listed else replace(known, listed=listed)
     samples = {tar: _samples(tar, named) for tar, named in tars.items() if tar not in kept}
     if not kept and not any("hq_offset" in row for of_tar in samples.values() for row in of_tar.by_key.values()):
-        told = "; ".join(["a sample needs the members hq.* and lq.*", *_first_warnings(samples, beside)])
-        raise InputError(f"{sources[0]} holds no pairs: {told}")
+        detail = "; ".join(["a sample needs the members hq.* and lq.*", *_first_warnings(samples, beside)])
+        raise InputError(f"{sources[0]} holds no pairs: {detail}")
     return _index(known, kept, samples, states, beside, read_images)
 
 

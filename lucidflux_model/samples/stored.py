@@ -266,8 +266,8 @@ def find_scale(hq: np.ndarray, lq: np.ndarray, key: str) -> Fraction:
 
 
 def mixed_sizes(sizes: dict[tuple[int, int], str]) -> str:
-    told = ", ".join(f"{width}x{height} ({key})" for (height, width), key in list(sizes.items())[:3])
-    return f"the pairs have mixed sizes, {told}: a run trains on one size"
+    examples = ", ".join(f"{width}x{height} ({key})" for (height, width), key in list(sizes.items())[:3])
+    return f"the pairs have mixed sizes, {examples}: a run trains on one size"
 
 
 def _sides(pixels: Any) -> str:

@@ -112,9 +112,9 @@ def write_about(folder: Path, state: Mapping[str, Any], world: int, more: Mappin
     }
     sums = {}
     for rank in range(world):
-        told = folder / f".rank-{rank:05d}.json"
-        part = parse_json(told.read_text())
-        told.unlink()
+        note = folder / f".rank-{rank:05d}.json"
+        part = parse_json(note.read_text())
+        note.unlink()
         sums[part["file"]] = part["sha256"]
         for name, piece in part["pieces"].items():
             place = {"file": part["file"], "offsets": piece["offsets"], "sizes": piece["sizes"]}

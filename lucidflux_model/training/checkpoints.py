@@ -143,8 +143,8 @@ def verify_run(run: Path) -> dict[str, Any]:
         if broken:
             raise VerificationError(f"{path} holds NaN or infinity in {', '.join(broken[:NAMED])}")
     lacking = [path.name for path in found if path.name not in checked]
-    told = {"not_recorded_before_this_version": lacking} if lacking else {}
-    return {"run": str(run), "checkpoints": len(found), "verified": len(checked), **told}
+    unrecorded = {"not_recorded_before_this_version": lacking} if lacking else {}
+    return {"run": str(run), "checkpoints": len(found), "verified": len(checked), **unrecorded}
 
 
 def read_trained(checkpoint: Path, model: str, averaged: bool = True) -> dict[str, nn.Module]:

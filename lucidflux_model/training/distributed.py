@@ -51,13 +51,13 @@ class Runtime:
 
     def agree_on(self, trouble: LucidFluxError | None) -> LucidFluxError:
         """The first trouble that a process has, on each; some process must have one."""
-        told: list[tuple[int, str] | None] = [None] * self.world
+        failures: list[tuple[int, str] | None] = [None] * self.world
         mine = (trouble.exit_code, str(trouble)) if trouble is not None else None
         if self.world > 1:
-            dist.all_gather_object(told, mine)
+            dist.all_gather_object(failures, mine)
         else:
-            told = [mine]
-        return next(make_error(*item) for item in told if item is not None)
+            failures = [mine]
+        return next(make_error(*item) for item in failures if item is not None)
 
     def barrier(self) -> None:
         if self.world > 1:
@@ -140,9 +140,9 @@ def launch(command: list[str], processes: int) -> None:
         sys.exit(Interrupted.exit_code)
     except ChildFailedError as failed:
         codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
-        told = [code for code in codes.values() if code > 0]
-        if told:  # of those who stopped because another was lost, none is the cause
-            sys.exit(next((code for code in told if code != Interrupted.exit_code), Interrupted.exit_code))
+        exit_codes = [code for code in codes.values() if code > 0]
+        if exit_codes:  # of those who stopped because another was lost, none is the cause
+            sys.exit(next((code for code in exit_codes if code != Interrupted.exit_code), Interrupted.exit_code))
         killed = next((rank for rank, code in codes.items() if code != -signal.SIGTERM), 0)  # the agent ends the rest
         raise Interrupted(f"process {killed} was killed: --resume goes on from the last checkpoint") from None
 

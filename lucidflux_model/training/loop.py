@@ -128,9 +128,9 @@ class Trainer:
             sums.index_add_(0, bins, losses.double())
             sums.index_add_(0, BINS + bins, torch.ones_like(losses, dtype=torch.float64))
         norm = clip_gradient(list(self.trained.values()), self.config.clip)
-        told = self.runtime.sum(torch.cat([sums, sums.new_tensor([corrupt, self.stop()])])).tolist()
+        gathered = self.runtime.sum(torch.cat([sums, sums.new_tensor([corrupt, self.stop()])])).tolist()
         rate = learning_rate(self.config, self.progress.step + 1)
-        loss = sum(told[:BINS]) / self.config.batch_size
+        loss = sum(gathered[:BINS]) / self.config.batch_size
         fine = torch.isfinite(torch.tensor([norm, loss])).all().item()
         if fine:
             for group in self.optimizer.param_groups:
@@ -138,8 +138,10 @@ class Trainer:
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.progress.step)
-        self._advance(int(told[2 * BINS]), bool(fine))
-        by_sigma = [total / count if count else None for total, count in zip(told[:BINS], told[BINS:-2], strict=True)]
+        self._advance(int(gathered[2 * BINS]), bool(fine))
+        by_sigma = [
+            total / count if count else None for total, count in zip(gathered[:BINS], gathered[BINS:-2], strict=True)
+        ]
         now, speed = self.progress, self._speed()
         line: Step = {
             "step": now.step,
@@ -159,7 +161,7 @@ class Trainer:
         }
         if "mfu" in speed:
             line["mfu"] = speed["mfu"]
-        return line, told[-1] > 0
+        return line, gathered[-1] > 0
 
     def _fetch(self, batches: Iterator[Batch], validations: list[Validation]) -> list[Batch]:
         """The pieces of a step, and what is measured after it. Where a process cannot have its own, all save what has
@@ -275,13 +277,13 @@ class Trainer:
                     figures["ema_loss_by_sigma"] = averaged["loss_by_sigma"]
                 figures.update(validation.images(step))
                 validation.unload()
-        told: Validated = {}
+        figures_found: Validated = {}
         for validation, figures in zip(self.validations, found, strict=True):
             if validation.suite is None:
-                told = {**told, **figures}
+                figures_found = {**figures_found, **figures}
             else:
-                told.setdefault("suites", {})[validation.suite] = figures
-        return told
+                figures_found.setdefault("suites", {})[validation.suite] = figures
+        return figures_found
 
     def _tell_corrupt(self, batch: Batch) -> None:
         for why in batch["why"]:

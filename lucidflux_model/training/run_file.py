@@ -165,13 +165,13 @@ def _what_changed(out: Path, before: Mapping[str, Any], data: Data, say: Callabl
         return None
     if then["digest"] == data.about["digest"]:
         return None
-    told = [_name_tars(out, then["digest"], data.contents)]
+    differences = [_name_tars(out, then["digest"], data.contents)]
     if then["pairs"] != data.about["pairs"]:
-        told.append(f"{then['pairs']:,} pairs before, {data.about['pairs']:,} now")
+        differences.append(f"{then['pairs']:,} pairs before, {data.about['pairs']:,} now")
     gone = data.about["forgotten"] - then["forgotten"]
     if gone > 0:
-        told.append(f"`lucidflux-data forget` took {gone} image(s) out of them since")
-    return "; ".join(part for part in told if part) or "other images, or the same in another order"
+        differences.append(f"`lucidflux-data forget` took {gone} image(s) out of them since")
+    return "; ".join(part for part in differences if part) or "other images, or the same in another order"
 
 
 def _name_tars(out: Path, of: str, contents: Mapping[str, str]) -> str:

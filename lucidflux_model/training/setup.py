@@ -84,8 +84,9 @@ def train(
     """Trains to config.steps; a summary. `sources`: pairs, or clean images with data.online.
 
     `init`: weights to start from, a file in the layout of lucidflux.pth, a folder of converted weights, or another run.
-    `data_changed`: whether a run may go on with other data than before. `warn`: is told what of the data could not be
-    listed as a whole; run.json has it, too. `stopping`: raises StopAsked up to the first step.
+    `data_changed`: whether a run may go on with other data than before. `warn`: gets a sentence for each part of
+    the data that could not be listed as a whole; run.json has it, too. `stopping`: raises StopAsked up to the first
+    step.
     """
     check_run(config, out, init, resume, data_changed)
     configure(config.storage.model_dump())

@@ -160,7 +160,7 @@ def _infer(
         "there_before": there_before,
         "missing": [id_ for run in runs for id_ in run["missing"]],
         "wrong_size": [id_ for run in runs for id_ in run["wrong_size"]],
-        "remarks": {id_: told for run in runs for id_, told in run.get("remarks", {}).items()},
+        "remarks": {id_: remark for run in runs for id_, remark in run.get("remarks", {}).items()},
         "seconds_per_image": about["seconds_per_image"],
         "peak_gpu_mb": about["peak_gpu_mb"],
         "commit": about["commit"],
@@ -180,8 +180,8 @@ def estimate_work(name: str, images: int, scale: int, settings: list[str], place
     """What would be run: for an adapter its repository, recipe, command and what is known to go wrong."""
     if is_network_file(name):
         about, _ = network.describe_network(name, scale, settings, place)
-        told = {"method": about["method"], "weights": about["weights"], "settings": about["settings"]}
-        return {**told, "images": images, "scale": scale}
+        method_facts = {"method": about["method"], "weights": about["weights"], "settings": about["settings"]}
+        return {**method_facts, "images": images, "scale": scale}
     if not is_adapted(name):
         return {"method": name, "images": images, "scale": scale}
     adapter = adapters.load_adapter(name)

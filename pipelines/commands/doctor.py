@@ -131,10 +131,10 @@ def check_opencv() -> None:
             continue
     mend = "pip install --force-reinstall --no-deps opencv-python-headless"
     if len(set(versions.values())) > 1:
-        told = " and ".join(f"{name} {version}" for name, version in versions.items())
+        versions_found = " and ".join(f"{name} {version}" for name, version in versions.items())
         ours = versions["opencv-python-headless"]
         one = f"pip install opencv-python=={ours} && {mend}=={ours}"
-        raise ConfigError(f"{told} share one folder and are not one version: {one}")
+        raise ConfigError(f"{versions_found} share one folder and are not one version: {one}")
     try:
         import cv2  # noqa: F401
     except ImportError as error:

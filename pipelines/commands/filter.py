@@ -216,12 +216,12 @@ def _tell_plan(request: FilterRequest, listed: dict[str, Any]) -> None:
 
     config = request.config
     changed = changes_between(make_config(request.preset), config)
-    told = {"label": label(request.preset, config), **listed}
+    outcome = {"label": label(request.preset, config), **listed}
     if request.json_:
         rules = {"rules": rules_in_force(config), "changed": changed}
-        tell_json(told | rules | {"config": config.model_dump()})
+        tell_json(outcome | rules | {"config": config.model_dump()})
         return
-    tell(told, False)
+    tell(outcome, False)
     say_rules(config, changed, f"preset {request.preset}")
     guide(then=[(request.again, "in earnest")])
 
@@ -315,9 +315,9 @@ def _run_select(
         if include:
             job.include(folder, include, resolved, started, progress)
         counts = job.select(folder, resolved, started, progress)
-    told = {"run": str(folder), **counts, "next": f"lucidflux-data pack {quote(str(folder))}"}
+    outcome = {"run": str(folder), **counts, "next": f"lucidflux-data pack {quote(str(folder))}"}
     also = (f"lucidflux-data explain {quote(str(folder))} NAME", "why an image is, or is not, in the set")
-    tell_selection(told, base, resolved, [also], json_)
+    tell_selection(outcome, base, resolved, [also], json_)
 
 
 @app.command("pack")

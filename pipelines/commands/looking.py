@@ -106,8 +106,8 @@ def _say_standing(standing: Standing) -> list[str]:
     if standing["score"] is None or standing["rank"] is None or standing["distance"] is None:
         return [f"  {standing['metric']}", f"no score, so no rank; {cut}"]
     side = "inside" if standing["rank"] <= standing["cut"] else "outside"
-    told = f"{standing['score']:.6g}, rank {standing['rank']:,} of {standing['of']:,}, "
-    return [f"  {standing['metric']}", f"{told}{abs(standing['distance']):.4g} {side} the cut; {cut}"]
+    place = f"{standing['score']:.6g}, rank {standing['rank']:,} of {standing['of']:,}, "
+    return [f"  {standing['metric']}", f"{place}{abs(standing['distance']):.4g} {side} the cut; {cut}"]
 
 
 @app.command("diff")
@@ -187,7 +187,7 @@ def _tell_tried(tried: Tried, take: str) -> None:
     typer.echo(show(f"{'':24}{'now':>12}{'then':>12}  with {', '.join(tried['settings'])}"))
     if then is None:
         scores, measures = tried["scores_to_compute"], tried["measures_to_take"]
-        least = f"at least {tried['kept']:,}" if tried["kept"] else "cannot be told yet"
+        least = f"at least {tried['kept']:,}" if tried["kept"] else "not known yet"
         typer.echo(f"{'kept':24}{now['kept']:>12,}  {least}: of {tried['survivors']:,} survivors of the rules "
                    f"{scores:,} have no score and {measures:,} lack another measure")  # fmt: skip
         guide(then=[(take, "computes them")])

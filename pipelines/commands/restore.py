@@ -185,8 +185,8 @@ def _restore(
     if dry_run:
         rows = work_list.make_work_list(work_list.list_images(inputs), config.format, limit)
         names = [row["name"] for row in rows[:10]]
-        told = {"images": len(rows), "names": names, "config": config.model_dump()}
-        tell(told, json_, then=[(same, "in earnest")])
+        outcome = {"images": len(rows), "names": names, "config": config.model_dump()}
+        tell(outcome, json_, then=[(same, "in earnest")])
         return
     rows = restore.start(folder, inputs, config, limit)
     units = records.list_remaining(folder, rows, config.batch)
@@ -213,14 +213,14 @@ def _restore(
 
 
 def _describe_work(config: AnyConfig, images: int) -> str:
-    """What is about to be done, before the model is loaded; the seconds are told after two steps of the first image."""
+    """What is about to be done, before the model is loaded; the seconds follow after two steps of the first image."""
     from pipelines.restoration.config import RestoreConfig
 
-    told = f"{images:,} image{'s' * (images != 1)}"
+    sentence = f"{images:,} image{'s' * (images != 1)}"
     if isinstance(config, RestoreConfig):
         side = "" if config.height or config.width else f" at {config.upscale:g} times the size of the input"
-        told += f", {config.steps} step{'s' * (config.steps != 1)} each{side}"
-    return told
+        sentence += f", {config.steps} step{'s' * (config.steps != 1)} each{side}"
+    return sentence
 
 
 def _check_installed(config: AnyConfig) -> None:

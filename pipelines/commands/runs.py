@@ -248,8 +248,8 @@ def forget_command(
         if opt_out is not None:
             wanted += find_here(folder, read_list(opt_out), pairs)
         result = (forget_pairs if pairs else forget)(folder, wanted)
-    told = {"pairs" if pairs else "run": run, **result}
-    tell(told, json_, then=[(f"lucidflux-data verify {quote(run)} --deep", "proves what is left")])
+    outcome = {"pairs" if pairs else "run": run, **result}
+    tell(outcome, json_, then=[(f"lucidflux-data verify {quote(run)} --deep", "proves what is left")])
 
 
 @app.command("fingerprint")
@@ -277,9 +277,9 @@ def fingerprint_command(
         warn(f"{source} has {of} images, {images} of them can be read: no whole suite")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(data)
-    told = {"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}
+    outcome = {"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}
     tell(
-        told,
+        outcome,
         json_,
         then=[(f"lucidflux-data filter SOURCE --out RUN --forbid {quote(str(out))}", "keeps its images out")],
     )

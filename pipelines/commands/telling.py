@@ -33,9 +33,9 @@ def tell(
         tell_json(result)
         return
     warnings = _take_warnings()
-    told = {**result, **({"warnings": len(warnings)} if warnings else {})}  # each was said
-    following = told.pop("next", None)
-    for name, value in told.items():
+    outcome = {**result, **({"warnings": len(warnings)} if warnings else {})}  # each was said
+    following = outcome.pop("next", None)
+    for name, value in outcome.items():
         typer.echo(show(f"{LABELS.get(name, name)}: {say_value(name, value)}"))
     guide(look_at, [*([(str(following), "")] if following else []), *then])
 
@@ -178,14 +178,14 @@ def tell_packed(folder: Folder, summary: dict[str, object], json_: bool) -> None
 
 
 def tell_selection(
-    told: dict[str, object], base: FilterConfig, config: FilterConfig, then: list[tuple[str, str]], json_: bool
+    outcome: dict[str, object], base: FilterConfig, config: FilterConfig, then: list[tuple[str, str]], json_: bool
 ) -> None:
     """The outcome of a selection with the rules in force and what changed of those that the run had."""
     from lucidflux_data.config import changes_between
 
     changed = changes_between(base, config)
     if json_:
-        tell_json({**told, "rules": rules_in_force(config), "changed": changed})
+        tell_json({**outcome, "rules": rules_in_force(config), "changed": changed})
         return
     say_rules(config, changed, "the run before")
-    tell(told, False, then=then)
+    tell(outcome, False, then=then)

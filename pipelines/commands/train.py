@@ -100,8 +100,8 @@ def train_command(
         from pipelines.training.plan import plan
 
         planned = plan(request, processes or 1, progress)
-        told = {**planned, "config": resolved.model_dump() if json_ else resolved.model_dump_json()}
-        tell(told, json_, then=[(again(ctx, dry_run=None), "in earnest")])
+        outcome = {**planned, "config": resolved.model_dump() if json_ else resolved.model_dump_json()}
+        tell(outcome, json_, then=[(again(ctx, dry_run=None), "in earnest")])
         return
     settle(*(source for source in data if not source.endswith(".tar") and "*" not in source))
     result: Summary | None

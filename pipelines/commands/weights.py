@@ -82,12 +82,12 @@ def convert_command(
     _tell_converted({"weights": str(out), "files": len(hashes)}, out, json_)
 
 
-def _tell_converted(told: Mapping[str, object], folder: Path, json_: bool) -> None:
+def _tell_converted(outcome: Mapping[str, object], folder: Path, json_: bool) -> None:
     """What was found or made of a folder of converted weights."""
     place = quote(str(folder))
     then = [(f"lucidflux restore PHOTOS --out DIR --weights {place}", "restores with them"),
             (f"lucidflux train --data PAIRS --out RUN --weights {place}", "trains on them")]  # fmt: skip
-    tell(told, json_, [str(folder)], then)
+    tell(outcome, json_, [str(folder)], then)
 
 
 @app.command("export")
@@ -112,9 +112,9 @@ def export_command(
     card = write_model_card(folder, out)
     if card is None:
         warn(f"{out.with_name('README.md')} is not of `weights export`: it stays, and the weights have no card")
-    told = {"trained": str(out), **({"card": str(card)} if card else {})}
+    outcome = {"trained": str(out), **({"card": str(card)} if card else {})}
     then = [(f"lucidflux restore PHOTOS --out DIR --weights WEIGHTS --trained {quote(str(out))}", "restores with them")]
-    tell(told, json_, [str(out)], then)
+    tell(outcome, json_, [str(out)], then)
 
 
 @app.command("verify")
@@ -148,9 +148,9 @@ def prompt_command(
     with needs_extra("model"):
         from lucidflux_model.conversion.convert import compute_prompt
 
-    told = {"prompt": str(out), **compute_prompt(encoders, out)}
+    outcome = {"prompt": str(out), **compute_prompt(encoders, out)}
     convert = f"lucidflux weights convert {quote(str(out.parent))} --out DIR"
-    tell(told, json_, [str(out)], [(convert, "with the other published files beside it")])
+    tell(outcome, json_, [str(out)], [(convert, "with the other published files beside it")])
 
 
 def _say(line: str) -> None:
@@ -169,8 +169,8 @@ def parity_command(
         from lucidflux_model.conversion.parity import TOLERANCE, parity
 
     errors = parity(folder)
-    told = {name: error if json_ else f"{error:.1e}" for name, error in errors.items()}
-    tell(told, json_, then=[("lucidflux weights verify WEIGHTS", "hashes, keys and shapes of converted weights")])
+    outcome = {name: error if json_ else f"{error:.1e}" for name, error in errors.items()}
+    tell(outcome, json_, then=[("lucidflux weights verify WEIGHTS", "hashes, keys and shapes of converted weights")])
     over = [name for name, error in errors.items() if not error <= TOLERANCE]
     if over:
         raise VerificationError(

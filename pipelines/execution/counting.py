@@ -2,7 +2,7 @@
 
     job -> count_done() -> memory that local processes share, or Ray's key-value store -> in_flight -> progress line
 
-A count is of one attempt and goes with it. Nothing depends on counts: where one cannot be told, none is.
+A count is of one attempt and goes with it. Nothing depends on counts: where none can be sent, none is shown.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ class _InStore:
         self._ended.set()
 
     def _tell(self) -> None:
-        told = 0
+        sent = 0
         with contextlib.suppress(Exception):  # Ray promises nothing of its store
             from ray.experimental.internal_kv import _internal_kv_put
 
             while not self._ended.wait(STORE_S):
-                if self._count != told:
-                    told = self._count
-                    _internal_kv_put(self._key, str(told), overwrite=True, namespace=PREFIX)
+                if self._count != sent:
+                    sent = self._count
+                    _internal_kv_put(self._key, str(sent), overwrite=True, namespace=PREFIX)
 
 
 class SharedCounts:

@@ -101,8 +101,8 @@ class Flights:
         if events is not None:
             events.stalled(waiting, STALL_S)
         more = f" and {len(waiting) - 4} more" if len(waiting) > 4 else ""
-        told = f"no unit has ended for {STALL_S:.0f} s; in flight: {', '.join(waiting[:4])}{more}"
-        print(told, file=sys.stderr, flush=True)
+        sentence = f"no unit has ended for {STALL_S:.0f} s; in flight: {', '.join(waiting[:4])}{more}"
+        print(sentence, file=sys.stderr, flush=True)
 
 
 flights = Flights()

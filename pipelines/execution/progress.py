@@ -101,12 +101,12 @@ def _bar(name: str, total: int) -> Iterator[Draw]:
 @contextlib.contextmanager
 def _lines(name: str, total: int, say: Callable[[str], None]) -> Iterator[Draw]:
     """A line at the end, and every `SECONDS_BETWEEN_LINES` where something has moved since the last one."""
-    told, told_at = 0, 0.0
+    said, said_at = 0, 0.0
 
     def draw(done: int, seconds: float) -> None:
-        nonlocal told, told_at
-        if done >= total or (done != told and seconds - told_at >= SECONDS_BETWEEN_LINES):
-            told, told_at = done, seconds
+        nonlocal said, said_at
+        if done >= total or (done != said and seconds - said_at >= SECONDS_BETWEEN_LINES):
+            said, said_at = done, seconds
             rate = done / max(seconds, 1e-9)
             left = f", {human_seconds((total - done) / rate)} left" if 0 < done < total else ""
             say(f"{name}: {done:,}/{total:,} ({rate:.1f} images/s{left}{flights.note()})")

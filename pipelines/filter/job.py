@@ -125,8 +125,8 @@ def _list(
 def preview_listing(asked: list[str], limit: int | None, progress: Progress) -> dict[str, Any]:
     """What a run would list: `listed` = `candidates` + `ignored`, by kind."""
     _, found = _list(asked, limit, progress)
-    told = {"candidates": found["candidates"], "ignored": found["ignored"], "ignored_by": found["ignored_by"]}
-    return {"listed": found["total"], **told, "damaged_tars": found["damaged_tars"]}
+    counted = {"candidates": found["candidates"], "ignored": found["ignored"], "ignored_by": found["ignored_by"]}
+    return {"listed": found["total"], **counted, "damaged_tars": found["damaged_tars"]}
 
 
 def score(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:

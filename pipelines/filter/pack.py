@@ -105,10 +105,11 @@ def sample_json(row: KeptRow) -> bytes:
     return formats.canonical_json(record)
 
 
-def assign_shards(folder: Folder, settings: ShardConfig, told: str = stripping.FILE) -> list[Shard[KeptRow]]:
-    """The shards of the kept images of the ledger, in the order of the keys that they have in there. `told`: the file
+def assign_shards(folder: Folder, settings: ShardConfig, stripped_file: str = stripping.FILE) -> list[Shard[KeptRow]]:
+    """The shards of the kept images of the ledger, in the order of the keys that they have in there. `stripped_file`:
+    the file
     that says what stripping makes of them."""
-    changes = stripping.read_stripped(folder, told) if settings.strip else {}
+    changes = stripping.read_stripped(folder, stripped_file) if settings.strip else {}
     by_key: dict[str, KeptRow] = {}
     for row in select_packable(kept_rows(folder), settings):
         row["scored_as"] = {
@@ -190,8 +191,8 @@ def pack(
     ledger_sha256, plan_digest = runs.ledger_sha256(folder), digest_assignment(folder, config)
     kept = kept_rows(folder) if config.shards.strip else []
     looked_into = [row for row in kept if row["format"] in FORMATS]
-    told = find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
-    planned = assign_shards(folder, config.shards, told)
+    stripped_file = find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
+    planned = assign_shards(folder, config.shards, stripped_file)
     stage = f"{STAGE}/{plan_digest[:16]}"
     lacking = _incomplete(folder, "shards", planned, plan_digest)
     todo = _incomplete(folder, stage, lacking, plan_digest)
@@ -203,27 +204,29 @@ def pack(
     names, staged = [shard.name for shard in planned], dict.fromkeys((shard.name for shard in lacking), stage)
     manifest = shards.make_manifest(folder, "shards", names, made_of, staged)
     if config.shards.strip:
-        card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept), told)}
+        card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept), stripped_file)}
     content = {**json.loads(manifest), **card}
-    _put_in_place(folder, planned, staged, told if config.shards.strip else None, shards.seal_manifest(folder, content))
+    _put_in_place(
+        folder, planned, staged, stripped_file if config.shards.strip else None, shards.seal_manifest(folder, content)
+    )
     del content[run_folder.SEAL]
     return cast(Manifest, content)
 
 
 def _put_in_place(
-    folder: Folder, planned: list[Shard[KeptRow]], staged: dict[str, str], told: str | None, manifest: bytes
+    folder: Folder, planned: list[Shard[KeptRow]], staged: dict[str, str], stripped_file: str | None, manifest: bytes
 ) -> None:
-    """The staged shards and what is said of them become the set; shards of before go, a user's own files stay. `told`:
-    the file of what was stripped, None where nothing is."""
+    """The staged shards and what is said of them become the set; shards of before go, a user's own files stay.
+    `stripped_file`: the file of what was stripped, None where nothing is."""
     change = Rewriting(folder, shards.known_hashes(folder))
     for name, stage in staged.items():
         shards.move_shard(change, stage, name)
     for name in sorted(set(filter(is_shard_file, folder.names("shards"))) - _files(planned)):
         change.remove(f"shards/{name}")
-    if told is None and folder.exists(stripping.FILE):
+    if stripped_file is None and folder.exists(stripping.FILE):
         change.remove(stripping.FILE)
-    elif told not in (None, stripping.FILE):
-        change.move(told, stripping.FILE, hashlib.sha256(folder.read(told)).hexdigest())
+    elif stripped_file not in (None, stripping.FILE):
+        change.move(stripped_file, stripping.FILE, hashlib.sha256(folder.read(stripped_file)).hexdigest())
     if change.changes or not folder.exists(shards.MANIFEST) or folder.read(shards.MANIFEST) != manifest:
         change.put(shards.MANIFEST, manifest)
         change.commit()
@@ -237,15 +240,15 @@ def _incomplete(folder: Folder, place: str, planned: list[Shard[KeptRow]], plan_
     return [shard for shard in planned if not shards.is_complete(folder, place, shard.name, names, plan_digest)]
 
 
-def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int], told: str) -> StripCard:
+def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int], stripped_file: str) -> StripCard:
     """What the manifest says of stripping; images and not_looked_into are counts of the kept rows of the ledger."""
     return {
         "version": STRIP_VERSION,
         "tags": list(settings.strip),
-        "images": len(stripping.read_stripped(folder, told)),
+        "images": len(stripping.read_stripped(folder, stripped_file)),
         "not_looked_into": unknown,
         "unsupported": settings.strip_unsupported,
-        "sha256": hashlib.sha256(folder.read(told)).hexdigest(),
+        "sha256": hashlib.sha256(folder.read(stripped_file)).hexdigest(),
     }
 
 
@@ -308,6 +311,6 @@ def find_stripped(
     tables = [folder.read_table(f"{place}/{unit.name}.parquet") for unit in units]
     table = pa.concat_tables([stripping.SCHEMA.empty_table(), *tables])
     about = {"made_of": made_of, stripping.VERSION: str(STRIP_VERSION)}
-    told = f"{STAGE}/{stripping.FILE}"
-    folder.publish(told, table_bytes(table.replace_schema_metadata(about)))
-    return told
+    stripped_file = f"{STAGE}/{stripping.FILE}"
+    folder.publish(stripped_file, table_bytes(table.replace_schema_metadata(about)))
+    return stripped_file

@@ -164,18 +164,18 @@ def decode_rows(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> I
 def _in_place(
     score: BatchScorer, images: list[np.ndarray | ImageError], rules: BatchRules, batched: bool
 ) -> Iterator[float | ImageError]:
-    told = 0
+    counted = 0
 
     def scored(batch: np.ndarray | Sequence[np.ndarray]) -> list[float]:
-        nonlocal told
+        nonlocal counted
         found = list(score(batch))
         if rules.oversize != "tile":  # of which an image has several
-            told += len(found)
+            counted += len(found)
             count_done(len(found))
         return found
 
     scores = iter(score_all(scored, [image for image in images if isinstance(image, np.ndarray)], rules, batched))
-    count_done(len(images) - told)
+    count_done(len(images) - counted)
     for image in images:
         yield image if isinstance(image, ImageError) else next(scores)
 

@@ -88,7 +88,7 @@ class SynthesizeShard:
                 failed.append({"key": row["key"], "reason": error.reason, "detail": detail})
                 count_done(self.config.variants)
                 continue
-            told: pairs.CleanImage = {
+            clean_image: pairs.CleanImage = {
                 "key": row["key"],
                 "source_key": row["source_key"],
                 "group": row["group"],
@@ -97,7 +97,7 @@ class SynthesizeShard:
                 "ref": pointer(row, self.sources, zlib.crc32(data)),
             }
             for variant in range(self.config.variants):
-                pair = pairs.make_pair(data, image, told, variant, self.config.degrade, self.config.hq, degrade)
+                pair = pairs.make_pair(data, image, clean_image, variant, self.config.degrade, self.config.hq, degrade)
                 writer.sha256s.append(shards.sample_sha256(pair.members))
                 yield pair.key, pair.members
                 count_done()
@@ -216,6 +216,6 @@ def _stage(folder: Folder, lacking: list[Shard[PairInput]], plan_digest: str) ->
 
 def _why(folder: Folder, config: PairsConfig) -> str:
     reasons = pairs_run.read_inputs(folder, config)["reason"].value_counts().to_pylist()
-    told = ", ".join(f"{row['counts']} {row['values']}" for row in reasons) or "the source is empty"
-    hint = f" (--size {config.degrade.size} is the least side that is taken)" if "too_small" in told else ""
-    return told + hint
+    left_out = ", ".join(f"{row['counts']} {row['values']}" for row in reasons) or "the source is empty"
+    hint = f" (--size {config.degrade.size} is the least side that is taken)" if "too_small" in left_out else ""
+    return left_out + hint

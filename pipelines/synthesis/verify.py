@@ -131,7 +131,7 @@ def _check_list(folder: Folder) -> list[str]:
         manifest = shards.read_manifest(folder)
         names = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
         return check_forgotten(folder, manifest.get(run_folder.FORGOTTEN_SUM), names)
-    except (InputError, VerificationError):  # told of elsewhere
+    except (InputError, VerificationError):  # another check names it
         return []
 
 

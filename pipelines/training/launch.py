@@ -175,7 +175,7 @@ def _bar(steps: int) -> Iterator[Callable[[Step], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("train", total=steps, told="")
-        yield lambda line: bar.update(task, completed=line["step"], told=describe_step(line))
+        task = bar.add_task("train", total=steps, state="")
+        yield lambda line: bar.update(task, completed=line["step"], state=describe_step(line))

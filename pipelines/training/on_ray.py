@@ -114,10 +114,10 @@ def _fitted(job: Any, place: Path) -> Summary:
             _raise_told(place)
             reason = (str(error).splitlines() or ["no reason given"])[0]
             raise Interrupted(f"the workers were lost {RESTARTS + 1} times ({reason}): --resume goes on") from None
-    told = json.loads((place / SUMMARY).read_text())
-    if "stopped" in told:
-        raise Interrupted(told["stopped"])
-    summary: Summary = told
+    outcome = json.loads((place / SUMMARY).read_text())
+    if "stopped" in outcome:
+        raise Interrupted(outcome["stopped"])
+    summary: Summary = outcome
     return summary
 
 
@@ -161,8 +161,8 @@ def _following(run: Path, show: Callable[[Step], None]) -> Iterator[None]:
 
 def _raise_told(place: Path) -> None:
     with contextlib.suppress(OSError):
-        told = json.loads((place / ERROR).read_text())
-        raise getattr(errors, told["kind"])(told["message"])
+        failure = json.loads((place / ERROR).read_text())
+        raise getattr(errors, failure["kind"])(failure["message"])
 
 
 @contextlib.contextmanager

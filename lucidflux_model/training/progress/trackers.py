@@ -107,9 +107,9 @@ def id_of(name: str, tracker: Any) -> str:
 
 @contextlib.contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    told = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(told):  # --json has standard output for itself
+        with contextlib.redirect_stdout(printed):  # --json has standard output for itself
             yield
     except ImportError as error:
         raise ConfigError(

@@ -43,7 +43,7 @@ def card_command(
     place = Folder(folder)
     with writing(folder, wait):
         facts = write_card(place, name or os.path.basename(place.root), creator, repository, overwrite, revision)
-    told = {
+    outcome = {
         "card": place.path(CARD),
         "croissant": place.path(CROISSANT),
         "samples": facts.manifest["samples"],
@@ -51,9 +51,9 @@ def card_command(
         "not_looked_into": facts.not_looked_into,
     }
     if json_:
-        tell_json(told)
+        tell_json(outcome)
         return
-    tell({key: value for key, value in told.items() if key != "not_looked_into"}, False)
+    tell({key: value for key, value in outcome.items() if key != "not_looked_into"}, False)
     say_table([["NOT looked into" if number == 0 else "", line] for number, line in enumerate(facts.not_looked_into)])
     where = to or "hf://datasets/OWNER/NAME"
     guide([place.path(CARD)], [(f"lucidflux-data push {quote(folder)} --to {where} --dry-run", "what would be sent")])
@@ -94,9 +94,9 @@ def push_command(
             (verify_pairs if is_pairs(place) else verify_run)(place, False, False, started, progress)
         if dry_run:
             listed = [{"name": file.name, "bytes": file.bytes} for file in files]
-            told = {"to": destination.url, "revision": revision, "private": private, "files": listed}
+            outcome = {"to": destination.url, "revision": revision, "private": private, "files": listed}
             if json_:
-                tell_json(told)
+                tell_json(outcome)
                 return
             say_table([[file.name, human_bytes(file.bytes)] for file in files])
             guide(then=[(again(ctx, dry_run=None), "sends them")])

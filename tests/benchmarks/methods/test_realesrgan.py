@@ -138,7 +138,7 @@ def test_mistakes(mistake: tuple[str, int, str]) -> None:
 
 def test_a_mistyped_name_is_answered_with_it() -> None:
     with pytest.raises(ConfigError, match="there is no method 'realesrgn': did you mean realesrgan"):
-        infer.check_method("realesrgn", [])
+        infer.check_method("realesrgn", [], [])
 
 
 def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
