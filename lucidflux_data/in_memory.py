@@ -42,7 +42,7 @@ def pixels_of(images: object) -> list[np.ndarray]:
         return [_of_pillow(images)]
     if isinstance(images, np.ndarray) or _is_tensor(images):
         return list(_of_samples(images))
-    if isinstance(images, Iterable) and not isinstance(images, str | bytes | dict):
+    if isinstance(images, Iterable) and not isinstance(images, str | bytes | dict | memoryview):
         return [pixels for image in images for pixels in _of_one_kind(image)]
     raise WrongImage(f"{EXPECTED}; not a {type(images).__name__}")
 
@@ -148,8 +148,7 @@ def _header(colours: np.ndarray, orientation: int = 1, profile: bytes | None = N
 def _of_samples(image: Any) -> Iterator[np.ndarray]:
     tensor = _is_tensor(image)
     if tensor:
-        image = image.detach().cpu()
-        image = (image.float() if image.is_floating_point() else image).numpy()
+        image = _of_tensor(image)
     what = f"{image.dtype} of {'x'.join(map(str, image.shape)) or 'no axes'}"
     axes = (1, 3) if tensor else (3, 1)
     batch = image[None, :, :, None] if image.ndim == 2 else image[None] if image.ndim == 3 else image
@@ -160,7 +159,17 @@ def _of_samples(image: Any) -> Iterator[np.ndarray]:
         yield _levels(samples, what)
 
 
+def _of_tensor(tensor: Any) -> np.ndarray:
+    """Raises WrongImage for one whose numbers torch does not give away: sparse, quantised, or on no device."""
+    try:
+        dense = tensor.detach().cpu()
+        return np.asarray((dense.float() if dense.is_floating_point() else dense).numpy())
+    except (TypeError, RuntimeError) as error:
+        raise WrongImage(f"{EXPECTED}; this tensor cannot be read: {str(error).splitlines()[0]}") from None
+
+
 def _levels(samples: np.ndarray, what: str) -> np.ndarray:
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if samples.dtype in (np.uint8, np.uint16):
         samples = np.ascontiguousarray(samples)
     elif np.issubdtype(samples.dtype, np.floating):

@@ -27,7 +27,7 @@ from pipelines.bench import network, own, realesrgan
 from pipelines.bench.evaluate import prepared_suite
 from pipelines.bench.making import Make, Place
 from pipelines.execution.progress import Progress, warn
-from pipelines.restoration.config import is_network_file
+from pipelines.restoration.config import is_network_file, refuse_other_file
 
 
 class Summary(TypedDict):
@@ -59,6 +59,7 @@ def choose_method(method: str | None, model: str | None) -> tuple[str, str | Non
         if method is not None:
             raise ConfigError(f"{model} is a method of its own: leave out {method}, or --model")
         return model, None
+    refuse_other_file(model)
     if method is None:
         raise ConfigError("give METHOD, or --model FILE.pth")
     return method, model

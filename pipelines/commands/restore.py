@@ -124,8 +124,9 @@ def restore_command(
 
 def _name_model(model: str | None, extra_archs: bool) -> dict[str, object]:
     """--model as a setting: `model.file` for a file of weights."""
-    from pipelines.restoration.config import is_network_file
+    from pipelines.restoration.config import is_network_file, refuse_other_file
 
+    refuse_other_file(model)
     return {"model.file" if is_network_file(model) else "model.name": model, "model.extra_archs": extra_archs or None}
 
 

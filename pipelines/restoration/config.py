@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from lucidflux_data.config import Section, since
 from lucidflux_data.decode_config import DEFAULT_MAX_PIXELS, DecodeConfig
+from lucidflux_data.errors import ConfigError
 from lucidflux_model.inference.config import SEED, TINY, ModelConfig
 from lucidflux_model.inference.request import Request
 
@@ -19,6 +21,12 @@ FILE_SUFFIXES = (".pth", ".safetensors", ".pt", ".ckpt")
 def is_network_file(model: str | None) -> bool:
     """Whether a value of --model is a file of weights, and no name of ours."""
     return model is not None and model.lower().endswith(FILE_SUFFIXES)
+
+
+def refuse_other_file(model: str | None) -> None:
+    """ConfigError for a value of --model that is neither a name nor, by its suffix, a file of weights."""
+    if model is not None and not is_network_file(model) and (PurePath(model).suffix or "/" in model):
+        raise ConfigError(f"--model {model} is no file of weights: those end in {', '.join(FILE_SUFFIXES)}")
 
 
 class OutputConfig(Section):

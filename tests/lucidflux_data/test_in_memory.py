@@ -201,6 +201,12 @@ def test_bfloat16_and_a_gradient(photo: np.ndarray) -> None:
     assert np.array_equal(white, photo), "uint8 is not taken for floats"
 
 
+def test_the_order_of_bytes_changes_no_level(photo: np.ndarray) -> None:
+    for kind in (">u2", "<u2"):
+        assert np.array_equal(pixels_of((photo.astype(np.uint16) * 257).astype(kind))[0], photo)
+    assert np.array_equal(pixels_of((photo / 255).astype(">f4"))[0], photo)
+
+
 def test_what_is_no_image_is_a_sentence(photo: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
     floats = photo.astype(np.float32)
@@ -216,6 +222,9 @@ def test_what_is_no_image_is_a_sentence(photo: np.ndarray) -> None:
         (photo[None, None], "not uint8 of 1x1x64x96x3"),
         (torch.zeros(2, 5, 8, 8), "not float32 of 2x5x8x8"),
         (torch.zeros(3, 8, 8, dtype=torch.int32), "not int32 of 3x8x8"),
+        (torch.from_numpy(photo.copy()).to_sparse(), "this tensor cannot be read"),
+        (torch.empty(3, 8, 8, device="meta"), "this tensor cannot be read"),
+        (memoryview(photo), "not a memoryview"),
         ("photo.jpg", "not a str"),
         (["photo.jpg"], "not a str"),
         ([[1, 2], [3, 4]], "not a list"),

@@ -8,6 +8,7 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -151,6 +152,57 @@ def test_copies_of_bicubic_and_of_each_other_are_flagged(methods_folder: Path, p
     assert "identical to bicubic upscaling" in methods["bicubic"].flags
     for name in ("lanczos", "nearest", "blurred"):
         assert "identical to bicubic upscaling" not in methods[name].flags
+
+
+def test_what_is_near_to_bicubic_says_how_near_and_is_not_called_identical(tmp_path: Path) -> None:
+    """A JPEG of it, and Lanczos of smooth pictures, over which every method is within a level of every other."""
+    places = {name: tmp_path / name for name in ("lq", "methods/bicubic", "methods/lanczos", "methods/jpeg")}
+    for place in places.values():
+        place.mkdir(parents=True)
+    lq, bicubic, lanczos, jpeg = places.values()
+    far = []
+    for number in range(3):
+        y, x = np.mgrid[:16, :16]
+        small = Image.fromarray(np.stack([3 * x + 2 * y + number, 5 * x + 90, 4 * y + 80], 2).astype(np.uint8))
+        small.save(lq / f"{number}.png")
+        large = [small.resize((64, 64), how) for how in (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)]
+        for image, place in zip(large, (bicubic, lanczos), strict=True):
+            image.save(place / f"{number}.png")
+        large[0].save(jpeg / f"{number}.jpg", quality=98, subsampling=0)
+        far.append(np.abs(np.subtract(*(np.asarray(image, float) for image in large))).mean())
+    found = submission.find_methods([str(tmp_path / "methods")])
+    suite = suites.ad_hoc_suite(lq, None, set())
+    submission.inspect(found, suite, submission.check_ids(found, suite))
+    flags = {method.name: [flag for flag in method.flags if "bicubic" in flag] for method in found}
+    assert flags["bicubic"] == ["identical to bicubic upscaling"]
+    assert flags["lanczos"] == [f"{np.mean(far):.2g} of 255 levels from bicubic upscaling, on average over 3 images"]
+    assert "of 255 levels from bicubic upscaling" in flags["jpeg"][0]
+
+
+def test_a_copy_in_part_says_of_how_many_images(tmp_path: Path) -> None:
+    """A few are looked at first; what differs among the others is not passed over."""
+    for name in ("lq", "methods/bicubic", "methods/ours", "methods/few"):
+        (tmp_path / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8))
+        large = small.resize((32, 32), Image.Resampling.BICUBIC)
+        small.save(tmp_path / "lq" / f"{number}.png")
+        large.save(tmp_path / "methods" / "bicubic" / f"{number}.png")
+        mine = large.transpose(Image.Transpose.ROTATE_180) if number == 2 else large
+        mine.save(tmp_path / "methods" / "ours" / f"{number}.bmp")
+        if number < 3:
+            large.save(tmp_path / "methods" / "few" / f"{number}.png")
+    found = submission.find_methods([str(tmp_path / "methods")])
+    suite = suites.ad_hoc_suite(tmp_path / "lq", None, set())
+    submission.inspect(found, suite, submission.check_ids(found, suite))
+    flags = {method.name: [flag for flag in method.flags if "identical" in flag] for method in found}
+    assert flags["ours"] == ["identical to bicubic upscaling in 7 of 8 images", "identical to bicubic in 7 of 8 images"]
+    assert flags["few"] == ["identical to bicubic upscaling", "identical to bicubic"]
+    assert flags["bicubic"] == [
+        *("identical to bicubic upscaling", "identical to few in 3 of 8 images"),
+        "identical to ours in 7 of 8 images",
+    ]
 
 
 def test_a_contaminated_checkpoint_and_several_seeds(methods_folder: Path, photos: Path) -> None:

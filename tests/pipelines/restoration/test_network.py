@@ -240,6 +240,10 @@ def test_settings_of_the_other_model_are_refused(files, inputs: Path, tmp_path: 
     for given in (("bicubic", "--model", file), ()):
         code, _, err = lucidflux("bench", "infer", *given, "--inputs", inputs, "--out", tmp_path)
         assert code == 2, err
+    for command in (("restore", inputs), ("bench", "infer", "--inputs", inputs)):
+        code, _, err = lucidflux(*command, "--out", tmp_path / "out", "--model", "picture.png")
+        told = "--model picture.png is no file of weights: those end in .pth, .safetensors, .pt, .ckpt"
+        assert (code, err) == (2, f"error: {told}\n")
     with pytest.raises(ConfigError, match="twice the overlap"):
         resolve(NetworkConfig, {"model": {"file": str(file)}, "overlap": 200})
 
