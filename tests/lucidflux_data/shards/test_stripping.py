@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from lucidflux_data.images import ImageError, decode_full
-from lucidflux_data.shards.stripping import PNG_SIGNATURE, strip
+from lucidflux_data.shards.strip_png import PNG_SIGNATURE
+from lucidflux_data.shards.stripping import strip
 
 SECRET = b"A. Person, 48.858 N"
 ORIENTATION, ARTIST, COPYRIGHT, GPS, EXIF = 0x0112, 0x013B, 0x8298, 0x8825, 0x8769
