@@ -39,6 +39,13 @@ class RunRecord(TypedDict):
     remarks: NotRequired[dict[str, str]]  # id -> why it was left out, or what is wrong with its size
 
 
+class MadeRecord(TypedDict):
+    """What an output was made of."""
+
+    input_sha256: str
+    sha256: NotRequired[str]  # of the output, once the run that made it has ended
+
+
 class MethodFile(TypedDict, total=False):
     """method.json. A file of one's own may have any of these keys."""
 
@@ -52,6 +59,7 @@ class MethodFile(TypedDict, total=False):
     weights: str  # sha256, of our own models
     contaminated: list[str]  # suites that the weights were validated on
     runs: dict[str, list[RunRecord]]  # by seed
+    made: dict[str, dict[str, MadeRecord]]  # by seed and id; since 0.5
     seconds_per_image: float | None  # over all runs
     peak_gpu_mb: int | None
 
@@ -65,8 +73,15 @@ class _ShownRun(FileModel):
     remarks: dict[Text, Text] = Field(default_factory=dict)
 
 
+class _ShownMade(FileModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    input_sha256: Text
+    sha256: Text = ""
+
+
 class _Shown(FileModel):
-    """The keys of method.json that a leaderboard shows: what they must be, in a file of one's own too."""
+    """The keys of method.json that are read again: what they must be, in a file of one's own too."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -76,6 +91,7 @@ class _Shown(FileModel):
     settings: dict[Text, Text] = Field(default_factory=dict)
     contaminated: tuple[Text, ...] = ()
     runs: dict[Text, tuple[_ShownRun, ...]] = Field(default_factory=dict)
+    made: dict[Text, dict[Text, _ShownMade]] = Field(default_factory=dict)
     seconds_per_image: Number | None = None
     peak_gpu_mb: Number | None = None
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from benchmarks.environment import commit
 from benchmarks.methods.adapters import Adapter
+from benchmarks.methods.made import outputs_of
 from benchmarks.methods.memory import memory_of
 from benchmarks.methods.method_file import METHOD_FILE, CommandRecord, MethodFile, RunRecord, read_method
 from benchmarks.methods.prompts import Prompts, check_order, stage_prompts
 from benchmarks.methods.staging import find_unfit, stage
-from benchmarks.suites.suite import images_by_id
 from lucidflux_data.errors import ConfigError, InputError
-from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
+from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart, probe_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.claim import claim
@@ -71,9 +71,7 @@ def finish_method(folder: Path, about: MethodFile) -> None:
 
 def done_ids(place: Path) -> set[str]:
     """Ids that have an image in a folder of outputs already."""
-    if not place.is_dir() or not any(path.suffix.lower() in IMAGE_EXTENSIONS for path in place.iterdir()):
-        return set()
-    return set(images_by_id(place))
+    return set(outputs_of(place))
 
 
 def run_adapter(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.methods import losses
 from benchmarks.methods.copies import OutputFile, find_copies
+from benchmarks.methods.made import tell_foreign
 from benchmarks.methods.method_file import MethodFile, read_method, size_remark
 from benchmarks.suites.ids import as_text, suggest_pattern
 from benchmarks.suites.suite import AD_HOC, Suite, images_by_id
@@ -145,6 +146,8 @@ def inspect(methods: list[Method], suite: Suite, ids: tuple[str, ...]) -> None:
     for method in methods:
         _check_sizes(method, suite)
         method.flags = _flags(method, len(ids))
+        hashes = {seed: {id_: file.sha256 for id_, file in files.items()} for seed, files in method.files.items()}
+        method.flags += tell_foreign(method.about, hashes, suite.lq)
     for name, flags in find_copies({method.name: method.files for method in methods}, suite.lq, ids).items():
         next(method for method in methods if method.name == name).flags += flags
 

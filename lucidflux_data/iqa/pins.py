@@ -130,12 +130,13 @@ def trusted_digests() -> frozenset[str]:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file; computed again where its size or time has changed."""
+    """Of a file; computed again where its size, a time or its inode has changed: the time of change follows every
+    write, whatever is done to the other."""
     stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    return _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(path: Path, _size: int, _changed: int) -> str:
+def _sha256(path: Path, *_state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ a folder with one sub-folder for each component, safetensors inside            o
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,13 @@ def read_content(path: Path) -> Mapping[str, Any]:
     Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path} is not there")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         with _opened(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     content = _unpickled(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds no tensors by name")
+    _check_sums(path)
     return content
 
 
@@ -56,7 +58,7 @@ def read_mark(path: Path) -> list[str]:
     """Names of the suites that a file of trained weights was validated on, as `save_lucidflux` writes them."""
     if not path.is_file():
         raise InputError(f"{path} is not there")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         with _opened(path) as file:
             named = (file.metadata() or {}).get(MARK, "")
     else:
@@ -82,6 +84,19 @@ def _unpickled(path: Path) -> Any:
         raise InputError(f"{path} is not a plain file of tensors (it would have to run code to load)") from None
     except (RuntimeError, EOFError, ValueError, KeyError):
         raise InputError(f"{path} is damaged or not a file that torch wrote") from None
+
+
+def _check_sums(path: Path) -> None:
+    """InputError where a part of a zip that torch wrote is not what its crc32 says: torch itself does not look."""
+    if not _is_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError):
+        damaged = "its table of contents"
+    if damaged is not None:
+        raise InputError(f"{path} is damaged: the checksum of {damaged} is another")
 
 
 def _is_zip(path: Path) -> bool:
@@ -208,7 +223,7 @@ def save_lucidflux(conditioner: Any, connector: Any, path: Path, contaminated: S
     flat = {f"{part}.{key}": tensor.contiguous() for part, tensors in state.items() for key, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".pth":
+        if path.suffix.lower() == ".pth":
             torch.save(state | mark, path)
         else:
             write_tensors(flat, path, mark or None)

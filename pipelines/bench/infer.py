@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from benchmarks.methods import adapters, prompts
+from benchmarks.methods import adapters, made, prompts
 from benchmarks.methods import run as infer
-from benchmarks.methods.method_file import MethodFile, RunRecord
+from benchmarks.methods.method_file import METHOD_FILE, MethodFile, RunRecord
 from benchmarks.methods.prompts import Prompts
 from benchmarks.suites.prompts import read_prompts
 from benchmarks.suites.suite import Suite, images_by_id
@@ -22,6 +22,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import probe_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import indented_json
 from lucidflux_data.storage.lease import hold
 from pipelines.bench import network, own, realesrgan
 from pipelines.bench.evaluate import prepared_suite
@@ -142,12 +143,19 @@ def _infer(
 ) -> Summary:  # fmt: skip
     fixed = ("method", "settings", "weights") if here else tuple(key for key in about if key != "licence_class")
     about = infer.start_method(folder, about, fixed)
+    made.check_seeds(about, folder, seeds or [0])
     runs: list[RunRecord] = []
     there_before = 0
     for seed in seeds or [0]:
         target = folder / f"seed-{seed}" if len(seeds) > 1 else folder
+        records = about.setdefault("made", {}).setdefault(str(seed), {})
+        stale = made.remove_stale(folder, seed, target, inputs, records)
+        if stale:
+            warn(f"{stale[0]} is made again ({len(stale)} such): its input or its output is another than before")
         before = len(infer.done_ids(target) & inputs.keys())
+        Folder(folder).publish(METHOD_FILE, indented_json(about))
         run = make(inputs, folder, target, seed, progress)
+        made.record_outputs(target, inputs, records)
         there_before += before
         if run:
             _warn_of(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +20,8 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.folder import Folder
-from pipelines.execution.progress import Progress, warn
+from pipelines.execution.progress import Progress
+from pipelines.restoration.records import RestoreRecord
 from pipelines.restoration.unit import AnyConfig
 
 Upscale = Callable[[np.ndarray, int, int], np.ndarray]  # pixels, height, width
@@ -52,7 +53,7 @@ def resize_all(
     """Every image that is not there, through a function of pixels, as PNG."""
     left = {id_: path for id_, path in inputs.items() if id_ not in infer.done_ids(target)}
     target.mkdir(parents=True, exist_ok=True)
-    start, missing = time.monotonic(), []
+    start, missing = time.monotonic(), {}
     with progress.phase("infer", len(left), len(inputs) - len(left)) as advance:
         for id_, path in left.items():
             try:
@@ -60,11 +61,10 @@ def resize_all(
                 result = upscale(pixels, pixels.shape[0] * scale, pixels.shape[1] * scale)
                 Folder(target).publish(f"{id_}.png", encode(result))
             except ImageError as error:
-                warn(f"{path}: {error}")
-                missing.append(id_)
+                missing[id_] = str(error)
             advance(1)
     Folder(target).sweep()
-    return record_run(len(left) - len(missing), missing, time.monotonic() - start, None) if left else None
+    return record_run(len(left), missing, time.monotonic() - start, None) if left else None
 
 
 def restore_all(
@@ -80,7 +80,7 @@ def restore_all(
     interrupted run has made is kept."""
     with needs_extra("model"):
         from pipelines.restoration import job as restore
-        from pipelines.restoration.records import list_remaining
+        from pipelines.restoration.records import list_remaining, read_records
         from pipelines.restoration.unit import RestoreUnit
 
     left = {id_: path for id_, path in inputs.items() if id_ not in infer.done_ids(target)}
@@ -98,13 +98,21 @@ def restore_all(
             advance(unit.size)
     summary = restore.finish(made, rows)
     target.mkdir(parents=True, exist_ok=True)
+    records = read_records(made)
+    failed = {PurePosixPath(row["source_key"]).stem: _reason(records.get(row["id"])) for row in rows}
     for row in rows:
         if Path(made.path(row["name"])).exists():
             shutil.move(made.path(row["name"]), target / f"{PurePosixPath(row['source_key']).stem}.png")
     shutil.rmtree(work)
-    missing = sorted(set(left) - infer.done_ids(target))
+    missing = {id_: failed.get(id_, "not made") for id_ in left.keys() - infer.done_ids(target)}
     peak = summary["peak_memory_bytes"] // 2**20 if is_on_gpu(device) else None
-    return record_run(len(left) - len(missing), missing, time.monotonic() - start, peak)
+    return record_run(len(left), missing, time.monotonic() - start, peak)
+
+
+def _reason(record: RestoreRecord | None) -> str:
+    if record is None or record["status"] == "ok":
+        return "not made"
+    return f"{record['reason']}: {record['detail']}"
 
 
 def is_on_gpu(device: str) -> bool:
@@ -113,13 +121,15 @@ def is_on_gpu(device: str) -> bool:
     return str(pick_device(device).type) == "cuda"
 
 
-def record_run(images: int, missing: list[str], seconds: float, peak_gpu_mb: int | None) -> RunRecord:
+def record_run(asked: int, missing: Mapping[str, str], seconds: float, peak_gpu_mb: int | None) -> RunRecord:
+    """`missing`: id -> why its image was not made."""
     return {
         "exit_code": 0,
         "timed_out": False,
         "wall_seconds": round(seconds, 3),
         "peak_gpu_mb": peak_gpu_mb,
-        "images": images,
-        "missing": missing,
+        "images": asked - len(missing),
+        "missing": sorted(missing),
         "wrong_size": [],
+        "remarks": dict(missing),
     }

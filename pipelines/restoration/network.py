@@ -41,15 +41,31 @@ def load_network(model: NetworkModel) -> Any:
     except spandrel.UnsupportedModelError:
         raise InputError(f"{model.file} is of no architecture that spandrel knows{hint}") from None
     except Exception as error:  # of any architecture's reader of sizes, on tensors that only look like its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = f"there is no {error}" if isinstance(error, KeyError) else _first_words(error)
         raise InputError(f"{model.file} does not load into the architecture that it looks like: {reason}") from None
     name = network.architecture.name
+    whole = next((key for key, tensor in state.items() if _is_integer(tensor) and _is_learned(key, network)), None)
+    if whole is not None:
+        raise InputError(f"{model.file} ({name}) holds integers for {whole}: quantised weights are not read")
     if not isinstance(network, spandrel.ImageModelDescriptor):
         raise InputError(f"{model.file} ({name}) fills in what a mask covers: it restores no plain image")
     if network.input_channels not in (1, 3) or network.output_channels != network.input_channels:
         channels = f"{network.input_channels} channels and gives {network.output_channels}"
         raise InputError(f"{model.file} ({name}) takes {channels}: 3 or 1 are wanted")
     return network.float().eval()
+
+
+def _first_words(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
+def _is_integer(tensor: object) -> bool:
+    return isinstance(tensor, Tensor) and not tensor.is_floating_point()
+
+
+def _is_learned(key: str, network: Any) -> bool:
+    return key in dict(network.model.named_parameters())
 
 
 class NetworkRestorer:

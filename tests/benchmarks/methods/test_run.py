@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,9 +21,9 @@ import pynvml
 import pytest
 
 from benchmarks.environment import gpus, nvidia_driver
-from benchmarks.methods import adapters
+from benchmarks.methods import adapters, submission
 from benchmarks.methods.memory import gpu_memory, session_memory
-from benchmarks.suites.suite import images_by_id
+from benchmarks.suites.suite import ad_hoc_suite, images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import decode
 from pipelines.bench import infer as pipeline
@@ -413,6 +414,73 @@ def test_own_resamplers_are_pillows(name: str, two: Path, tmp_path: Path) -> Non
     assert (again["images"], again["there_before"]) == (0, 2)
     with pytest.raises(ConfigError, match="made with another settings"):
         infer(name, two, tmp_path, scale=4)
+
+
+def test_an_output_belongs_to_its_input(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A replaced input, with the size and the time of the one before, and an output that is cut or changed."""
+    folder = tmp_path / "out" / "bicubic"
+    infer("bicubic", two, tmp_path / "out")
+    before = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
+    records = json.loads((folder / "method.json").read_text())["made"]["0"]
+    for id_, record in records.items():
+        assert record == {
+            "input_sha256": hashlib.sha256((two / f"{id_}.png").read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(before[id_]).hexdigest(),
+        }
+    coffee, coins = ((two / f"{name}.png").read_bytes() for name in ("coffee", "coins"))
+    state = (two / "coffee.png").stat()
+    (two / "coffee.png").write_bytes(coins)
+    os.utime(two / "coffee.png", ns=(state.st_atime_ns, state.st_mtime_ns))
+    again = infer("bicubic", two, tmp_path / "out")
+    assert (again["images"], again["there_before"]) == (1, 1)
+    assert (folder / "coffee.png").read_bytes() == before["coins"]
+    assert "coffee is made again (1 such)" in capsys.readouterr().err
+    (folder / "coins.png").write_bytes(before["coins"][:300])
+    assert infer("bicubic", two, tmp_path / "out")["images"] == 1
+    assert (folder / "coins.png").read_bytes() == before["coins"]
+    (folder / "coins.png").write_bytes(before["coins"] + b"x")
+    (two / "coffee.png").write_bytes(coffee)
+    (method,) = submission.find_methods([str(folder)])
+    suite = ad_hoc_suite(two, None, set())
+    submission.inspect([method], suite, submission.check_ids([method], suite))
+    assert "made of other inputs than these: 1 images" in method.flags
+    assert "changed since `bench infer` made them: 1 images" in method.flags
+    infer("bicubic", two, tmp_path / "out")
+    (method,) = submission.find_methods([str(folder)])
+    submission.inspect([method], suite, submission.check_ids([method], suite))
+    assert not [flag for flag in method.flags if "inputs" in flag or "changed" in flag]
+    (two / "coffee.png").write_bytes(b"no image")
+    gone = infer("bicubic", two, tmp_path / "out")
+    assert (gone["images"], gone["missing"], sorted(gone["remarks"])) == (0, ["coffee"], ["coffee"])
+    assert gone["remarks"]["coffee"].startswith("not_an_image")
+    assert {path.name for path in folder.iterdir()} == {"coins.png", "method.json"}
+    (two / "coffee.png").write_bytes(coffee)
+    infer("bicubic", two, tmp_path / "out")
+    assert (folder / "coffee.png").read_bytes() == before["coffee"]
+
+
+def test_what_a_killed_run_left_of_a_replaced_input_is_not_taken(two: Path, tmp_path: Path) -> None:
+    repo, folder = make_repository(tmp_path / "repo", "stablesr"), tmp_path / "out" / "stablesr"
+    infer("stablesr", two, tmp_path / "out", repo=repo)
+    wanted = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
+    left = folder / ".work-0-abcd" / "outputs"
+    left.mkdir(parents=True)
+    shutil.move(folder / "coffee.png", left / "coffee.png")
+    shutil.copyfile(two / "coins.png", two / "coffee.png")
+    assert infer("stablesr", two, tmp_path / "out", repo=repo)["images"] == 1
+    assert (folder / "coffee.png").read_bytes() == wanted["coins"]
+
+
+def test_images_of_one_seed_are_not_taken_for_those_of_another(two: Path, tmp_path: Path) -> None:
+    infer("bicubic", two, tmp_path / "one", seeds=[1])
+    with pytest.raises(ConfigError, match="was made with seed 1, not 2: choose another --out"):
+        infer("bicubic", two, tmp_path / "one", seeds=[2])
+    with pytest.raises(ConfigError, match="holds images of one seed"):
+        infer("bicubic", two, tmp_path / "one", seeds=[1, 2])
+    infer("bicubic", two, tmp_path / "several", seeds=[1, 2])
+    assert infer("bicubic", two, tmp_path / "several", seeds=[2, 3])["there_before"] == 2
+    with pytest.raises(ConfigError, match="was made with seed 1, 2, 3, not 0"):
+        infer("bicubic", two, tmp_path / "several")
 
 
 def test_lucidflux_is_a_method_with_its_settings(two: Path, tmp_path: Path) -> None:

@@ -195,6 +195,13 @@ class Runs:
         return print, ("executed",)
 
 
+def test_a_suffix_in_capitals_is_the_same_form(files, tmp_path: Path) -> None:
+    file, _ = files["compact"]
+    (tmp_path / "NET.SAFETENSORS").write_bytes(file.read_bytes())
+    mine, other = (load_network(NetworkModel(file=str(path))) for path in (tmp_path / "NET.SAFETENSORS", file))
+    assert torch.equal(mine.model.body[0].weight, other.model.body[0].weight)
+
+
 def test_what_is_no_network_is_refused_before_any_work(inputs: Path, tmp_path: Path, capfd) -> None:
     torch.save({"params": Runs()}, tmp_path / "code.pth")
     torch.save({"params": {"a.weight": torch.zeros(3)}}, tmp_path / "unknown.pth")
@@ -204,7 +211,19 @@ def test_what_is_no_network_is_refused_before_any_work(inputs: Path, tmp_path: P
     (tmp_path / "text.safetensors").write_text("no")
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as file:
         file.writestr("a", "b")
+    whole = networks.compact().state_dict()
+    torch.save({key: (100 * tensor).to(torch.int8) for key, tensor in whole.items()}, tmp_path / "int8.pth")
+    torch.save({key: whole[key] for key in list(whole)[:-1]}, tmp_path / "lacking.pth")
+    torch.save({**whole, "more.weight": torch.zeros(3)}, tmp_path / "more.pth")
+    torch.save(whole, tmp_path / "flipped.pth")
+    data = bytearray((tmp_path / "flipped.pth").read_bytes())
+    data[data.find(whole["body.0.weight"].numpy().tobytes()) + 3] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(data)
     told = {
+        "int8.pth": "(RealESRGAN Compact) holds integers for body.0.weight: quantised weights are not read",
+        "lacking.pth": "does not load into the architecture that it looks like: there is no 'body.6.bias'",
+        "more.pth": 'Unexpected key(s) in state_dict: "more.weight"',
+        "flipped.pth": "is damaged: the checksum of flipped/data/",
         "code.pth": "would have to run code",
         "unknown.pth": "is of no architecture that spandrel knows; --extra-archs knows more",
         "shape.pth": "does not load into the architecture that it looks like",
