@@ -124,7 +124,7 @@ def _metric(column: Column, methods: list[str], total: int, draws: Draws, test: 
     means = [float(column.scores(method).mean()) for method in chosen]
     resampled = np.stack([draws.means(column, method) for method in chosen])
     firsts = statistics.first_shares(resampled, spec.sign)
-    best = chosen[int(np.argmax(spec.sign * np.array(means)))]
+    best = chosen[statistics.ranks(means, spec.sign).index(1)]
     tied = {best} | {(set(p["methods"]) - {best}).pop() for p in pairs if best in p["methods"] and p["p_holm"] >= 0.05}
     for method, rank, first in zip(chosen, statistics.ranks(means, spec.sign), firsts, strict=True):
         rows[method] |= {"rank": rank, "first_share": round(first, 4)}

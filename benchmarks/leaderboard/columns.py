@@ -52,8 +52,11 @@ class Column:
 
     def by_image(self, method: str) -> np.ndarray:
         """(images,) of the ranked subset: the mean over the seeds."""
-        means: np.ndarray = self.scores(method).mean(axis=0)
-        return means
+        return self.over_seeds(method)[self.subset]
+
+    def over_seeds(self, method: str) -> np.ndarray:
+        """(ids,) the mean over the seeds: of seeds that are equal, what one of them alone gives."""
+        return statistics.without_noise(self.values[method].mean(axis=0))
 
     def there(self, method: str) -> np.ndarray:
         """(ids,) Whether a method has a score of every seed."""

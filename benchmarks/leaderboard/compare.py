@@ -90,7 +90,7 @@ def _row(
     ids = sorted(first.keys() & second.keys())
     if len(ids) < 2:
         return None
-    values = np.array([[first[id_] for id_ in ids], [second[id_] for id_ in ids]])
+    values = statistics.without_noise(np.array([[first[id_] for id_ in ids], [second[id_] for id_ in ids]]))
     differences = values[0] - values[1]
     low, high = statistics.interval(Bootstrap(len(ids), resamples).means(differences[None]))
     sign = -1 if lower_is_better else 1

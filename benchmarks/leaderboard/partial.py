@@ -42,7 +42,7 @@ def compare_shared(column: Column, methods: Sequence[str], draws: Draws, test: s
         shared = column.there(first) & column.there(second)
         if (first in column.chosen and second in column.chosen) or np.count_nonzero(shared) < 2:
             continue
-        by_image = [column.values[method][:, shared].mean(axis=0) for method in (first, second)]
+        by_image = [column.over_seeds(method)[shared] for method in (first, second)]
         differences = by_image[0] - by_image[1]
         low, high = statistics.interval(draws.over(len(differences)).means(differences[None]))
         p = statistics.paired_p(differences, test, draws.resamples)

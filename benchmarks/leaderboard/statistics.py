@@ -116,20 +116,29 @@ def win_rate(first: np.ndarray, second: np.ndarray, sign: int) -> float:
     return float(np.mean((gain > 0) + 0.5 * (gain == 0)))
 
 
+def without_noise(values: np.ndarray) -> np.ndarray:
+    """Values to 12 significant digits: means of the same scores in another order or number of seeds are equal."""
+    with np.errstate(divide="ignore"):
+        magnitude = np.where(values == 0, 0, np.floor(np.log10(np.abs(values))))
+    factor = 10.0 ** (11 - magnitude)
+    return np.asarray(np.round(values * factor) / factor)
+
+
 def ranks(values: Sequence[float], sign: int) -> list[int]:
     """1 for the best; equal values share the better rank."""
-    return [int(rank) for rank in stats.rankdata(-sign * np.asarray(values), method="min")]
+    return [int(rank) for rank in stats.rankdata(-sign * without_noise(np.asarray(values, float)), method="min")]
 
 
 def first_shares(resampled: np.ndarray, sign: int) -> list[float]:
     """(methods, resamples) means -> share of the resamples in which each method is the best; ties are divided."""
-    best = sign * resampled == (sign * resampled).max(axis=0)
+    oriented = sign * without_noise(resampled)
+    best = oriented == oriented.max(axis=0)
     return [float(share) for share in (best / best.sum(axis=0)).mean(axis=1)]
 
 
 def mean_ranks(resampled: np.ndarray, signs: Sequence[int]) -> np.ndarray:
     """(metrics, methods, resamples) -> (methods, resamples): ranks averaged over the metrics (Borda)."""
-    oriented = -np.asarray(signs)[:, None, None] * resampled
+    oriented = -np.asarray(signs)[:, None, None] * without_noise(resampled)
     return np.asarray(stats.rankdata(oriented, axis=1).mean(axis=0))
 
 

@@ -59,11 +59,14 @@ def find_copies(
                 part = _part(count, max(_count_usable(runs[first], ids), _count_usable(runs[second], ids)))
                 found[name].append(f"seeds {first[1]} and {second[1]} are identical{part}")
         for other in methods:
+            most: dict[Run, int] = {}  # of each seed with any of the other's
+            for pair, count in equal.items():
+                for run, twin in (pair, pair[::-1]):
+                    if (run[0], twin[0]) == (name, other) and other != name:
+                        most[run] = max(count, most.get(run, 0))
             mine = {
                 (run[1], f"identical to {other}{_part(count, _count_usable(runs[run], ids))}")
-                for pair, count in equal.items()
-                for run, twin in (pair, pair[::-1])
-                if (run[0], twin[0]) == (name, other) and other != name
+                for run, count in most.items()
             }
             found[name] += _by_sentence(mine, list(seeds))
     return found

@@ -186,6 +186,8 @@ def _read(path: Path, expected: tuple[int, int] | None) -> OutputFile:
         remarks.append(f"mode {header.mode}")
     if header.orientation != 1:
         remarks.append("rotated by EXIF")
+    if header.animated:
+        remarks.append("more than one frame, of which the first is scored")
     wrong = expected is not None and (header.width, header.height) != expected
     reason = "wrong_size" if wrong else None
     return OutputFile(path, sha256, header.width, header.height, header.format, tuple(remarks), reason)

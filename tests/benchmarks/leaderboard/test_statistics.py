@@ -5,11 +5,16 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
 from benchmarks.leaderboard import statistics
+from benchmarks.leaderboard.board import make_leaderboard
+from benchmarks.leaderboard.columns import Rules
 from benchmarks.leaderboard.statistics import Bootstrap
+from benchmarks.metrics.profiles import MetricSpec
+from benchmarks.metrics.score import PER_IMAGE
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +120,28 @@ def test_detectable_difference_is_found_at_its_power() -> None:
     trials = rng.normal(effect, base.std(ddof=1), (4000, 100))
     z = trials.mean(axis=1) / (base.std(ddof=1) / 10)
     assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.8, abs=0.02)
+
+
+def test_equal_scores_tie_whatever_the_number_of_their_seeds_and_their_order() -> None:
+    """Sums of the same numbers differ in their last bits: no rank, share or test may follow those."""
+    rng = np.random.default_rng(0)
+    ids = [f"{number:03d}" for number in range(40)]
+    scores = rng.uniform(0, 1, (3, 40))
+    apart = {"one": scores[:1], "three": np.repeat(scores[:1], 3, 0), "six": np.repeat(scores[:1], 6, 0)}
+    mixed = {"given": scores, "turned": scores[[2, 0, 1]]}
+    for methods in (apart, mixed):
+        rows = [
+            {"suite": "s", "method": name, "seed": str(seed), "id": id_, "metric": "psnr", "value": value,
+             "reason": None, "seconds": None}
+            for name, by_seed in methods.items() for seed, values in enumerate(by_seed)
+            for id_, value in zip(ids, values.tolist(), strict=True)
+        ]  # fmt: skip
+        table = pa.Table.from_pylist(rows, PER_IMAGE)
+        board = make_leaderboard(table, ids, 40, [MetricSpec("psnr")], {"g": ("psnr",)}, Rules(resamples=200))
+        psnr = board["metrics"]["psnr"]
+        assert {row["rank"] for row in psnr["rows"].values()} == {1}
+        assert {row["tied_with_best"] for row in psnr["rows"].values()} == {True}
+        assert {pair["p"] for pair in psnr["pairs"]} == {1.0}
+        assert {share for shares in psnr["win_rate"].values() for share in shares.values()} == {0.5}
+        assert {row["rank"] for row in board["groups"]["g"]["rows"].values()} == {1}
+    assert statistics.without_noise(np.array([0.0, 0.1 + 0.2, -1234.5])).tolist() == [0.0, 0.3, -1234.5]

@@ -129,6 +129,10 @@ def test_codec_mode_and_rotation_are_flagged(methods_folder: Path, photos: Path)
     flags = inspected(photos, methods_folder)["lanczos"].flags
     assert {"lossy codec (JPEG): 1 images", "lossy codec (WebP): 1 images"} <= set(flags)
     assert {"mode RGBA: 1 images", "mode L: 1 images", "rotated by EXIF: 1 images"} <= set(flags)
+    for number, suffix in ((4, ".tif"), (5, ".png")):
+        reencode(paths[number], suffix, save_all=True, append_images=[Image.new("RGB", (192, 192))])
+    told = "more than one frame, of which the first is scored: 2 images"
+    assert told in inspected(photos, methods_folder)["lanczos"].flags
     reencode(paths[1].with_suffix(".webp"), ".webp", lossless=True)
     flags = inspected(photos, methods_folder)["lanczos"].flags
     assert [flag for flag in flags if "codec" in flag] == ["lossy codec (JPEG): 1 images"]
