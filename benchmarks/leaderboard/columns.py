@@ -52,7 +52,8 @@ class Column:
 
     def by_image(self, method: str) -> np.ndarray:
         """(images,) of the ranked subset: the mean over the seeds."""
-        return self.over_seeds(method)[self.subset]
+        means: np.ndarray = self.over_seeds(method)[self.subset]
+        return means
 
     def over_seeds(self, method: str) -> np.ndarray:
         """(ids,) the mean over the seeds: of seeds that are equal, what one of them alone gives."""

@@ -42,7 +42,7 @@ class Bootstrap:
 
 def interval(means: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """The central `level` of resampled means."""
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = without_noise(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
     return float(low), float(high)
 
 

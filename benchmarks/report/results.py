@@ -157,8 +157,12 @@ def _ranked_over(board: ScoreBoard, scored: int) -> int:
 
 
 def check_groups(groups: Mapping[str, tuple[str, ...]], profile: Profile) -> None:
-    """ConfigError for a group that names a metric that is not computed here."""
+    """ConfigError for a group that names no metric, one twice (it would count double), or one that is not computed."""
     asked = sorted(spec.name for spec in profile.metrics)
+    for group, names in groups.items():
+        if not names or len(set(names)) < len(names):
+            twice = next((name for name in names if names.count(name) > 1), "no metric")
+            raise ConfigError(f"--group {group} names {twice}{' twice' * bool(names)}")
     for name in (name for names in groups.values() for name in names):
         if name not in asked:
             raise ConfigError(f"--group names {name}, which is not among the metrics: {suggest(name, asked)}")

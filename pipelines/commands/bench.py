@@ -208,6 +208,8 @@ def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
         metrics = tuple(part.strip() for part in names.split(",") if part.strip())
         if not equals or not name or not metrics:
             raise ConfigError(f"--group takes NAME=metric,metric, not {item!r}")
+        if name in groups:
+            raise ConfigError(f"two groups are called {name}")
         groups[name] = metrics
     return groups
 

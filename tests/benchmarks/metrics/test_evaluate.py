@@ -308,6 +308,12 @@ USAGE = {
     "unknown test": (["--test", "t"], 2, "permutation, wilcoxon"),
     "group of nothing": (["--metrics", "niqe", "--group", "x="], 2, "NAME=metric"),
     "group of others": (["--metrics", "niqe", "--group", "x=musiq"], 2, "not among the metrics"),
+    "a metric counted double": (["--metrics", "niqe", "--group", "x=niqe,niqe"], 2, "--group x names niqe twice"),
+    "two groups of a name": (
+        ["--metrics", "niqe", "--group", "x=niqe", "--group", "x=niqe"],
+        2,
+        "two groups are called x",
+    ),
     "unknown executor": (["--metrics", "niqe", "--executor", "slurm"], 2, "is not one of 'ray', 'local'"),
     "no references": (["--gt", "nowhere"], 3, "nowhere is not a folder"),
     "too many failed": (
