@@ -82,7 +82,9 @@ def local_path(uri: str) -> str | None:
 def may_be_read(uri: str, table: str, sources: Iterable[str]) -> bool:
     """Whether a uri that stands in `table` (a url) may be read: it lies below the folder of the table, below the source
     that holds the table, or below a prefix that the user allowed."""
-    return is_below(restore_url(uri), [*_places_around(table, tuple(sources)), *SETTINGS["allow_uris"]])
+    row = split_row(uri)
+    file = row[0] if row is not None else uri  # which may be a link
+    return is_below(restore_url(file), [*_places_around(table, tuple(sources)), *SETTINGS["allow_uris"]])
 
 
 @functools.lru_cache(maxsize=4096)

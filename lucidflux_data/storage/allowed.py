@@ -14,12 +14,16 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lucidflux_data.errors import LucidFluxError
 
 WEB = ("http", "https")
+# RFC 6052; RFC 4291, 2.5.5.1; RFC 7915
+_IPV4_INSIDE = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
+_LOCAL = (ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv6Network("fec0::/10"))  # RFC 8215; RFC 3879
 PREFIXES_TOLD = 5
 
 
@@ -51,10 +55,14 @@ def _normal(uri: str) -> str | None:
     scheme = scheme.lower()
     if not mark or scheme in ("file", "local"):
         path = rest if mark else uri
-        return None if "\0" in path else f"file://{_real(os.path.abspath(path))}"
+        if "\0" in path or (mark and not path.startswith("/")):
+            return None  # a path from nowhere, of which libraries make a home or a working folder
+        # `..` behind a link leads above what the link names, as the kernel has it.
+        real = os.path.realpath(path) if ".." in path.split("/") else _real(os.path.abspath(path))
+        return f"file:///{real.lstrip('/')}"
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or any(sign in rest for sign in ("::", "\\", "\0")):
         return None  # a chain of file systems, or what clients read in two ways
-    if ".." in unquote(unquote(rest)).replace("\\", "/").split("/"):
+    if ".." in re.split(r"[/\\?#;]", _unquote_whole(rest)):
         return None
     host, slash, path = rest.partition("/")
     if scheme in WEB:
@@ -62,6 +70,13 @@ def _normal(uri: str) -> str | None:
             return None
         host = host.lower().removesuffix({"http": ":80", "https": ":443"}[scheme])
     return f"{scheme}://{host}{slash}{path}".rstrip("/")
+
+
+def _unquote_whole(text: str) -> str:
+    """Behind all escapes, of whatever depth: a server may undo one more than its client."""
+    while (plain := unquote(text)) != text:
+        text = plain
+    return text
 
 
 def _real(path: str) -> str:
@@ -123,8 +138,10 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet; what is wrapped in IPv6 is unwrapped."""
     ip: Any = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 6:
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
+        if any(ip in network for network in _IPV4_INSIDE):
             ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        elif any(ip in network for network in _LOCAL):
+            return False
         else:
             ip = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or ip
     return bool(ip.is_global and not ip.is_multicast)
@@ -144,3 +161,32 @@ async def public_client(**options: Any) -> Any:
     import aiohttp
 
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=public_socket), **options)
+
+
+async def named_client(**options: Any) -> Any:
+    """As fsspec's own client, for web servers that the user named. One of the public internet, which may be a
+    stranger's, leads to no private address by a redirect; one of the user's own network leads wherever it wants."""
+    import aiohttp
+
+    redirected: ContextVar[bool] = ContextVar("redirected", default=False)
+    public = False  # the server itself
+
+    async def begin(*_: object) -> None:
+        redirected.set(False)
+
+    async def redirect(*_: object) -> None:
+        redirected.set(True)
+
+    def connect(addr_info: Any) -> socket.socket:
+        nonlocal public
+        family, kind, protocol, _, address = addr_info
+        if not redirected.get():
+            public = is_public(address[0])
+        return public_socket(addr_info) if redirected.get() and public else socket.socket(family, kind, protocol)
+
+    hops = aiohttp.TraceConfig()
+    hops.on_request_start.append(begin)
+    hops.on_request_redirect.append(redirect)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(socket_factory=connect), trace_configs=[hops], **options
+    )

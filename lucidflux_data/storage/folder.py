@@ -30,7 +30,7 @@ from lucidflux_data import errors
 from lucidflux_data.config import resolve
 from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.process import has_writer, part_name
-from lucidflux_data.storage.allowed import is_named_by_user, public_client
+from lucidflux_data.storage.allowed import is_named_by_user, named_client, public_client
 from lucidflux_data.storage.config import SETTINGS, Settings, StorageConfig
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
@@ -100,7 +100,7 @@ def _options(url: str) -> dict[str, object]:
 
         named = is_named_by_user(url, SETTINGS["sources"], SETTINGS["allow_uris"])
         limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
-        return {"client_kwargs": {"timeout": limits}} | ({} if named else {"get_client": public_client})
+        return {"client_kwargs": {"timeout": limits}, "get_client": named_client if named else public_client}
     if protocol in ("gs", "gcs"):
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then raises
         # STORAGE_EMULATOR_HOST, where it is set, says which server: the client's own variable.

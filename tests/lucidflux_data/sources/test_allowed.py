@@ -97,6 +97,8 @@ OUTSIDE = [
     "file://{source}/\\x2e\\x2e/out/secret.jpg",
     "\\x2e\\x2e/out/secret.jpg",
     "link/secret.jpg",
+    "file://{source}/deep/../secret.jpg",
+    "file://~/secret.jpg",
     "{source}2/secret.jpg",
     "simplecache::file://{out}/secret.jpg",
     "http://169.254.169.254/latest/x.jpg",
@@ -123,6 +125,8 @@ def test_a_table_does_not_lead_outside_its_source(tmp_path: Path, uri: str) -> N
     for seed in range(4):
         (source / f"good-{seed}.jpg").write_bytes(jpeg(10 + seed))
     (source / "link").symlink_to(out)
+    (out / "deep").mkdir()
+    (source / "deep").symlink_to(out / "deep")  # `deep/..` is `out`
     uri = uri.format(out=out, source=source)
     tables(source, uri)
     rows = listed(source)
@@ -132,6 +136,20 @@ def test_a_table_does_not_lead_outside_its_source(tmp_path: Path, uri: str) -> N
     assert ("not_allowed" in reasons) != uri.startswith("\\x2e"), "which is a name, as a path that somebody wrote"
     contents = [read(row) for row in rows.values() if row not in named]
     assert len(contents) == 5, "the others are read"
+
+
+def test_a_row_of_a_parquet_file_behind_a_link_is_outside(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.table({"image": [jpeg(1)]}), tmp_path / "secret.parquet")
+    (tmp_path / "source" / "link.parquet").symlink_to(tmp_path / "secret.parquet")
+    (tmp_path / "source" / "in.jpg").write_bytes(jpeg(2))
+    pq.write_table(pa.table({"url": ["link.parquet#0", "in.jpg"]}), tmp_path / "source" / "t.parquet")
+    rows = {
+        row["uri"].rpartition("/")[2]: row
+        for row in list_sources([str(tmp_path / "source" / "t.parquet")]).table.to_pylist()
+    }
+    assert refused(rows["link.parquet#0"])
+    assert read(rows["in.jpg"]) == jpeg(2)
 
 
 def test_a_path_in_a_row_does_not_lead_outside(tmp_path: Path) -> None:
@@ -237,6 +255,26 @@ def test_no_request_of_a_table_reaches_a_private_network(
     assert len(private.asked) == (1 if public else 0)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_public_server_that_the_user_named_does_not_lead_inside(
+    inside: bool, private: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of one's own network does: its redirects are the user's."""
+    place, port = f"http://127.0.0.1:{private.server_port}", private.server_port
+    monkeypatch.setattr(allowed, "is_public", lambda address: not inside and address == "127.0.0.1")
+    (row,) = list_sources([f"{place}/a.jpg"]).table.to_pylist()
+    assert read(row) == jpeg(1)
+    row["uri"] = f"{place}/go.jpg?to=http://127.0.0.1.nip.example:{port}/secret.jpg"
+    answers = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **options: answers("127.0.0.1", *more, **options))
+    if not inside:
+        hops: list[int] = []
+        monkeypatch.setattr(allowed, "is_public", lambda _: not hops and not hops.append(1))
+        configure({"sources": (place,), "timeout_s": 4.0})
+    assert (read(row) == jpeg(1)) if inside else refused(row)
+    assert any(path.startswith("/secret") for path in private.asked) is inside
+
+
 def test_servers_that_the_user_named_are_spoken_to(tmp_path: Path, private: _Server) -> None:
     place = f"http://127.0.0.1:{private.server_port}"
     pq.write_table(pa.table({"url": [f"{place}/a.jpg"]}), tmp_path / "t.parquet")
@@ -267,6 +305,10 @@ def test_servers_that_the_user_named_are_spoken_to(tmp_path: Path, private: _Ser
         ("::ffff:169.254.169.254", False),
         ("64:ff9b::a9fe:a9fe", False),
         ("2002:a9fe:a9fe::", False),
+        ("::7f00:1", False),
+        ("::ffff:0:7f00:1", False),
+        ("64:ff9b:1::a9fe:a9fe", False),
+        ("fec0::1", False),
     ],
 )
 def test_addresses(address: str, public: bool) -> None:
@@ -284,6 +326,11 @@ def test_addresses(address: str, public: bool) -> None:
         ("https://a.org/x/../y.jpg", "https://a.org/x", False),
         ("https://a.org/x/%2e%2E/y.jpg", "https://a.org/x", False),
         ("https://a.org/x/%252e%252e/y.jpg", "https://a.org/x", False),
+        ("https://a.org/x/%25252e%25252e/y.jpg", "https://a.org/x", False),
+        ("https://a.org/x/..?y", "https://a.org/x", False),
+        ("https://a.org/x/..#y", "https://a.org/x", False),
+        ("file://x.jpg", "/", False),
+        ("file:////data/x.jpg", "/data", True),
         ("https://a.org\\@evil.com/x", "https://a.org", False),
         ("http://a.org/x.jpg", "https://a.org", False),
         ("https://b.org/x.jpg", "https://", True),
