@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from lucidflux_data.errors import WrongCall
 
@@ -35,10 +36,21 @@ class Request:
             value = getattr(self, name)
             if value not in allowed:
                 raise WrongCall(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        for name in ("steps", "tile", "overlap"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise WrongCall(f"{_NAMES.get(name, name)} is a whole number, not {value!r}")
+        for name in ("guidance", "proxy_strength"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise WrongCall(f"{_NAMES.get(name, name)} is a finite number, not {value!r}")
         if self.tile and (self.tile % 64 or self.overlap % 64 or not 0 <= self.overlap < self.tile):
             raise WrongCall("tile and overlap are multiples of 64 pixels, and overlap is the smaller")
         if self.steps < 1:
             raise WrongCall(f"num_inference_steps is at least 1, not {self.steps}")
+
+
+_NAMES = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
 
 
 def output_size(
@@ -48,7 +60,10 @@ def output_size(
 
     One side alone keeps the aspect ratio; neither multiplies both by `upscale`. WrongCall for what is no size.
     """
-    if not (math.isfinite(upscale) and upscale > 0) or any(side is not None and side < 1 for side in (height, width)):
+    sides = [side for side in (height, width) if side is not None]
+    if any(not isinstance(side, Integral) for side in sides):
+        raise WrongCall("height and width are whole numbers of pixels")
+    if not (math.isfinite(upscale) and upscale > 0) or any(side < 1 for side in sides):
         raise WrongCall("height and width are at least 1 pixel, and upscale is over 0")
     if height is None and width is None:
         height, width = (max(1, round(side * upscale)) for side in size)

@@ -101,7 +101,7 @@ def restore(
     tile, numerics = asked.get("tile", 1024), asked.get("numerics", "fast")
     Request(asked.get("steps", 28), numerics=numerics, tile=tile, overlap=asked.get("overlap", 128))
     pixels = list(each_picture(images, _decoded))
-    pipeline = _loaded(config, numerics, tile)
+    pipeline = _loaded(config, numerics, tile, _state_of_files(config))
     return [_restore_one(pipeline, image, output_type, asked) for image in pixels]
 
 
@@ -114,8 +114,16 @@ def _decoded(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be used: {error.detail}") from None
 
 
+def _state_of_files(config: ModelConfig) -> tuple[tuple[object, ...], ...]:
+    """Changes with every write to a file of weights: a model is kept for as long as its files are the same."""
+    named = [Path(place) for place in (config.weights, config.trained) if place is not None]
+    files = [file for place in named for file in ([place] if place.is_file() else sorted(place.rglob("*.*")))]
+    stats = [(str(file), os.stat(file)) for file in files]
+    return tuple((name, one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino) for name, one in stats)
+
+
 @functools.lru_cache(maxsize=1)
-def _loaded(config: ModelConfig, numerics: str, tile: int) -> LucidFluxPipeline:
+def _loaded(config: ModelConfig, numerics: str, tile: int, _state: object) -> LucidFluxPipeline:
     quiet_libraries()
     return load_pipeline(config, numerics, tile)
 

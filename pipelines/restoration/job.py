@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lucidflux_data.config import deciding_values, digest
@@ -82,8 +82,13 @@ def run_here(
 
 
 def finish(folder: Folder, rows: list[RestoreRow]) -> RestoreSummary:
-    """Publishes the manifest; gives the counts."""
+    """Publishes the manifest; gives the counts. What lies under the name of a failure is of another input: it goes."""
     records = read_records(folder)
+    made = {image["name"] for image in records.values() if image["status"] == "ok"}
+    made |= {str(parent) for name in made for parent in PurePosixPath(name).parents}
+    for row in rows:
+        if row["id"] in records and row["name"] not in made and folder.exists(row["name"]):
+            folder.remove(row["name"])
     images = [records[row["id"]] for row in rows if row["id"] in records]
     counts = Counter(image["status"] for image in images)
     reasons = Counter(image["reason"] for image in images if image["status"] == "failed")

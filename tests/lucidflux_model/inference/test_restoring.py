@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from lucidflux_data.errors import ConfigError, InputError, LucidFluxError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_model import restore
 from lucidflux_model.inference import restoring
+from lucidflux_model.network.build import build_random
+from lucidflux_model.weights.published import save_lucidflux
 from pipelines.restoration import job
 from pipelines.restoration.config import RestoreConfig
 from pipelines.restoration.records import list_remaining
@@ -63,6 +66,22 @@ def test_whatever_holds_the_picture(files: list[Path]) -> None:
     assert restore([], model="tiny") == []
 
 
+def test_weights_that_were_written_again_are_loaded_again(files: list[Path], tmp_path: Path) -> None:
+    """Of the same size and time: the model of the call before is not that of the file."""
+    results, trained, options = (
+        [],
+        tmp_path / "lucidflux.safetensors",
+        {"model": "tiny", "steps": 1, "output_type": "np"},
+    )
+    for seed in (1, 2, 1):
+        parts = build_random("tiny", seed=seed, parts=("conditioner", "connector"))
+        save_lucidflux(parts["conditioner"], parts["connector"], trained)
+        os.utime(trained, ns=(1, 1))
+        results.append(restore(files[0], trained=trained, **options)[0])
+    assert not np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
 def test_what_cannot_be_is_a_sentence(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for images, options, kind, told in (
@@ -74,6 +93,10 @@ def test_what_cannot_be_is_a_sentence(files: list[Path], tmp_path: Path) -> None
         (files, {"model": "tiny", "tile": 100}, ValueError, "multiples of 64"),
         (files, {"model": "tiny", "output_type": "pt"}, ValueError, "pil or np, not 'pt'"),
         (files, {"model": "tiny", "steps": 0}, ValueError, "at least 1"),
+        (files, {"model": "tiny", "steps": 2.5}, ValueError, "num_inference_steps is a whole number, not 2.5"),
+        (files, {"model": "tiny", "tile": 64.0}, ValueError, "tile is a whole number, not 64.0"),
+        (files, {"model": "tiny", "guidance": float("nan")}, ValueError, "guidance_scale is a finite number, not nan"),
+        (files, {"model": "tiny", "height": 33.3}, ValueError, "height and width are whole numbers"),
         (np.zeros((8, 8, 2), np.uint8), {"model": "tiny"}, ValueError, "not uint8 of 8x8x2"),
         (5, {"model": "tiny"}, ValueError, "not a int"),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -161,6 +162,22 @@ def test_a_network_of_one_channel_is_given_each_colour(tmp_path: Path, inputs: P
         given = torch.from_numpy(image[..., channel].copy())[None, None].float() / 255
         with torch.inference_mode():
             assert np.array_equal(made[..., channel], network(given)[0, 0].clamp(0, 1).numpy())
+
+
+def test_a_failure_leaves_no_result_of_another_input(files, inputs: Path, tmp_path: Path) -> None:
+    """An input that was restored and is replaced by what is no image; one of the same stem keeps its own."""
+    photos = Path(shutil.copytree(inputs, tmp_path / "in"))
+    command = ("restore", photos, "--out", tmp_path / "out", "--model", files["compact"][0], "--json")
+    assert lucidflux(*command)[0] == 0
+    assert (tmp_path / "out" / "wide.png").is_file()
+    (photos / "wide.png").write_text("no image")
+    code, told, err = lucidflux(*command)
+    assert (code, json.loads(told)["failed"]) == (0, {"not_an_image": 1}), err
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"tall.png", "dot.png"}
+    (photos / "wide.png").unlink()
+    shutil.copyfile(photos / "tall.png", photos / "wide.bmp.png")
+    assert lucidflux(*command)[0] == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"tall.png", "dot.png", "wide.bmp.png"}
 
 
 def test_weights_that_are_not_finite_fail_the_image(files, inputs: Path, tmp_path: Path) -> None:
