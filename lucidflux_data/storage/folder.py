@@ -34,7 +34,7 @@ from lucidflux_data.storage.allowed import is_named_by_user, named_client, publi
 from lucidflux_data.storage.config import SETTINGS, Settings, StorageConfig
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
-from lucidflux_data.storage.refusals import raise_refusal, store_of
+from lucidflux_data.storage.refusals import WHEN_REFUSED, raise_refusal, store_of
 from lucidflux_data.storage.regular import open_regular, read_whole
 
 Result = TypeVar("Result")
@@ -45,8 +45,6 @@ OPENINGS = 100  # of a part whose folder a sweep may take away at the same momen
 FOREIGN_PART_S = 3600.0  # without a byte, after which the writer of a part on another machine counts as dead
 # Asked, by the url of the folder, before what speaks of a whole folder is published there: see lease.hold.
 GUARDS: dict[str, Callable[[], None]] = {}
-
-
 _opened_with: dict[str, object] = {}
 WAIT_S = 0.2  # before the second attempt; four times as long before each further one
 
@@ -112,13 +110,16 @@ def _options(url: str) -> dict[str, object]:
 @functools.lru_cache(maxsize=32)
 def _opened(url: str) -> fsspec.AbstractFileSystem:
     try:
-        return fsspec.core.url_to_fs(url, **_options(url))[0]
+        return fsspec.core.url_to_fs(url, skip_instance_cache=True, **_options(url))[0]
     except ImportError:
         protocol = url.split("://")[0]
         extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol, protocol)
         raise InputError(f"{protocol}:// needs an extra: pip install 'lucidflux[{extra}]'") from None
     except ValueError:
         raise InputError(f"{url.split('://')[0]}:// is not a protocol that is known here") from None
+
+
+WHEN_REFUSED.append(_opened.cache_clear)
 
 
 def retry_call(call: Callable[[], Result], what: str) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lucidflux_data.errors import CredentialsError, InputError
 
@@ -20,6 +20,8 @@ WHO_ASKS = {
     "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
+# Called where a store refuses who asks: clients that are open would not look for other credentials.
+WHEN_REFUSED: list[Callable[[], object]] = []
 WHAT_IS_ASKED = {"403", "AccessDenied", "AllAccessDisabled", "Forbidden", "InvalidObjectState"}
 
 
@@ -30,9 +32,12 @@ def raise_refusal(error: BaseException, what: str) -> None:
     object may not be read or written; a web server asks for a password for some of its files, so that its 401 is one.
     """
     names = {type(each).__name__ for each in _causes(error)}
+    codes = {code for each in _causes(error) for code in _codes(each)}
+    if names & NO_CREDENTIALS or codes & WHO_ASKS:
+        for forget in WHEN_REFUSED:
+            forget()
     if names & NO_CREDENTIALS:
         raise InputError(f"{what}: no credentials were found (storage.anonymous=true asks without)")
-    codes = {code for each in _causes(error) for code in _codes(each)}
     if codes & WHO_ASKS and not what.startswith(("http://", "https://")):
         raise CredentialsError(what)
     if codes & (WHO_ASKS | WHAT_IS_ASKED) or any(isinstance(each, PermissionError) for each in _causes(error)):

@@ -215,7 +215,7 @@ def test_what_an_interrupted_run_had_finished_is_kept(two: Path, tmp_path: Path,
         while not list(folder.glob(".work-*/outputs/coffee.png")):
             time.sleep(0.05)
         time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # who waits for the program is woken
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):

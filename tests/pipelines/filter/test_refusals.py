@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidflux_data.errors import CredentialsError, InputError, Interrupted
+from lucidflux_data.errors import CredentialsError, ImageError, InputError, Interrupted
 from lucidflux_data.images import ImageError
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.reading import REFUSED, read_bytes, read_known
@@ -69,6 +69,18 @@ def test_a_store_that_refuses_all_that_it_gave_stops_the_reading(store, bucket: 
         read_bytes(f"s3://{bucket}/01.jpg")
     with pytest.raises(CredentialsError):
         read_known(f"s3://{bucket}/00.jpg")
+
+
+def test_credentials_that_come_later_are_used_by_the_same_process(store, bucket: str, monkeypatch) -> None:
+    """As in a notebook, where one sees the sentence and sets them."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    with pytest.raises(ImageError, match="no credentials were found"):
+        read_bytes(f"s3://{bucket}/00.jpg")
+    for variable, value in store.environment.items():
+        monkeypatch.setenv(variable, value)
+    assert read_bytes(f"s3://{bucket}/00.jpg")
 
 
 @pytest.mark.parametrize("code", WITHDRAWN)

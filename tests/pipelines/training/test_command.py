@@ -232,7 +232,7 @@ def test_fsdp_equals_ddp(two: Path) -> None:
     [
         (["--num-gpus", "64"], "64 GPUs are asked for, and this machine has"),
         (["--set", "optimzer=adamw"], "there is no setting optimzer"),
-        (["--config", "nothing.toml"], "cannot be read"),
+        (["--config", "nothing.toml"], "--config nothing.toml is neither a file nor one of ours"),
         (["--launcher", "slurm"], "--launcher is local or ray"),
         (["--num-gpus", "1"], "1 GPUs are asked for, and this machine has 0"),
         (["--num-cpus", "2", "--num-gpus", "2"], "exclude each other"),
