@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from lucidflux_data.errors import FolderBusy, Interrupted
 from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, retry_call
@@ -199,6 +201,7 @@ def _read(folder: Folder) -> Seen | None:
     try:
         if folder.is_local:
             age, version = _now(folder) - os.stat(folder.path(NAME)).st_mtime, None
+            age = -age if age < -STALE_S else age  # a time to come is that of a copy, and no heartbeat
             data = folder.read(NAME)
         else:
             about = retry_call(lambda: folder.fs.info(folder.path(NAME)), folder.url)
@@ -208,7 +211,8 @@ def _read(folder: Folder) -> Seen | None:
         return None
     try:
         said = parse_json(data)
-        return Seen(said["token"], said["command"], said["since"], Process(**said["holder"]), age, version)
+        holder = TypeAdapter(Process).validate_python(said["holder"])
+        return Seen(str(said["token"]), str(said["command"]), float(said["since"]), holder, age, version)
     except (ValueError, KeyError, TypeError):  # of another version, or damaged: only its silence tells
         return Seen("", "a command", 0.0, None, age, version)
 

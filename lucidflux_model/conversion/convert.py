@@ -21,7 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
+from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
+from lucidflux_data.storage.lease import NAME as LEASE
+from lucidflux_data.storage.lease import hold
 from lucidflux_model.inference.pipeline import LucidFluxPipeline
 from lucidflux_model.network.build import CLASSES, ModelSizes, build, sizes_of
 from lucidflux_model.network.prompt import PROMPT, PromptEmbeddings
@@ -75,28 +78,51 @@ class Verified(TypedDict):
 def convert(files: Path, out: Path, model: str = "flux-dev", say: Callable[[str], None] = print) -> dict[str, str]:
     """Gives file -> sha256 of the new folder. Raises InputError naming what is missing or wrong, before writing."""
     sizes = sizes_of(model)
+    _check_new(out)
+    sources = find_sources(files)
+    part = out.with_name(f"{out.name}.part")
+    with hold(Folder(part), 0.0, new=True):  # another conversion into OUT would take away what this one wrote
+        _check_new(out)
+        try:
+            _empty(part)
+            hashes = _write_parts(part, sources, sizes, model, say)
+            part.rename(out)
+            (out / LEASE).unlink()
+        finally:
+            _empty(part)
+    return hashes
+
+
+def _check_new(out: Path) -> None:
     if out.exists():
         raise ConfigError(f"{out} is there already: choose another --out, or remove it")
-    sources = find_sources(files)
+
+
+def _empty(part: Path) -> None:
+    """Takes away what is in a folder, but for its lease."""
+    for path in part.iterdir() if part.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LEASE:
+            path.unlink(missing_ok=True)
+
+
+def _write_parts(
+    part: Path, sources: Mapping[str, Path], sizes: ModelSizes, model: str, say: Callable[[str], None]
+) -> dict[str, str]:
     dtype = torch.float32 if model == "tiny" else torch.bfloat16
     components = build(sizes, "meta", dtype)
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        for name, component in components.items():
-            say(f"{name}: {sources[name].name}")
-            _convert_one(name, component, sources[name], part / name, torch.float32 if name in FLOAT32 else dtype)
-        write_index(part, components)
-        share(*part.rglob("*.safetensors"))
-        hashes = {str(path.relative_to(part)): file_sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        about: WeightsIndex = {"schema_version": 1, "model": model, "files": hashes}
-        if mark := read_mark(sources["conditioner"]):
-            about["contaminated"] = mark
-        (part / WEIGHTS_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    for name, component in components.items():
+        say(f"{name}: {sources[name].name}")
+        _convert_one(name, component, sources[name], part / name, torch.float32 if name in FLOAT32 else dtype)
+    write_index(part, components)
+    share(*part.rglob("*.safetensors"))
+    written = (path for path in sorted(part.rglob("*")) if path.is_file() and path.name != LEASE)
+    hashes = {str(path.relative_to(part)): file_sha256(path) for path in written}
+    about: WeightsIndex = {"schema_version": 1, "model": model, "files": hashes}
+    if mark := read_mark(sources["conditioner"]):
+        about["contaminated"] = mark
+    (part / WEIGHTS_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
     return hashes
 
 

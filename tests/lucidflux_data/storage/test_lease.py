@@ -121,6 +121,34 @@ def test_a_foreign_holder_is_replaced_when_it_was_silent(tmp_path: Path, holder:
     assert os.listdir(place) == []
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"since": "x"},
+        {"since": None},
+        {"command": ["x"]},
+        {"token": 5},
+        {"holder": {"pid": "of another"}},
+        {"holder": 5},
+    ],
+)
+def test_a_lease_of_odd_values_and_of_a_time_to_come_is_told_by_its_silence(
+    tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    about = {"token": "t", "command": "c", "since": 1.0, "holder": asdict(foreign())}
+    holder = (
+        about["holder"] | odd["holder"] if isinstance(odd.get("holder"), dict) else odd.get("holder", about["holder"])
+    )
+    path = tmp_path / NAME
+    path.write_text(json.dumps(about | odd | {"holder": holder}))
+    with pytest.raises(FolderBusy, match="last heartbeat"), hold(Folder(str(tmp_path)), 0.0):
+        pass
+    os.utime(path, (time.time() + 1e6, time.time() + 1e6))
+    with hold(Folder(str(tmp_path)), 0.0):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_foreign_holder_in_a_store_is_replaced_when_it_was_silent(bucket: str, monkeypatch) -> None:
     write_lease(bucket, foreign())
     with pytest.raises(FolderBusy, match="process 4242 on node-7"), hold(Folder(bucket), 0.0):

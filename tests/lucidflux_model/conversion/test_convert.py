@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel
 
-from lucidflux_data.errors import ConfigError, InputError, VerificationError
+from lucidflux_data.errors import ConfigError, FolderBusy, InputError, VerificationError
 from lucidflux_model.conversion import convert as module
 from lucidflux_model.conversion.convert import compute_prompt, convert, export, find_sources, verify, write_shards
 from lucidflux_model.inference.config import ModelConfig, weights_digest
@@ -26,6 +26,7 @@ from lucidflux_model.network.build import MODELS, build_random
 from lucidflux_model.weights.layouts import to_published
 from lucidflux_model.weights.published import layouts_of, save_lucidflux
 from tests.support.commands import next_commands
+from tests.support.leases import foreign, write_lease
 
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
 
@@ -154,6 +155,17 @@ def test_files_of_a_folder_can_be_read_by_those_who_may_read_the_folder(files: P
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "weights").rglob("*") if path.is_file()}
     assert set(modes.values()) == {0o644}
+
+
+def test_a_second_conversion_leaves_what_the_first_one_writes(files: Path, converted: Path, tmp_path: Path) -> None:
+    part = tmp_path / "weights.part"
+    write_lease(str(part), foreign())
+    (part / "transformer").mkdir()
+    with pytest.raises(FolderBusy, match="process 4242 on node-7"):
+        convert(files, tmp_path / "weights", "tiny", quiet)
+    assert (part / "transformer").is_dir()
+    assert [path.name for path in converted.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in converted.parent.iterdir()] == [converted.name]
 
 
 def test_the_weights_digest_follows_the_weights(converted: Path, files: Path) -> None:
