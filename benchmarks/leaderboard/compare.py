@@ -20,10 +20,11 @@ def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> C
     """`RESULTS` or `RESULTS:method` each. Without methods, those that both have are compared one by one.
 
     A metric that was computed in two ways is left out and named.
-    InputError where there is nothing to compare.
+    InputError where there is nothing to compare, or where the images of an id are others in the two.
     """
     (folder_a, method_a), (folder_b, method_b) = _operand(first), _operand(second)
     board_a, board_b = leaderboard_board.read_board(folder_a), leaderboard_board.read_board(folder_b)
+    _check_images(board_a, board_b, str(folder_a), str(folder_b))
     scores_a, scores_b = read_scores(folder_a), read_scores(folder_b)
     for method, scores, place in ((method_a, scores_a, folder_a), (method_b, scores_b, folder_b)):
         if method is not None and method not in scores:
@@ -53,6 +54,24 @@ def compare(first: str, second: str, resamples: int = statistics.RESAMPLES) -> C
         "rows": rows,
         "computed_in_two_ways": other_ways,
     }
+
+
+def _check_images(first: Board, second: Board, a: str, b: str) -> None:
+    """InputError for two suites, or for an id whose input or reference is another one: equal names are no pair then.
+    Results of a version before 0.5 did not record them."""
+    if first["suite"] != second["suite"]:
+        raise InputError(f"{a} is over {first['suite']}, {b} over {second['suite']}: their images are no pairs")
+    pins = [next((part for part in board["signature"].split("|") if part.startswith("pin:")), None)
+            for board in (first, second)]  # fmt: skip
+    if None not in pins and pins[0] != pins[1]:
+        raise InputError(f"{a} and {b} are over other images of {first['suite']} ({pins[0]} and {pins[1]})")
+    for role, name in (("lq", "input"), ("gt", "reference")):
+        known, others = (board.get("compared_with", {}).get(role, {}) for board in (first, second))
+        odd = sorted(id_ for id_ in known.keys() & others.keys() if known[id_] != others[id_])
+        if odd:
+            raise InputError(
+                f"{odd[0]} has another {name} in {a} than in {b} ({len(odd)} such): score both against one"
+            )
 
 
 def _operand(text: str) -> tuple[Folder, str | None]:

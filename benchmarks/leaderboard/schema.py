@@ -175,6 +175,8 @@ class Board(ScoreBoard):
     footnotes: list[str]
     published: list[ColouredRow]
     signature: str  # one line to quote beside the numbers
+    # lq and gt -> id -> the first digits of the sha256 of what outputs are compared with, of suites without pins
+    compared_with: NotRequired[dict[str, dict[str, str]]]  # since 0.5
 
 
 class ComparedRow(TypedDict):

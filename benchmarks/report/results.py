@@ -27,7 +27,9 @@ from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.report.notes import COMMON_IDS
 from benchmarks.suites.suite import AD_HOC, Suite
+from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, suggest
+from lucidflux_data.iqa.pins import file_sha256
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import indented_json, table_bytes
@@ -36,6 +38,7 @@ CLIP_NOTE = (
     "LucidFlux's training images were the best fifth by CLIP-IQA: clipiqa and clipiqa+ are not neutral for it, nor for "
     "models trained on data that was cut so"
 )
+DIGITS = 16  # of a sha256, in leaderboard.json
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
     )
     scores = make_leaderboard(scored.table, ids, total, scored.specs, groups, rules, in_sets)
     over = _ranked_over(scores, len(ids))
+    compared = {} if suite.fingerprint else _hash_images(suite, ids)
+    pin = _pin(suite, compared)
     return {
         "schema_version": 1,
         "suite": suite.label(),
@@ -117,8 +122,27 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
         "not_computed": scored.not_computed,
         "footnotes": _footnotes(suite, scored.specs, ids, options),
         "published": _published(suite, scores["metrics"]),
-        "signature": signature(suite, scored.specs, over, total, options.device, surroundings["hash"], options.ids),
+        "signature": signature(
+            suite, pin, scored.specs, over, total, options.device, surroundings["hash"], options.ids
+        ),
+        "compared_with": compared,
     }
+
+
+def _hash_images(suite: Suite, ids: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Role -> id -> digits of the sha256 of the input or the reference, as far as they are at hand."""
+    places = {"lq": suite.lq, "gt": suite.gt}
+    return {
+        role: {id_: file_sha256(files[id_])[:DIGITS] for id_ in ids if id_ in files}
+        for role, files in places.items()
+        if files
+    }
+
+
+def _pin(suite: Suite, compared: dict[str, dict[str, str]]) -> str:
+    if suite.fingerprint:
+        return f"pin:{suite.fingerprint[:8]}"
+    return f"unpinned:{digest(compared)[:8]}" if compared else "unpinned"
 
 
 def write(folder: Folder, scored: Evaluated) -> Board:
@@ -222,12 +246,11 @@ def ids_digest(ids: tuple[str, ...]) -> str:
 
 
 def signature(
-    suite: Suite, specs: list[MetricSpec], scored: int, total: int, device: str, env: str,
+    suite: Suite, pin: str, specs: list[MetricSpec], scored: int, total: int, device: str, env: str,
     named: tuple[str, ...] | None = None,
 ) -> str:  # fmt: skip
-    """One line to quote beside the numbers: suite, images, the ids that were named, pins, each metric's making,
-    environment."""
-    pin = f"pin:{suite.fingerprint[:8]}" if suite.fingerprint else "unpinned"
+    """One line to quote beside the numbers: suite, images, the ids that were named, `pin` (what the images are), each
+    metric's making, environment."""
     n = str(scored) if scored == total else f"{scored}/{total}"
     scale = [f"x{suite.scale}"] if suite.scale else []
     ids = [f"ids:{ids_digest(named)}"] if named is not None else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -69,6 +70,33 @@ def test_two_folders_and_metrics_that_were_computed_in_two_ways(scored: Path, ph
     assert row["win_rate"] == pytest.approx((1 + 5 / 2) / 6, abs=1e-4)  # one image changed, five are ties
     shown = bench("compare", tmp_path / "b", scored).stdout
     assert "Left out, computed in two ways: psnr." in shown
+
+
+def test_results_over_other_images_are_no_pairs(scored: Path, photos: Path, tmp_path: Path) -> None:
+    """The same ids, and one other reference, other pins, or another suite."""
+    board = json.loads((scored / "leaderboard.json").read_text())
+    for role, hashes in board["compared_with"].items():
+        assert hashes == {
+            path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (photos / role).iterdir()
+        }
+    assert "|unpinned:" in board["signature"]
+    other = Path(shutil.copytree(scored, tmp_path / "other"))
+    pinned = board["signature"].replace("unpinned:", "pin:")
+    changes = {
+        "coins has another reference in": {"compared_with": {"gt": board["compared_with"]["gt"] | {"coins": "0"}}},
+        "coins has another input in": {"compared_with": {"lq": board["compared_with"]["lq"] | {"coins": "0"}}},
+        "over ad-hoc, .* over realsr:1": {"suite": "realsr:1"},
+        "over other images of ad-hoc": {"signature": pinned.replace("pin:", "pin:0")},
+    }
+    for message, change in changes.items():
+        (other / "leaderboard.json").write_text(json.dumps(board | {"signature": pinned} | change))
+        first = Path(shutil.copytree(scored, tmp_path / "first", dirs_exist_ok=True))
+        (first / "leaderboard.json").write_text(json.dumps(board | {"signature": pinned}))
+        with pytest.raises(InputError, match=message):
+            compare.compare(f"{first}:lanczos", f"{other}:nearest", 100)
+    del board["compared_with"]  # of an earlier version
+    (other / "leaderboard.json").write_text(json.dumps(board))
+    assert compare.compare(f"{scored}:lanczos", f"{other}:nearest", 100)["rows"]
 
 
 @pytest.mark.parametrize(
