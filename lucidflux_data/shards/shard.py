@@ -301,13 +301,37 @@ def _is_manifest(content: object) -> bool:
     """Whether JSON has the keys that every reader of a manifest goes by."""
     if not isinstance(content, dict) or not isinstance(content.get("samples"), int):
         return False
-    if not isinstance(content.get("digests"), dict) or not isinstance(content.get("shards"), list):
+    return isinstance(content.get("digests"), dict) and isinstance(content.get("shards"), list)
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether shards have names of ours and hashes are hashes: a stranger's manifest puts no text of its own where
+    paths, pages and lines of code are made of it."""
+    card = content.get("firewall", {})
+    lists = {"checked": dict, "partly_checked": dict, "not_checked": list}
+    if not isinstance(card, dict) or not isinstance(content.get("stripped", {}), dict):
         return False
-    kinds = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
-    return all(
-        isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
-        for entry in content["shards"]
+    if not all(isinstance(card.get(name), kind) for name, kind in lists.items() if name in card or "measure" in card):
+        return False
+    if not _is_sha256(content.get("content_sha256")) or not isinstance(content.get("bytes"), int):
+        return False
+    names = [entry["name"].removesuffix(".tar") for entry in content["shards"] if _is_entry(entry)]
+    return len(names) == len(content["shards"]) and content.get("urls") == brace_string(names)
+
+
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(name := entry.get("name"), str)
+        and name.endswith(".tar")
+        and is_shard_file(name)
+        and all(isinstance(entry.get(number), int) for number in ("samples", "bytes"))
+        and all(_is_sha256(entry.get(digest)) for digest in ("sha256", "index_sha256"))
     )
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
@@ -331,6 +355,8 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
         )
     if manifest.get("schema_version", 0) > SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
+    if not _is_ours(manifest):
+        raise VerificationError(f"{folder}/{MANIFEST} is damaged: it has values that no version writes")
     if manifest.get(FORGETTING) and not halfway:
         raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")
     return manifest
