@@ -65,12 +65,24 @@ def find_methods(outputs: Iterable[str], pattern: re.Pattern[str] | None = None)
 def _methods_in(folder: Path, name: str, pattern: re.Pattern[str] | None) -> list[Method]:
     if _has_images(folder) or _seed_folders(folder):
         return [_method(folder, name or folder.name, pattern)]
-    inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and (_has_images(path) or _seed_folders(path))]
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    inner = [path for path in folders if _has_images(path) or _seed_folders(path)]
+    deeper = next((below for path in folders if path not in inner for below in _with_images(path)), None)
+    if inner and deeper is not None:
+        raise InputError(
+            f"{deeper} holds images, and {deeper.parent} beside the methods of {folder} holds none: give "
+            f"NAME={deeper}, or call folders of seeds seed-1, seed-2"
+        )
     if not inner:
         raise InputError(f"{folder} holds neither images nor folders of images")
     if name:
         raise InputError(f"{name}={folder} holds several methods ({inner[0].name}, ...): a name is for one")
     return [_method(path, path.name, pattern) for path in inner]
+
+
+def _with_images(folder: Path) -> list[Path]:
+    """The folders directly in one that hold images."""
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and _has_images(path)]
 
 
 def _has_images(folder: Path) -> bool:
@@ -90,6 +102,10 @@ def _method(folder: Path, name: str, pattern: re.Pattern[str] | None) -> Method:
     seeds = _seed_folders(folder)
     if seeds and _has_images(folder):
         raise InputError(f"{folder} holds images beside its seed folders: move them into one")
+    odd = [path.name for path in _with_images(folder) if path.name.lower().startswith("seed")]
+    odd = [name for name in odd if not SEED_FOLDER.fullmatch(name)]
+    if odd:
+        raise InputError(f"{folder / odd[0]} holds images and is no seed: folders of seeds are called seed-1, seed-2")
     paths = {seed: images_by_id(place, pattern) for seed, place in (seeds or {"0": folder}).items()}
     about = read_method(folder) or {}
     return Method(as_text(about.get("method", name) if name == folder.name else name), folder, paths, about)

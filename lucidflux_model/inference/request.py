@@ -63,6 +63,8 @@ def output_size(
     sides = [side for side in (height, width) if side is not None]
     if any(not isinstance(side, Integral) for side in sides):
         raise WrongCall("height and width are whole numbers of pixels")
+    if not isinstance(upscale, Real):
+        raise WrongCall(f"upscale is a number, not {upscale!r}")
     if not (math.isfinite(upscale) and upscale > 0) or any(side < 1 for side in sides):
         raise WrongCall("height and width are at least 1 pixel, and upscale is over 0")
     if height is None and width is None:
@@ -83,10 +85,15 @@ def check_calls(
     can be given. Raises WrongCall."""
     if isinstance(generator, list | tuple) and len(generator) != images:
         raise WrongCall(f"{len(generator)} generators for {images} images: give one, or one for each image")
+    each = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
+    if not all(hasattr(one, "device") for one in each):
+        raise WrongCall(f"generator is a torch.Generator, or a list with one for each image, not {generator!r}")
     if num_images_per_prompt not in (None, 1):
         raise WrongCall(
             f"num_images_per_prompt is 1, not {num_images_per_prompt}: for several results give an image several times"
         )
+    if isinstance(tensors, str) or not isinstance(tensors, Sequence):
+        raise WrongCall(f"callback_on_step_end_tensor_inputs is a list of names, not {tensors!r}")
     unknown = [name for name in tensors if name not in known]
     if unknown:
         raise WrongCall(f"callback_on_step_end_tensor_inputs are out of {', '.join(known)}, not {', '.join(unknown)}")

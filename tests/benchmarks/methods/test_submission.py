@@ -58,6 +58,20 @@ def test_seeds_are_subfolders(methods_folder: Path) -> None:
         submission.find_methods([str(methods_folder / "ours")])
 
 
+def test_no_method_and_no_seed_is_passed_over_for_its_name(methods_folder: Path) -> None:
+    """Images one folder deeper than those of the other methods, and seeds that are called in another way."""
+    (methods_folder / "logs").mkdir()
+    (methods_folder / ".cache").mkdir()
+    shutil.copytree(methods_folder / "lanczos", methods_folder / ".cache" / "lanczos")
+    assert len(submission.find_methods([str(methods_folder)])) == 4
+    shutil.copytree(methods_folder / "lanczos", methods_folder / "ours" / "seed_1")
+    with pytest.raises(InputError, match=r"ours/seed_1 holds images.*call folders of seeds seed-1"):
+        submission.find_methods([str(methods_folder)])
+    shutil.copytree(methods_folder / "lanczos", methods_folder / "ours" / "seed-2")
+    with pytest.raises(InputError, match="ours/seed_1 holds images and is no seed"):
+        submission.find_methods([str(methods_folder)])
+
+
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [(["nowhere"], "not a folder"), (["empty"], "neither images nor folders"), (["a=."], "a name is for one")],
