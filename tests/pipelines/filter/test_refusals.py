@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from lucidflux_data.errors import CredentialsError, ImageError, InputError, Interrupted
-from lucidflux_data.images import ImageError
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.reading import REFUSED, read_bytes, read_known
 from lucidflux_data.storage import folder as folders
