@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lucidflux_data.errors import InputError, needs_extra
 from lucidflux_model.network.device import pick_device
-from lucidflux_model.weights.published import read_content, strip_wrappers
+from lucidflux_model.weights.published import is_finite, read_content, strip_wrappers
 from pipelines.restoration.config import DEFAULT_TILE, NetworkConfig, NetworkModel
 from pipelines.restoration.tiles import restore_tiled
 
@@ -49,6 +49,9 @@ def load_network(model: NetworkModel) -> Any:
         raise InputError(f"{model.file} ({name}) holds integers for {whole}: quantised weights are not read")
     if not isinstance(network, spandrel.ImageModelDescriptor):
         raise InputError(f"{model.file} ({name}) fills in what a mask covers: it restores no plain image")
+    broken = next((key for key, tensor in network.model.state_dict().items() if not is_finite(tensor)), None)
+    if broken is not None:
+        raise InputError(f"{model.file} ({name}) holds NaN or infinity in {broken}")
     if network.input_channels not in (1, 3) or network.output_channels != network.input_channels:
         channels = f"{network.input_channels} channels and gives {network.output_channels}"
         raise InputError(f"{model.file} ({name}) takes {channels}: 3 or 1 are wanted")

@@ -180,14 +180,27 @@ def test_a_failure_leaves_no_result_of_another_input(files, inputs: Path, tmp_pa
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"tall.png", "dot.png", "wide.bmp.png"}
 
 
-def test_weights_that_are_not_finite_fail_the_image(files, inputs: Path, tmp_path: Path) -> None:
+def test_weights_and_results_that_are_not_finite(files, inputs: Path, tmp_path: Path) -> None:
+    """Infinite weights make a white image, which looks like one; weights that overflow fail the image."""
     torch.manual_seed(0)
     state = networks.compact().state_dict()
-    next(iter(state.values()))[0] = float("nan")
-    save_file(state, tmp_path / "nan.safetensors")
-    code, told, _ = lucidflux("restore", inputs, "--out", tmp_path / "out", "--model", tmp_path / "nan.safetensors",
-                              "--json")  # fmt: skip
+    for value, name in ((float("nan"), "nan"), (float("-inf"), "inf"), (3e38, "large")):
+        changed = {key: tensor.clone() for key, tensor in state.items()}
+        changed["body.0.weight"][0] = value
+        save_file(changed, tmp_path / f"{name}.safetensors")
+    for name in ("nan", "inf"):
+        for command in (("restore", inputs), ("bench", "infer", "--inputs", inputs)):
+            given = ("--out", tmp_path / "none", "--model", tmp_path / f"{name}.safetensors")
+            code, _, err = lucidflux(*command, *given)
+            assert (code, err.count("\n")) == (3, 1)
+            assert f"{name}.safetensors (RealESRGAN Compact) holds NaN or infinity in body.0.weight" in err
+    given = ("--out", tmp_path / "out", "--model", tmp_path / "large.safetensors", "--json")
+    code, told, _ = lucidflux("restore", inputs, *given)
     assert (code, json.loads(told)["failed"]) == (0, {"not_finite": 3})
+    code, told, _ = lucidflux("bench", "infer", "--inputs", inputs, *given)
+    made = json.loads(told)
+    assert (code, made["images"], made["missing"]) == (0, 0, ["dot", "tall", "wide"])
+    assert set(made["remarks"].values()) == {"not_finite: the model gave numbers that are not finite"}
 
 
 def test_other_weights_or_tiles_want_another_folder(files, inputs: Path, tmp_path: Path) -> None:
