@@ -34,6 +34,7 @@ def check_set(folder: Folder) -> list[str]:
             return [f"{name} is damaged: `verify --repair` measures its candidates again" for name in damaged]
         pool = selection_pool.load_pool(runs.parts(folder))
         table = folder.read_table(runs.LEDGER, ["uri", "key", "keep", "reason", "format"])
+        kept = ledger.counts(table)["kept"]
         manifest = shards.read_manifest(folder)
     except FileNotFoundError as error:
         missing = (error.filename or runs.LEDGER).removeprefix(f"{folder.root}/")
@@ -45,7 +46,6 @@ def check_set(folder: Folder) -> list[str]:
         problems += _check_part(part, scored.num_rows)
     if not problems and not _uris(pool).equals(table["uri"]):
         problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
-    kept = ledger.counts(table)["kept"]
     keys = set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())
     packed = stripping.packed_keys(folder)
     there = table.filter(pc.field("keep")).select(["key", "format"]).to_pylist()

@@ -120,7 +120,7 @@ def _dtype(extension: str) -> str:
 
 def _inside(facts: SetFacts) -> list[str]:
     manifest = facts.manifest
-    members = ", ".join(f"{count:,} `.{name}`" for name, count in facts.members.items())
+    members = ", ".join(f"{count:,} {for_markdown_code(f'.{name}')}" for name, count in facts.members.items())
     many = f"{len(manifest['shards']):,} tars below `shards/`, {manifest['bytes'] / 1e6:,.1f} MB"
     return [
         "## What is inside",
@@ -155,7 +155,7 @@ def _choice(facts: SetFacts) -> list[str]:
     title = "## How the pairs were made" if facts.kind == "pairs" else "## How the images were chosen"
     lines = [title, "", "| setting | value |", "|---|---|"]
     lines += [f"| {for_markdown(each)} | {for_markdown(value)} |" for each, value in facts.settings.items()]
-    gone = [f"| {reason.count:,} | {reason.name}: {reason.meaning} |" for reason in facts.reasons]
+    gone = [f"| {each.count:,} | {for_markdown(f'{each.name}: {each.meaning}')} |" for each in facts.reasons]
     if gone:
         lines += ["", "| candidates left out | why |", "|---|---|", *gone]
     return [*lines, ""]

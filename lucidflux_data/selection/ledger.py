@@ -12,6 +12,7 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
+from lucidflux_data.errors import VerificationError
 from lucidflux_data.selection import columns as selection_columns
 from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
@@ -139,10 +140,13 @@ def _scores_of_part(pool: Pool, number: int, metric: str) -> tuple[np.ndarray, n
 
 
 def counts(ledger: pa.Table) -> Counts:
-    """The sum is checked. Needs `keep` and `reason`."""
+    """The sum is checked. Needs `keep` and `reason`. VerificationError where they do not agree."""
     codes = reason_codes(ledger["reason"])
-    agree = records.is_kept(codes) == ledger["keep"].to_numpy()
-    assert agree.all(), "a row is kept exactly when no rule speaks against it"
+    known = np.array_equal(codes == KEPT, ledger["reason"].is_null().to_numpy())
+    if not known or not np.array_equal(records.is_kept(codes), ledger["keep"].to_numpy(zero_copy_only=False)):
+        raise VerificationError(
+            f"{runs.LEDGER} is damaged, `keep` and `reason` of a row do not agree: `verify --repair` makes it again"
+        )
     return count_codes(codes)
 
 

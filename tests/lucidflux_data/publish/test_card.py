@@ -7,6 +7,8 @@ import io
 import json
 import shutil
 import tarfile
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,13 @@ import webdataset
 import yaml
 from PIL import Image
 
+from lucidflux_data.escapes import UNSEEN, for_markdown, for_markdown_code
 from lucidflux_data.publish import licences
+from lucidflux_data.publish.card import make_readme
+from lucidflux_data.publish.facts import Reason, gather_facts
+from lucidflux_data.storage.folder import Folder
 from tests.lucidflux_data.publish.conftest import RULES
+from tests.support import hostile
 from tests.support.here import run_filter, run_synthesize
 
 
@@ -256,3 +263,18 @@ def test_pairs_that_point_into_their_source_have_no_card(made_run: Path, data_co
     assert done.returncode == 2
     assert "which nobody else can follow" in done.stderr
     assert not (pairs / "README.md").exists()
+
+
+def test_names_of_strangers_make_no_line_and_no_markup_of_a_card(sets: dict[str, Path]) -> None:
+    """Extensions in a stranger's index, reasons in a stranger's ledger."""
+    plain = gather_facts(Folder(sets["run"]))
+    for text in hostile.TEXTS:
+        facts = replace(
+            plain, members={text: 1}, reasons=[Reason(text, 1, text)], licences={text: 1}, settings={text: text}
+        )
+        card = make_readme(facts, text, None).decode()
+        _, _, body = card.split("---\n", 2)
+        assert [line for line in body.splitlines() if line.startswith(("# ", "</"))] == [f"# {for_markdown(text)}"]
+        assert for_markdown_code(f".{text}") in body
+        assert f"| 1 | {for_markdown(f'{text}: {text}')} |" in body
+        assert not any(unicodedata.category(each) in UNSEEN for each in body.replace("\n", ""))
