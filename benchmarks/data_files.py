@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.storage.formats import parse_json
+from lucidflux_data.storage.regular import open_regular, read_whole
 
 Text = Annotated[str, StringConstraints(strict=True)]
 Word = Annotated[str, StringConstraints(strict=True, min_length=1)]
@@ -36,7 +37,7 @@ AnyFile = TypeVar("AnyFile", bound=FileModel)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The keys of a TOML file. ConfigError where it cannot be read, or is no TOML."""
+    """The keys of a TOML file. ConfigError where it cannot be read, or is no TOML; InputError for a pipe."""
     try:
         return tomllib.loads(_read(file))
     except tomllib.TOMLDecodeError as error:
@@ -44,7 +45,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. ConfigError where it cannot be read, or is no JSON."""
+    """The content of a JSON file. ConfigError where it cannot be read, or is no JSON; InputError for a pipe."""
     try:
         return parse_json(_read(file))
     except (ValueError, RecursionError) as error:
@@ -63,7 +64,8 @@ def validate(kind: type[AnyFile], content: Any, file: Path, below: str = "") -> 
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with open_regular(file) as opened:
+            return read_whole(opened, str(file)).decode()
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ sorted lines of id and sha256 of its text. The three keys stand in prompts.toml,
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from pydantic import StringConstraints
 
 from benchmarks.data_files import FileModel, Word, read_toml, validate
 from lucidflux_data.errors import InputError, VerificationError
+from lucidflux_data.storage.regular import open_regular
 
 RECORD_FILE = "prompts.toml"
+MOST = 1 << 20  # bytes of a prompt; the longest that a text encoder here takes has a hundredth of it
 
 
 class PromptRecord(FileModel):
@@ -47,21 +50,31 @@ def read_prompts(folder: Path, ids: Iterable[str], record: PromptRecord | None =
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder of prompts")
-    texts = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.txt"))}
+    texts = {path.stem: _read_text(path) for path in sorted(folder.glob("*.txt"))}
     missing = sorted(set(ids) - texts.keys())
     if missing:
         raise InputError(f"{folder} has no {missing[0]}.txt ({len(missing)} such ids)")
-    for id_, text in texts.items():
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            raise InputError(f"{folder / id_}.txt is not UTF-8 text") from None
     file = folder / RECORD_FILE
     record = record or validate(PromptRecord, read_toml(file), file)
     found = sha256_of(texts)
     if found != record.sha256:
         raise VerificationError(f"{folder} holds other prompts than recorded: sha256 {found}, not {record.sha256[:16]}")
     return SuitePrompts(record, texts)
+
+
+def _read_text(path: Path) -> bytes:
+    """InputError for what is no text of one image: a pipe, a device, a large file, other bytes than UTF-8."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(MOST + 1)
+        data.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > MOST:
+        raise InputError(f"{path} has more than {MOST:,} bytes: no prompt is as long")
+    return data
 
 
 def sha256_of(texts: Mapping[str, bytes]) -> str:
@@ -77,4 +90,5 @@ def encode_prompts(prompts: SuitePrompts) -> dict[str, bytes]:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """A basic string of TOML: JSON's escapes are TOML's, which escapes DEL, too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

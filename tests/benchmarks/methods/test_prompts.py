@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.suites.prepare import prepare
 from benchmarks.suites.prompts import PromptRecord, encode_prompts, read_prompts
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from pipelines.bench import infer
+from tests.support import hostile
 
 TEXTS = {"a": "A cat.", "b": "Zwei Kühe,\nein Baum.", "c": ""}
 
@@ -169,11 +171,31 @@ def test_a_prepared_suite_carries_its_prompts(captions: Path, tmp_path: Path, mo
     assert chosen is not None
     assert {id_: text.decode() for id_, text in chosen.texts.items()} == TEXTS
     assert chosen.settings["prompts_sha256"] == oracle(TEXTS)
-    quoted = PromptRecord(captioner='a "b" \\ c', revision="1", sha256=oracle(TEXTS))
-    (place / "prompts" / "prompts.toml").write_bytes(
-        encode_prompts(replace(read_prompts(captions, TEXTS), record=quoted))["prompts.toml"]
-    )
-    assert read_prompts(place / "prompts", TEXTS).record == quoted
+    for text in ('a "b" \\ c', "Kühe \U0001f404", *(text for text in hostile.TEXTS if text)):
+        quoted = PromptRecord(captioner=text, revision="1", sha256=oracle(TEXTS))
+        (place / "prompts" / "prompts.toml").write_bytes(
+            encode_prompts(replace(read_prompts(captions, TEXTS), record=quoted))["prompts.toml"]
+        )
+        assert read_prompts(place / "prompts", TEXTS).record == quoted
+
+
+@pytest.mark.parametrize("name", ["a.txt", "prompts.toml"])
+def test_pipes_and_devices_among_prompts_are_not_opened(captions: Path, name: str) -> None:
+    (captions / name).unlink()
+    os.mkfifo(captions / name)
+    with pytest.raises(InputError, match="is no regular file"):
+        read_prompts(captions, TEXTS)
+    (captions / name).unlink()
+    (captions / name).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="is no regular file"):
+        read_prompts(captions, TEXTS)
+
+
+def test_a_prompt_has_an_end(captions: Path) -> None:
+    with (captions / "a.txt").open("wb") as file:
+        file.truncate(40 << 30)
+    with pytest.raises(InputError, match=r"a\.txt has more than 1,048,576 bytes"):
+        read_prompts(captions, TEXTS)
 
 
 def test_a_dry_run_shows_the_command_and_the_prompts(captions: Path, photos: Path, bench_here, tmp_path: Path) -> None:
