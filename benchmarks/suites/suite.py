@@ -26,7 +26,6 @@ from lucidflux_data.degradation.config import PRESETS
 from lucidflux_data.errors import ConfigError, InputError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.storage.cache import own_cache
-from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.names import check_file_name
 from lucidflux_data.storage.regular import is_special
 
@@ -227,7 +226,15 @@ def _with_images(suite: Suite, folder: Path) -> Suite:
     """The suite with what `prepare` has left in `folder`; InputError when files have gone since."""
     if not (folder / "suite.json").exists():
         return suite
-    prepared: SuiteRecord = parse_json((folder / "suite.json").read_text())
+    prepared: SuiteRecord = read_json(folder / "suite.json")
+    try:
+        return _of_record(suite, prepared, folder)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise InputError(f"{folder}/suite.json is damaged or of an older version: prepare {suite.name} again") from None
+
+
+def _of_record(suite: Suite, prepared: SuiteRecord, folder: Path) -> Suite:
+    """As `_with_images`; errors of Python's own for a record of another form."""
     if prepared["version"] != suite.version:
         raise InputError(
             f"{folder} holds version {prepared['version']} of {suite.name}, this is {suite.version}: prepare it again"

@@ -13,6 +13,7 @@ from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.names import check_file_name
+from lucidflux_data.storage.regular import open_regular
 from lucidflux_model.samples.reading import Unreadable
 
 
@@ -26,7 +27,8 @@ class SuiteImages:
         """InputError where the folder holds no prepared suite."""
         self.folder = Path(folder)
         try:
-            about = parse_json((self.folder / "suite.json").read_text())
+            with open_regular(self.folder / "suite.json") as file:
+                about = parse_json(file.read())
             self.name, self._scale, images = str(about["name"]), int(about["scale"]), about["images"]
         except OSError:
             raise InputError(f"{folder} is no prepared suite (no suite.json): see `lucidflux bench prepare`") from None

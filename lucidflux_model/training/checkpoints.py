@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from lucidflux_data.errors import FolderBusy, InputError, Interrupted, VerificationError
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
+from lucidflux_data.storage.names import check_file_name
+from lucidflux_data.storage.regular import open_regular
 from lucidflux_model.network.build import TRAINED, build, sizes_of
 from lucidflux_model.training import checkpoint_files as files
 from lucidflux_model.training import old_checkpoints
@@ -117,12 +119,19 @@ def outlived(there: set[str], before: str, saved: str, keep: int) -> list[str]:
     return sorted(passed) + live[:-keep]
 
 
+MOST_NAME = 256  # bytes of the name in LATEST
+
+
 def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run."""
+    """The newest complete checkpoint of a run. InputError where there is no such one, VerificationError for a name that
+    leads out of the run."""
     try:
-        path = run / PLACE / (run / PLACE / LATEST).read_text().strip()
+        with open_regular(run / PLACE / LATEST) as file:
+            name = file.read(MOST_NAME).decode("utf-8", "replace").strip()
     except OSError:
         return None
+    check_file_name(name, run / PLACE)
+    path = run / PLACE / name
     if not (path / PROGRESS).is_file():
         raise InputError(f"{run / PLACE / LATEST} names {path.name}, which is not there: put another name into it")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -132,6 +133,19 @@ def test_preparing_again_replaces_the_whole(archive: Path, suite, tmp_path: Path
     assert prepare(suite, archive, target) == first
     assert sorted(path.name for path in target.iterdir()) == ["fingerprints.parquet", "gt", "lq", "suite.json"]
     assert [path.name for path in target.parent.iterdir()] == ["realsr"]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"{}", b"\xff", b'{"version": "1", "images": 5}', None])
+def test_a_damaged_record_of_a_suite_is_a_sentence(content: bytes | None, tmp_path: Path) -> None:
+    folder = tmp_path / "realsr"
+    folder.mkdir()
+    version = suites.load_suite("realsr", None).version
+    if content is None:
+        os.mkfifo(folder / "suite.json")
+    else:
+        (folder / "suite.json").write_bytes(content.replace(b'"1"', f'"{version}"'.encode()))
+    with pytest.raises((ConfigError, InputError), match=r"suite\.json"):
+        suites.load_suite("realsr", tmp_path)
 
 
 def replaced(path: Path, size: tuple[int, int]) -> None:

@@ -111,6 +111,18 @@ def test_a_flipped_byte_ends_resume_export_and_verify(train_pairs: Path, three: 
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["../../three/checkpoints/step-00000001", "/etc", "..", "", "x\x1b[2J"])
+def test_latest_names_no_folder_outside_the_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run" / PLACE).mkdir(parents=True)
+    (tmp_path / "run" / PLACE / "latest").write_text(name)
+    with pytest.raises(VerificationError):
+        latest(tmp_path / "run")
+    (tmp_path / "run" / PLACE / "latest").unlink()
+    os.mkfifo(tmp_path / "run" / PLACE / "latest")
+    with pytest.raises(InputError, match="is no regular file"):
+        latest(tmp_path / "run")
+
+
 @pytest.mark.parametrize("how", ["lost", "added"])
 def test_a_file_that_is_lost_or_in_no_sum_is_told(how: str, three: Path, tmp_path: Path) -> None:
     run = training.copy(three, tmp_path / "run")
