@@ -64,6 +64,7 @@ def evaluate(
     """Every score that can be had. `score`: gives those of one metric of single images, of all methods; a ConfigError
     of it is the reason why the metric is not computed."""
     ids = choose_ids(suite, methods, options)
+    suites.check_images(suite, ids)
     submission.inspect(methods, suite, ids)
     not_computed: dict[str, str] = {}
     scores: dict[str, tuple[MetricSpec, Scores]] = {}

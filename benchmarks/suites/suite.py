@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired, Self, TypedDict
@@ -23,8 +24,9 @@ from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, 
 from benchmarks.suites.ids import id_of, suggest_pattern
 from benchmarks.suites.prompts import PromptRecord
 from lucidflux_data.degradation.config import PRESETS
-from lucidflux_data.errors import ConfigError, InputError, suggest
+from lucidflux_data.errors import ConfigError, InputError, VerificationError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
+from lucidflux_data.iqa.pins import file_sha256
 from lucidflux_data.storage.cache import own_cache
 from lucidflux_data.storage.names import check_file_name
 from lucidflux_data.storage.regular import is_special
@@ -153,6 +155,7 @@ class Suite:
     made_with: dict[str, str] | None = None
     lq: dict[str, Path] = field(default_factory=dict)
     gt: dict[str, Path] = field(default_factory=dict)
+    hashes: dict[str, dict[str, str]] = field(default_factory=dict)  # lq and gt -> id -> sha256, where it is prepared
     prompt_record: PromptRecord | None = None
     prompts: Path | None = None  # the folder of its prompts, where it is prepared with them
 
@@ -257,8 +260,21 @@ def _of_record(suite: Suite, prepared: SuiteRecord, folder: Path) -> Suite:
         made_with=prepared.get("made_with"),
         lq=places["lq"],
         gt=places["gt"],
+        hashes={
+            role: {id_: roles[role]["sha256"] for id_, roles in prepared["images"].items() if role in roles}
+            for role in places
+        },
         prompts=folder / "prompts" if (folder / "prompts").is_dir() else None,
     )
+
+
+def check_images(suite: Suite, ids: Iterable[str], roles: Iterable[str] = ("lq", "gt")) -> None:
+    """VerificationError for an image of a prepared suite that is another than was prepared: its pin would be untrue."""
+    for role in roles:
+        known, places = suite.hashes.get(role, {}), {"lq": suite.lq, "gt": suite.gt}[role]
+        for id_ in ids:
+            if id_ in known and file_sha256(places[id_]) != known[id_]:
+                raise VerificationError(f"{places[id_]} is another image than was prepared: prepare {suite.name} again")
 
 
 def _pin(image: ImageRecord) -> Pin:

@@ -18,7 +18,7 @@ from benchmarks.metrics.profiles import OWN, MetricSpec, Profile
 from benchmarks.metrics.score import ScoreImages
 from benchmarks.report import results
 from benchmarks.report.results import Options
-from benchmarks.suites.suite import Suite
+from benchmarks.suites.suite import Suite, check_images
 from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.counting import counted
@@ -57,6 +57,7 @@ class Estimate(TypedDict):
 def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: Options) -> Estimate:
     """What `evaluate_outputs` would do: images, and per metric how many scores are cached and missing, or why not."""
     ids = evaluation.choose_ids(suite, methods, options)
+    check_images(suite, ids)
     submission.inspect(methods, suite, ids)
     metrics: dict[str, dict[str, int | str]] = {}
     for spec in profile.metrics:

@@ -16,7 +16,7 @@ from benchmarks.methods import run as infer
 from benchmarks.methods.method_file import METHOD_FILE, MethodFile, RunRecord
 from benchmarks.methods.prompts import Prompts
 from benchmarks.suites.prompts import read_prompts
-from benchmarks.suites.suite import Suite, images_by_id
+from benchmarks.suites.suite import Suite, check_images, images_by_id
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import probe_apart
@@ -93,6 +93,7 @@ def find_inputs(
     suite = prepared_suite(name, folder)
     if scale not in (None, suite.scale):
         raise ConfigError(f"{name} has the scale {suite.scale}")
+    check_images(suite, suite.lq, ("lq",))
     return suite.name, suite, dict(suite.lq), suite.scale or 4
 
 

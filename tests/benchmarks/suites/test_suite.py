@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import evaluation
+from benchmarks.metrics.profiles import profile_of_metrics
+from benchmarks.report.results import Options
 from benchmarks.suites import suite as suites
 from benchmarks.suites.ids import sample_ids
 from benchmarks.suites.prepare import prepare
 from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import decode
+from pipelines.bench.infer import find_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +98,15 @@ def test_a_prepared_suite_is_pinned_and_has_its_images(archive: Path, suite, tmp
     )
     with pytest.raises(ConfigError, match="is prepared"):
         suites.with_folders(loaded, archive, None)
+    evaluation.evaluate(loaded, [], profile_of_metrics(["psnr"]), Options(), lambda _: {})
+    before = loaded.gt["coins"].read_bytes()
+    shutil.copyfile(loaded.gt["chelsea"], loaded.gt["coins"])  # the pin in the signature would be untrue
+    with pytest.raises(VerificationError, match=r"gt/coins\.png is another image .* prepare realsr again"):
+        evaluation.evaluate(loaded, [], profile_of_metrics(["psnr"]), Options(), lambda _: {})
+    loaded.gt["coins"].write_bytes(before)
+    shutil.copyfile(loaded.lq["chelsea"], loaded.lq["coins"])
+    with pytest.raises(VerificationError, match=r"lq/coins\.png is another image than was prepared"):
+        find_inputs("realsr", None, None, tmp_path / "suites")
     loaded.lq["coins"].unlink()
     with pytest.raises(InputError, match=r"coins\.png is gone"):
         suites.load_suite("realsr", tmp_path / "suites")
