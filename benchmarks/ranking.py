@@ -19,7 +19,7 @@ from benchmarks.report import results, tables
 from benchmarks.report.notes import notes
 from benchmarks.report.results import Evaluated, Options
 from benchmarks.suites import suite as suites
-from benchmarks.suites.ids import read_pattern
+from benchmarks.suites.ids import as_text, read_pattern
 from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.page.render import render_fragment
 from lucidflux_data.storage.cache import own_cache
@@ -67,7 +67,8 @@ def rank(
             raise ConfigError(f"rank has no option {name!r}: {suggest(name, known, len(known))}")
     profile = _profile(options)
     pattern = read_pattern(options.get("id_pattern"))
-    ids = tuple(options["ids"]) if "ids" in options else None
+    _check_numbers(options)
+    ids = _ids(options)
     partial = options.get("allow_partial", False)
     chosen = Options(partial, ids, 0, options.get("test", "permutation"), options.get("resamples", RESAMPLES),
                      options.get("limit"), options.get("device", "cpu"), _groups(options))  # fmt: skip
@@ -105,6 +106,25 @@ def _profile(options: RankOptions) -> Profile:
     given = options["metrics"]
     names = given.split(",") if isinstance(given, str) else given
     return profiles.profile_of_metrics([name.strip() for name in names if name.strip()])
+
+
+def _check_numbers(options: RankOptions) -> None:
+    least = {"limit": (options.get("limit"), 1), "resamples": (options.get("resamples"), 100)}
+    for name, (value, smallest) in least.items():
+        if value is not None and (not isinstance(value, int) or value < smallest):
+            raise ConfigError(f"{name} is a whole number of at least {smallest}, not {value!r}")
+
+
+def _ids(options: RankOptions) -> tuple[str, ...] | None:
+    """The ids that are named, each once. ConfigError for none, a text in place of a list, or a limit beside them."""
+    given = options.get("ids")
+    if given is None:
+        return None
+    if isinstance(given, str) or not (named := tuple(dict.fromkeys(map(as_text, given)))):
+        raise ConfigError(f"ids is a list of at least one id, not {given!r}")
+    if options.get("limit") is not None:
+        raise ConfigError("ids and limit exclude each other")
+    return named
 
 
 def _groups(options: RankOptions) -> dict[str, tuple[str, ...]]:

@@ -112,6 +112,16 @@ def test_a_notebook_shows_hostile_names_and_the_line_below(home: Path) -> None:
             "test is one of permutation, wilcoxon",
         ),
         (lambda home: rank(home / "out", metrics="psnr", id_pattern="("), ConfigError, "no regular expression"),
+        (
+            lambda home: rank(home / "out", metrics="psnr", limit=0),
+            ConfigError,
+            "limit is a whole number of at least 1",
+        ),
+        (lambda home: rank(home / "out", metrics="psnr", limit=1.5), ConfigError, "not 1.5"),
+        (lambda home: rank(home / "out", metrics="psnr", resamples=0), ConfigError, "at least 100, not 0"),
+        (lambda home: rank(home / "out", metrics="psnr", ids=[]), ConfigError, "ids is a list of at least one id"),
+        (lambda home: rank(home / "out", metrics="psnr", ids="a"), ConfigError, "at least one id, not 'a'"),
+        (lambda home: rank(home / "out", metrics="psnr", ids=["a"], limit=1), ConfigError, "exclude each other"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence_of_ours(
