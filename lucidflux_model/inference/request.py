@@ -45,7 +45,8 @@ class Request:
             if not isinstance(value, Real) or not math.isfinite(value):
                 raise WrongCall(f"{_NAMES.get(name, name)} is a finite number, not {value!r}")
         if self.tile and (self.tile % 64 or self.overlap % 64 or not 0 <= self.overlap < self.tile):
-            raise WrongCall("tile and overlap are multiples of 64 pixels, and overlap is the smaller")
+            given = f"not {self.tile} and {self.overlap}"
+            raise WrongCall(f"tile and overlap are multiples of 64 pixels, and overlap is the smaller, {given}")
         if self.steps < 1:
             raise WrongCall(f"num_inference_steps is at least 1, not {self.steps}")
 

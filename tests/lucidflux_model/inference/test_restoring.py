@@ -91,6 +91,7 @@ def test_what_cannot_be_is_a_sentence(files: list[Path], tmp_path: Path) -> None
         (tmp_path / "text.png", {"model": "tiny"}, InputError, "text.png cannot be used: no image format"),
         (files, {"model": "tiny", "tiles": 64}, ValueError, "restore has no option 'tiles': did you mean tile?"),
         (files, {"model": "tiny", "tile": 100}, ValueError, "multiples of 64"),
+        (files, {"model": "tiny", "tile": 64}, ValueError, "overlap is the smaller, not 64 and 128"),
         (files, {"model": "tiny", "output_type": "pt"}, ValueError, "pil or np, not 'pt'"),
         (files, {"model": "tiny", "steps": 0}, ValueError, "at least 1"),
         (files, {"model": "tiny", "steps": 2.5}, ValueError, "num_inference_steps is a whole number, not 2.5"),
