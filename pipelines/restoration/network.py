@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lucidflux_data.errors import InputError, needs_extra
 from lucidflux_model.network.device import pick_device
-from lucidflux_model.weights.published import is_finite, read_content, strip_wrappers
+from lucidflux_model.weights.published import is_finite, read_content, split_prefix, strip_wrappers
 from pipelines.restoration.config import DEFAULT_TILE, NetworkConfig, NetworkModel
 from pipelines.restoration.tiles import restore_tiled
 
@@ -37,7 +37,7 @@ def load_network(model: NetworkModel) -> Any:
     state = strip_wrappers(spandrel.canonicalize_state_dict(read_content(Path(model.file))))
     hint = "" if model.extra_archs else "; --extra-archs knows more"
     try:
-        network = registry.load(state)
+        network, state = _load_inner(registry, state)
     except spandrel.UnsupportedModelError:
         raise InputError(f"{model.file} is of no architecture that spandrel knows{hint}") from None
     except Exception as error:  # of any architecture's reader of sizes, on tensors that only look like its own
@@ -56,6 +56,21 @@ def load_network(model: NetworkModel) -> Any:
         channels = f"{network.input_channels} channels and gives {network.output_channels}"
         raise InputError(f"{model.file} ({name}) takes {channels}: 3 or 1 are wanted")
     return network.float().eval()
+
+
+def _load_inner(registry: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """The network, and the tensors that it took: those of `state`, or of the one module that holds them all, as the
+    `model.` and `net_g.` of training frameworks do. Raises spandrel's UnsupportedModelError where neither is known."""
+    from spandrel import UnsupportedModelError
+
+    while True:
+        try:
+            return registry.load(state), state
+        except UnsupportedModelError:
+            outer = {key.partition(".")[0] for key in state}
+            if len(outer) != 1 or not all("." in key for key in state):
+                raise
+            state = split_prefix(state, outer.pop())
 
 
 def _first_words(error: Exception) -> str:

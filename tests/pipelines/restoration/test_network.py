@@ -151,6 +151,25 @@ def test_a_bucket_is_read_and_written(files, inputs: Path, store, monkeypatch: p
     assert json.loads(made["out/manifest.json"])["restored"] == 1
 
 
+@pytest.mark.parametrize("outer", ["model", "net_g", "lit.model"])
+def test_a_module_that_holds_the_network_is_looked_into(outer: str, files, inputs: Path, tmp_path: Path) -> None:
+    """As training frameworks save it, with an architecture whose own names begin with `model.`, too."""
+    image = pixels(inputs / "wide.png")
+    for name in ("compact", "esrgan"):
+        state = getattr(networks, name)().state_dict()
+        torch.save(state, tmp_path / f"{name}.pth")
+        torch.save({"state_dict": {f"{outer}.{key}": value for key, value in state.items()}}, tmp_path / "held.pth")
+        made = [
+            NetworkRestorer(NetworkConfig(model=NetworkModel(file=str(tmp_path / file), device="cpu"))).restore([image])
+            for file in (f"{name}.pth", "held.pth")
+        ]
+        assert np.array_equal(*made)
+    held = {f"{outer}.{key}": value for key, value in state.items()}
+    torch.save(held | {"loss.weight": torch.ones(1)}, tmp_path / "two.pth")
+    with pytest.raises(InputError, match="of no architecture"):
+        load_network(NetworkModel(file=str(tmp_path / "two.pth"), device="cpu"))
+
+
 def test_a_network_of_one_channel_is_given_each_colour(tmp_path: Path, inputs: Path) -> None:
     torch.manual_seed(0)
     network = networks.Compact(num_in_ch=1, num_out_ch=1, num_feat=4, num_conv=1, upscale=2)
