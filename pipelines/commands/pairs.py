@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,8 +27,11 @@ from pipelines.commands.options import (
     settle,
     writing,
 )
-from pipelines.commands.telling import TRAINS, guide, tell, tell_json
+from pipelines.commands.telling import TRAINS, again, guide, tell, tell_json
 from pipelines.execution.failures import check_failed
+
+if TYPE_CHECKING:
+    from lucidflux_data.pairs.job import PairsRun
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -37,6 +40,7 @@ Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="A folder of pairs."
 
 @app.command("synthesize")
 def synthesize_command(
+    ctx: typer.Context,
     source: Sources,
     out: Annotated[str, typer.Option(*OUT, metavar="PAIRS", help="The folder of pairs, new or to be resumed.")],
     preset: Annotated[str, typer.Option(help="realesrgan-x4, lucidflux, light or codeformer.")] = "realesrgan-x4",
@@ -76,11 +80,11 @@ def synthesize_command(
     load_backend(backend)  # a missing extra is found now, not in a worker
     urls = [absolute_url(item) for item in source]
     about = pairs_run.make_run(resolved, pairs_label(preset, resolved), backend, urls, limit)
+    job.check_sources(urls)
     if dry_run:
-        tell_json(about, None if json_ else 2)
+        _tell_planned(about, again(ctx, dry_run=None), json_)
         return
     folder, progress = Folder(out), Progress(quiet=json_)
-    job.check_sources(urls)
     settle(*(url for url in urls if "*" not in url and "?" not in url), out)
     for sentence in describe_other_rules(urls, resolved.degrade.crop):
         warn(sentence)
@@ -89,13 +93,35 @@ def synthesize_command(
         with open_executor(executor, num_cpus, num_gpus, address) as started:
             progress.say(started.description)
             summary = job.synthesize(folder, about, started, progress)
-    place = quote(out)
-    tell(summary, json_, then=[
+    tell(summary, json_, then=_after_pairs(quote(out)))
+    check_failed(sum(summary["failed"].values()), summary["candidates"], max_failed, "of the images failed")
+
+
+def _tell_planned(about: PairsRun, same: str, json_: bool) -> None:
+    """What a dry run of `synthesize` would begin; `same`: the command that is none."""
+    if json_:
+        tell_json(about)
+        return
+    degrade = about["config"]["degrade"]
+    limit = {} if about["limit"] is None else {"limit": about["limit"]}
+    planned: dict[str, object] = {
+        "label": about["label"],
+        "sources": [source.removeprefix("file://") for source in about["sources"]],
+        **limit,
+        "variants": about["config"]["variants"],
+        "HQ": f"{degrade['size']} px",
+        "LQ": f"{degrade['size'] // degrade['scale']} px",
+        "backend": about["backend"],
+    }
+    tell(planned, False, then=[(same, "in earnest")])
+
+
+def _after_pairs(place: str) -> list[tuple[str, str]]:
+    return [
         (f"lucidflux-data view {place}", "a page with before/after sliders"),
         (f"lucidflux-data info {place}", "counts, licences, what was drawn"),
         (f"lucidflux train --data {place} --out RUN --weights WEIGHTS", TRAINS),
-    ])  # fmt: skip
-    check_failed(sum(summary["failed"].values()), summary["candidates"], max_failed, "of the images failed")
+    ]
 
 
 @app.command("replay")

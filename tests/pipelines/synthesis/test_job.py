@@ -540,6 +540,9 @@ def test_wrong_calls_are_one_sentence(quiet: Path, photos: Path, hq_run: Path, t
     assert failed.returncode == 4, failed.stderr
     planned = data_command("synthesize", photos, "--out", tmp_path / "dry", "--dry-run", "--json")
     assert json.loads(planned.stdout)["config"]["degrade"]["size"] == 1024
+    told = data_command("synthesize", photos, "--out", tmp_path / "dry", "--dry-run", *SMALL).stdout
+    assert {"variants: 4", "HQ: 192 px", "LQ: 48 px"} <= set(told.splitlines())
+    assert f"lucidflux-data synthesize {photos} --out {tmp_path / 'dry'} " in told
     assert not (tmp_path / "dry").exists()
 
 
