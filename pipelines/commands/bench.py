@@ -89,6 +89,7 @@ app = typer.Typer(
 
 @app.command("eval")
 def eval_command(
+    ctx: typer.Context,
     outputs: Outputs,
     suite: SuiteName = None,
     inputs: Inputs = None,
@@ -137,7 +138,8 @@ def eval_command(
     place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
     scores = Folder(cache or score_cache())
     if dry_run:
-        tell_json(evaluate.estimate_work(scores, over, methods, chosen, options), None if json_ else 1)
+        planned = evaluate.estimate_work(scores, over, methods, chosen, options)
+        tell(planned, json_, then=[(again(ctx, dry_run=None), "in earnest")])
         return
     kind = executor or ("ray" if address or num_gpus or os.environ.get("RAY_ADDRESS") else "local")
     progress = Progress(quiet=json_)
@@ -216,6 +218,7 @@ def _groups(given: list[str]) -> dict[str, tuple[str, ...]]:
 
 @app.command("infer")
 def infer_command(
+    ctx: typer.Context,
     method: Annotated[
         str | None,
         typer.Argument(metavar="METHOD", help="An adapter, or bicubic, lanczos, realesrgan, proxy, lucidflux."),
@@ -259,11 +262,11 @@ def infer_command(
     if inputs is not None and scale is None:
         scale = infer.own_scale(name, place)
     over, carried, images, factor = infer.find_inputs(suite, inputs, scale, suites.suites_folder(suites_dir))
-    chosen = sample_ids(tuple(images), limit)
-    images = {id_: images[id_] for id_ in chosen}
+    images = {id_: images[id_] for id_ in sample_ids(tuple(images), limit)}
     place = replace(place, prompts=infer.choose_prompts(name, prompts, carried, images))
     if dry_run:
-        tell_json(infer.estimate_work(name, len(images), factor, set_ or [], place), None if json_ else 1)
+        planned = infer.estimate_work(name, len(images), factor, set_ or [], place)
+        tell(planned, json_, then=[(again(ctx, dry_run=None), "in earnest")])
         return
     infer.check_inputs(images)
     target = (out or Path("bench-outputs") / over).absolute()
@@ -273,8 +276,7 @@ def infer_command(
     named = f"--suite {suite}" if suite else "--metrics niqe"
     rank = (f"lucidflux bench --outputs {quote(str(target))} {named}", "ranks the methods in there")
     tell(summary if json_ else {**summary, **counts}, json_, [summary["folder"]], [rank])
-    asked = len(images) * max(1, len(seed or []))
-    check_failed(len(summary["missing"]), asked, max_failed, "of the images are missing")
+    check_failed(counts["missing"], len(images) * max(1, len(seed or [])), max_failed, "of the images are missing")
 
 
 @app.command("suites")
