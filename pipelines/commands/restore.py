@@ -214,7 +214,7 @@ def _restore(
 
 
 def _describe_work(config: AnyConfig, images: int) -> str:
-    """What is about to be done, before the model is loaded; the seconds follow after two steps of the first image."""
+    """What is about to be done, before the model is loaded; the seconds follow, before the first image."""
     from pipelines.restoration.config import RestoreConfig
 
     sentence = f"{images:,} image{'s' * (images != 1)}"

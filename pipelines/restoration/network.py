@@ -6,6 +6,7 @@ pixels -> tiles (tiles.py) -> the network, tile by tile -> their weighted mean -
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lucidflux_model.network.device import pick_device
 from lucidflux_model.weights.published import is_finite, read_content, split_prefix, strip_wrappers
 from pipelines.restoration.config import DEFAULT_TILE, NetworkConfig, NetworkModel
 from pipelines.restoration.tiles import restore_tiled
+
+FORETOLD = 128  # pixels of the input: the side of the piece that tells how long an image takes
 
 
 def load_network(model: NetworkModel) -> Any:
@@ -104,6 +107,15 @@ class NetworkRestorer:
         return np.stack(
             [restore_tiled(image, self.tile, self.overlap, self.network.scale, self._run) for image in images]
         )
+
+    def foretell(self, image: np.ndarray) -> float | None:
+        """By the area: a network of convolutions, or of windows, does the same at every place."""
+        piece = image[:FORETOLD, :FORETOLD]
+        if piece.shape == image.shape:
+            return None
+        start = time.perf_counter()
+        self.restore([piece])
+        return (time.perf_counter() - start) * image.size / piece.size
 
     def _run(self, tile: Tensor) -> Tensor:
         """uint8 3 x height x width -> float32 in [0, 1], scale times the size, on the CPU."""

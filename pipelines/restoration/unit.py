@@ -16,6 +16,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_bytes
 from pipelines.execution.counting import count_done, counted
+from pipelines.execution.human import human_seconds
 from pipelines.execution.worker import File, Unit
 from pipelines.restoration.config import NetworkConfig, RestoreConfig
 from pipelines.restoration.records import encode_failure, record
@@ -39,6 +40,11 @@ class Restorer(Protocol):
         """uint8 height x width x 3 RGB of one size -> float32 n x height x width x 3 in [0, 1]."""
         ...
 
+    def foretell(self, image: np.ndarray) -> float | None:
+        """Seconds that this image will take, by a piece of it that is restored first, scaled up. None for one that
+        is no larger than such a piece."""
+        ...
+
 
 def load_restorer(config: AnyConfig, say: Callable[[str], None] | None = None) -> Restorer:
     """`say` is called with what takes long. Raises ConfigError or InputError where the model cannot be had."""
@@ -54,16 +60,17 @@ def load_restorer(config: AnyConfig, say: Callable[[str], None] | None = None) -
 class RestoreUnit:
     """Restores the images of a batch and yields file and record of each; the model is loaded once a process.
 
-    `say` is called, in this process alone, with the time that an image takes.
+    `say` is called, in this process alone, with the time that an image takes: before the first one and during it.
     """
 
     def __init__(self, config: AnyConfig, say: Callable[[str], None] | None = None) -> None:
         self.config = config
         self.say = say
         self._restorer: Restorer | None = None
+        self._told = say is None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_restorer": None, "say": None}
+        return {**self.__dict__, "_restorer": None, "say": None, "_told": True}
 
     def __call__(self, unit: Unit[list[RestoreRow]]) -> Iterator[File]:
         if self._restorer is None:
@@ -101,11 +108,13 @@ class RestoreUnit:
         sha256 of each input, by the id of its row."""
         import torch
 
-        start, device = time.perf_counter(), restorer.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        device = restorer.device
         height, width = restorer.output_size(*images[0].shape[:2])
         try:
+            self._foretell(restorer, images[0])
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            start = time.perf_counter()
             restored = restorer.restore(images)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -133,6 +142,16 @@ class RestoreUnit:
             of = {"input_sha256": hashes[row["id"]], "sha256": hashlib.sha256(data).hexdigest()}
             yield row["name"], data
             yield record(row, {"status": "ok", **of, **size, **about})
+
+    def _foretell(self, restorer: Restorer, image: np.ndarray) -> None:
+        """Says, once, how long the first image will take, before it is begun."""
+        if self.say is None or self._told:
+            return
+        self._told = True
+        seconds = restorer.foretell(image)
+        if seconds is not None:
+            height, width = restorer.output_size(*image.shape[:2])
+            self.say(f"{width}x{height}: about {human_seconds(seconds)} an image, by a small piece of it")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

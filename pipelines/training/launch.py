@@ -20,6 +20,7 @@ from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.distributed import launch, launch_line, open_runtime
 from lucidflux_model.training.progress.log import Step
 from lucidflux_model.training.progress.stopping import StopAsked, Stopping
+from pipelines.execution.human import human_seconds
 from pipelines.execution.progress import SECONDS_BETWEEN_LINES, Progress, warn
 
 if TYPE_CHECKING:
@@ -156,15 +157,21 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def make_line_writer(progress: Progress, steps: int) -> Callable[[Step], None]:
-    """A line of text every ten seconds, and where something was validated."""
-    last = 0.0
+    """A line of text for the first step, every ten seconds, and where something was validated; each with the time
+    that is left at the mean speed of the steps so far, of which the first one's is its own."""
+    begun: float | None = None
+    last, before = -math.inf, 0
 
     def show(line: Step) -> None:
-        nonlocal last
+        nonlocal last, begun, before
         now = time.monotonic()
+        if begun is None:
+            begun, before = now - line["seconds"], line["step"] - 1
         if now - last >= SECONDS_BETWEEN_LINES or line["step"] == steps or "validation" in line:
             last = now
-            progress.say(f"step {line['step']:,}/{steps:,}: {describe_step(line)}")
+            each = (now - begun) / (line["step"] - before)
+            left = f", about {human_seconds(each * (steps - line['step']))} left" if line["step"] < steps else ""
+            progress.say(f"step {line['step']:,}/{steps:,}: {describe_step(line)}{left}")
 
     return show
 

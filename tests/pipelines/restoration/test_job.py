@@ -34,9 +34,11 @@ from lucidflux_model.inference.pipeline import LucidFluxPipeline
 from lucidflux_model.network.build import build_random
 from lucidflux_model.network.schedule import make_scheduler
 from lucidflux_model.weights.published import save_lucidflux
+from pipelines.execution.worker import Unit
 from pipelines.restoration.config import RestoreConfig
+from pipelines.restoration.lucidflux import LucidFluxRestorer
 from pipelines.restoration.rows import make_work_list
-from pipelines.restoration.unit import encode
+from pipelines.restoration.unit import RestoreUnit, encode
 from tests.support.commands import next_commands
 
 torch.set_num_threads(1)  # see tests/lucidflux_model/conftest.py
@@ -376,6 +378,35 @@ def test_the_model_that_checks_the_plumbing_is_asked_for_little(inputs: Path, tm
     assert done.returncode == 0, done.stderr
     assert re.search(r"64x64 in 4 steps: about \d+ s an image, \d+\.\d s a step", done.stderr)
     assert Image.open(tmp_path / "out" / "square.png").size == (64, 64)
+
+
+def test_seconds_are_said_before_the_first_image(inputs: Path, tmp_path: Path) -> None:
+    """By a piece of it that is restored first, which changes no pixel; """
+    for name in ("a", "b"):
+        Image.open(inputs / "square.png").resize((272, 64)).save(tmp_path / f"{name}.png")
+    settings = {"model": {"name": "tiny", "device": "cpu"}, "steps": 2}
+    rows = make_work_list(list_sources([str(tmp_path)]).table, "png")
+    said: list[str] = []
+    told = dict(RestoreUnit(RestoreConfig.model_validate(settings), said.append)(Unit("first", 1, rows[:1])))
+    first, during = said
+    assert re.fullmatch(r"272x64: about [\d.]+ (s|min \d+ s) an image, by a small piece of it", first)
+    assert during.startswith("272x64 in 2 steps: about ")
+    quiet = dict(RestoreUnit(RestoreConfig.model_validate(settings))(Unit("first", 1, rows[:1])))
+    assert told["a.png"] == quiet["a.png"]
+
+
+def test_a_step_is_foretold_by_the_operations_of_its_tiles() -> None:
+    """16 pixels a token; each tile sees the prompt and the tokens of the vision tower beside its own."""
+    whole, tiled = (
+        LucidFluxRestorer(RestoreConfig.model_validate({"model": {"name": "tiny"}, "tile": tile, "overlap": 64}))
+        for tile in (0, 128)
+    )
+    prompt, vision = whole._pipeline.prompt(1)[0].shape[1], whole._pipeline.image_encoder
+    condition = prompt + vision(torch.zeros(1, 3, *[vision.config.image_size] * 2)).last_hidden_state.shape[1]
+    across = whole._pipeline.transformer.transformer_blocks[0].attn.to_q.in_features
+    one, half = 12 * 16 + condition, 8 * 8 + condition
+    assert whole._work(192, 250) == one * (6 * across + one)
+    assert tiled._work(192, 128) == 2 * half * (6 * across + half)
 
 
 def test_one_side_alone_keeps_the_aspect_ratio(inputs: Path, tmp_path: Path) -> None:
