@@ -111,13 +111,14 @@ def _measure(image: np.ndarray, patch_px: int, limit: float) -> Measures:
     height, width = image.shape[:2]
     if min(height, width) < 3:
         return measure_luma_by_definition(luma(image) if image.ndim == 3 else image, patch_px, limit)
+    space = np.empty((2, width), np.int16)
     total = total_squares = flat = 0
     for rows, first, count in _bands(image, patch_px):
-        band_total, band_squares, squares, magnitudes, decided = _sums(rows, first, count, patch_px, limit)
+        band_total, band_squares = _laplacian_sums(rows, first, count, space[0])
         total += int(band_total)  # Python integers: size * total_squares passes 2^63 from about 90 megapixels on
         total_squares += int(band_squares)
         if count == patch_px:
-            flat += _flat_patches(rows[first : first + count], limit, squares, magnitudes, ~decided)
+            flat += _flat_patches(rows[first : first + count], limit, space)
     size, patches = height * width, (height // patch_px) * (width // patch_px)
     variance = (size * total_squares - total**2) / size**2
     return Measures(variance, flat / patches if patches else 0.0)
@@ -137,20 +138,24 @@ def _bands(image: np.ndarray, patch_px: int) -> Iterator[tuple[np.ndarray, int, 
         yield rows, top - start, min(patch_px, height - top)
 
 
-def _flat_patches(
-    band: np.ndarray, limit: float, squares: np.ndarray, magnitudes: np.ndarray, undecided: np.ndarray
-) -> int:
-    """How many patches of one band are flat, from the sums of those that were not left early."""
+def _flat_patches(band: np.ndarray, limit: float, space: np.ndarray) -> int:
+    """How many patches of one band are flat. No variance is over the mean of the squares, so a patch whose squares are
+    under the limit is flat whatever its magnitudes: no root is taken of it, and most flat patches are such."""
     patch_px = band.shape[0]
     count = patch_px * patch_px
-    mean = magnitudes / (_FIXED * count)
-    variance = squares / count - mean**2
-    flat = undecided & (variance < limit)
-    unsure = undecided & (np.abs(variance - limit) <= 2 * mean * _MAGNITUDE_ERROR + 1e-6)
-    for column in np.flatnonzero(unsure):
+    doubtful = np.flatnonzero(_reach_limit(band, limit, space[0], space[1]))
+    flat: int = band.shape[1] // patch_px - len(doubtful)
+    for column in doubtful:
         patch = band[:, column * patch_px : (column + 1) * patch_px]
-        flat[column] = _gradient_magnitude(patch).var() < limit
-    return int(flat.sum())
+        squares, magnitudes = _gradient_sums(patch, limit, space[0], space[1])
+        if squares < 0:
+            continue
+        mean = magnitudes / (_FIXED * count)
+        variance = squares / count - mean**2
+        if abs(variance - limit) <= 2 * mean * _MAGNITUDE_ERROR + 1e-6:
+            variance = _gradient_magnitude(patch).var()
+        flat += bool(variance < limit)
+    return flat
 
 
 @compiled
@@ -164,101 +169,139 @@ def _luma(pixels: np.ndarray, out: np.ndarray) -> None:
             out[y, x] = np.uint8(np.int32(weighted + np.int32(16384)) >> np.int32(15))
 
 
-@compiled
-def _sums(
-    rows: np.ndarray, first: int, count: int, patch: int, limit: float
-) -> tuple[np.int64, np.int64, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows [first, first + count) of `rows`: sum and sum of squares of the Laplacian; per patch the sum of
-    dx^2 + dy^2, the sum of magnitudes in 1/4096, and whether the patch was left early because it is surely not flat.
-
-    All sums are int64 and exact. The squared deviations of some rows from their own mean are no more than those of
-    all rows from the mean of all, so a patch whose rows so far have enough of them needs no further ones.
-    """
-    columns = rows.shape[1] // patch if count == patch else 0
-    squares = np.zeros(columns, np.int64)
-    magnitudes = np.zeros(columns, np.int64)
-    decided = np.zeros(columns, np.bool_)
-    smooth = np.empty(patch + 2, np.int16)
-    slope = np.empty(patch + 2, np.int16)
-    total = total_squares = np.int64(0)
-    for inside in range(count):
-        y = first + inside
-        up = rows[1 if y == 0 else y - 1]  # no row above: the edge of the image, reflected
-        down = rows[y - 1 if y == rows.shape[0] - 1 else y + 1]
-        row_total, row_squares = _laplacian_row(up, rows[y], down)
-        total += row_total
-        total_squares += row_squares
-        above = down if inside == 0 else up
-        below = up if inside == patch - 1 else down
-        _gradient_row(above, rows[y], below, patch, smooth, slope, decided, squares, magnitudes)
-        if inside % 16 == 15:
-            seen = (inside + 1) * patch
-            for column in range(columns):
-                mean = magnitudes[column] / (_FIXED * seen)
-                surely = squares[column] / seen - mean * mean - 2 * mean * _MAGNITUDE_ERROR - 1e-6
-                decided[column] |= surely * seen >= limit * patch * patch
-    return total, total_squares, squares, magnitudes, decided
+# The loops below are short, one result each, and without casts where a sum is stored as int16: LLVM then keeps 16 bits
+# to a pixel. A sum that is used twice, or an index that is not a loop's own, costs it two to five times as long.
 
 
 @compiled
-def _laplacian_row(up: np.ndarray, here: np.ndarray, down: np.ndarray) -> tuple[np.int64, np.int64]:
-    """In int32 within 1024 columns: 1020^2 x 1024 < 2^31."""
-    width = here.size
+def _laplacian_sums(rows: np.ndarray, first: int, count: int, space: np.ndarray) -> tuple[np.int64, np.int64]:
+    """Sum and sum of squares of the Laplacian over rows [first, first + count) of `rows`, exact; `space`: int16[W]."""
+    width = rows.shape[1]
     total = np.int64(0)
     squares = np.int64(0)
-    for edge, inner in ((0, 1), (width - 1, width - 2)):
-        value = np.int64(up[edge]) + np.int64(down[edge]) + 2 * np.int64(here[inner]) - 4 * np.int64(here[edge])
-        total += value
-        squares += value * value
-    for start in range(0, width - 2, 1024):
-        count = min(1024, width - 2 - start)
-        left, middle, right = here[start:], here[start + 1 :], here[start + 2 :]
-        above, below = up[start + 1 :], down[start + 1 :]
-        some_total = np.int32(0)
-        some_squares = np.int32(0)
-        for x in range(count):
-            across = np.int32(np.int32(left[x]) + np.int32(right[x]))
-            along = np.int32(np.int32(above[x]) + np.int32(below[x]))
-            centre = np.int32(np.int32(4) * np.int32(middle[x]))
-            laplacian = np.int32(np.int32(across + along) - centre)
-            some_total = np.int32(some_total + laplacian)
-            some_squares = np.int32(some_squares + np.int32(laplacian * laplacian))
-        total += some_total
-        squares += some_squares
+    for y in range(first, first + count):
+        here = rows[y]
+        up = rows[1 if y == 0 else y - 1]  # no row above: the edge of the image, reflected
+        down = rows[y - 1 if y == rows.shape[0] - 1 else y + 1]
+        left, middle, right, above, below = here[: width - 2], here[1:], here[2:], up[1:], down[1:]
+        inner = space[1:]
+        for x in range(left.size):
+            inner[x] = (
+                np.int16(left[x])
+                + np.int16(right[x])
+                + np.int16(above[x])
+                + np.int16(below[x])
+                - 4 * np.int16(middle[x])
+            )
+        for edge, inside in ((0, 1), (width - 1, width - 2)):
+            along = np.int64(up[edge]) + np.int64(down[edge])
+            space[edge] = along + 2 * np.int64(here[inside]) - 4 * np.int64(here[edge])
+        for start in range(0, width, 1024):  # 1020^2 x 1024 < 2^31
+            values = space[start : min(start + 1024, width)]
+            some_total = np.int32(0)
+            some_squares = np.int32(0)
+            for x in range(values.size):
+                value = np.int32(values[x])
+                some_total = np.int32(some_total + value)
+                some_squares = np.int32(some_squares + np.int32(value * value))
+            total += some_total
+            squares += some_squares
     return total, squares
 
 
 @compiled
-def _gradient_row(
-    up: np.ndarray,
-    here: np.ndarray,
-    down: np.ndarray,
-    patch: int,
-    smooth: np.ndarray,
-    slope: np.ndarray,
-    decided: np.ndarray,
-    squares: np.ndarray,
-    magnitudes: np.ndarray,
+def _fill_columns(
+    above: np.ndarray, here: np.ndarray, below: np.ndarray, smooth: np.ndarray, slope: np.ndarray
 ) -> None:
-    """Adds one row of each undecided patch to `squares` and `magnitudes`; `smooth`, `slope`: int16 space, patch + 2."""
-    for column in range(squares.size):
-        if decided[column]:
-            continue
-        left = column * patch
-        for x in range(patch):
-            above, below = np.int32(up[left + x]), np.int32(down[left + x])
-            smooth[x + 1] = np.int16(above + below + 2 * np.int32(here[left + x]))
-            slope[x + 1] = np.int16(below - above)
-        smooth[0], smooth[patch + 1] = smooth[2], smooth[patch - 1]
-        slope[0], slope[patch + 1] = slope[2], slope[patch - 1]
-        row_squares = np.int32(0)
-        row_magnitudes = np.int32(0)
-        for x in range(patch):
-            dx = np.int32(np.int32(smooth[x + 2]) - np.int32(smooth[x]))
-            dy = np.int32(np.int32(slope[x]) + np.int32(slope[x + 2]) + 2 * np.int32(slope[x + 1]))
-            square = np.int32(np.int32(dx * dx) + np.int32(dy * dy))
-            row_squares = np.int32(row_squares + square)
-            root = np.sqrt(np.float32(square))
-            row_magnitudes = np.int32(row_magnitudes + np.int32(root * np.float32(4096.0) + np.float32(0.5)))
-        squares[column] += row_squares
-        magnitudes[column] += row_magnitudes
+    """The vertical halves of Sobel's dx and dy, int16, of three rows of the same width."""
+    for x in range(here.size):
+        smooth[x] = np.int16(above[x]) + np.int16(below[x]) + 2 * np.int16(here[x])
+    for x in range(here.size):
+        slope[x] = np.int16(below[x]) - np.int16(above[x])
+
+
+@compiled
+def _reach_limit(band: np.ndarray, limit: float, smooth: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """bool[patches]: whether the mean of dx^2 + dy^2 over the patch is at least `limit`, or over so many rows of it
+    that looking at its magnitudes, row by row from the top, is the shorter way. `smooth`, `slope`: int16[W] space."""
+    patch = band.shape[0]
+    columns = band.shape[1] // patch
+    squares = np.zeros(columns, np.int64)
+    reached = np.zeros(columns, np.bool_)
+    for y in range(patch):
+        above = band[1 if y == 0 else y - 1]
+        below = band[patch - 2 if y == patch - 1 else y + 1]
+        low, high = 0, columns
+        while low < high and reached[low]:
+            low += 1
+        while low < high and reached[high - 1]:
+            high -= 1
+        if low == high:
+            break
+        start, stop = low * patch, high * patch
+        _fill_columns(above[start:stop], band[y, start:stop], below[start:stop], smooth[start:], slope[start:])
+        for column in range(low, high):
+            if not reached[column]:
+                left, right = column * patch, (column + 1) * patch
+                squares[column] += _row_squares(smooth[left:right], slope[left:right])
+                # asked of 16 rows at a time, and of all at the end
+                reached[column] = (y % 16 == 15 or y == patch - 1) and squares[column] >= limit * patch * (y + 1)
+    return reached
+
+
+@compiled
+def _row_squares(smooth: np.ndarray, slope: np.ndarray) -> np.int64:
+    """Sum of dx^2 + dy^2 along one row of a patch. At both ends the reflected neighbours make dx 0."""
+    last = smooth.size - 1
+    total = np.int64(0)
+    for edge, inside in ((0, 1), (last, last - 1)):
+        down = 2 * (np.int64(slope[edge]) + np.int64(slope[inside]))
+        total = np.int64(total + down * down)
+    right, middle, after = smooth[2:], slope[1:], slope[2:]
+    inner = np.int32(0)  # 2 x 1020^2 x 358 < 2^31
+    for x in range(right.size):
+        dx = np.int32(np.int16(right[x] - smooth[x]))
+        dy = np.int32(np.int16(np.int16(slope[x] + after[x]) + np.int16(middle[x] + middle[x])))
+        inner = np.int32(inner + np.int32(np.int32(dx * dx) + np.int32(dy * dy)))
+    return np.int64(total + inner)
+
+
+@compiled
+def _row_magnitudes(smooth: np.ndarray, slope: np.ndarray) -> np.int64:
+    """Sum of sqrt(dx^2 + dy^2) in 1/4096 along one row of a patch, each rounded from float32."""
+    last = smooth.size - 1
+    total = np.int64(0)
+    for edge, inside in ((0, 1), (last, last - 1)):
+        down = 2 * (np.int64(slope[edge]) + np.int64(slope[inside]))
+        total = np.int64(total + np.int64(abs(down)) * 4096)
+    right, middle, after = smooth[2:], slope[1:], slope[2:]
+    inner = np.int32(0)  # 1443 x 4096 x 358 < 2^31
+    for x in range(right.size):
+        dx = np.int32(np.int16(right[x] - smooth[x]))
+        dy = np.int32(np.int16(np.int16(slope[x] + after[x]) + np.int16(middle[x] + middle[x])))
+        root = np.sqrt(np.float32(np.int32(np.int32(dx * dx) + np.int32(dy * dy))))
+        inner = np.int32(inner + np.int32(root * np.float32(4096.0) + np.float32(0.5)))
+    return np.int64(total + inner)
+
+
+@compiled
+def _gradient_sums(patch: np.ndarray, limit: float, smooth: np.ndarray, slope: np.ndarray) -> tuple[np.int64, np.int64]:
+    """(sum of dx^2 + dy^2, sum of magnitudes in 1/4096) of one patch, exact integers; (-1, 0) as soon as it is surely
+    not flat. The squared deviations of some rows from their own mean are no more than those of all rows from the mean
+    of all, so a patch whose rows so far have enough of them needs no further ones."""
+    side = patch.shape[0]
+    squares = np.int64(0)
+    magnitudes = np.int64(0)
+    for y in range(side):
+        above = patch[1 if y == 0 else y - 1]
+        below = patch[side - 2 if y == side - 1 else y + 1]
+        _fill_columns(above, patch[y], below, smooth, slope)
+        squares += _row_squares(smooth[:side], slope[:side])
+        magnitudes += _row_magnitudes(smooth[:side], slope[:side])
+        if y % 16 == 15:
+            seen = (y + 1) * side
+            mean = magnitudes / (_FIXED * seen)
+            surely = squares / seen - mean * mean - 2 * mean * _MAGNITUDE_ERROR - 1e-6
+            if surely * seen >= limit * side * side:
+                return np.int64(-1), np.int64(0)
+    return squares, magnitudes

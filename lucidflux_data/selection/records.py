@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import pyarrow as pa
 
-VERSION = "0.5.0"  # of this code; run.json keeps that of the code which listed the candidates
+VERSION = "0.6.0"  # of this code; run.json keeps that of the code which listed the candidates
 
 # Reasons for which an image could not be scored at all, by what happened.
 FAILURES = (

@@ -89,3 +89,17 @@ def test_bytes_and_wrong_input(photo_paths) -> None:
     for wrong in (np.zeros((4, 4), np.float32), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)):
         with pytest.raises(ValueError, match="uint8 HxW"):
             measure_luma(wrong)
+
+
+def test_limits_at_the_mean_square_and_at_the_variance_itself() -> None:
+    """Where a patch is taken for flat without its magnitudes, where rows are left early, and around both."""
+    rng = np.random.default_rng(5)
+    for contrast in (1, 4, 12, 40, 120):
+        image = np.clip(rng.normal(128, contrast, (48, 72)), 0, 255).astype(np.uint8)
+        magnitudes = [quality._gradient_magnitude(image[y : y + 24, x : x + 24]) for y in (0, 24) for x in (0, 24, 48)]
+        for magnitude in magnitudes:
+            mean_square = float((magnitude**2).mean())
+            for centre in (mean_square, float(magnitude.var()), mean_square / 2):
+                for limit in (np.nextafter(centre, 0), centre, np.nextafter(centre, np.inf), centre + 0.01):
+                    ours = measure_luma(image, 24, float(limit)).flat_fraction
+                    assert ours == measure_luma_by_definition(image, 24, float(limit)).flat_fraction
