@@ -3,14 +3,13 @@
     decode_apart       in a child process, which is replaced when it hangs or dies: where the job must not end with it
     decode_in_worker   in a worker that an executor replaces: here at the first attempt at a unit, then in a child
 
-Nothing inside Python stops a C decoder that hangs. At the first attempt a watchdog in C ends the worker at the limit.
+Nothing inside Python stops a C decoder that hangs. At the first attempt the kernel's alarm ends the worker.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import faulthandler
 import hashlib
 import importlib
 import os
@@ -19,11 +18,12 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
 
+from lucidflux_data.alarm import hard_limit, let_alarm_end
 from lucidflux_data.codecs.header import Header
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ImageError, Interrupted
@@ -32,17 +32,6 @@ from lucidflux_data.messages import UnpackError, receive, send
 
 APART = 2  # an attempt at which decoding is in a child
 READ_TWICE = 2  # times the encoded bytes: in the pipe and for the decoder
-
-
-@contextlib.contextmanager
-def hard_limit(seconds: float) -> Iterator[None]:
-    """Ends this process when the block takes longer, whatever it hangs in: the watchdog needs no Python to run."""
-    with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
 
 class Apart:
@@ -128,6 +117,7 @@ def serve(function: str) -> None:
     """The child: (bytes, limits, more) in, a result or an ImageError out, until its parent closes the pipe."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the results
+    let_alarm_end()
     module, _, name = function.partition(":")
     work: Callable[..., Any] = getattr(importlib.import_module(module), name)
     if hasattr(sys.modules[module], "warm_up"):

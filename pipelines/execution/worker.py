@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from lucidflux_data.alarm import let_alarm_end
 from lucidflux_data.messages import unpack
 from lucidflux_data.storage.folder import Content, Folder, configure
 from pipelines.execution.counting import Place, telling
@@ -89,6 +90,7 @@ def handle(
     configure(settings)
     if _loaded is None or _loaded[0] != job:
         limit_threads()
+        let_alarm_end()
         _loaded = (job, unpack(job))
     start = time.time()
     outcome = "killed"

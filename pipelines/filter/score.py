@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.alarm import hard_limit
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa.batches import BatchRules, BatchScorer, score_all
 from lucidflux_data.iqa.config import IQAConfig
-from lucidflux_data.isolation import hard_limit
 from lucidflux_data.measures.basic import Isolated, measure, warm_up
 from lucidflux_data.measures.config import MeasureConfig
 from lucidflux_data.selection import records

@@ -17,7 +17,7 @@ LAYER = {"lucidflux_data": 0, "lucidflux_model": 1, "benchmarks": 1, "pipelines"
 FLOORS = (
     ("errors", "escapes", "jit", "messages", "process"),
     ("config", "codecs", "page"),
-    ("decode_config",),
+    ("alarm", "decode_config"),
     ("storage", "degradation", "images"),
     ("in_memory", "isolation"),
     ("sources", "shards", "measures"),
