@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
-import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -30,7 +29,7 @@ from lucidflux_data.codecs.header import (
     orientation_of,
 )
 from lucidflux_data.codecs.memory import check_memory, estimate_memory, within_memory
-from lucidflux_data.codecs.opening import opened
+from lucidflux_data.codecs.opening import add_end, check_rows, opened, why_not
 from lucidflux_data.decode_config import DEFAULT_MAX_MEMORY_BYTES, DEFAULT_MAX_PIXELS
 from lucidflux_data.errors import ImageError as ImageError  # read from here too
 
@@ -118,7 +117,7 @@ def _decode(data: bytes, header: Header) -> Decoded:
     if header.mode.split(";")[0] in ("L", "LA", "La", "1", "I"):
         flags.add("grey")
     if not header.ended:
-        data = _ended(data, header)
+        data = add_end(data)
         flags.add("no_end")
     if header.page is not None:
         pixels = _decode_page(data, header, header.page, flags)
@@ -219,21 +218,6 @@ def _header_of_page(page: pages.Page) -> Header:
     )
 
 
-def _ended(data: bytes, header: Header) -> bytes:
-    """A JPEG without its end marker, with one; ImageError `truncated` where rows or refinements are missing.
-
-    What follows the last row is skipped by every decoder, and what stands in the place of a missing row is seen: so the
-    picture is whole where different tails give the same pixels.
-    """
-    frame = signatures.jpeg_frame(data)
-    whole = frame is not None and (frame.kind != 2 or frame.refined)  # 2: progressive
-    tails = [tail * 512 + b"\xff\xd9" for tail in (b"", b"\x5a\xa5", b"\xa5\x5a")]
-    seen = [imagecodecs.jpeg8_decode(data + tail) for tail in tails] if whole else []
-    if not seen or any(not np.array_equal(pixels, seen[0]) for pixels in seen):
-        raise ImageError("truncated", "the file ends before the picture does")
-    return data + tails[0]
-
-
 def _is_plain(header: Header) -> bool:
     """Whether OpenCV's 8-bit colour decoder gives exactly the pixels that the contract asks for."""
     return (
@@ -254,27 +238,13 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
         check_memory(error)
         pixels = None
     if pixels is None:
-        raise _why_not(data)
+        raise why_not(data)
+    if header.format == "jpeg":
+        check_rows(data, pixels[-1, -1].tolist())
     turned = _upright(pixels, header)
     if turned.shape[:2] != (header.height, header.width):
-        raise _why_not(data)
+        raise why_not(data)
     return turned
-
-
-def _why_not(data: bytes) -> ImageError:
-    """Tells a file that ends too early from one whose data are damaged, by asking Pillow's decoder."""
-    try:
-        with opened(data) as image:
-            image.load()
-    except ImageError as error:
-        return error
-    except MemoryError:
-        raise
-    except Exception as error:
-        if "truncated" in str(error).lower():
-            return ImageError("truncated", "the file ends before the picture does")
-        return ImageError("unreadable", "the picture data are damaged")
-    return ImageError("truncated", "the file ends before the picture does")
 
 
 def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
@@ -286,7 +256,7 @@ def _decode_16bit(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
         check_memory(error)
         samples = None
     if samples is None or samples.dtype != np.uint16:
-        raise _why_not(data)
+        raise why_not(data)
     if samples.ndim == 2:
         samples = samples[..., None]
     alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
@@ -342,19 +312,23 @@ def finish(
     return _upright(rgb, header)
 
 
-def _load(image: Image.Image, data: bytes) -> None:
+def _load(image: Image.Image, data: bytes, header: Header) -> None:
     try:
         image.load()
     except MemoryError:
         raise
     except Exception:
-        raise _why_not(data) from None
+        raise why_not(data) from None
+    if header.format == "jpeg":
+        check_rows(data, np.asarray(image.crop((image.width - 1, image.height - 1, *image.size))).ravel().tolist())
+    if image.mode == "P" and not image.getpalette():
+        raise ImageError("unreadable", "the palette is missing")
 
 
 def _decode_pillow(data: bytes, header: Header, flags: set[str]) -> np.ndarray:
     with opened(data) as image:
         outside = find_outside(image, data)
-        _load(image, data)
+        _load(image, data, header)
         clear = signatures.png_transparency(data) if header.format == "png" and header.mode in ("1", "L") else None
         if image.mode in ("P", "PA"):
             flags.add("palette")

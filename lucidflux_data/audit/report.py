@@ -18,8 +18,9 @@ from lucidflux_data.audit import histogram
 from lucidflux_data.audit.nearest import describe_none_near, find_nearest
 from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.config import changes_between, say_value
-from lucidflux_data.errors import InputError, StorageError
-from lucidflux_data.images import ImageError, decode
+from lucidflux_data.decode_config import DecodeConfig
+from lucidflux_data.errors import ImageError, InputError, StorageError
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures import firewall
 from lucidflux_data.page.charts import short
 from lucidflux_data.page.render import CHARTS, render_page
@@ -213,7 +214,8 @@ def _fill(folder: Folder, run: runs.FilterRun, sheets: list[Sheet]) -> None:
     rows = sorted({row for sheet in sheets for row in sheet.rows})
     table = folder.read_table(runs.LEDGER, shown).take(pa.array(rows, pa.int64()))
     about = dict(zip(rows, table.to_pylist(), strict=True))
-    pictures = {number: _thumbnail(row, run["config"]["decode"]["max_pixels"]) for number, row in about.items()}
+    decode = DecodeConfig.model_validate(run["config"]["decode"])
+    pictures = {number: _thumbnail(row, decode) for number, row in about.items()}
     for sheet in sheets:
         sheet.tiles = [_make_tile(about[number], pictures[number], sheet.score) for number in sheet.rows]
 
@@ -230,11 +232,12 @@ def _make_tile(row: records.LedgerRow, picture: str | None, score: str | None) -
     }
 
 
-def _thumbnail(row: records.LedgerRow, max_pixels: int) -> str | None:
+def _thumbnail(row: records.LedgerRow, decode: DecodeConfig) -> str | None:
     if row["reason"] in records.FAILURES and not row["reason"].startswith("iqa_"):
         return None  # it could not be decoded, or not in time
     try:
-        pixels = decode(read_known(row["uri"], row["offset"], row["bytes"] or -1, row["key"]), max_pixels)
+        data = read_known(row["uri"], row["offset"], row["bytes"] or -1, row["key"])
+        pixels = pixels_apart(data, decode)  # where what a library prints reaches nobody
     except (ImageError, InputError, StorageError):
         return None
     return data_url(shrink(pixels, THUMBNAIL_PX), "jpeg", 80)

@@ -26,6 +26,8 @@ UNREAD = (
     (0, b"DDS ", "DDS"),
     (0, b"FUJIFILMCCD-RAW", "Fujifilm raw"),
     (0, b"IIRO", "Olympus raw"),
+    (0, b"IIRS", "Olympus raw"),
+    (0, b"MMOR", "Olympus raw"),
     (0, b"IIU\0", "Panasonic raw"),
     (0, b"II\xbc", "JPEG XR"),
     (0, b"#?RADIANCE", "Radiance HDR"),
@@ -60,6 +62,13 @@ UNREAD = (
     (0, b"II\x1a\0\0\0HEAPCCDR", "Canon raw"),
     (0, b"FOVb", "Sigma raw"),
     (0, b"\0MRM", "Minolta raw"),
+    (0, b"\0\0\0\x0cJXS \r\n\x87\n", "JPEG XS"),
+    (0, b"/* XPM */", "XPM"),
+    (8, b"ILBM", "ILBM"),
+    (0, b"BLP2", "BLP"),
+    (0, b"VTF\0", "VTF"),
+    (0, b"PVR\x03", "PVR"),
+    (0, b"\x13\xab\xa1\x5c", "ASTC"),
 )
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 OTHER_BRANDS = {b"avci": "HEIF of H.264", b"avcs": "HEIF of H.264", b"vvic": "HEIF of H.266", b"jpeg": "HEIF of JPEG"}
@@ -99,10 +108,23 @@ def name_unread(data: bytes) -> str | None:
     if data[:2] == b"\x1f\x8b":
         with contextlib.suppress(zlib.error):
             head = zlib.decompressobj(31).decompress(data[:SVG_HEAD], SVG_HEAD)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        head = head.decode("utf-16", "ignore").encode()
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return "SVG" if start.startswith((b"<svg", b"<?xml", b"<!--")) and b"<svg" in head.lower() else None
+    return "SVG" if start.startswith(SVG_STARTS) and b"<svg" in head.lower() else None
 
 
+def begins_as_read(data: bytes) -> bool:
+    """Whether the first bytes are those of a format that is read, however damaged what follows is."""
+    if data[:2] == b"BM":
+        return int.from_bytes(data[14:18], "little") in BMP_HEADERS
+    boxes = data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", *HEIF_BRANDS)
+    return boxes or data[:4] + data[8:12] == b"RIFFWEBP" or data.startswith(STARTS)
+
+
+STARTS = (b"\xff\xd8\xff", PNG_SIGNATURE, b"GIF87a", b"GIF89a", *TIFF_SIGNATURES)
+BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes of the header behind the one of the file
+SVG_STARTS = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
 JPEG_LS = 0xF7  # the marker of its frame (ITU-T T.87)
 SVG_HEAD = 64 << 10  # bytes in which the element is looked for, behind comments and licences
 
@@ -236,25 +258,28 @@ def png_transparency(data: bytes) -> tuple[int, ...] | None:
     """The sample values of the colour that a grey or RGB PNG declares transparent (tRNS, at the depth of the file)."""
     for kind, content, right in png_chunks(data):
         if kind == b"tRNS" and right and len(content) in (2, 6):
-            return tuple(int.from_bytes(content[k : k + 2], "big") for k in range(0, len(content), 2))
+            most = 2 ** data[24] - 1  # higher bits do not count (PNG specification 11.3.1)
+            return tuple(int.from_bytes(content[k : k + 2], "big") & most for k in range(0, len(content), 2))
         if kind == b"IDAT":
             return None
     return None
 
 
 class JpegFrame(NamedTuple):
-    """`kind`: the last digit of the SOF marker. `refined`: every coefficient of every component came to full depth."""
+    """`kind`: the last digit of the SOF marker. `refined`: every coefficient of every component came to full depth.
+    `end`: where the end marker stands, or another beginning; of a file without one, its length."""
 
     kind: int
     precision: int
     refined: bool
+    end: int
 
 
 def jpeg_frame(data: bytes) -> JpegFrame | None:
     """The frame header of a JPEG; None where there is none."""
     position, kind, precision = 2, -1, 0
     full: dict[int, set[int]] = {}
-    while position + 4 <= len(data):
+    while position + 2 <= len(data):
         if data[position] != 0xFF:
             position = data.find(b"\xff", position)
             if position < 0:
@@ -264,7 +289,7 @@ def jpeg_frame(data: bytes) -> JpegFrame | None:
         if marker == 0xFF:
             position += 1
             continue
-        if marker == 0xD9:
+        if marker == 0xD9 or (marker == 0xD8 and kind >= 0):
             break
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             position += 2
@@ -274,7 +299,7 @@ def jpeg_frame(data: bytes) -> JpegFrame | None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
             kind, precision = marker & 15, body[0]
             full = {body[6 + 3 * k]: set() for k in range(body[5]) if 6 + 3 * k < len(body)}
-        if marker == 0xDA and len(body) >= 2 * body[0] + 4:
+        if marker == 0xDA and body and len(body) >= 2 * body[0] + 4:
             first, last, approximation = body[2 * body[0] + 1 : 2 * body[0] + 4]
             for k in range(body[0]):
                 if approximation & 15 == 0:
@@ -282,7 +307,8 @@ def jpeg_frame(data: bytes) -> JpegFrame | None:
         position += 2 + max(size, 2)
     if kind < 0:
         return None
-    return JpegFrame(kind, precision, bool(full) and all(len(done) == 64 for done in full.values()))
+    end = position if data[position : position + 2] in (b"\xff\xd8", b"\xff\xd9") else len(data)
+    return JpegFrame(kind, precision, bool(full) and all(len(done) == 64 for done in full.values()), end)
 
 
 JPEG_TAIL = 64 << 10  # bytes in which the end marker is looked for first
@@ -320,6 +346,8 @@ def name_unread_coding(data: bytes) -> str | None:
     for marker, at, size in _jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and size >= 6 and at + 6 <= len(data):
             kind, bits, components = marker & 15, data[at], data[at + 5]
+            if data[at + 1 : at + 3] == b"\0\0":
+                return "JPEG that tells its height behind the picture (DNL)"
             if kind in JPEG_CODINGS or bits != 8:
                 coding = f"{JPEG_CODINGS[kind]} " if kind in JPEG_CODINGS else ""
                 return f"{coding}JPEG of {bits} bits"

@@ -8,6 +8,8 @@ codecs, pages behind a small copy. What it does not know the meaning of is refus
 from __future__ import annotations
 
 import io
+import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from lucidflux_data.codecs import icc as profiles
 from lucidflux_data.codecs.alpha import scale_to_8
 from lucidflux_data.errors import ImageError
 
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # a failure has a sentence of our own
 PILLOW_CODECS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 UNCOMPRESSED, JPEG = 1, 7
 MOST_SAMPLES = 8  # of a pixel; more is a measurement, not a picture
@@ -26,8 +29,11 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR, CIELAB = 0, 1, 2, 
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3, CIELAB: 3}
 ASSOCIATED, UNASSOCIATED = 1, 2  # ExtraSamples (TIFF 6.0, tag 338): alpha multiplied into the colours, or not
 SUBFILE, PHOTOMETRIC, ORIENTATION, COLOR_MAP, INK_SET, PROFILE = 254, 262, 274, 320, 332, 34675
+STRIP_BYTES, TILE_BYTES, REFERENCE_BLACK_WHITE = 279, 325, 532
+FULL = (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)  # ReferenceBlackWhite of what uses all levels: fractions
 DNG_VERSION = 50706
 BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow takes it for a TIFF of old
+VOID = 4  # SampleFormat: not said, and taken for unsigned
 SMALLER, MASK = 1, 4  # NewSubfileType: a smaller copy of another page, a mask of one
 RAW = frozenset({32803, 34892})  # the samples of a sensor: colour filter array, linear raw (DNG)
 
@@ -90,9 +96,9 @@ def read_page(data: bytes) -> TiffPage:
         alpha = extras[alphas[0]] if alphas else 0
         plain = number == 0 and below < 0 and data[:4] != BIG_ENDIAN_BIGTIFF and _is_plain(page, extras)
         _check_colours(page, alpha, plain)
+        _check_parts(page)
         icc = page.tags.get(PROFILE) if photometric != CIELAB else None
-        turn = page.tags.get(ORIENTATION)
-        orientation = turn.value if turn is not None and isinstance(turn.value, int) else 1
+        orientation = _orientation(page)
         return TiffPage(
             number=number,
             below=below,
@@ -102,7 +108,7 @@ def read_page(data: bytes) -> TiffPage:
             photometric=photometric,
             alpha=alpha,
             alpha_at=COLOURS[photometric] + alphas[0] if alphas else -1,
-            orientation=orientation if 1 <= orientation <= 8 else 1,
+            orientation=orientation,
             icc=bytes(icc.value) if icc is not None and isinstance(icc.value, bytes) else None,
             several=several,
             stored_bytes=max(1, samples * bits // 8),
@@ -125,7 +131,7 @@ def _check_kind(page: tifffile.TiffPage, first: tifffile.TiffPage) -> None:
     if not isinstance(bits, int) or not isinstance(page.sampleformat or 1, int):
         raise _unread("with samples of several kinds")
     sample_format = int(page.sampleformat or 1)
-    if sample_format not in (1, 4) or bits not in (1, 2, 4, 8, 16) or photometric not in COLOURS:
+    if sample_format not in (1, VOID) or bits not in (1, 2, 4, 8, 16) or photometric not in COLOURS:
         kind = {2: "signed integer", 3: "floating point"}.get(sample_format, "other")
         raise _unread(f"of {bits}-bit {kind} samples (photometric {photometric})")
     if not COLOURS[photometric] <= page.samplesperpixel <= MOST_SAMPLES:
@@ -146,17 +152,39 @@ def _check_colours(page: tifffile.TiffPage, alpha: int, plain: bool) -> None:
         raise _unread(f"of {photometric.name} under an alpha that is multiplied in")
     if photometric in (YCBCR, CIELAB) and bits != 8:
         raise _unread(f"of {photometric.name} of {bits} bits")
-    sampled = photometric == YCBCR and page.compression == UNCOMPRESSED and tuple(page.subsampling or ()) != (1, 1)
-    if sampled or (photometric == YCBCR and not plain and page.compression != JPEG):
+    sampled = page.compression == UNCOMPRESSED and tuple(page.subsampling or ()) != (1, 1)
+    range_ = page.tags.get(REFERENCE_BLACK_WHITE)
+    narrow = range_ is not None and tuple(range_.value) != FULL
+    if photometric == YCBCR and (sampled or (page.compression != JPEG and (narrow or not plain))):
         raise _unread(f"of {photometric.name} in this coding")
     if photometric == PALETTE and COLOR_MAP not in page.tags:
         raise ImageError("unreadable", "the palette is missing")
+
+
+def _check_parts(page: tifffile.TiffPage) -> None:
+    """ImageError `truncated` where a strip or tile is not there: decoders would leave it black. Of what is stored in
+    one piece, old programs wrote any number of bytes."""
+    count = math.prod(page.chunked) if page.is_tiled or page.rowsperstrip > 0 else 1
+    counts = page.databytecounts[:count]
+    told = STRIP_BYTES in page.tags or TILE_BYTES in page.tags
+    if len(page.dataoffsets) < count or (told and not page.is_contiguous and (len(counts) < count or not all(counts))):
+        raise ImageError("truncated", "a strip or tile of the picture is not there")
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    turn = page.tags.get(ORIENTATION)
+    value = turn.value if turn is not None else 1
+    first = value[0] if isinstance(value, tuple) and value else value
+    return first if isinstance(first, int) and 1 <= first <= 8 else 1
 
 
 def _is_plain(page: tifffile.TiffPage, extras: list[int]) -> bool:
     """8 bits at most, a codec of long ago, and no alpha or a plain one beside grey or RGB."""
     photometric, bits = page.photometric, page.bitspersample
     few = photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+    odd = page.sampleformat == VOID or len(page.extrasamples) != len(extras)
+    if odd or not (page.is_tiled or page.rowsperstrip > 0):
+        return False
     known = int(page.compression) in PILLOW_CODECS and photometric != PALETTE and (bits == 8 or (few and bits < 8))
     if page.samplesperpixel == COLOURS[int(photometric)]:
         return known and not (photometric == CIELAB and page.planarconfig == 2)
@@ -208,9 +236,11 @@ def read_colours(data: bytes, page: TiffPage) -> tuple[np.ndarray, np.ndarray | 
         stored = file.pages[page.number]
         if page.below >= 0:
             stored = _pages_below(stored)[page.below]
-        for offset, size in zip(stored.dataoffsets, stored.databytecounts, strict=True):
-            if size <= 0 or offset + size > len(data):
-                raise ImageError("truncated", "the file ends before the picture does")
+        parts = list(zip(stored.dataoffsets, stored.databytecounts, strict=True))
+        if stored.is_contiguous:
+            parts = [(stored.dataoffsets[0], stored.nbytes)]
+        if any(size <= 0 or offset + size > len(data) for offset, size in parts):
+            raise ImageError("truncated", "the file ends before the picture does")
         samples = stored.asarray(maxworkers=1)
         if samples.ndim == 3 and stored.axes.startswith("S"):
             samples = np.moveaxis(samples, 0, -1)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lucidflux_data.errors import ImageError, InputError, WrongCall, suggest
-from lucidflux_data.images import decode
 from lucidflux_data.in_memory import each_picture
+from lucidflux_data.isolation import pixels_apart
 from lucidflux_model.inference.config import SEED, TINY, ModelConfig, Offload, Quantize
 from lucidflux_model.inference.loading import load_pipeline, quiet_libraries
 from lucidflux_model.inference.pipeline import LucidFluxPipeline
@@ -107,7 +107,7 @@ def restore(
 
 def _decoded(path: Path) -> np.ndarray:
     try:
-        return decode(path.read_bytes())
+        return pixels_apart(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except ImageError as error:

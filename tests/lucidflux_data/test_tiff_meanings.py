@@ -37,17 +37,17 @@ def written(*pages: tuple[np.ndarray, dict]) -> bytes:
 
 
 def by_tags(strip: bytes, **tags: tuple[str, list]) -> bytes:
-    """A TIFF of one strip; a tag is `t262=("H", [1])`: letters of struct, values."""
+    """A TIFF of one strip; a tag is `t262=("H", [1])`: letters of struct (two for fractions), values."""
     where = {273: ("I", [8]), 279: ("I", [len(strip)]), 256: ("I", [WIDTH]), 257: ("I", [HEIGHT]), 278: ("I", [HEIGHT])}
     entries = where | {int(name[1:]): value for name, value in tags.items()}
     at = 8 + len(strip) + len(strip) % 2
     body, behind = b"", at + 2 + 12 * len(entries) + 4
     far = b""
     for tag, (letter, values) in sorted(entries.items()):
-        content = struct.pack(f"<{len(values)}{letter}", *values)
+        content = struct.pack(f"<{len(values)}{letter[0]}", *values)
         near = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack("<I", behind + len(far))
         far += content if len(content) > 4 else b""
-        body += struct.pack("<HHI", tag, {"H": 3, "I": 4, "B": 1}[letter], len(values)) + near
+        body += struct.pack("<HHI", tag, {"H": 3, "I": 4, "B": 1, "II": 5}[letter], len(values) // len(letter)) + near
     head = b"II*\0" + struct.pack("<I", at) + strip.ljust(at - 8, b"\0")
     return head + struct.pack("<H", len(entries)) + body + bytes(4) + far
 
@@ -116,6 +116,13 @@ def test_ycbcr_behind_a_small_copy() -> None:
     refused(by_tags(imagecodecs.zstd_encode(raw.tobytes()), **zstd), "unsupported_mode", "YCBCR")
     halved = np.concatenate([raw[:, ::2, 0:1], raw[:, 1::2, 0:1], raw[:, ::2, 1:]], 2).tobytes()
     refused(by_tags(halved, **plain(6, [8, 8, 8], t530=("H", [2, 1]))), "unsupported_mode", "YCBCR")
+    full, narrow = (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1), (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1)
+    for levels in (full, narrow):
+        data = by_tags(raw.tobytes(), **plain(6, [8, 8, 8], t530=("H", [1, 1]), t532=("II", levels)))
+        if levels is full:
+            assert np.abs(decode_full(data).pixels.astype(int) - PICTURE).max() <= 4
+        else:
+            refused(data, "unsupported_mode", "YCBCR")
     deep = written((np.repeat(PICTURE.astype(np.uint16), 1, 2), {"photometric": "ycbcr"}))
     refused(deep, "unsupported_mode", "YCBCR of 16 bits")
 
