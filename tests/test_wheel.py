@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import next_commands
 from tests.support.layout import PACKAGES
 from tests.support.paths import ROOT
 
@@ -58,6 +59,14 @@ def test_the_wheel_runs_the_demo_from_another_folder_with_decoys_beside_it(insta
     assert told["pairs_samples"] == told["pairs_verified"] == 4 * told["kept"]
     assert told["ranked_methods"] == 4
     assert (tmp_path / "demo" / "run" / "report.html").stat().st_size > 10_000
+    said = subprocess.run(
+        command[:-1], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "look at: " in said.stdout
+    explain, explore, filter_ = next_commands(said.stdout, "lucidflux demo")
+    assert (tmp_path / explain.split()[2] / "run.json").is_file()
+    assert (tmp_path / explore.split()[2] / "run.json").is_file()
+    assert filter_ == "lucidflux-data filter PHOTOS --out RUN --preset demo"
     where = subprocess.run(
         [str(installed / "python"), "-c", "import lucidflux_data; print(lucidflux_data.__file__)"],
         cwd=tmp_path / "demo",

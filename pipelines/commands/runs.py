@@ -289,6 +289,8 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
     """`score RUN --scorer pkg.mod:function`. `changes`: of `workers` and `storage` alone."""
     import os
 
+    from pyarrow import types
+
     from lucidflux_data.audit.decoders import check_decoder
     from lucidflux_data.errors import ConfigError
     from lucidflux_data.selection.config import FilterConfig, make_config
@@ -312,8 +314,9 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
         job = ScorerUnit(config.decode, scorer, os.getcwd(), count_decode_threads(config.workers, started.num_gpus > 0))
         pool, name = load_pool(parts(folder)), scorer_name(scorer)
         run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)
-    for number in range(len(pool.parts)):
-        pool.measure(number, name)  # units of two kinds are refused now, not by the next select
+    tables = [pool.measure(number, name) for number in range(len(pool.parts))]  # units of two kinds are refused now
+    fields = [field for table in tables if table is not None for field in table.schema]
+    column = next((field.name for field in fields if types.is_floating(field.type)), "COLUMN")
     tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_, then=[
-        (f"lucidflux-data select {quote(run)} --where 'COLUMN > VALUE'", "decides by them"),
+        (f"lucidflux-data select {quote(run)} --where {quote(f'{column} > VALUE')}", "decides by them"),
     ])  # fmt: skip

@@ -79,12 +79,12 @@ def convert_command(
 
     quiet_libraries()
     hashes = convert(files, out, model, _say)
-    _tell_converted({"weights": str(out), "files": len(hashes)}, out, json_)
+    _tell_converted({"weights": str(out), "files": len(hashes)}, out, model, json_)
 
 
-def _tell_converted(outcome: Mapping[str, object], folder: Path, json_: bool) -> None:
+def _tell_converted(outcome: Mapping[str, object], folder: Path, model: str, json_: bool) -> None:
     """What was found or made of a folder of converted weights."""
-    place = quote(str(folder))
+    place = quote(str(folder)) + ("" if model == "flux-dev" else f" --model {model}")
     then = [(f"lucidflux restore PHOTOS --out DIR --weights {place}", "restores with them"),
             (f"lucidflux train --data PAIRS --out RUN --weights {place}", "trains on them")]  # fmt: skip
     tell(outcome, json_, [str(folder)], then)
@@ -130,7 +130,8 @@ def verify_command(folder: Folder, json_: Json = False) -> None:
         export = f"lucidflux weights export {quote(str(folder))} --out lucidflux.safetensors"
         tell(verify_run(folder), json_, [str(folder)], [(export, "the trained parts of the last one")])
     else:
-        _tell_converted(verify(folder), folder, json_)
+        found = verify(folder)
+        _tell_converted(found, folder, found["model"], json_)
 
 
 @app.command("prompt")

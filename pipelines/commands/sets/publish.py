@@ -102,4 +102,9 @@ def push_command(
             guide(then=[(again(ctx, dry_run=None), "sends them")])
             return
         pushed = push(place, files, destination, progress.say)
-    tell({name: value for name, value in pushed.items() if name != "page" or json_}, json_, [pushed["page"]])
+    tell(
+        {name: value for name, value in pushed.items() if name != "page" or json_},
+        json_,
+        [pushed["page"]],
+        [(f"lucidflux-data verify {quote(folder)} --deep", "decodes every image, before others do")],
+    )

@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel
+from typer.testing import CliRunner
 
+import cli
 from lucidflux_data.errors import ConfigError, FolderBusy, InputError, VerificationError
 from lucidflux_model.conversion import convert as module
 from lucidflux_model.conversion.convert import compute_prompt, convert, export, find_sources, verify, write_shards
@@ -27,6 +29,7 @@ from lucidflux_model.weights.layouts import to_published
 from lucidflux_model.weights.published import layouts_of, save_lucidflux
 from tests.support.commands import next_commands
 from tests.support.leases import foreign, write_lease
+from tests.support.paths import ROOT
 
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
 
@@ -264,6 +267,27 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_commands_on_weights_end_with_commands(files: Path, encoders: Path, tmp_path: Path) -> None:
+    """Typed as they stand, each names what was made by the one before."""
+    folder, prompt = tmp_path / "my weights", tmp_path / "my files" / "prompt_embeddings.safetensors"
+    prompt.parent.mkdir()
+
+    def said(*words: object) -> str:
+        done = CliRunner().invoke(cli.app, ["weights", *map(str, words)])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    converted = said("convert", files, "--out", folder, "--model", "tiny")
+    restore, train = next_commands(converted, "lucidflux weights convert")
+    assert restore == f"lucidflux restore PHOTOS --out DIR --weights '{folder}' --model tiny"
+    assert train == f"lucidflux train --data PAIRS --out RUN --weights '{folder}' --model tiny"
+    assert next_commands(said("verify", folder), "lucidflux weights verify") == [restore, train]
+    computed = said("prompt", encoders, "--out", prompt)
+    convert_ = f"lucidflux weights convert '{prompt.parent}' --out DIR"
+    assert next_commands(computed, "lucidflux weights prompt") == [convert_]
+    assert next_commands(said("parity", ROOT / "tests/data/lucidflux_reduced"), "lucidflux weights parity")
+
+
 @torch.no_grad()
 def test_the_prompt_is_embedded_once(encoders: Path, tmp_path: Path) -> None:
     """T5 padded to 512 without a mask, CLIP's pooled output: computed again from the encoders alone."""
@@ -344,7 +368,9 @@ def fetch(endpoint: str, out: Path, name: str, offline: str = "0") -> subprocess
 def test_download_resumes_and_checks_the_hash_of_the_hub(hub: str, tmp_path: Path) -> None:
     done = fetch(hub, tmp_path, "lucidflux.pth")
     assert done.returncode == 0, done.stderr
-    assert next_commands(done.stdout) == [f"lucidflux weights convert {tmp_path} --out DIR"]
+    assert next_commands(done.stdout, "lucidflux weights download") == [
+        f"lucidflux weights convert {tmp_path} --out DIR"
+    ]
     assert (tmp_path / "lucidflux.pth").read_bytes() == Hub.content
     assert Hub.etag in done.stdout
     again = fetch(hub, tmp_path, "lucidflux.pth")

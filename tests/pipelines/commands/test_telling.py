@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cli import app, data_app
+from cli import data_app
 from lucidflux_data.errors import ConfigError
 from pipelines.commands import telling
 from pipelines.commands.filter import filter_command
 from pipelines.commands.runs import plan_command
 from pipelines.execution import human
-from tests.support.commands import next_commands, parse
+from tests.support.commands import parse
 from tests.support.here import select_into
 
 
@@ -136,53 +135,6 @@ def test_a_plan_says_what_it_cannot_predict(run: Path) -> None:
     assert found["not_predicted"] == ["select.where"]
     assert found["candidates"] == 2
     assert found["probe"]["too_small"][0] == 1, "all are 200 wide"
-
-
-def test_every_command_ends_with_commands_that_can_be_typed(photo_paths: list[Path], tmp_path: Path) -> None:
-    """In a folder whose name has to be quoted; each is parsed by its program."""
-    photos, run, pairs, more = (str(tmp_path / name) for name in ("my photos", "a run", "some pairs", "out put"))
-    Path(photos).mkdir()
-    for path in (path for path in photo_paths if path.stem in ("astronaut", "chelsea", "coffee")):
-        image = cv2.imread(str(path))
-        for name, pixels in ((path.stem, image[:260, :260]), (f"{path.stem}2", image[-260:, -260:])):
-            cv2.imwrite(f"{photos}/{name}.png", pixels)
-    here = ("--num-cpus", "1", "--executor", "local")
-    rules = ("--preset", "demo", "--set", "rules.max_flat_fraction=1", "--where", "height > 2")
-
-    def run_data(*args: str, program: Any = data_app) -> list[str]:
-        done = CliRunner().invoke(program, [*args], env={"COLUMNS": "80"})
-        assert done.exit_code == 0, (done.output, done.exception)
-        return next_commands(done.stdout)
-
-    assert run_data("filter", photos, "-o", run, *rules, *here, "--dry-run")[0] == " ".join(
-        map(shlex.quote, ["lucidflux-data", "filter", photos, "--out", run, *rules, *here])
-    )
-    assert run_data("plan", photos, *rules, "--num-cpus", "64")[0] == " ".join(
-        map(shlex.quote, ["lucidflux-data", "filter", photos, "--out", "RUN", *rules])
-    )
-    assert run_data("filter", photos, "-o", run, *rules, *here)
-    assert run_data("score", photos, "--out", run, "--preset", "demo", *here, "--dry-run")
-    one, two = ("--set", "rules.min_side=20"), ("--top-fraction", "0.9")
-    assert run_data("what-if", run, *one, *two) == [
-        " ".join(map(shlex.quote, ["lucidflux-data", "select", run, *one, *two]))
-    ]
-    for verb in (["what-if", run], ["explain", run, f"{photos}/coffee.png"], ["report", run], ["explore", run],
-                 ["diff", run, run], ["select", run, *one, "--dry-run"],
-                 ["pack", run, "--dry-run"], ["verify", run, "--deep", *here],
-                 ["fingerprint", photos, "--name", "mine", "--out", f"{run}/a.parquet"],
-                 ["synthesize", photos, "--out", pairs, "--size", "256", "--variants", "1", *here],
-                 ["info", pairs], ["view", pairs], ["verify", pairs, "--deep", *here]):  # fmt: skip
-        assert run_data(*verb), verb
-    key = next(iter(pq.read_table(sorted(Path(pairs, "shards").glob("*.parquet"))[0])["key"].to_pylist()))
-    assert run_data("replay", pairs, key, "--out", f"{run}/lq")
-    assert run_data("forget", run, told("explain", run, f"{photos}/coffee.png")["rows"][0]["key"])
-    for verb in (["bench", "infer", "bicubic", "--inputs", photos, "--scale", "1", "--out", more],
-                 ["bench", "infer", "lanczos", "--inputs", photos, "--scale", "1", "--out", more],
-                 ["bench", "--outputs", more, "--gt", photos, "--metrics", "psnr", "--out", run + "/b",
-                  "--cache", run + "/c", "--num-cpus", "1"],
-                 ["bench", "compare", f"{run}/b:bicubic", f"{run}/b:lanczos"], ["bench", "suites"],
-                 ["bench", "published", "--suite", "reallq250"]):  # fmt: skip
-        assert run_data(*verb, program=app), verb
 
 
 @pytest.mark.parametrize(

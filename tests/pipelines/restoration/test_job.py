@@ -100,7 +100,7 @@ def outputs(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = restore(inputs, "--out", out, *FAST)
     assert done.returncode == 0, done.stderr
     assert "checks the plumbing, restores nothing" in done.stderr
-    repeat, weights = next_commands(done.stdout)
+    repeat, weights = next_commands(done.stdout, "lucidflux restore")
     assert repeat == f"lucidflux restore {inputs} --out {out} --model tiny --steps 1 --upscale 1.0"
     assert weights == "lucidflux weights download --out FILES"
     return out
@@ -381,7 +381,7 @@ def test_the_model_that_checks_the_plumbing_is_asked_for_little(inputs: Path, tm
 
 
 def test_seconds_are_said_before_the_first_image(inputs: Path, tmp_path: Path) -> None:
-    """By a piece of it that is restored first, which changes no pixel;"""
+    """By a piece of it that is restored first, which changes no pixel."""
     for name in ("a", "b"):
         Image.open(inputs / "square.png").resize((272, 64)).save(tmp_path / f"{name}.png")
     settings = {"model": {"name": "tiny", "device": "cpu"}, "steps": 2}

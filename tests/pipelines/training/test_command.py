@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import make_train_config
 from lucidflux_model.training.distributed import launch
 from tests.support import stock, training
+from tests.support.commands import next_commands
 from tests.support.hostile_folder import lay
 from tests.support.odd_sources import header_offset
 
@@ -244,6 +246,26 @@ def test_wrong_calls_are_one_sentence(pairs: Path, tmp_path: Path, more: list[st
     assert isinstance(result.exception, ConfigError)
     assert words in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_training_and_encoding_end_with_commands(pairs: Path, tmp_path: Path) -> None:
+    """In a folder whose name has to be quoted."""
+    place, run = tmp_path / "my pairs", tmp_path / "my run"
+    shutil.copytree(pairs, place)
+
+    def said(*words: object) -> str:
+        done = CliRunner().invoke(cli.app, list(map(str, words)))
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    settings = [part for setting in (*training.SETTINGS, "steps=1") for part in ("--set", setting)]
+    told = said("train", "--data", place, "--out", run, *settings)
+    assert next_commands(told, "lucidflux train")[1] == f"lucidflux weights verify '{run}'"
+    (export,) = next_commands(said("weights", "verify", run), "lucidflux weights verify")
+    assert export == f"lucidflux weights export '{run}' --out lucidflux.safetensors"
+    options = ("--model", "tiny", "--kinds", "latent", "--executor", "local", "--num-cpus", "1")
+    (train,) = next_commands(said("cache", place, *options), "lucidflux cache")
+    assert train == f"lucidflux train --data '{place}' --out RUN --model tiny --set data.cached=latent"
 
 
 def test_the_command_ends_with_the_sentence_and_its_code(

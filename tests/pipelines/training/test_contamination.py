@@ -135,7 +135,7 @@ def test_a_marked_pickle_is_read_as_the_published_one(validated: Path, tmp_path:
     """By part, as the published inference does, and by our loader."""
     path = tmp_path / "new" / "lucidflux.pth"
     done = CliRunner().invoke(cli.app, ["weights", "export", str(validated), "--out", str(path)])
-    (restore,) = next_commands(done.stdout)
+    (restore,) = next_commands(done.stdout, "lucidflux weights export")
     assert restore.endswith(f"--trained {path}")
     content = torch.load(path, weights_only=True)
     assert content.pop("contaminated") == SUITE
