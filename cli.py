@@ -21,6 +21,7 @@ from pipelines.commands.options import OUT, ExecutorKind, ExecutorName, Json, Nu
 from pipelines.commands.pairs import app as pairs_app
 from pipelines.commands.restore import app as model_app
 from pipelines.commands.runs import app as govern_app
+from pipelines.commands.sets.deciding import app as deciding_app
 from pipelines.commands.sets.publish import app as publish_app
 from pipelines.commands.telling import tell
 from pipelines.commands.terminal import HELP, INTERRUPTED, SpellingGroup, run_guarded
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 
 # Without a name, the commands of a group stand beside the others.
+data_app.add_typer(deciding_app)
 data_app.add_typer(pairs_app)
 data_app.add_typer(look_app)
 data_app.add_typer(govern_app)

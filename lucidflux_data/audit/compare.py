@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.growth.part import read_originals
 from lucidflux_data.selection import run as runs
 from lucidflux_data.storage.folder import Folder
 
@@ -31,7 +32,7 @@ def compare(first: Folder, second: Folder) -> Comparison:
     uri with other bytes. Scores are compared over the kept images: means, and the Kolmogorov-Smirnov distance.
     """
     before, after = (runs.read_ledger(folder) for folder in (first, second))
-    kept_before, kept_after = (_kept_keys(table) for table in (before, after))
+    kept_before, kept_after = _kept_keys(before), _by_their_first_names(second, before, _kept_keys(after))
     shas = {row["uri"]: row["sha256"] for row in before.select(["uri", "sha256"]).to_pylist()}
     changed = sum(
         shas.get(row["uri"]) not in (None, row["sha256"])
@@ -49,6 +50,15 @@ def compare(first: Folder, second: Folder) -> Comparison:
         "changed": changed,
         "scores": {name: moved for name, moved in shift.items() if moved},
     }
+
+
+def _by_their_first_names(folder: Folder, before: pa.Table, keys: set[str]) -> set[str]:
+    """`keys` of a set that adds to one which was stripped: as the ledger of that one names its images."""
+    names = {packed: key for key, packed in read_originals(folder).items()}
+    if not names:
+        return keys
+    known = set(before["key"].to_pylist())
+    return {names[key] if names.get(key) in known else key for key in keys}
 
 
 def _kept_keys(ledger: pa.Table) -> set[str]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lucidflux_data.audit import report
 from lucidflux_data.audit.forgotten import find_left, holds_any
 from lucidflux_data.errors import InputError, VerificationError
+from lucidflux_data.growth.part import read_originals
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import samples as pair_samples
 from lucidflux_data.selection import run as runs
@@ -60,7 +61,9 @@ def _forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     ledger = runs.read_ledger(folder)
     packed = stripping.packed_keys(folder)
     sources = {new: old for old, new in packed.items()}
-    wanted = [sources.get(item[:20], item) for item in wanted]
+    originals = read_originals(folder)
+    unpacked = [item for item in wanted if item[:20] in originals]
+    wanted = [originals.get(item[:20], sources.get(item[:20], item)) for item in wanted]
     named = _named(ledger, wanted)
     known = {*ledger.filter(named)["sha256"].to_pylist(), *ledger.filter(named)["key"].to_pylist()}
     unknown = [item for item in wanted if item not in known]
@@ -69,7 +72,7 @@ def _forget(folder: Folder, wanted: Sequence[str]) -> Forgotten:
     manifest = _read_whole_manifest(folder)
     keys = {packed.get(key, key) for key in ledger.filter(named)["key"].to_pylist()}
     same = {old for old, new in packed.items() if new in keys}  # that differ in removed tags alone
-    _start(folder, manifest, [*wanted, *keys, *same])
+    _start(folder, manifest, [*wanted, *unpacked, *keys, *same])
     change = Rewriting(folder, shards.known_hashes(folder))
     change.put(run_folder.RUN_FILE, _run_with_list(folder))
     sha256 = _put_ledger(change, ledger)
@@ -227,7 +230,7 @@ def _rewrite_shard(change: Rewriting, name: str) -> bool:
         return False
     index = f"{PLACE}/{shards.index_name(name)}"
     metadata = shards.read_index_metadata(folder, index)
-    samples, writer = _samples_left(folder, name, gone, metadata), TarWriter()
+    samples, writer = samples_left(folder, name, gone, metadata), TarWriter()
     for members in samples.values():
         writer.sha256s.append(shards.sample_sha256(members))
     more = {}
@@ -239,7 +242,7 @@ def _rewrite_shard(change: Rewriting, name: str) -> bool:
     return True
 
 
-def _samples_left(
+def samples_left(
     folder: Folder, name: str, gone: frozenset[str], metadata: Mapping[str, str]
 ) -> dict[str, dict[str, bytes]]:
     """The samples of a shard that are not `gone`: key -> {extension: bytes}, in key order.

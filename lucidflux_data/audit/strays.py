@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from lucidflux_data.errors import InputError
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
-from lucidflux_data.shards.shard import is_shard_file
+from lucidflux_data.shards.form import is_shard_file
 from lucidflux_data.shards.verify import PLACE, index_of_tar
 from lucidflux_data.sources.listing import INVENTORY
 from lucidflux_data.storage import run_folder

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from lucidflux_data.audit import strays
 from lucidflux_data.audit.forgotten import find_left
 from lucidflux_data.errors import InputError, LucidFluxError, VerificationError
+from lucidflux_data.growth.part import read_old_shards
+from lucidflux_data.growth.shards import is_taken
 from lucidflux_data.measures import firewall
 from lucidflux_data.selection import ledger
 from lucidflux_data.selection import pool as selection_pool
@@ -57,9 +59,23 @@ def check_set(folder: Folder) -> list[str]:
     if len(keys) != kept:
         problems.append("a key is kept twice")
     tars = [entry["name"].removesuffix(".tar") for entry in manifest["shards"]]
-    problems += find_left(folder, tars) + check_list(folder)
+    problems += find_left(folder, tars) + check_list(folder) + check_base(folder, manifest)
     names = strays.find_stray_shards(folder, [entry["name"] for entry in manifest["shards"]])
     return problems + [strays.describe_stray(name) for name in names + strays.find_stray_units(folder)]
+
+
+def check_base(folder: Folder, manifest: shards.Manifest) -> list[str]:
+    """Whether the set begins with the shards of the base, as they were, but for what was forgotten since."""
+    run = runs.read_run(folder)
+    noted, told = run["base"]["content_sha256"] if "base" in run else None, manifest.get("base", {})
+    if noted != told.get("content_sha256"):
+        return [f"{PLACE}/ was packed from another base: run `lucidflux-data pack` again"]
+    try:
+        names, gone = set(folder.names(PLACE)), run_folder.forgotten_keys(folder)
+        old = [one for one in read_old_shards(folder) if not is_taken(folder, PLACE, one, names, gone)]
+    except LucidFluxError as error:
+        return [str(error)]
+    return [f"{PLACE}/{one.entry['name']} is not the one of the base" for one in old]
 
 
 def check_list(folder: Folder) -> list[str]:

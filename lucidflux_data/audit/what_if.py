@@ -97,7 +97,7 @@ def _count_surely_kept(candidates: pool.Pool, config: FilterConfig, missing: np.
         return 0
     codes = ledger.find_survivors(candidates, config)
     codes[missing[records.is_kept(codes[missing])]] = records.CODE["low_iqa"]
-    by_hand = int((codes == records.CODE[records.INCLUDED]).sum())
+    by_hand = int((records.is_kept(codes) & (codes != records.KEPT)).sum())
     alive = codes == records.KEPT
     if config.iqa.metric == "none":
         return by_hand + int(alive.sum())

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 import pyarrow as pa
 
+from lucidflux_data.errors import InputError
 from lucidflux_data.escapes import show
 from lucidflux_data.explore import pictures, rows, sample
 from lucidflux_data.measures.firewall import measure_in_force
@@ -44,6 +45,8 @@ def make_explore(folder: Folder, said: str, most: int = sample.MOST_ROWS) -> tup
     """The page as UTF-8 bytes. `said`: the run as the user calls it, for the command line; `most`: rows that the page
     has at most. Reads the ledger, the scores, and the images near the thresholds."""
     run = runs.read_run(folder)
+    if "base" in run:
+        raise InputError(f"{folder} adds to a set, which no page can decide as `select` does: explore without --base")
     config = FilterConfig.model_validate(run["config"])
     pool = load_pool(runs.parts(folder), measure_in_force(run, config.select.forbid))
     deciding = rows.read_deciding(folder, pool, config)

@@ -193,5 +193,6 @@ def find_units(deciding: Deciding, radius: int | None) -> np.ndarray:
 
 
 def describe_reasons() -> list[tuple[str, str]]:
-    """Each reason in the order of its code, and what it means."""
-    return [(reason, records.WHAT_IT_MEANS[reason]) for reason in records.REASONS]
+    """Each reason that a page knows, in the order of its code, and what it means."""
+    shown = records.REASONS[: records.CODE[records.INCLUDED] + 1]
+    return [(reason, records.WHAT_IT_MEANS[reason]) for reason in shown]

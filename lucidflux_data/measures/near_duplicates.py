@@ -17,6 +17,7 @@ import numpy as np
 
 from lucidflux_data.jit import compiled
 
+HASH_VERSION = 1  # raised whenever `phash` gives other bits
 SIDE_PX = 32
 FREQUENCIES = 8
 MIN_CONTRAST = 1.0  # standard deviation of the 32x32 luma, in levels, under which there is no picture to hash

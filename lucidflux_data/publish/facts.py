@@ -106,6 +106,12 @@ def _of_run(folder: Folder) -> SetFacts:
     sides = runs.read_ledger(folder, ["keep", "side"], pc.field("keep") & pc.field("side").is_valid()).num_rows
     if sides:
         not_looked.append(f"What stood beside {sides:,} images in their source is in their json as it came.")
+    if "base" in manifest:
+        old = manifest["base"]
+        looked.append(
+            f"Version {manifest['version']} of the set: {old['samples']:,} images are those of version "
+            f"{old['version']} (content {old['content_sha256'][:12]}), which were decided then, by its rules."
+        )
     if counts["included"]:
         not_looked.append(f"{counts['included']:,} images were kept by hand, beside the rules.")
     not_looked += [*_content(licences), *(_without_places(sentence, folder) for sentence in find_doubts(folder))]

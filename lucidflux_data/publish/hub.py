@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from lucidflux_data.errors import ConfigError, Interrupted, LucidFluxError, StorageError, VerificationError, needs_extra
 from lucidflux_data.publish.croissant import MAIN
 from lucidflux_data.publish.published import LAST, PublishedFile
-from lucidflux_data.shards.shard import is_shard_file
+from lucidflux_data.shards.form import is_shard_file
 from lucidflux_data.shards.verify import PLACE
 from lucidflux_data.storage.folder import Folder
 

@@ -27,7 +27,9 @@ STAY_FILES = frozenset(
     {"run.json", "inventory.parquet", "selected.parquet", "stripped.parquet", "forgotten.txt", ".lease"}
     | {"report.html", "explore.html", "view.html"}
 )
-STAY_FOLDERS = frozenset({"scores", "firewall", "inputs", "events", "included", "stray", "cache", TEMPORARY, STAGE})
+STAY_FOLDERS = frozenset(
+    {"scores", "base", "firewall", "inputs", "events", "included", "stray", "cache", TEMPORARY, STAGE}
+)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ OWN = (
 # The ledger, and the json of a sample, have these of their own.
 TAKEN = ("keep", "reason", "rank", "group", "leak", "offset", "side", "scored_as", "stripped", "normalized")
 JOIN_KEYS = ("uri", "key", "sha256", "source_key")
+OF_BASE = "published"  # the measure that holds what a published set says of its images beside their basic measures
 
 
 def list_columns(config: FilterConfig) -> list[str]:
@@ -95,6 +96,7 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
             columns |= _from_join(pool, place, [name for name in names if name not in columns])
     if len(columns) < len(names):
         columns |= _from_sides(pool, [name for name in names if name not in columns])
+    columns |= _from_base(pool, names, columns)
     missing = [name for name in names if name not in columns]
     if missing:
         there = sorted({*OWN, *columns, *_joinable(config)})
@@ -107,7 +109,7 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
 def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Columns of users' scorers and of our own further measures; of those of benchmark images, the one in force."""
     found: dict[str, pa.ChunkedArray] = {}
-    folders = {name for part in pool.parts for name in part.folder.folders("scores") if name != "basic"}
+    folders = {name for part in pool.parts for name in part.folder.folders("scores")} - {"basic", OF_BASE}
     folders = {name for name in folders if name == pool.leaks or not name.startswith(firewall.PREFIX)}
     for measure in sorted(folders):
         tables = [pool.measure(number, measure) for number in range(len(pool.parts))]
@@ -116,6 +118,29 @@ def _from_scores(pool: Pool, names: Sequence[str]) -> dict[str, pa.ChunkedArray]
                 kind = next(t.schema.field(name).type for t in tables if t is not None and name in t.column_names)
                 found[name] = pool.column(measure, name, kind)
     return found
+
+
+def _from_base(pool: Pool, names: Sequence[str], columns: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
+    """Columns that have nothing for the images of the base, with what the published set itself says of them."""
+    if pool.arrays.base is None:
+        return {}
+    found = {}
+    tables = [pool.measure(number, OF_BASE) for number in range(len(pool.parts))]
+    for name in names:
+        kinds = [table.schema.field(name).type for table in tables if table is not None and name in table.column_names]
+        if kinds and name not in OWN:
+            published = pool.column(OF_BASE, name, kinds[0])
+            found[name] = published if name not in columns else _filled(name, columns[name], published)
+    return found
+
+
+def _filled(name: str, column: pa.ChunkedArray, published: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return pc.coalesce(column, published.cast(column.type))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(
+            f"the column {name!r} is {published.type} in the base and {column.type} here: they cannot be combined"
+        ) from None
 
 
 def _from_join(pool: Pool, place: str, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:

@@ -7,18 +7,19 @@ that several parts list counts once, as the first part's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lucidflux_data.errors import VerificationError
+from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.selection import columns as selection_columns
 from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
-from lucidflux_data.selection.pool import CARRIED, Pool, float_column, reason_codes, take_rows
+from lucidflux_data.selection.pool import CARRIED, Pool, concat_rows, float_column, reason_codes, take_rows
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
@@ -50,20 +51,37 @@ def find_unscored(pool: Pool, config: FilterConfig) -> np.ndarray:
 
 
 class Counts(TypedDict):
-    """candidates = kept + rejected per reason + failed per reason. `included`: of the kept, those by hand."""
+    """candidates = kept + rejected per reason + failed per reason. `included`: of the kept, those by hand; `in_base`:
+    those of the published set that is added to."""
 
     candidates: int
     kept: int
     included: int
     rejected: dict[str, int]
     failed: dict[str, int]
+    in_base: NotRequired[int]
 
 
 def write_ledger(folder: Folder, pool: Pool, config: FilterConfig) -> Counts:
     """Publishes selected.parquet of the pool's candidates and returns its counts per reason."""
     decided = decide(pool, config)
+    check_base(pool, decided[0], run_folder.forgotten_keys(folder))
     folder.publish(runs.LEDGER, table_chunks(make_tables(pool, config, decided), REPEATING))
     return count_codes(decided[0])
+
+
+def check_base(pool: Pool, codes: np.ndarray, forgotten: frozenset[str]) -> None:
+    """InputError where an image of the base would not stay: its shards are not written again but by `forget`."""
+    if pool.arrays.base is None:
+        return
+    gone = np.flatnonzero(pool.arrays.base & (codes != records.CODE[records.BASE]))
+    keys = concat_rows(pool, [table["key"] for table in pool.tables]).take(pa.array(gone)).to_pylist()
+    lost = [(key, records.REASONS[code]) for key, code in zip(keys, codes[gone], strict=True) if key not in forgotten]
+    if lost:
+        raise InputError(
+            f"{len(lost)} images of the base would not stay ({lost[0][0]}: {lost[0][1]}): its shards are not written "
+            "again; `lucidflux-data forget` takes images out of the base, then select with it once more"
+        )
 
 
 def make_tables(pool: Pool, config: FilterConfig, decided: tuple[np.ndarray, ...]) -> Iterator[pa.Table]:
@@ -79,10 +97,22 @@ def make_tables(pool: Pool, config: FilterConfig, decided: tuple[np.ndarray, ...
             about, place = (take_rows(table, rows) for table in (pool.tables[number], inventory))
             columns = _ledger_columns(about, place, [values[some] for values in mine[:3]], metric)
             columns["group"] = pool.group_keys(mine[3][some])
+            if part.base:
+                columns["group"] = pc.coalesce(
+                    _published_groups(pool, number).slice(start, len(rows)), columns["group"]
+                )
             own = further.slice(first + start, len(rows))
             columns |= {name: own[name] for name in own.column_names if name not in columns}
             yield pa.table(columns)
         first += len(pool.rows[number])
+
+
+def _published_groups(pool: Pool, number: int) -> pa.ChunkedArray:
+    """The groups that a published set told of its images stay theirs: by them validation sets are split."""
+    told = pool.measure(number, selection_columns.OF_BASE)
+    there = told is not None and "group" in told.column_names
+    column = told["group"] if told is not None and there else pa.nulls(pool.parts[number].candidates, pa.string())
+    return column.take(pa.array(pool.rows[number]))
 
 
 def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -156,11 +186,13 @@ def count_codes(codes: np.ndarray) -> Counts:
     tally = dict(zip(records.REASONS, found[1:], strict=True))
     result: Counts = {
         "candidates": len(codes),
-        "kept": found[0] + tally[records.INCLUDED],
+        "kept": found[0] + tally[records.INCLUDED] + tally[records.BASE],
         "included": tally[records.INCLUDED],
         "rejected": {reason: tally[reason] for reason in records.REJECTIONS if tally[reason]},
         "failed": {reason: tally[reason] for reason in records.FAILURES if tally[reason]},
     }
+    if tally[records.BASE]:
+        result["in_base"] = tally[records.BASE]
     gone = sum(result["rejected"].values()) + sum(result["failed"].values())
     assert result["candidates"] == result["kept"] + gone, "every candidate is accounted for"
     return result

@@ -20,13 +20,15 @@ from lucidflux_data.storage import run_folder
 CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
 COLUMNS = ("key", "uri", "reason", "laplacian_variance", "flat_fraction", *CARRIED)
 NO_KEY = "0" * 20
+ORIGINALS = "originals.parquet"  # of a base that was stripped: `key`, its images before that
 
 
 @dataclass
 class Candidates:
     """n rows. `keys`: uint64 and uint16 of the 80-bit key. `failed`: int16 code of the failure, -1 where readable.
 
-    `min_side` int32 pixels; the measures float64; `included`: bool, kept by hand.
+    `min_side` int32 pixels; the measures float64; `included`: bool, kept by hand; `base`: bool, in the published set
+    that is added to, and `known`: bool, the bytes of one of them before it was stripped; None where there is none.
     """
 
     keys_high: np.ndarray
@@ -36,6 +38,8 @@ class Candidates:
     laplacian_variance: np.ndarray
     flat_fraction: np.ndarray
     included: np.ndarray
+    base: np.ndarray | None = None
+    known: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.failed)
@@ -156,9 +160,17 @@ def load_pool(parts: list[Part], leaks: str | None = None) -> Pool:
             seen.append(table["uri"])
         tables.append(table)
         rows.append(mine)
-    included = np.repeat([part.included for part in parts], [len(mine) for mine in rows])
+    lengths = [len(mine) for mine in rows]
+    included = np.repeat([part.included for part in parts], lengths)
     deciding = [take_rows(table, mine) for table, mine in zip(tables, rows, strict=True)]
-    return Pool(parts, tables, rows, load_candidates(pa.concat_tables(deciding), included), leaks)
+    candidates = load_candidates(pa.concat_tables(deciding), included)
+    if any(part.base for part in parts):
+        candidates.base = np.repeat([part.base for part in parts], lengths)
+        originals = [part.folder.read_table(ORIGINALS, ["key"])["key"] for part in parts if part.base]
+        keys = pa.concat_tables(deciding)["key"]
+        known = pc.is_in(keys, pa.chunked_array(originals, pa.string()).combine_chunks())
+        candidates.known = known.to_numpy() & ~candidates.base
+    return Pool(parts, tables, rows, candidates, leaks)
 
 
 def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:

@@ -47,7 +47,8 @@ REJECTIONS = (
     "near_duplicate",
 )
 INCLUDED = "included"  # kept by hand, beside the rules
-REASONS = (*FAILURES, *REJECTIONS, INCLUDED)
+BASE = "in_base"  # kept: it is in the published set that is added to
+REASONS = (*FAILURES, *REJECTIONS, INCLUDED, BASE)
 KEPT = -1  # the code of an image that no rule rejects
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 
@@ -80,6 +81,7 @@ WHAT_IT_MEANS = {
     "low_iqa": "below the cut of the quality metric",
     "near_duplicate": "looks like a better candidate",
     "included": "kept by hand",
+    "in_base": "kept: in the published set that is added to",
 }
 
 
@@ -147,5 +149,5 @@ def measure_schema(measure: str) -> pa.Schema:
 
 
 def is_kept(codes: np.ndarray) -> np.ndarray:
-    kept: np.ndarray = (codes == KEPT) | (codes == CODE["included"])
+    kept: np.ndarray = (codes == KEPT) | (codes == CODE[INCLUDED]) | (codes == CODE[BASE])
     return kept

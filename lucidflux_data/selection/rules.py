@@ -20,7 +20,7 @@ from lucidflux_data.selection.columns import find_opted_out, gather
 from lucidflux_data.selection.config import CutConfig, FilterConfig, RulesConfig
 from lucidflux_data.selection.expression import columns_of, matches
 from lucidflux_data.selection.pool import Candidates, Pool
-from lucidflux_data.selection.records import CODE, KEPT
+from lucidflux_data.selection.records import BASE, CODE, KEPT, is_kept
 
 HISTORY = "history"
 HISTORY_COLUMNS = ("jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharpness", "noise", "phash")
@@ -29,11 +29,13 @@ HISTORY_COLUMNS = ("jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharp
 def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarray | None = None) -> np.ndarray:
     """int16 codes after the failures, opt-outs, exact duplicates and cheap rules; -1 marks the survivors.
 
-    `opted_out`: bool, n rows. Of equal bytes the first in order stays; an included copy stays before any other.
+    `opted_out`: bool, n rows. Of equal bytes the first in order stays; an included copy stays before any other, one
+    of the base before that.
     """
     ladder = [
         ("opted_out", False if opted_out is None else opted_out),
         ("duplicate", later_copies(candidates)),
+        (BASE, False if candidates.base is None else candidates.base),
         ("included", candidates.included),
         *((limit.reason, limit.is_outside(getattr(candidates, limit.column))) for limit in basic_limits(rules)),
     ]
@@ -44,15 +46,24 @@ def apply_rules(candidates: Candidates, rules: RulesConfig, opted_out: np.ndarra
 
 
 def later_copies(candidates: Candidates) -> np.ndarray:
-    """bool: the same key stands earlier, counting readable rows only and included rows before others."""
+    """bool: the same key stands earlier, counting readable rows only: those of the base first, then included ones, then
+    others."""
     copies = np.zeros(len(candidates), bool)
     rows = np.flatnonzero(candidates.failed == KEPT)
     rows = rows[_repeated(candidates.keys_high[rows])]  # millions are sorted by eight bytes, the few equal by all
     high, low = candidates.keys_high[rows], candidates.keys_low[rows]
-    order = np.lexsort((rows, ~candidates.included[rows], low, high))
+    order = np.lexsort((rows, _standing(candidates)[rows], low, high))
     same = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
     copies[rows[order[1:][same]]] = True
-    return copies
+    return copies if candidates.known is None else copies | candidates.known
+
+
+def _standing(candidates: Candidates) -> np.ndarray:
+    """int8: of copies and near-duplicates those with the least stay: 0 of the base, 1 kept by hand, 2 the others."""
+    standing = np.where(candidates.included, 1, 2).astype(np.int8)
+    if candidates.base is not None:
+        standing[candidates.base] = 0
+    return standing
 
 
 def _repeated(values: np.ndarray) -> np.ndarray:
@@ -107,20 +118,23 @@ def drop_near(
 ) -> np.ndarray:
     """Codes after each near-duplicate group (`groups`: int64, -1 outside) keeps its best member only.
 
-    Best: kept by hand, then the lower rank, without ranks the larger shorter side, then the key. `top_k` is a final
-    count, so what is dropped makes room for the next; a fraction is of the scored survivors and is not filled up.
+    Best: kept by hand, then the lower rank, without ranks the larger shorter side, then the key. All of the base stay,
+    and nothing else of their groups. `top_k` is a final count, so what is dropped makes room for the next; a fraction
+    is of the scored survivors and is not filled up.
     """
     codes = codes.copy()
     member = np.flatnonzero(groups >= 0)
-    by_hand = codes[member] == CODE["included"]
+    of_base = codes == CODE[BASE]
+    by_hand = np.where(of_base[member], 0, np.where(codes[member] == CODE["included"], 1, 2))
     unranked = np.where(ranks[member] > 0, ranks[member], np.iinfo(np.int64).max)
     order = np.lexsort(
-        (candidates.keys_low[member], candidates.keys_high[member], -candidates.min_side[member], unranked, ~by_hand,
+        (candidates.keys_low[member], candidates.keys_high[member], -candidates.min_side[member], unranked, by_hand,
          groups[member])
     )  # fmt: skip
     ordered = member[order]
     later = np.zeros(len(codes), bool)
     later[ordered[1:][groups[ordered][1:] == groups[ordered][:-1]]] = True
+    later &= ~of_base
     codes[later & (codes == CODE["included"])] = CODE["near_duplicate"]
     if cut.top_k is not None and (ranks > 0).any():
         scored = np.flatnonzero(ranks > 0)
@@ -199,7 +213,7 @@ def apply_leaks(codes: np.ndarray, pool: Pool) -> None:
         return
     leaks = pool.column(pool.leaks, "leak", pa.string())
     found = pc.is_valid(leaks).to_numpy(zero_copy_only=False)
-    codes[found & ((codes == KEPT) | (codes == CODE["included"]))] = CODE["benchmark_leak"]
+    codes[found & is_kept(codes)] = CODE["benchmark_leak"]
 
 
 def apply_where(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:

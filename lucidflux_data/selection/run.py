@@ -30,12 +30,13 @@ MEASURED_AGAIN = "measured_again"  # in run.json: the version that measured agai
 @dataclass(frozen=True)
 class Part:
     """A scored run that a ledger draws from. `included`: kept by hand, beside the rules; of those only what the
-    ledger of `kept_by` keeps, where there is one."""
+    ledger of `kept_by` keeps, where there is one. `base`: the images of the published set that is added to."""
 
     folder: Folder
     candidates: int
     included: bool = False
     kept_by: Folder | None = None
+    base: bool = False
 
 
 class Counted(TypedDict):
@@ -69,10 +70,25 @@ class Sums(TypedDict):
     ignored_by: dict[str, int]
 
 
+class BaseCard(TypedDict):
+    """The published set that is added to. `part`: the folder of its images, below the run; `place`: url of the set;
+    `manifest_sha256`: of its manifest.json; `content_sha256`, `samples`: as that says; `shards`: how many; `version`:
+    of its manifest; `differs`: a sentence for each setting that it was made with otherwise."""
+
+    part: str
+    place: str
+    manifest_sha256: str
+    content_sha256: str
+    samples: int
+    shards: int
+    version: int
+    differs: list[str]
+
+
 class FilterRun(RunFile):
     """run.json of the filter. `version`: of the code that listed; `preset`: its name; `runs`, `included`: see
     `make_run`; `inputs`: sha256 of joined files and lists by their place; `firewall`: what the ledger was compared
-    with, where suites are forbidden; `measured_again`: see MEASURED_AGAIN."""
+    with, where suites are forbidden; `measured_again`: see MEASURED_AGAIN; `base`: where a set is added to."""
 
     version: NotRequired[str]  # since 0.1.1
     preset: str
@@ -82,6 +98,7 @@ class FilterRun(RunFile):
     inputs: dict[str, str]
     measured_again: NotRequired[str]
     firewall: NotRequired[Mapping[str, Compared]]
+    base: NotRequired[BaseCard]
 
 
 def make_run(
@@ -92,13 +109,14 @@ def make_run(
     included: Sequence[str] = (),
     inputs: dict[str, str] | None = None,
     compared: Mapping[str, Compared] | None = None,
+    base: BaseCard | None = None,
 ) -> FilterRun:
     """The content of run.json.
 
     `drawn_from`: urls of the runs whose candidates a combined run selects from (its own scores where there are none);
     `included`: urls of the runs whose images are kept beside the rules; `inputs`: sha256 of joined files and lists;
     `compared`: forbidden suites that the ledger was compared with. Their names are rules, their content is looked at by
-    `select`: it is in the digest once there is a ledger.
+    `select`: it is in the digest once there is a ledger. `base`: a published set that is added to.
     """
     asked: dict[str, object] = {"sources": listed["sources"], "limit": listed["limit"], "seed": listed["seed"]}
     if drawn_from:
@@ -106,6 +124,8 @@ def make_run(
     chosen = config.select_part() | ({"included": list(included)} if included else {})
     if inputs:
         chosen["inputs"] = inputs
+    if base is not None:
+        chosen["base"] = base["content_sha256"]
     suites = {item: compared[item] for item in config.select.forbid if item in compared} if compared else {}
     if suites:
         chosen["firewall"] = {item: entry["sha256"] for item, entry in suites.items()}
@@ -130,6 +150,8 @@ def make_run(
     }
     if config.select.forbid:
         run["firewall"] = suites
+    if base is not None:
+        run["base"] = base
     return run
 
 
@@ -146,6 +168,7 @@ def count_listed(run: FilterRun, candidates: int) -> Sums:
 def count_together(parts: Sequence[FilterRun]) -> Counted:
     """What was listed for several runs, and for those that they include."""
     counted: list[Counted] = [one for run in parts for one in (run["listed"], *run["listed"].get("included", []))]
+    counted += [{"candidates": run["base"]["samples"], "ignored": 0} for run in parts if "base" in run]
     kinds = sum((Counter(one.get("ignored_by", {})) for one in counted), Counter[str]())
     candidates, ignored = sum(one["candidates"] for one in counted), sum(one["ignored"] for one in counted)
     return {"candidates": candidates, "ignored": ignored, "ignored_by": dict(kinds)}
@@ -162,7 +185,7 @@ def renew_run(
     compared with.
     """
     suites = run.get("firewall", {}) if compared is None else compared
-    made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs, suites)
+    made = make_run(config, run["listed"], run["preset"], run["runs"], run["included"], inputs, suites, run.get("base"))
     kept = ("version", *made_with(), MEASURED_AGAIN)
     renewed = {name: value for name, value in made.items() if name not in kept}
     return cast(FilterRun, renewed | {name: value for name, value in run.items() if name in kept})
@@ -186,23 +209,28 @@ def decoder_version(run: RunFile) -> int:
 
 
 def parts(folder: Folder, inside: tuple[str, ...] = ()) -> list[Part]:
-    """What the ledger of `folder` draws from: included runs first, so that of two rows for one uri theirs counts; then
-    the runs of a combined run, or the run itself. InputError where one of them is gone.
+    """What the ledger of `folder` draws from: the base that it adds to, then included runs, so that of two rows for one
+    uri theirs counts; then the runs of a combined run, or the run itself. InputError where one of them is gone.
 
     `inside`: the runs that are being looked into; one that leads back to one of them adds nothing to it.
     """
     run, inside = read_run(folder), (*inside, place_of(folder))
     found = []
+    if "base" in run:
+        part = Folder(f"{folder.url}/{run['base']['part']}")
+        found.append(Part(part, read_run(part)["listed"]["candidates"], base=True))
     for inner in map(Folder, run["included"]):
         if place_of(inner) in inside:
             continue
         kept_by = inner if inner.exists(LEDGER) else None
-        found += [replace(part, included=True, kept_by=kept_by or part.kept_by) for part in parts(inner, inside)]
+        found += [
+            replace(part, included=True, base=False, kept_by=kept_by or part.kept_by) for part in parts(inner, inside)
+        ]
     if not run["runs"]:
         return [*found, Part(folder, run["listed"]["candidates"])]
     others = [other for other in map(Folder, run["runs"]) if place_of(other) not in inside]
-    drawn = [part for other in others for part in parts(other, inside)]
-    return sorted([*found, *drawn], key=lambda part: not part.included)
+    drawn = [replace(part, base=False) for other in others for part in parts(other, inside)]
+    return sorted([*found, *drawn], key=lambda part: (not part.base, not part.included))
 
 
 def place_of(folder: Folder) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lucidflux_data.errors import VerificationError
+from lucidflux_data.shards.form import brace_string, is_manifest, is_ours
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import canonical_json, parse_json, table_bytes
 from lucidflux_data.storage.journal import Rewriting, is_left
@@ -80,11 +80,28 @@ class StripCard(TypedDict):
     sha256: NotRequired[str]  # of stripped.parquet; since 0.5
 
 
+class BaseOfSet(TypedDict):
+    """The set that was added to: of its manifest `version`, `content_sha256` and `samples`; `shards`: how many."""
+
+    version: int
+    content_sha256: str
+    samples: int
+    shards: int
+
+
+class MadeBy(TypedDict):
+    """What whoever adds to the set compares. `metric`: of the cut; `hash_version`: of near-duplicates."""
+
+    metric: str
+    decoder_version: int
+    hash_version: int
+
+
 class Manifest(TypedDict):
     """manifest.json. `digests`: of the job, its plan and its ledger; `samples`, `bytes`: of all shards; `urls`: the
     shards as WebDataset expands them; `content_sha256`: of every key and sample; `shards`: in the order of their
     numbers. A filtered set may have `firewall` (measures/firewall.py) and `stripped`; `forgetting` stands there
-    while `forget` writes shards again."""
+    while `forget` writes shards again. One that was added to has `version` (from 2 on), `base` and `made_with`."""
 
     schema_version: int
     digests: dict[str, str]
@@ -97,6 +114,9 @@ class Manifest(TypedDict):
     stripped: NotRequired[StripCard]
     forgetting: NotRequired[bool]
     forgotten_sha256: NotRequired[str]  # of pairs: of the list of what was taken out
+    version: NotRequired[int]
+    base: NotRequired[BaseOfSet]
+    made_with: NotRequired[MadeBy]
 
 
 Row = TypeVar("Row")  # of the ledger, or of the inputs of pairs; has at least `key`
@@ -190,10 +210,12 @@ def assign_shards(
     prefix: str,
     max_samples: int,
     max_bytes: int,
+    first: int = 0,
 ) -> list[Shard[Row]]:
     """Cuts rows (sorted by key) into shards of at most `max_samples` samples and `max_bytes` bytes.
 
-    `sizes[i]`: member sizes of row i in bytes. A single sample over `max_bytes` gets a shard of its own.
+    `sizes[i]`: member sizes of row i in bytes. A single sample over `max_bytes` gets a shard of its own. `first`: the
+    number of the first shard.
     """
     shards: list[Shard[Row]] = []
     current: list[Row] = []
@@ -201,21 +223,13 @@ def assign_shards(
     for row, members in zip(rows, sizes, strict=True):
         needed = tar_size(members)
         if current and (len(current) == max_samples or filled + needed > max_bytes):
-            shards.append(Shard(prefix, len(shards), current))
+            shards.append(Shard(prefix, first + len(shards), current))
             current, filled = [], len(END_OF_TAR)
         current.append(row)
         filled += needed
     if current:
-        shards.append(Shard(prefix, len(shards), current))
+        shards.append(Shard(prefix, first + len(shards), current))
     return shards
-
-
-_OURS = re.compile(r"(hq|pairs)-\d{6,}\.(tar|index\.parquet)")
-
-
-def is_shard_file(name: str) -> bool:
-    """Whether a file below shards/ has a name that this project gives: of a tar or an index."""
-    return _OURS.fullmatch(name) is not None
 
 
 def index_name(shard: str) -> str:
@@ -288,52 +302,6 @@ def seal_manifest(folder: Folder, content: Mapping[str, Any]) -> bytes:
     return seal(content)
 
 
-def brace_string(shards: Sequence[str]) -> str:
-    """`hq-{000000..000341}.tar`, as WebDataset and the shell expand it; numbers are contiguous by construction."""
-    if not shards:
-        return ""
-    prefix, first = shards[0].rsplit("-", 1)
-    last = shards[-1].rsplit("-", 1)[1]
-    return f"{shards[0]}.tar" if first == last else f"{prefix}-{{{first}..{last}}}.tar"
-
-
-def _is_manifest(content: object) -> bool:
-    """Whether JSON has the keys that every reader of a manifest goes by."""
-    if not isinstance(content, dict) or not isinstance(content.get("samples"), int):
-        return False
-    return isinstance(content.get("digests"), dict) and isinstance(content.get("shards"), list)
-
-
-def _is_ours(content: Mapping[str, Any]) -> bool:
-    """Whether shards have names of ours and hashes are hashes: a stranger's manifest puts no text of its own where
-    paths, pages and lines of code are made of it."""
-    card = content.get("firewall", {})
-    lists = {"checked": dict, "partly_checked": dict, "not_checked": list}
-    if not isinstance(card, dict) or not isinstance(content.get("stripped", {}), dict):
-        return False
-    if not all(isinstance(card.get(name), kind) for name, kind in lists.items() if name in card or "measure" in card):
-        return False
-    if not _is_sha256(content.get("content_sha256")) or not isinstance(content.get("bytes"), int):
-        return False
-    names = [entry["name"].removesuffix(".tar") for entry in content["shards"] if _is_entry(entry)]
-    return len(names) == len(content["shards"]) and content.get("urls") == brace_string(names)
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(name := entry.get("name"), str)
-        and name.endswith(".tar")
-        and is_shard_file(name)
-        and all(isinstance(entry.get(number), int) for number in ("samples", "bytes"))
-        and all(_is_sha256(entry.get(digest)) for digest in ("sha256", "index_sha256"))
-    )
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
 def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
     """The manifest. VerificationError where there is none, one that cannot be read, or, unless `halfway`, one that tars
     and indices need not agree with: a `forget` was not finished, or files are changing places."""
@@ -347,7 +315,7 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
         raise VerificationError(f"{folder} has no {MANIFEST}: it was not packed to the end") from None
     except ValueError:
         raise VerificationError(f"{folder}/{MANIFEST} is damaged") from None
-    if not _is_manifest(manifest):
+    if not is_manifest(manifest):
         raise VerificationError(f"{folder}/{MANIFEST} is damaged: it does not list shards")
     if not fits_seal(cast("dict[str, Any]", manifest)):
         raise VerificationError(
@@ -355,7 +323,7 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
         )
     if manifest.get("schema_version", 0) > SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
-    if not _is_ours(manifest):
+    if not is_ours(manifest):
         raise VerificationError(f"{folder}/{MANIFEST} is damaged: it has values that no version writes")
     if manifest.get(FORGETTING) and not halfway:
         raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")

@@ -86,6 +86,10 @@ class Selection:
         Raises ConfigError where the folder holds something already, InputError where a list or a joined file is gone.
         """
         trial, target = self._trial, Folder(os.path.expanduser(path))
+        if "base" in trial.run:
+            raise ConfigError(
+                f"{trial.folder} adds to a set, and a new folder would not: `lucidflux-data select {trial.folder}`"
+            )
         if target.exists() and (target.names() or target.folders()):
             raise ConfigError(f"{target} is not empty: a selection is saved into a new folder")
         compared = {item: suite.compared for item, suite in trial.suites.items()}

@@ -61,6 +61,10 @@ OptOut = Annotated[list[str] | None, typer.Option(metavar="FILE", help="sha256, 
 NearDuplicates = Annotated[
     str | None, typer.Option(metavar="N|none", help="Keep the best of images within N bits (0 to 16).")
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="SET|none", help="A published set to add to: a packed run, or its shards and manifest."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
 NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
 NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]

@@ -16,6 +16,7 @@ from pipelines.commands.options import (
     OUT,
     Address,
     AllowUris,
+    Base,
     Carry,
     ConfigChanges,
     ConfigFile,
@@ -76,6 +77,7 @@ def plan_command(
     carry: Carry = None,
     opt_out: OptOut = None,
     near_duplicates: NearDuplicates = None,
+    base: Base = None,
     allow_uris: AllowUris = None,
     limit: Limit = None,
     sample: Annotated[int, typer.Option(min=1, help="Candidates that are measured here.")] = 64,
@@ -105,7 +107,7 @@ def plan_command(
     machines = Machines(cores, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
     here = {"num_cpus": None, "num_gpus": None}  # those of the cluster that was asked about
     then = again(ctx, "filter", **here, out=out or "RUN")
-    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait, then)
+    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait, then, base)
     _run_plan(request, preset, ConfigChanges(config, settings), json_)
 
 
@@ -122,6 +124,7 @@ class PlanRequest:
     out: str | None
     wait: float  # seconds, for a folder that is in use
     then: str  # the command that is planned
+    base: str | None  # a set that is added to
 
 
 def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: bool) -> None:
@@ -137,7 +140,8 @@ def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: 
     if request.gpu_images_per_s is not None:
         costs = replace(costs, metric_s=1 / request.gpu_images_per_s, gpu=True)
     candidates = min(request.candidates or found, request.limit or sys.maxsize)
-    prediction = plan.predict(costs, candidates, config, request.machines)
+    base = plan.cost_of_base(request.base, config) if request.base is not None else None
+    prediction = plan.predict(costs, candidates, config, request.machines, base)
     if request.out is not None:
         with writing(request.out, request.wait, new=True):
             Folder(request.out).publish(plan.PLAN_FILE, json.dumps(prediction).encode())

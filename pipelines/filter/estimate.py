@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import InputError
+from lucidflux_data.growth.part import has_hashes
+from lucidflux_data.growth.published import open_published
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures.basic import Isolated
@@ -39,6 +41,7 @@ from pipelines.filter.rows import Columns
 EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
 DRIVER_SECONDS_A_UNIT = 0.002  # 1.1 ms of CPU an empty unit on Ray (1000 units, one machine), doubled
 BYTES_A_PIXEL = 8  # held while an image is decoded and measured: RGB, luma, one copy of each
+HASHED_A_SECOND = 500e6  # bytes read and compared with their sha256, on one core
 SAMPLE_BYTES = 2304  # of a shard beside the image: two headers, a json of two blocks, half a block of padding
 WORKER_BYTES = 350e6  # a worker with its libraries, before any image
 PLAN_FILE = "events/plan.json"
@@ -230,7 +233,24 @@ def wilson(count: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machines) -> Prediction:
+@dataclass(frozen=True)
+class BaseCosts:
+    """Of a set that is added to: `bytes` of its shards, which are read once; `images`: of which hashes are taken."""
+
+    bytes: int
+    images: int
+
+
+def cost_of_base(place: str, config: FilterConfig) -> BaseCosts:
+    """Errors as of `open_published`."""
+    published = open_published(place)
+    hashed = config.select.near_duplicates is None or has_hashes(published)
+    return BaseCosts(published.manifest["bytes"], 0 if hashed else published.manifest["samples"])
+
+
+def predict(
+    costs: Costs, candidates: int, config: FilterConfig, machines: Machines, base: BaseCosts | None = None
+) -> Prediction:
     """Hours, bytes, memory, shards and money of `filter` on these machines, and what is busiest.
 
     Each resource's time is computed alone: cores (over EFFICIENCY), GPUs, storage, driver. A phase lasts as long as its
@@ -250,6 +270,9 @@ def predict(costs: Costs, candidates: int, config: FilterConfig, machines: Machi
         "metric": survivors * (0 if on_gpu else costs.metric_s) * metric,
         "pack": kept * (costs.read_s + each / 200e6),
     }
+    if base is not None:
+        bytes_of["base"] = base.bytes
+        core_s["base"] = base.images * (costs.read_s + costs.measure_s + costs.history_s) + base.bytes / HASHED_A_SECOND
     gpu_s = survivors * costs.metric_s * metric if on_gpu else 0.0
     wall, busiest = {}, {}
     for phase in core_s:

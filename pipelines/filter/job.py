@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from lucidflux_data.audit import report
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.growth.shards import describe_lineage
 from lucidflux_data.measures import firewall
 from lucidflux_data.selection import columns, decision, ledger
 from lucidflux_data.selection import run as runs
@@ -222,7 +223,9 @@ def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Pro
     config = runs.with_forgotten_of_ledger(runs.read_run(folder), config)
     run = decision.update_run(folder, runs.read_run(folder), config)
     forbidden = config.select.forbid
-    card = {firewall.FIELD: firewall.make_card(forbidden, run.get(firewall.FIELD, {}))} if forbidden else {}
+    card = describe_lineage(run)
+    if forbidden:
+        card[firewall.FIELD] = firewall.make_card(forbidden, run.get(firewall.FIELD, {}))
     manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
     folder.publish("report.html", report.make_report(folder))
     folder.sweep()
@@ -239,6 +242,7 @@ def summary(folder: Folder) -> dict[str, object]:
         del result["ignored_by"]
     if folder.exists(shards.MANIFEST):
         manifest = parse_json(folder.read(shards.MANIFEST))
+        result |= {"version": manifest["version"]} if "version" in manifest else {}
         result |= {
             "shards": len(manifest["shards"]),
             "shard_bytes": manifest["bytes"],

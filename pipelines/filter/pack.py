@@ -16,13 +16,16 @@ from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.config import digest
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.growth.part import read_old_shards
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, ImageError, decode
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
+from lucidflux_data.selection.records import BASE
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.config import ShardConfig
-from lucidflux_data.shards.shard import Manifest, Shard, StripCard, TarWriter, is_shard_file
+from lucidflux_data.shards.form import is_shard_file
+from lucidflux_data.shards.shard import Manifest, Shard, StripCard, TarWriter
 from lucidflux_data.shards.stripping import FORMATS, STRIP_VERSION
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import formats, run_folder
@@ -33,6 +36,7 @@ from pipelines.execution.counting import counted
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
 from pipelines.execution.worker import File, Unit
+from pipelines.filter import grow
 
 PLACE = f"{STAGE}/stripped"
 
@@ -106,9 +110,10 @@ def sample_json(row: KeptRow) -> bytes:
 
 
 def assign_shards(folder: Folder, settings: ShardConfig, stripped_file: str = stripping.FILE) -> list[Shard[KeptRow]]:
-    """The shards of the kept images of the ledger, in the order of the keys that they have in there. `stripped_file`:
-    the file
-    that says what stripping makes of them."""
+    """The shards of the kept images of the ledger, in the order of the keys that they have in there; those of a base
+    that is added to are not among them, and the numbers go on behind its own. `stripped_file`: the file that says what
+    stripping makes of the images."""
+    old = read_old_shards(folder)
     changes = stripping.read_stripped(folder, stripped_file) if settings.strip else {}
     by_key: dict[str, KeptRow] = {}
     for row in select_packable(kept_rows(folder), settings):
@@ -124,14 +129,15 @@ def assign_shards(folder: Folder, settings: ShardConfig, stripped_file: str = st
             row["key"], row["bytes"] = change["packed_key"], change["packed_bytes"]
             row["stripped"] = list(settings.strip)
         by_key.setdefault(row["key"], row)  # two that differed in their tags alone are one image now
-    rows = [by_key[key] for key in sorted(by_key)]
+    rows = [by_key[key] for key in sorted(by_key.keys() - {key for shard in old for key in shard.keys})]
     sizes = [(row["bytes"], len(sample_json(row))) for row in rows]
-    return shards.assign_shards(rows, sizes, PREFIX, settings.max_samples, settings.max_bytes)
+    return shards.assign_shards(rows, sizes, PREFIX, settings.max_samples, settings.max_bytes, len(old))
 
 
 def kept_rows(folder: Folder) -> list[KeptRow]:
-    """The kept rows of the ledger in the order of their keys."""
-    return cast("list[KeptRow]", to_rows(runs.read_ledger(folder, where=pc.field("keep")).sort_by("key")))
+    """The kept rows of the ledger in the order of their keys, but those of a base: they lie in its shards."""
+    packed = pc.field("keep") & pc.coalesce(pc.field("reason") != BASE, True)
+    return cast("list[KeptRow]", to_rows(runs.read_ledger(folder, where=packed).sort_by("key")))
 
 
 def select_packable(kept: list[KeptRow], settings: ShardConfig) -> list[KeptRow]:
@@ -144,12 +150,16 @@ def select_packable(kept: list[KeptRow], settings: ShardConfig) -> list[KeptRow]
 def digest_assignment(folder: Folder, config: FilterConfig) -> str:
     """What the shards of this ledger are made of under these settings."""
     version = {"strip_version": STRIP_VERSION} if config.shards.strip else {}
-    return digest({"ledger": runs.ledger_sha256(folder), **config.pack_part(), **version})
+    base = runs.read_run(folder).get("base")
+    on = {"base": base["manifest_sha256"]} if base is not None else {}
+    return digest({"ledger": runs.ledger_sha256(folder), **config.pack_part(), **version, **on})
 
 
 def check_strip(folder: Folder, settings: ShardConfig, repairs: bool = False) -> None:
     """Raises ConfigError where --strip cannot do its work: formats that it does not look into, or shards in the folder
-    that another version stripped. `repairs`: a ledger that cannot be read is nothing to stop at."""
+    that another version stripped, or a base with other tags. `repairs`: a ledger that cannot be read is nothing to
+    stop at."""
+    grow.check_strip_of_base(folder, settings)
     if not settings.strip:
         return
     version = stripping.read_version(folder)
@@ -192,8 +202,9 @@ def pack(
     kept = kept_rows(folder) if config.shards.strip else []
     looked_into = [row for row in kept if row["format"] in FORMATS]
     stripped_file = find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
-    planned = assign_shards(folder, config.shards, stripped_file)
     stage = f"{STAGE}/{plan_digest[:16]}"
+    old, taken = grow.take_shards(folder, stage, executor, progress)
+    planned = assign_shards(folder, config.shards, stripped_file)
     lacking = _incomplete(folder, "shards", planned, plan_digest)
     todo = _incomplete(folder, stage, lacking, plan_digest)
     units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
@@ -201,27 +212,28 @@ def pack(
         for unit in run(executor, "pack", units, PackShard(config.shards, config.decode, stage, plan_digest), folder):
             advance(unit.size)
     made_of = {**digests, "plan": plan_digest, "ledger": ledger_sha256}
-    names, staged = [shard.name for shard in planned], dict.fromkeys((shard.name for shard in lacking), stage)
+    names = [*old, *(shard.name for shard in planned)]
+    staged = dict.fromkeys([*taken, *(shard.name for shard in lacking)], stage)
     manifest = shards.make_manifest(folder, "shards", names, made_of, staged)
     if config.shards.strip:
         card = {**card, "stripped": _strip_card(folder, config.shards, count_unsupported(kept), stripped_file)}
     content = {**json.loads(manifest), **card}
     _put_in_place(
-        folder, planned, staged, stripped_file if config.shards.strip else None, shards.seal_manifest(folder, content)
+        folder, names, staged, stripped_file if config.shards.strip else None, shards.seal_manifest(folder, content)
     )
     del content[run_folder.SEAL]
     return cast(Manifest, content)
 
 
 def _put_in_place(
-    folder: Folder, planned: list[Shard[KeptRow]], staged: dict[str, str], stripped_file: str | None, manifest: bytes
+    folder: Folder, names: list[str], staged: dict[str, str], stripped_file: str | None, manifest: bytes
 ) -> None:
-    """The staged shards and what is said of them become the set; shards of before go, a user's own files stay.
-    `stripped_file`: the file of what was stripped, None where nothing is."""
+    """The staged shards and what is said of them become the set; shards of before go, a user's own files stay. `names`:
+    of all its shards; `stripped_file`: the file of what was stripped, None where nothing is."""
     change = Rewriting(folder, shards.known_hashes(folder))
     for name, stage in staged.items():
         shards.move_shard(change, stage, name)
-    for name in sorted(set(filter(is_shard_file, folder.names("shards"))) - _files(planned)):
+    for name in sorted(set(filter(is_shard_file, folder.names("shards"))) - _files(names)):
         change.remove(f"shards/{name}")
     if stripped_file is None and folder.exists(stripping.FILE):
         change.remove(stripping.FILE)
@@ -231,7 +243,7 @@ def _put_in_place(
         change.put(shards.MANIFEST, manifest)
         change.commit()
     folder.remove(STAGE)
-    if not planned and not folder.names("shards"):
+    if not names and not folder.names("shards"):
         folder.remove("shards")
 
 
@@ -252,8 +264,8 @@ def _strip_card(folder: Folder, settings: ShardConfig, unknown: dict[str, int], 
     }
 
 
-def _files(planned: list[Shard[KeptRow]]) -> set[str]:
-    return {name for s in planned for name in (f"{s.name}.tar", shards.index_name(s.name))}
+def _files(names: list[str]) -> set[str]:
+    return {file for name in names for file in (f"{name}.tar", shards.index_name(name))}
 
 
 def read_source(row: ScoredRow) -> bytes:

@@ -34,6 +34,7 @@ from pipelines.execution.counting import count_done
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
+from pipelines.filter import grow
 from pipelines.filter import pack as packing
 from pipelines.filter.job import pack, score, select
 from pipelines.filter.score import MeasureUnit
@@ -249,6 +250,7 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
 def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:
     """Damaged units of scores are measured again, and what belongs to nothing moves to stray/. What is whole stays;
     what lacks is written again."""
+    grow.renew_part(folder)
     for name in strays.find_damaged_units(folder):
         folder.remove(name)
     strays.move_aside(folder, strays.find_stray_units(folder))

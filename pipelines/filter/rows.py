@@ -27,7 +27,8 @@ class MeasureRow(TypedDict):
     """A candidate of which a measure is wanted, or written again."""
 
     uri: str
-    key: str  # 20 hex digits of the sha256 of the bytes that were scored
+    key: str
+    sha256: str  # of the bytes that were scored, or 20 digits of it: the key, but for images that were packed anew
     offset: int  # of the bytes inside a tar; -1 outside tars
     size: int  # encoded bytes; -1 where the listing does not tell
     known: Columns | None  # the row that is there already
@@ -42,7 +43,7 @@ class MetricTable:
 
     def __init__(self, pool: Pool, number: int, metric: str, wanted: np.ndarray) -> None:
         self.part = pool.parts[number]
-        self.uris = pool.tables[number].select(["uri", "key"])
+        self.uris = pool.tables[number].select(["uri", "key", "sha256"])
         self.known = pool.units(number, metric)
         self.size = run_folder.unit_size(self.part.candidates)
         self.wanted = wanted
@@ -88,7 +89,7 @@ class _Rows(abc.ABC):
     def _row(self, row: MeasureRow) -> Columns:
         record: Columns = {"uri": row["uri"], "key": row["key"]}
         try:
-            data = read_known(row["uri"], row["offset"], row["size"], row["key"], most=self.limits.max_file_bytes)
+            data = read_known(row["uri"], row["offset"], row["size"], row["sha256"], most=self.limits.max_file_bytes)
             with within_memory():
                 return record | self.row(data, decode(data, self.limits.max_pixels))
         except ImageError as error:

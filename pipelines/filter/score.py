@@ -144,7 +144,7 @@ def decode_rows(rows: list[MeasureRow], limits: DecodeConfig, threads: int) -> I
 
     def one(row: MeasureRow) -> np.ndarray | ImageError:
         try:
-            data = read_known(row["uri"], row["offset"], row["size"], row["key"], most=limits.max_file_bytes)
+            data = read_known(row["uri"], row["offset"], row["size"], row["sha256"], most=limits.max_file_bytes)
             return decode(data, limits.max_pixels)
         except ImageError as error:
             return error

@@ -85,6 +85,7 @@ def runner(photo_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
     colour = [path for path in photo_paths if path.stem in ("astronaut", "chelsea", "coffee", "rocket")]
     photos = write_small(home / "photos", colour, 320, 288)
     write_small(home / "gt", colour[:3], 192, 160)
+    write_small(home / "more", [path for path in photo_paths if path.stem in ("retina", "hubble_deep_field")], 320, 288)
     (home / "lq").mkdir()
     for path in (home / "gt").iterdir():
         cv2.imwrite(

@@ -26,6 +26,7 @@ from PIL import Image
 from lucidflux_data.audit.forget import forget, forget_pairs
 from lucidflux_data.audit.report import make_report
 from lucidflux_data.errors import Interrupted, LucidFluxError, StorageError
+from lucidflux_data.growth.part import take_base
 from lucidflux_data.pairs.job import is_pairs
 from lucidflux_data.pairs.replay import replay_pair
 from lucidflux_data.selection import run as runs
@@ -34,7 +35,7 @@ from lucidflux_data.storage.folder import Folder
 from pipelines.filter import job
 from pipelines.filter.repair import retry, verify_run
 from pipelines.synthesis.verify import verify_pairs
-from tests.support.here import QUIET, Here, run_filter, run_synthesize, verified
+from tests.support.here import QUIET, Here, run_filter, run_synthesize, select_into, verified
 from tests.support.killing import killed_after
 from tests.support.paths import ROOT
 
@@ -69,6 +70,15 @@ def repair(place: Path, _: Path) -> None:
     check(Folder(place), False, True, Here(), QUIET)
 
 
+def add_to_a_set(place: Path, photos: Path) -> None:
+    """A run of two other photos, to the set beside the photos."""
+    folder = Folder(place)
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    take_base(folder, str(photos.parent / "base"), config)
+    job.select(folder, config, Here(), QUIET)
+    job.pack(folder, config, Here(), QUIET)
+
+
 @dataclass(frozen=True)
 class Command:
     """`origin`: the folder that it begins with (see `origins`), or none; `call(place, photos)`."""
@@ -84,6 +94,7 @@ COMMANDS = {
     "pack larger shards": Command("run", change(["shards.max_samples=5"], ("pack",))),
     "pack smaller shards": Command("run", change(["shards.max_samples=2"], ("pack",))),
     "pack and strip": Command("run", change(["shards.strip=gps"], ("pack",))),
+    "add to a set": Command("addition", add_to_a_set),
     "forget in a run": Command("run", forget_first),
     "forget in pairs": Command("pairs", forget_first),
     "repair a run": Command("damaged run", repair),
@@ -165,6 +176,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory, photo_paths: list[Path]) ->
         photo.crop((10 * number, 15 * number, 10 * number + 200, 15 * number + 180)).save(buffer, "JPEG", **more)
         (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
     (folder / "none.jpg").write_bytes(b"no image")
+    (folder.parent / "more").mkdir()
+    for number in range(2):
+        photo.crop((200 - 10 * number, 90, 400 - 10 * number, 270)).save(folder.parent / "more" / f"{number}.jpg")
     return folder
 
 
@@ -174,7 +188,9 @@ def origins(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     place = tmp_path_factory.mktemp("origins")
     run_filter(photos, place / "run", *RULES)
     run_synthesize(photos, place / "pairs", *PAIRS)
-    found = {"run": place / "run", "pairs": place / "pairs"}
+    run_filter(photos, photos.parent / "base", *RULES)
+    select_into(photos.parent / "more", place / "addition", *RULES)
+    found = {"run": place / "run", "pairs": place / "pairs", "addition": place / "addition"}
     for kind in ("run", "pairs"):
         tar, second = sorted((place / kind / "shards").glob("*.tar"))[:2]
         (place / kind / "gone.txt").write_text(first_key(place / kind))

@@ -23,7 +23,7 @@ FLOORS = (
     ("sources", "shards", "measures"),
     ("iqa",),
     ("selection",),
-    ("pairs",),
+    ("pairs", "growth"),
     ("audit", "explore"),
     ("publish",),
     ("surface",),
