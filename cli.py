@@ -26,6 +26,7 @@ from pipelines.commands.sets.publish import app as publish_app
 from pipelines.commands.telling import tell
 from pipelines.commands.terminal import HELP, INTERRUPTED, SpellingGroup, run_guarded
 from pipelines.commands.train import app as train_app
+from pipelines.commands.voting.vote import app as vote_app
 from pipelines.commands.weights import app as weights_app
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ data_app.add_typer(publish_app)
 app.add_typer(model_app)
 app.add_typer(train_app)
 app.add_typer(weights_app, name="weights")
+bench_app.add_typer(vote_app)
 app.add_typer(bench_app, name="bench")
 
 

@@ -21,6 +21,7 @@ from benchmarks.report.results import Evaluated, Options
 from benchmarks.suites import suite as suites
 from benchmarks.suites.ids import select_ids
 from benchmarks.suites.suite import Suite
+from benchmarks.votes.read import read_votes
 from lucidflux_data.errors import ConfigError
 
 Scores = dict[scoring.Key, scoring.ScoreRow]
@@ -66,6 +67,7 @@ def evaluate(
     ids = choose_ids(suite, methods, options)
     suites.check_images(suite, ids)
     submission.inspect(methods, suite, ids)
+    votes = read_votes(options.votes, suite, methods) if options.votes else None  # before anything is scored
     not_computed: dict[str, str] = {}
     scores: dict[str, tuple[MetricSpec, Scores]] = {}
     sets: list[MetricSpec] = []
@@ -83,7 +85,7 @@ def evaluate(
     table = scoring.per_image_table(suite, methods, ids, scores)
     table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, options.device) for spec in sets)])
     specs = [spec for spec in profile.metrics if spec.name not in not_computed]
-    return Evaluated(table, suite, profile, methods, ids, specs, not_computed, options)
+    return Evaluated(table, suite, profile, methods, ids, specs, not_computed, options, votes)
 
 
 def _score_sets(spec: MetricSpec, suite: Suite, methods: list[Method], device: str) -> pa.Table:

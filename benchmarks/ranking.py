@@ -44,6 +44,7 @@ class RankOptions(TypedDict, total=False):
     limit: int  # images that are drawn
     test: Literal["permutation", "wilcoxon"]
     resamples: int
+    votes: Iterable[AnyPath]  # csv files of raters
     device: str  # cpu or cuda, of learned metrics
     cache: AnyPath  # where scores are kept; the user's cache, as the command's
 
@@ -71,7 +72,8 @@ def rank(
     ids = _ids(options)
     partial = options.get("allow_partial", False)
     chosen = Options(partial, ids, 0, options.get("test", "permutation"), options.get("resamples", RESAMPLES),
-                     options.get("limit"), options.get("device", "cpu"), _groups(options))  # fmt: skip
+                     options.get("limit"), options.get("device", "cpu"), _groups(options),
+                     tuple(map(Path, options.get("votes", ()))))  # fmt: skip
     methods = submission.find_methods(_folders(outputs), pattern)
     places = evaluation.Places(_path(inputs), _path(gt), pattern, partial, ids)
     over = evaluation.choose_suite(options.get("suite"), suites.suites_folder(), methods, places)

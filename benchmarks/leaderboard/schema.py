@@ -138,6 +138,63 @@ class ScoreBoard(TypedDict):
     correlation: Correlation
 
 
+class VoteRow(TypedDict):
+    """One method under the votes of people."""
+
+    votes: int  # comparisons in which it was shown
+    wins: int  # of them, those that it won
+    strength: float | None  # in logits, the mean of all methods is 0; None where no finite ones fit
+    low: float | None  # bounds of its interval; None where it has no end, see `unbounded`
+    high: float | None
+    rank: int | None
+    first_share: float | None  # the share of the resamples in which it is the strongest
+    tied_with_best: bool | None  # whether the interval of the difference to the first holds 0
+
+
+class VotePair(TypedDict):
+    """Two methods that were compared."""
+
+    methods: list[str]  # first, second
+    votes: int
+    wins: int  # of the first
+
+
+class RaterRow(TypedDict):
+    """One rater."""
+
+    votes: int  # without repeated ones
+    repeats: int  # pairs that were answered twice
+    same: int  # of them, those with the same answer
+    left: float  # the share of all answers that were the left picture
+    shared: int  # votes on which the other raters have a majority
+    with_others: int  # of them, those of that majority
+
+
+class Agreement(TypedDict):
+    """How often a metric is of the raters' opinion. Equal scores count as half."""
+
+    n: int  # votes on pictures that both have a score
+    share: float | None  # None where there are none
+    low: float | None  # bounds of its interval
+    high: float | None
+
+
+class VotesTable(TypedDict):
+    """The votes of people (`--votes`)."""
+
+    study: str
+    votes: int  # without repeated ones
+    images: int
+    rows: dict[str, VoteRow]  # by method; only methods that were shown
+    pairs: list[VotePair]
+    why_not: str | None  # why nobody is ranked
+    unbounded: float  # the share of the resamples in which no finite strengths fit; they widen every interval
+    raters: dict[str, RaterRow]
+    among_raters: Agreement  # of two raters on the same pair
+    metrics: dict[str, Agreement]  # by metric of single images
+    remarks: list[str]  # what was not counted
+
+
 class RunCost(TypedDict, total=False):
     """What method.json has of the making of the outputs."""
 
@@ -177,6 +234,7 @@ class Board(ScoreBoard):
     signature: str  # one line to quote beside the numbers
     # lq and gt -> id -> the first digits of the sha256 of what outputs are compared with, of suites without pins
     compared_with: NotRequired[dict[str, dict[str, str]]]  # since 0.5
+    votes: NotRequired[VotesTable | None]  # since 0.5; None without --votes
 
 
 class ComparedRow(TypedDict):

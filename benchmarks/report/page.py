@@ -19,6 +19,7 @@ from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
 from benchmarks.report import page_tables, tables
 from benchmarks.report.notes import notes
+from benchmarks.report.votes import vote_tables
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.escapes import show
@@ -162,6 +163,7 @@ def render_board(board: Board, data: PageData) -> bytes:
         missing=page_tables.list_missing(board),
         shared=page_tables.list_shared(board),
         win_rates=page_tables.list_win_rates(board),
+        votes=vote_tables(board),
         agreement=list(zip(names, rho, strict=True)) if rho else [],
         plots={name: _describe_plot(name, board) for name in data["scores"]},
         methods=data["methods"],

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -18,7 +19,7 @@ from benchmarks import environment
 from benchmarks.leaderboard import published, statistics
 from benchmarks.leaderboard.board import BOARD, TABLE, make_leaderboard
 from benchmarks.leaderboard.columns import Rules
-from benchmarks.leaderboard.schema import Board, ColouredRow, MetricTable, RunCost, ScoreBoard
+from benchmarks.leaderboard.schema import Board, ColouredRow, MetricTable, RunCost, ScoreBoard, VotesTable
 from benchmarks.methods.method_file import MethodFile
 from benchmarks.methods.submission import Method
 from benchmarks.metrics import score as evaluate
@@ -27,6 +28,8 @@ from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.report.notes import COMMON_IDS
 from benchmarks.suites.suite import AD_HOC, Suite
+from benchmarks.votes.read import Votes
+from benchmarks.votes.summary import summarise_votes
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.iqa.pins import file_sha256
@@ -45,7 +48,7 @@ DIGITS = 16  # of a sha256, in leaderboard.json
 class Options:
     """How a leaderboard is made. `ids`: that the user names, None for the suite's; `limit`: images that are drawn of
     the suite's, None for all; `min_images`: of unranked methods that are shown; `device`: cpu or cuda, of learned
-    metrics; `groups`: name -> metrics of overall ranks, beside the profile's."""
+    metrics; `groups`: name -> metrics of overall ranks, beside the profile's; `votes`: csv files of raters."""
 
     allow_partial: bool = False
     ids: tuple[str, ...] | None = None
@@ -55,6 +58,7 @@ class Options:
     limit: int | None = None
     device: str = "cpu"
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    votes: tuple[Path, ...] = ()
 
 
 def start(folder: Folder, suite: Suite, profile: Profile) -> None:
@@ -88,6 +92,7 @@ class Evaluated:
     specs: list[MetricSpec]
     not_computed: dict[str, str]
     options: Options
+    votes: Votes | None = None
 
 
 def make_board(scored: Evaluated, surroundings: environment.Environment) -> Board:
@@ -111,6 +116,7 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
     over = _ranked_over(scores, len(ids))
     compared = {} if suite.fingerprint else _hash_images(suite, ids)
     pin = _pin(suite, compared)
+    votes = _votes(scored)
     return {
         "schema_version": 1,
         "suite": suite.label(),
@@ -126,7 +132,14 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
             suite, pin, scored.specs, over, total, options.device, surroundings["hash"], options.ids
         ),
         "compared_with": compared,
+        "votes": votes,
     }
+
+
+def _votes(scored: Evaluated) -> VotesTable | None:
+    if scored.votes is None:
+        return None
+    return summarise_votes(scored.votes, scored.methods, scored.table, scored.specs, scored.options.resamples)
 
 
 def _hash_images(suite: Suite, ids: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from benchmarks.leaderboard import statistics
 from benchmarks.leaderboard.schema import Board, Comparison, Group, MetricRow, MetricTable, PublishedRow
 from benchmarks.report.notes import notes
+from benchmarks.report.votes import Small, vote_tables
 from benchmarks.suites.suite import Suite
 from lucidflux_data.escapes import for_csv, for_latex, for_latex_comment, for_markdown, for_markdown_code, show
 
@@ -126,9 +127,20 @@ def markdown(board: Board) -> str:
         cells += [_published(paper["values"].get(name)) for name in board["metrics"]]
         lines.append("| " + " | ".join([*cells, *[""] * (len(names) - len(cells))]) + " |")
     title = for_markdown(f"{board['suite']}, {board['profile']}")
+    votes = [_small_markdown(table) for table in vote_tables(board)]
     remarks = [for_markdown(line) for line in notes(board)[:-1]]
     remarks.append(f"Signature: {for_markdown_code(board['signature'])}")
-    return "\n\n".join([f"## {title}", "\n".join(lines), *remarks]) + "\n"
+    return "\n\n".join([f"## {title}", "\n".join(lines), *votes, *remarks]) + "\n"
+
+
+def _small_markdown(table: Small) -> str:
+    lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
+    for number, row in enumerate(table.rows):
+        cells = [for_markdown(cell) for cell in row]
+        if number in table.bold:
+            cells[0] = f"**{cells[0]}**"
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([f"### {table.title}", "", *lines])
 
 
 def _published(value: float | None) -> str:
@@ -159,7 +171,7 @@ def latex(board: Board) -> str:
 
 def csv_text(board: Board) -> str:
     """A row for each method and metric, with plain numbers; published rows have the kind `published`, methods below the
-    line `not ranked`. `reasons`: why scores are missing."""
+    line `not ranked`, and those of votes `votes` (n: those that it was in). `reasons`: why scores are missing."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(
@@ -173,6 +185,11 @@ def csv_text(board: Board) -> str:
             tied = row.get("tied_with_best", "" if row["rank"] else False)  # empty: nothing to rank
             why = for_csv("; ".join(f"{count} {reason}" for reason, count in row["reasons"].items()))
             writer.writerow([kind, for_csv(method), for_csv(name), *values, tied, why, ""])
+    votes = board.get("votes")
+    if votes is not None:
+        for method, vote in votes["rows"].items():
+            numbers = [vote["strength"], vote["low"], vote["high"], vote["rank"], vote["votes"], votes["votes"]]
+            writer.writerow(["votes", for_csv(method), "votes", *numbers, vote["tied_with_best"], "", ""])
     for paper in board["published"]:
         for name, value in paper["values"].items():
             text = [for_csv(cell) for cell in (paper["method"], name, paper["source"])]
@@ -227,6 +244,12 @@ def print_terminal(board: Board) -> None:
     _print_parts(console, lambda columns: _table(board, columns, title), range(1, len(header(board)) - 1))
     for method in order(board):
         console.print(show(f"{method}: {'; '.join(board['flags'].get(method, []))}"), highlight=False, markup=False)
+    for small in vote_tables(board):
+        rows = [
+            [Text(show(cell), style="bold" if number in small.bold else "") for cell in row]
+            for number, row in enumerate(small.rows)
+        ]
+        _print_parts(console, _plain_table(small.title, small.header, rows, 1), range(1, len(small.header)))
     for line in notes(board):
         console.print(show(line), highlight=False, markup=False)
 

@@ -30,6 +30,7 @@ def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
 
 
 def data_url(pixels: np.ndarray, kind: str, quality: int) -> str:
-    """The picture (uint8 HxWx3 RGB) as a `data:` url of a page: jpeg or webp of a quality in 1..100."""
+    """The picture (uint8 HxWx3 RGB) as a `data:` url of a page: jpeg or webp of a quality in 1..100;
+    webp of 101 keeps every pixel."""
     text = base64.b64encode(encode(pixels, kind, [QUALITY[kind], quality])).decode()
     return f"data:image/{kind};base64,{text}"

@@ -19,6 +19,7 @@ from benchmarks.metrics.score import ScoreImages
 from benchmarks.report import results
 from benchmarks.report.results import Options
 from benchmarks.suites.suite import Suite, check_images
+from benchmarks.votes.read import read_votes
 from lucidflux_data.errors import ConfigError, Interrupted
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.counting import counted
@@ -52,6 +53,7 @@ class Estimate(TypedDict):
     images: int
     methods: dict[str, list[str]]  # method -> remarks
     metrics: dict[str, dict[str, int | str]]  # metric -> cached and to_score, or sets, or not_computed: why not
+    votes: int
 
 
 def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: Profile, options: Options) -> Estimate:
@@ -59,6 +61,7 @@ def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: P
     ids = evaluation.choose_ids(suite, methods, options)
     check_images(suite, ids)
     submission.inspect(methods, suite, ids)
+    votes = len(read_votes(options.votes, suite, methods).rows) if options.votes else 0
     metrics: dict[str, dict[str, int | str]] = {}
     for spec in profile.metrics:
         reason = evaluate.why_not(spec, suite, options.device)
@@ -70,7 +73,7 @@ def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: P
         cached = sum(evaluate.is_settled(known.get(item.key)) for item in items)
         metrics[spec.name] = {"cached": cached, "to_score": len(items) - cached}
     flags = {method.name: method.flags for method in methods}
-    return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics}
+    return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics, "votes": votes}
 
 
 def count_missing(board: Board) -> tuple[int, int]:

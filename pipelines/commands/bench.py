@@ -50,6 +50,9 @@ IdPattern = Annotated[
 PromptsFrom = Annotated[
     str | None, typer.Option(help="none, fixed:TEXT, file (the suite's), or a folder of ID.txt and prompts.toml.")
 ]
+VoteFiles = Annotated[
+    list[Path] | None, typer.Option("--votes", metavar="FILE...", help="What raters saved from `bench vote`.")
+]
 MinImages = Annotated[int, typer.Option(min=0, help="Unranked methods with fewer images are not shown.")]
 Test = Annotated[str, typer.Option(help="permutation or wilcoxon.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap and the permutation test.")]
@@ -63,18 +66,18 @@ class BenchGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("--help", "-h"):
             args = ["eval", *args]
-        return super().parse_args(ctx, _spread(args, "--outputs"))
+        return super().parse_args(ctx, _spread(args))
 
 
-def _spread(args: list[str], option: str) -> list[str]:
-    """`--outputs A B --json` as `--outputs A --outputs B --json`."""
+def _spread(args: list[str]) -> list[str]:
+    """`--outputs A B --json` as `--outputs A --outputs B --json`; --votes likewise."""
     spread: list[str] = []
-    taking = False
+    taking = ""
     for arg in args:
         if arg.startswith("-"):
-            taking = arg == option
-        elif taking and spread[-1] != option:
-            spread.append(option)
+            taking = arg if arg in ("--outputs", "--votes") else ""
+        elif taking and spread[-1] != taking:
+            spread.append(taking)
         spread.append(arg)
     return spread
 
@@ -102,6 +105,7 @@ def eval_command(
     id_pattern: IdPattern = None,
     allow_partial: AllowPartial = False,
     min_images: MinImages = 0,
+    votes: VoteFiles = None,
     limit: Limit = None,
     test: Test = "permutation",
     resamples: Resamples = 10_000,
@@ -127,16 +131,15 @@ def eval_command(
     from pipelines.execution.opening import open_executor
     from pipelines.execution.progress import Progress
 
-    chosen = _profile(profile, metrics, test)
+    chosen, named, pattern = _profile(profile, metrics, test), _named_ids(ids, limit), read_pattern(id_pattern)
     device = "cuda" if num_gpus else "cpu"
-    named, pattern = _named_ids(ids, limit), read_pattern(id_pattern)
-    options = Options(allow_partial, named, min_images, test, resamples, limit, device, _groups(group or []))
+    asked = _groups(group or [])
+    options = Options(allow_partial, named, min_images, test, resamples, limit, device, asked, tuple(votes or ()))
     check_groups(options.groups, chosen)
     methods = submission.find_methods(outputs, pattern)
     places = evaluation.Places(inputs, gt, pattern, allow_partial, named)
     over = evaluation.choose_suite(suite, suites.suites_folder(suites_dir), methods, places)
-    place = out or Path("bench-results") / f"{over.name}-{chosen.name}"
-    scores = Folder(cache or score_cache())
+    place, scores = out or Path("bench-results", f"{over.name}-{chosen.name}"), Folder(cache or score_cache())
     if dry_run:
         planned = evaluate.estimate_work(scores, over, methods, chosen, options)
         tell(planned, json_, then=[(again(ctx, dry_run=None), "in earnest")])

@@ -1,0 +1,1 @@
+"""Commands of `lucidflux bench` that ask people."""
