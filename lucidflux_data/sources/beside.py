@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -37,6 +37,8 @@ NUMBER = r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-?(
 TRUE_OR_FALSE = r"(?i)true|false"
 NOTHING = ("NaN", "nan", "NA", "N/A", "n/a", "null", "NULL")  # in a column of numbers alone; elsewhere they are text
 LONGEST = 20  # characters of an integer of 64 bits
+NAMELESS = f"has no column called {NAME_COLUMN}: it gives the images nothing"
+UNEVEN = "rows with more or fewer cells than its header: they are left out"
 MAX_TABLE_BYTES = 2 << 30  # of metadata.parquet and metadata.csv
 
 
@@ -102,18 +104,22 @@ class Beside:
         shown = show_name(url.removeprefix(self.root).lstrip("/"))
         if not _is_file(url):
             return False
-        found = False
+        found, odd, problem = False, list[str](), ""
         try:
-            for row in _metadata_rows(url):
+            for row in _metadata_rows(url, odd):
                 found = True
                 self._take_row(folder, shown, row)
         except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
             _raise_of_store(error, url)
-            self.counts.ignored["damaged_files"] += 1
-            problem = "is damaged: what stands before the damage is used"
-            self.counts.warnings.append(f"{show_name(url.removeprefix('file://'))} {problem}")
-            return True
-        return found
+            used = "none of it is used" if name.endswith(".csv") else "what stands before the damage is used"
+            problem = f"is damaged: {used}"
+        nameless = NAMELESS in odd
+        if odd and not nameless and not problem:
+            problem = f"has {len(odd):,} {UNEVEN}"
+        if nameless or problem:
+            self.counts.ignored["damaged_files"] += not nameless
+            self.counts.warnings.append(f"{show_name(url.removeprefix('file://'))} {problem or NAMELESS}")
+        return found or bool(problem)
 
     def _take_row(self, folder: str, shown: str, row: dict[str, object]) -> None:
         name = row.pop(NAME_COLUMN)
@@ -167,8 +173,9 @@ def _read_side(url: str) -> str | None:
         return None
 
 
-def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
-    """Rows with a `file_name`; none at all where the table has no such column."""
+def _metadata_rows(url: str, odd: list[str]) -> Iterator[dict[str, object]]:
+    """Rows with a `file_name`; none at all where the table has no such column. `odd`: takes NAMELESS where a column
+    seems to be meant so, and UNEVEN for each row that is left out."""
     with file_system(url).open(url, "rb") as file:
         if file.seek(0, os.SEEK_END) > MAX_TABLE_BYTES:
             raise ValueError("the table is too large")
@@ -177,15 +184,22 @@ def _metadata_rows(url: str) -> Iterator[dict[str, object]]:
             yield from _json_rows(io.TextIOWrapper(file, "utf-8-sig"))
             return
         if url.endswith(".csv"):
-            yield from _csv_rows(file)
+            yield from _csv_rows(file, odd)
             return
         table = pq.ParquetFile(file, page_checksum_verification=True)
         for batch in table.iter_batches(4096, use_threads=False):  # its threads may abort at exit
             columns = [k for k, column in enumerate(batch.schema) if not pa.types.is_nested(column.type)]
             flat = batch.select(columns)  # by number: two columns may have one name, of which the last counts
-            if NAME_COLUMN not in flat.schema.names:
+            if _is_nameless(flat.schema.names, odd):
                 return
             yield from to_rows(flat)
+
+
+def _is_nameless(names: Sequence[str], odd: list[str]) -> bool:
+    if NAME_COLUMN in names:
+        return False
+    odd += [NAMELESS] * any(NAME_COLUMN in name.lower().replace(" ", "_") for name in names)
+    return True
 
 
 def _json_rows(lines: IO[str]) -> Iterator[dict[str, Any]]:
@@ -204,7 +218,7 @@ def _lines(file: IO[str]) -> Iterator[str]:
         yield line
 
 
-def _csv_rows(file: Any) -> Iterator[dict[str, object]]:
+def _csv_rows(file: Any, odd: list[str]) -> Iterator[dict[str, object]]:
     """A cell is text as it stands. In a column that holds nothing but numbers it is one, and null where it is empty or
     one of NOTHING; in one of `true` and `false` likewise. An empty cell is null everywhere."""
     if not file.read(1):
@@ -216,11 +230,16 @@ def _csv_rows(file: Any) -> Iterator[dict[str, object]]:
     except csv.Error as error:
         raise ValueError(str(error)) from None
     header.detach()
-    if NAME_COLUMN not in names:
+    if _is_nameless(names, odd):
         return
     file.seek(0)
     options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+
+    def leave_out(_: object) -> str:
+        odd.append(UNEVEN)
+        return "skip"
+
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=leave_out)
     table = pyarrow.csv.read_csv(file, convert_options=options, parse_options=parse)
     kinds = [_kind_of(name, column) for name, column in zip(table.schema.names, table.columns, strict=True)]
     for batch in table.to_batches(4096):

@@ -15,7 +15,7 @@ IGNORED = {
     "null_rows": "rows without an image",
     "damaged_tails": "damaged parts of tars",
     "damaged_files": "damaged or empty files",
-    "packed_tars": "packed tars",
+    "packed_tars": "packed tars and archives",
     "not_drawn": "left out by --limit",
     "of_other_runs": "in several of the runs, or not kept by one that is included",
 }

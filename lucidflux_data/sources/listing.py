@@ -25,7 +25,7 @@ from lucidflux_data.images import IMAGE_EXTENSIONS
 from lucidflux_data.sources.beside import Beside
 from lucidflux_data.sources.counts import IGNORED, Counts, describe_ignored
 from lucidflux_data.sources.ranges import open_object
-from lucidflux_data.sources.tars import PACKED, is_image_name, list_members, sample_key
+from lucidflux_data.sources.tars import describe_packed, is_image_name, list_members, sample_key
 from lucidflux_data.sources.uris import NOT_ALLOWED, check_regular, escape_url, may_be_read, show_name
 from lucidflux_data.storage.allowed import prefixes_to_allow
 from lucidflux_data.storage.folder import absolute_url, file_system, name_errors, retry_call, trust_sources
@@ -54,7 +54,6 @@ class Candidate(TypedDict):
     side: str | None
 
 
-PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 Row = tuple[str, str, int, int, int, str | None]  # the columns of INVENTORY, as in Candidate
 
 
@@ -300,9 +299,10 @@ def _list_glob(position: int, url: str, counts: Counts) -> Iterator[Row]:
 
 
 def _entry(position: int, uri: str, name: str, size: int, counts: Counts) -> Iterator[Row]:
-    if name.lower().endswith(PACKED_TARS):
+    packed = describe_packed(name)
+    if packed:
         counts.ignored["packed_tars"] += 1
-        counts.warnings.append(f"{show_name(uri)} {PACKED}")
+        counts.warnings.append(f"{show_name(uri)} {packed}")
     elif name.lower().endswith(".tar"):
         yield from _list_tar(position, uri, name, counts)
     elif name.lower().endswith(".parquet"):
@@ -348,7 +348,8 @@ def _list_parquet(position: int, uri: str, name: str, counts: Counts) -> Iterato
         if isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "errno", None) is not None:
             _leave_out(uri, error, not name and not found, counts)
             return  # an OSError without a number is pyarrow's, of damage
-        message = f"{show_name(uri.removeprefix('file://'))} is damaged, or no Parquet file"
+        why = "is encrypted and is not read" if "crypt" in str(error).lower() else "is damaged, or no Parquet file"
+        message = f"{show_name(uri.removeprefix('file://'))} {why}"
         if not name and not found:
             raise InputError(message) from None
         counts.ignored["damaged_files"] += 1

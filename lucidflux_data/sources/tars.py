@@ -25,8 +25,17 @@ EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-PACKERS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+# gzip, bzip2, xz, zstd, lz4, compress, lzip; zip, 7z and RAR, which people call .tar too
+PACKERS = (
+    *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x1f\x9d", b"LZIP"),
+    *(b"PK\3\4", b"7z\xbc\xaf", b"Rar!"),
+)
 PACKED = "is a packed tar and is not read: unpack it to a .tar"
+PACKED_TARS = (
+    *(".tgz", ".taz", ".tbz", ".tbz2", ".tb2", ".txz", ".tlz", ".tzst"),
+    *(f".tar.{packer}" for packer in ("gz", "bz2", "xz", "zst", "lz4", "z", "lz", "lzma", "br")),
+)
+ARCHIVES = (".zip", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ def _take_member(
         counts.ignored["other_files" if member.isfile() else kind] += not member.isdir()
         return
     name = escape_name(member.name)
-    is_side = name.endswith(".json") and member.size <= MAX_SIDE_BYTES
+    is_side = name.lower().endswith(".json") and member.size <= MAX_SIDE_BYTES
     if not is_side and not is_image_name(name):
         counts.ignored["other_files"] += 1
         return
@@ -203,6 +212,13 @@ def _take_member(
     sample.images += 1
     counts.ignored["duplicate_members"] += name in images
     images[name] = (member.offset_data, member.size, sample)
+
+
+def describe_packed(name: str) -> str:
+    """What to do with a file that is packed by its name; "" for all others."""
+    if name.lower().endswith(ARCHIVES):
+        return "is a packed archive and is not read: unpack it"
+    return PACKED if name.lower().endswith(PACKED_TARS) else ""
 
 
 def is_image_name(name: str) -> bool:

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from lucidflux_data.config import digest
 from lucidflux_data.errors import InputError, StorageError
-from lucidflux_data.sources.listing import PACKED_TARS, list_sources
-from lucidflux_data.sources.tars import PACKED, is_image_name
+from lucidflux_data.sources.listing import list_sources
+from lucidflux_data.sources.tars import describe_packed, is_image_name
 from lucidflux_data.sources.uris import escape_url, restore_url, show_name
 from lucidflux_data.storage.folder import READERS, Folder, absolute_url, file_system, name_errors, retry_call
 from lucidflux_data.storage.formats import checked_bytes, parse_json
@@ -134,10 +134,14 @@ def list_tars(source: str) -> tuple[list[str], Listed]:
     tars = [escape_url(name) for name in found if name.lower().endswith(".tar")]
     if not tars:
         raise InputError(f"{source} holds no tars of pairs (.tar; packed ones are not read)")
-    packed = [name for name in found if name.lower().endswith(PACKED_TARS)]
+    packed = [name for name in found if describe_packed(name)]
     counts = {"packed_tars": len(packed), "other_files": len(found) - len(tars) - len(packed)}
     ignored = {kind: count for kind, count in counts.items() if count}
-    return tars, {**NOTHING, "warnings": [f"{_shown(name)} {PACKED}" for name in packed], "ignored_by": ignored}
+    return tars, {
+        **NOTHING,
+        "warnings": [f"{_shown(name)} {describe_packed(name)}" for name in packed],
+        "ignored_by": ignored,
+    }
 
 
 def _shown(url: str) -> str:

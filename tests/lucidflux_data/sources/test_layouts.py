@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -306,6 +307,47 @@ def test_a_table_without_names_of_files_is_no_metadata(tmp_path: Path) -> None:
     listing = list_sources([str(tmp_path)])
     assert set(read_all(listing)) == {"a.jpg", "metadata.parquet#000000000"}
     assert listing.ignored_by == {"other_files": 1}
+
+
+@pytest.mark.parametrize("header", ["file_name;label", "file_name\tlabel", "File Name,label"])
+def test_a_column_that_seems_to_be_meant_is_told_of(header: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", jpeg(1))
+    write(tmp_path / "metadata.csv", f"{header}\na.jpg,cat\n".encode())
+    listing = list_sources([str(tmp_path)])
+    assert (sides(listing), listing.ignored_by) == ({"a.jpg": None}, {"other_files": 1})
+    assert listing.warnings == [f"{tmp_path}/metadata.csv has no column called file_name: it gives the images nothing"]
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_rows_with_another_number_of_cells_cost_themselves(good: int, tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path / f"{name}.jpg", jpeg(ord(name)))
+    rows = [f"{name}.jpg,{name}" for name in "ab"[:good]]
+    write(tmp_path / "metadata.csv", "\n".join(["file_name,label", "c.jpg", *rows, "c.jpg,1,2"]).encode())
+    listing = list_sources([str(tmp_path)])
+    labels = {f"{name}.jpg": {"label": name} if name in "ab"[:good] else None for name in "abc"}
+    assert (sides(listing), listing.ignored_by) == (labels, {"damaged_files": 1})
+    assert listing.warnings == [
+        f"{tmp_path}/metadata.csv has 2 rows with more or fewer cells than its header: they are left out"
+    ]
+
+
+def test_an_encrypted_table_is_called_so(tmp_path: Path) -> None:
+    encryption = pytest.importorskip("pyarrow.parquet.encryption")
+
+    class Keys(encryption.KmsClient):
+        def wrap_key(self, key: bytes, _: str) -> bytes:
+            return base64.b64encode(key)
+
+    made = encryption.CryptoFactory(lambda _: Keys()).file_encryption_properties(
+        encryption.KmsConnectionConfig(),
+        encryption.EncryptionConfiguration(footer_key="f", column_keys={"c": ["image"]}),
+    )
+    content = pa.table({"image": DATA})
+    with pq.ParquetWriter(tmp_path / "t.parquet", content.schema, encryption_properties=made) as writer:
+        writer.write_table(content)
+    with pytest.raises(InputError, match=r"t\.parquet is encrypted and is not read"):
+        list_sources([str(tmp_path / "t.parquet")])
 
 
 def test_a_store_gives_what_the_folder_gives(store, tmp_path: Path, monkeypatch) -> None:

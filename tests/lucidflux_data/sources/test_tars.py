@@ -189,7 +189,27 @@ def test_a_tar_in_capitals_and_its_twin(tmp_path: Path) -> None:
         assert [json.loads(row["side"] or "0") for row in listing.table.to_pylist()] == [{"n": 1}, 0]
 
 
-@pytest.mark.parametrize("name", ["s.tar.gz", "s.tgz", "S.TAR.GZ"])
+def test_a_json_in_capitals_is_side_data(tmp_path: Path) -> None:
+    write(tmp_path / "s.tar", tar_bytes([("A.JPG", jpeg(1)), ("A.JSON", b'{"n": 1}')]))
+    listing = list_sources([str(tmp_path)])
+    assert [row["side"] for row in listing.table.to_pylist()] == ['{"n": 1}']
+    assert listing.ignored == 0
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.7z", "PHOTOS.RAR"])
+def test_an_archive_is_named(name: str, tmp_path: Path) -> None:
+    write(tmp_path / name, b"PK\3\4")
+    with pytest.raises(InputError, match=f"{name} is a packed archive and is not read: unpack it"):
+        list_sources([str(tmp_path / name)])
+    write(tmp_path / "a.jpg", jpeg(1))
+    listing = list_sources([str(tmp_path)])
+    assert listing.ignored_by == {"packed_tars": 1}
+    write(tmp_path / "called.tar", b"PK\3\4" + bytes(2000))
+    listing = list_sources([str(tmp_path)])
+    assert (listing.ignored_by, listing.damaged_tars) == ({"packed_tars": 2}, [])
+
+
+@pytest.mark.parametrize("name", ["s.tar.gz", "s.tgz", "S.TAR.GZ", "s.tar.lz4", "s.tar.Z", "s.tlz"])
 def test_a_packed_tar_is_named(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, gzip.compress(tar_bytes(PLAIN)))
     for source in (path, tmp_path):
