@@ -8,6 +8,7 @@ HEADLESS = $(shell sed -n 's/.*"opencv-python-headless==\([0-9.]*\)".*/\1/p' pyp
 LOCK = $(shell $(PYTHON) -c "import platform as p; print('py311' if (p.python_version()[:5], p.system(), p.machine()) == ('3.11.', 'Linux', 'x86_64') else '')")
 
 # $(call install,LOCK,EXTRAS,OPTIONS): the exact versions of requirements/LOCK-py311.txt, or what pyproject.toml admits.
+# EXTRAS may be empty.
 define install
 	@if [ -n "$(LOCK)" ]; then \
 		$(BIN)/pip install -q $(3) --require-hashes -r requirements/$(1)-$(LOCK).txt && \
@@ -15,7 +16,7 @@ define install
 	else \
 		echo "No lock for this Python and platform: the newest versions that pyproject.toml admits are installed."; \
 		echo "The bytes of outputs are promised to be equal on the versions of requirements/ only."; \
-		$(BIN)/pip install -q $(3) -e '.[$(2)]'; \
+		$(BIN)/pip install -q $(3) -e '.$(if $(2),[$(2)])'; \
 	fi
 endef
 
@@ -29,11 +30,11 @@ $(BIN)/python:
 # packages. Where both OpenCV builds end up installed, the headless one is written last:
 # they share a folder, and the other needs a display library that servers do not have.
 $(VENV)/demo.stamp: pyproject.toml requirements/demo-py311.txt | $(BIN)/python
-	$(call install,demo,demo,--no-compile)
+	$(call install,demo,,--no-compile)
 	touch $@
 
 $(VENV)/demo-full.stamp: pyproject.toml requirements/demo-full-py311.txt | $(BIN)/python
-	$(call install,demo-full,demo$(COMMA)model$(COMMA)realesrgan)
+	$(call install,demo-full,model$(COMMA)realesrgan)
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless==$(HEADLESS)
 	touch $@
 
@@ -84,10 +85,10 @@ fmt: $(VENV)/lint.stamp  ## Format
 bench: $(VENV)/dev.stamp  ## Measure throughput (see docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput.main filter --images $(IMAGES)
 
-lock:  ## Make the locks of requirements/ again, with the newest versions
+lock:  ## Make the locks of requirements/ again: the newest versions, for the demo the smallest
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python requirements/make_lock.py demo > requirements/demo-py311.txt
-	$(VENV)-lock/bin/python requirements/make_lock.py demo,model,realesrgan > requirements/demo-full-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py "" requirements/demo-small.txt > requirements/demo-py311.txt
+	$(VENV)-lock/bin/python requirements/make_lock.py model,realesrgan > requirements/demo-full-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py cluster,s3,gcs,formats,hub > requirements/cluster-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py cluster,s3,gcs,formats,hub,clip,model,networks > requirements/cuda-py311.txt
 	$(VENV)-lock/bin/python requirements/make_lock.py docs > requirements/docs-py311.txt

@@ -72,7 +72,7 @@ def _top(
 @data_app.command("doctor")
 def doctor_command(
     metric: Annotated[list[str] | None, typer.Argument(metavar="[METRIC]...", help="Test these instead.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Photos of 256 px and more; scikit-image's otherwise.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Photos of 256 px and more; the package's otherwise.")] = None,
     json_: Json = False,
 ) -> None:
     """What this machine can run, which metrics are ready, and what is missing for the others.
@@ -94,7 +94,7 @@ def demo_command(
     wait: Wait = 0,
     json_: Json = False,
 ) -> None:
-    """Filter scikit-image's photos, and broken versions of them, into verified shards, make pairs, rank methods."""
+    """Filter twelve photos, and broken versions of them, into verified shards, make pairs, rank methods."""
     from pipelines.demo.data import run_demo
 
     with writing(str(out), wait, new=True):

@@ -1,6 +1,6 @@
 """Photos -> filter -> pairs on line -> a compact network, trained on a CPU -> ranked beside bicubic: docs/training.md.
-python examples/train_compact.py PHOTOS OUT SECONDS takes a folder of photos beside scikit-image's and holds out the
-second half of both by name, as whole photos. Needs lucidflux[demo,networks]."""
+python examples/train_compact.py PHOTOS OUT SECONDS takes a folder of photos beside the package's and holds out the
+second half of both by name, as whole photos. Needs lucidflux[networks] and scipy."""
 
 import os
 import sys
@@ -72,7 +72,7 @@ def train(pairs: RealESRGANPairs, seconds: float) -> dict[str, torch.Tensor]:
 def main(photos: Path, out: Path, seconds: float) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # the worker that makes pairs has the other core
-    sources = [one for one in bundled_photos() if one.suffix != ".tif"], sorted(photos.absolute().iterdir())
+    sources = bundled_photos(), sorted(photos.absolute().iterdir())
     for folder in ("train-tiles", "held-tiles", "lq", "hq"):
         (out / folder).mkdir(parents=True)
     os.chdir(out)

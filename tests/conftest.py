@@ -1,4 +1,4 @@
-"""Real photos (scikit-image's bundled ones) and small run folders that tests share."""
+"""Real photos (scikit-image's) and small run folders that tests share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COMMAND = str(Path(sys.executable).with_name("lucidflux-data"))
 
 @pytest.fixture(scope="session")
 def photo_paths() -> list[Path]:
-    from lucidflux_data.sources.bundled import bundled_photos
+    from tests.support.photos import skimage_photos
 
-    return bundled_photos()
+    return skimage_photos()
 
 
 @pytest.fixture(scope="session")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's folder: bundled photos, and one planted image for each reason."""
+    """The demo's folder: its photos, and one planted image for each reason."""
     from pipelines.demo.data import make_candidates
 
     return make_candidates(tmp_path_factory.mktemp("candidates") / "photos")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
+
+from lucidflux_data.numerics import average_ranks, signed_rank_p
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -71,14 +73,9 @@ def _signs(images: int, resamples: int, seed: int) -> np.ndarray:
     return (1 - 2 * rng.integers(0, 2, (resamples - 1, images), dtype=np.int8)).astype(np.float32)
 
 
-def wilcoxon_p(differences: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; 1 where all differences are 0."""
-    return float(stats.wilcoxon(differences).pvalue) if np.any(differences) else 1.0
-
-
 def paired_p(differences: np.ndarray, test: str, resamples: int = RESAMPLES) -> float:
     """Two-sided p of one of TESTS that paired `differences` (images,) have mean, or median, 0."""
-    return wilcoxon_p(differences) if test == "wilcoxon" else permutation_p(differences, resamples)
+    return signed_rank_p(differences) if test == "wilcoxon" else permutation_p(differences, resamples)
 
 
 def least_p(images: int, pairs: int, test: str = "permutation", resamples: int = RESAMPLES) -> float:
@@ -126,7 +123,8 @@ def without_noise(values: np.ndarray) -> np.ndarray:
 
 def ranks(values: Sequence[float], sign: int) -> list[int]:
     """1 for the best; equal values share the better rank."""
-    return [int(rank) for rank in stats.rankdata(-sign * without_noise(np.asarray(values, float)), method="min")]
+    oriented = -sign * without_noise(np.asarray(values, float))
+    return [int(better) + 1 for better in np.searchsorted(np.sort(oriented), oriented)]
 
 
 def first_shares(resampled: np.ndarray, sign: int) -> list[float]:
@@ -139,20 +137,19 @@ def first_shares(resampled: np.ndarray, sign: int) -> list[float]:
 def mean_ranks(resampled: np.ndarray, signs: Sequence[int]) -> np.ndarray:
     """(metrics, methods, resamples) -> (methods, resamples): ranks averaged over the metrics (Borda)."""
     oriented = -np.asarray(signs)[:, None, None] * without_noise(resampled)
-    return np.asarray(stats.rankdata(oriented, axis=1).mean(axis=0))
+    return np.asarray(average_ranks(oriented, axis=1).mean(axis=0))
 
 
 def detectable_difference(differences: np.ndarray, power: float = 0.8) -> float:
     """The mean difference that a paired z test at 5% would find with this power, from the spread of these."""
     if len(differences) < 2:
         return float("nan")
-    factor = stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(power)
+    factor = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(power)
     return float(factor * np.std(differences, ddof=1) / np.sqrt(len(differences)))
 
 
 def correlation(columns: np.ndarray) -> np.ndarray:
     """Spearman's rho between the columns of (rows, metrics), (metrics, metrics); constant columns give NaN."""
-    # not stats.spearmanr: of two columns it gives one number, and one constant column makes every pair NaN
-    ranked = stats.rankdata(columns, axis=0)
+    ranked = average_ranks(columns)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(ranked, rowvar=False))

@@ -11,7 +11,6 @@ from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats
 
 from benchmarks.leaderboard.columns import Column, Rules, read_columns
 from benchmarks.leaderboard.schema import Board, MetricRow
@@ -25,6 +24,7 @@ from lucidflux_data.codecs.encoding import data_url, shrink
 from lucidflux_data.escapes import show
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.numerics import average_ranks
 from lucidflux_data.page.render import CHARTS, render_page
 from lucidflux_data.sources.reading import read_file
 
@@ -91,7 +91,7 @@ def disagreement(columns: dict[str, Column], ids: tuple[str, ...]) -> np.ndarray
     for column in ranked:
         means = np.stack([column.values[name].mean(axis=0) for name in names])  # (methods, ids)
         complete = np.isfinite(means).all(axis=0)
-        rank = stats.rankdata(-column.spec.sign * means, axis=0)
+        rank = average_ranks(-column.spec.sign * means)
         ranks.append(np.where(complete, rank, np.nan))
     spread: np.ndarray = np.std(np.stack(ranks), axis=0).mean(axis=0)
     return spread

@@ -15,10 +15,11 @@ from benchmarks.suites.suite import Suite
 from lucidflux_data.degradation.backends import Degrade, load_backend
 from lucidflux_data.degradation.config import DegradeConfig, make_degrade_config
 from lucidflux_data.degradation.plan import draw_plan
-from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.errors import InputError
 from lucidflux_data.images import IMAGE_EXTENSIONS, ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.pairs.pair import cut, encode_hq, encode_lq, too_small
+from lucidflux_data.sources.bundled import bundled_photos
 
 
 def make_pairs(suite: Suite, archive: Path | None) -> dict[str, dict[str, bytes]]:
@@ -54,16 +55,12 @@ def _pair(
 
 
 def _bundled(suite: Suite) -> Iterator[tuple[str, bytes]]:
-    """The named photos out of scikit-image's package. ConfigError without it."""
-    try:
-        import skimage
-    except ImportError:
-        raise ConfigError(f"{suite.name} takes scikit-image's photos: pip install 'lucidflux[demo]'") from None
+    """The named photos of the package."""
     assert suite.synthesis is not None
-    found = {path.stem: path for path in (Path(skimage.__file__).parent / "data").iterdir()}
+    found = {path.stem: path for path in bundled_photos()}
     for name in suite.synthesis.photos or ():
-        if name not in found or found[name].suffix.lower() not in IMAGE_EXTENSIONS:
-            raise InputError(f"{suite.name}: this scikit-image has no photo {name}")
+        if name not in found:
+            raise InputError(f"{suite.name}: the package has no photo {name}")
         yield name, found[name].read_bytes()
 
 

@@ -43,7 +43,7 @@ class Prepared(TypedDict):
 
 
 def makes_itself(suite: Suite) -> bool:
-    """Whether a suite needs no archive: its images come from an installed package."""
+    """Whether a suite needs no archive: its images lie in the package."""
     return suite.synthesis is not None and suite.synthesis.photos is not None
 
 

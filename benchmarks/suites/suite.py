@@ -44,7 +44,7 @@ class Pin(FileModel):
 
 
 class Synthesis(FileModel):
-    """How a suite is made here: `preset`, `seed`, `size` in pixels of the references, `photos` of scikit-image."""
+    """How a suite is made here: `preset`, `seed`, `size` in pixels of the references, `photos` of the package."""
 
     preset: Word
     seed: FromZero

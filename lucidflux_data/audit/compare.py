@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.growth.part import read_originals
+from lucidflux_data.numerics import largest_gap
 from lucidflux_data.selection import run as runs
 from lucidflux_data.storage.folder import Folder
 
@@ -76,17 +77,13 @@ def _by_reason(keys: set[str], other: pa.Table) -> dict[str, int]:
 
 
 def _shift(before: pa.Table, after: pa.Table, name: str) -> dict[str, float] | None:
-    from scipy import stats
-
     first, second = (
         np.sort(pc.drop_null(table.filter(pc.field("keep"))[name]).to_numpy()) for table in (before, after)
     )
     if len(first) == 0 or len(second) == 0:
         return None
-    with np.errstate(divide="ignore"):  # scipy's p, which nobody asked for, of one value against one
-        distance = stats.ks_2samp(first, second, method="asymp").statistic
     return {
         "mean_first": float(first.mean()),
         "mean_second": float(second.mean()),
-        "ks": float(distance),
+        "ks": largest_gap(first, second),
     }

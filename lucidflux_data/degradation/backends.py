@@ -33,10 +33,8 @@ def load_backend(name: str, device: str = "cpu") -> Degrade:
 def versions(backend: str, device: str = "cpu") -> dict[str, str]:
     """What decides the bytes of a pair, beside its plan: libraries and, for torch, the kind of device."""
     import numba
-    import scipy
 
     found = {"backend": backend, "numba": numba.__version__, "numpy": np.__version__, "opencv": cv2.__version__}
-    found["scipy"] = scipy.__version__
     if backend != "cv2":
         import torch
 

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from lucidflux_data.degradation.plan import Kernel
+from lucidflux_data.numerics import bessel_j1
 
 DROPPED = 1e-6  # share of a kernel's absolute mass that `trimmed` may leave out: under 0.0003 grey levels
 
@@ -49,11 +50,9 @@ def _quadratic_form(x: np.ndarray, y: np.ndarray, parameters: Kernel) -> np.ndar
 
 
 def _sinc(radius: np.ndarray, cutoff: float) -> np.ndarray:
-    from scipy.special import j1
-
     middle = radius == 0
     away = np.where(middle, 1.0, radius)
-    return np.where(middle, cutoff**2 / (4 * math.pi), cutoff * j1(cutoff * away) / (2 * math.pi * away))
+    return np.where(middle, cutoff**2 / (4 * math.pi), cutoff * bessel_j1(cutoff * away) / (2 * math.pi * away))
 
 
 def trimmed(kernel: np.ndarray) -> np.ndarray:

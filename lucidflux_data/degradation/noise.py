@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from statistics import NormalDist
 
 import numpy as np
 
@@ -52,9 +53,8 @@ def _key(stream: str) -> tuple[np.uint64, np.uint64]:
 @functools.lru_cache(maxsize=1)
 def normal_slices() -> np.ndarray:
     """float32[65536]: mean of the normal distribution within each of its equally probable slices, variance 1 in all."""
-    from scipy.special import ndtri
-
-    edges = ndtri(np.arange(65537) / 65536)
+    quantile = NormalDist().inv_cdf
+    edges = np.array([-np.inf, *(quantile(number / 65536) for number in range(1, 65536)), np.inf])
     density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
     means = (density[:-1] - density[1:]) * 65536
     scaled: np.ndarray = (means / means.std()).astype(np.float32)

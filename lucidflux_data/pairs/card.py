@@ -19,6 +19,7 @@ from lucidflux_data.degradation.config import DegradeConfig, FinalConfig, StageC
 from lucidflux_data.degradation.plan import ROTATION, SMALL_KERNEL, Kernel, Plan, Step
 from lucidflux_data.escapes import for_markdown
 from lucidflux_data.measures import firewall
+from lucidflux_data.numerics import chi_square_tail
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import samples
 from lucidflux_data.pairs.crop_rules import describe_other_rules
@@ -177,8 +178,6 @@ class Distributions:
 
     def test(self) -> list[TestedParameter]:
         """A row for each parameter."""
-        from scipy.special import chdtrc
-
         uniform = _equal(tuple(f"{number / BINS:.1f}" for number in range(BINS)))
         rows: list[TestedParameter] = []
         for name, counts in sorted(self.counts.items()):
@@ -190,7 +189,7 @@ class Distributions:
                 p = 0.0
             elif len(probabilities) > 1 and n * float(min(probabilities.values())) >= LEAST_EXPECTED:
                 statistic = sum((counts[c] - n * q) ** 2 / (n * q) for c, q in probabilities.items())
-                p = float(chdtrc(len(probabilities) - 1, statistic))
+                p = chi_square_tail(statistic, len(probabilities) - 1)
             row: TestedParameter
             row = {"name": name, "n": n, "counts": dict(counts), "expected": probabilities, "p": p, "flagged": False}
             rows.append(row)

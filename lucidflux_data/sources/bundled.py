@@ -1,17 +1,11 @@
-"""The photos that scikit-image carries."""
+"""The photos that lie in the package: twelve that anyone may use for anything, see photos/README.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lucidflux_data.errors import ConfigError
-
 
 def bundled_photos() -> list[Path]:
-    """The pictures that scikit-image ships inside its package; nothing is downloaded. ConfigError without it."""
-    try:
-        import skimage
-    except ImportError:
-        raise ConfigError("the demo takes scikit-image's photos: pip install 'lucidflux[demo]'") from None
-    folder = Path(skimage.__file__).parent / "data"
-    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
+    """Paths of the photos, in order of name; nothing is downloaded."""
+    folder = Path(__file__).parent / "photos"
+    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.execution.executor import Executor
     from pipelines.execution.progress import Progress
 
-PAIR_SIZE = 256  # most of the bundled photos are 512 pixels wide
+PAIR_SIZE = 256  # most of the photos are 512 pixels wide
 
 
 def make_candidates(folder: Path) -> Path:
@@ -31,7 +31,7 @@ def make_candidates(folder: Path) -> Path:
         shutil.copyfile(photo, folder / photo.name)
     by_name = {photo.stem: photo for photo in photos}
     astronaut = cv2.imread(str(by_name["astronaut"]))
-    assert astronaut is not None, "scikit-image ships this photo"
+    assert astronaut is not None, "the package holds this photo"
     encoded = cv2.imencode(".jpg", astronaut)[1].tobytes()
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     flat = np.full((720, 720, 3), 128, np.uint8)

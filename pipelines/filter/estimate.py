@@ -23,6 +23,7 @@ from lucidflux_data.growth.published import open_published
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures.basic import Isolated
+from lucidflux_data.numerics import wilson_interval
 from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
@@ -45,6 +46,7 @@ HASHED_A_SECOND = 500e6  # bytes read and compared with their sha256, on one cor
 SAMPLE_BYTES = 2304  # of a shard beside the image: two headers, a json of two blocks, half a block of padding
 WORKER_BYTES = 350e6  # a worker with its libraries, before any image
 PLAN_FILE = "events/plan.json"
+Z = 1.96  # rather than 1.95996, as in the reports of 0.1: intervals of 95%
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
         history_s=float(np.mean(further)) if further else 0.0,
         metric_s=_metric_seconds([rows[i]["uri"] for i in alive[:8]], table, config.iqa.metric, config.decode),
         survivors=len(alive) / len(rows),
-        survivors_between=wilson(len(alive), len(rows)),
+        survivors_between=wilson_interval(len(alive), len(rows), Z),
         survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
     )
     return costs, shares, table.num_rows
@@ -220,17 +222,8 @@ def _shares(codes: np.ndarray) -> Shares:
     for code in np.unique(codes):
         count = int((codes == code).sum())
         name = "survives the cheap rules" if code == KEPT else records.REASONS[code]
-        shares[name] = [round(value, 4) for value in (count / len(codes), *wilson(count, len(codes)))]
+        shares[name] = [round(value, 4) for value in (count / len(codes), *wilson_interval(count, len(codes), Z))]
     return shares
-
-
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """95% interval of a share, from `count` of `n` (Wilson, JASA 1927)."""
-    from scipy import stats
-
-    level = 2 * float(stats.norm.cdf(1.96)) - 1  # 1.96 rather than 1.95996, as in the reports of 0.1
-    low, high = stats.binomtest(count, n).proportion_ci(level, method="wilson")
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.support.paths import LUCIDFLUX
+from tests.support.photos import skimage_photos
 
 PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins")
 SIDE = 192
@@ -22,10 +23,9 @@ SIDE = 192
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`gt/` (192x192), `lq/` (48x48) and `methods/` (nearest, bicubic, lanczos, blurred) of six photos, as PNG."""
     from lucidflux_data.images import decode
-    from lucidflux_data.sources.bundled import bundled_photos
 
     root = tmp_path_factory.mktemp("photos")
-    by_name = {path.stem: path for path in bundled_photos()}
+    by_name = {path.stem: path for path in skimage_photos()}
     filters = {name: getattr(Image.Resampling, name.upper()) for name in ("nearest", "bicubic", "lanczos")}
     for place in ("gt", "lq", *(f"methods/{name}" for name in (*filters, "blurred"))):
         (root / place).mkdir(parents=True)

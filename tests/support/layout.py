@@ -15,7 +15,7 @@ SOURCES = [ROOT / "cli.py", *(path for package in PACKAGES for path in sorted((R
 LAYER = {"lucidflux_data": 0, "lucidflux_model": 1, "benchmarks": 1, "pipelines": 2, "cli": 3}
 # Rooms of lucidflux_data from the lowest floor up; rooms of one floor do not import each other.
 FLOORS = (
-    ("errors", "escapes", "jit", "messages", "process"),
+    ("errors", "escapes", "jit", "messages", "numerics", "process"),
     ("config", "codecs", "page"),
     ("alarm", "decode_config"),
     ("storage", "degradation", "images"),

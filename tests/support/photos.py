@@ -1,4 +1,4 @@
-"""Small photos for tests whose subject is not what stands in them."""
+"""Photos that scikit-image carries, and small ones for tests whose subject is not what stands in them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import skimage
+
+
+def skimage_photos() -> list[Path]:
+    """The pictures of scikit-image's package, in order of name: more, and odder ones, than the project ships."""
+    folder = Path(skimage.__file__).parent / "data"
+    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
 
 
 def write_small(folder: Path, photos: Sequence[Path], width: int, height: int) -> Path:

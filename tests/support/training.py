@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from lucidflux_data.config import resolve
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs.config import make_pairs_config, pairs_label
-from lucidflux_data.sources.bundled import bundled_photos
 from lucidflux_data.storage.folder import Folder, absolute_url
 from lucidflux_model.samples.sources import open_shards
 from lucidflux_model.training.checkpoints import latest
@@ -30,6 +29,7 @@ from pipelines.execution.progress import Progress
 from pipelines.synthesis.job import synthesize
 from tests.support.here import run_counted
 from tests.support.paths import ROOT
+from tests.support.photos import skimage_photos
 
 SIZE = 96
 PHOTOS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket", "ihc")
@@ -56,7 +56,7 @@ class Here:
 
 def make_photos(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    for photo in bundled_photos():
+    for photo in skimage_photos():
         if photo.stem in PHOTOS:
             shutil.copyfile(photo, folder / photo.name)
     return folder

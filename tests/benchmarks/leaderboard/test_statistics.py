@@ -80,7 +80,8 @@ def test_permutation_p_approaches_the_t_test() -> None:
     differences = np.random.default_rng(5).normal(0.12, 1, 250)
     assert statistics.permutation_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
     assert statistics.permutation_p(np.zeros(5)) == 1.0
-    assert statistics.wilcoxon_p(differences) == stats.wilcoxon(differences).pvalue
+    assert statistics.paired_p(differences, "wilcoxon") == pytest.approx(stats.wilcoxon(differences).pvalue, rel=1e-12)
+    assert statistics.paired_p(np.zeros(5), "wilcoxon") == 1.0
 
 
 def test_holm_by_hand() -> None:

@@ -241,7 +241,7 @@ def test_offline_photos_are_pairs_of_their_plans(tmp_path: Path) -> None:
 
     suite = suites.load_suite("offline-photos", tmp_path)
     assert suite.synthesis is not None
-    synthesis = suite.synthesis.model_copy(update={"photos": ["astronaut", "coffee", "coins"]})
+    synthesis = suite.synthesis.model_copy(update={"photos": ["astronaut", "coffee", "camera"]})
     few = replace(suite, count=3, synthesis=synthesis)
     assert prepare(few, None, tmp_path / "a") == prepare(few, None, tmp_path / "a")
     about = json.loads((tmp_path / "a" / "suite.json").read_text())
