@@ -60,6 +60,8 @@ def colours_of(image: Image.Image, data: bytes) -> tuple[bytes | None, tuple[int
     A number goes before a profile in a PNG, and after it in AVIF and HEIC. ImageError `unsupported_mode`.
     """
     icc, name = image.info.get("icc_profile") or None, FORMAT_NAMES.get(str(image.format))
+    if icc is None and image.format in ("JPEG", "MPO") and "icc_profile" in image.info:
+        icc = b""  # a part of it is missing, or there twice: a profile that does not fit
     if image.format == "BMP":
         icc = signatures.bmp_profile(data)
     if name is None or (icc is not None and name != "PNG"):

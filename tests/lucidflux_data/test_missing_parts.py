@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from lucidflux_data.images import ImageError, decode, decode_full, probe
+from tests.lucidflux_data.test_images import matrix_profile
 from tests.lucidflux_data.test_odd_files import chunk, packed, png
-from tests.lucidflux_data.test_tiff_meanings import HEIGHT, PICTURE, by_tags, plain
+from tests.lucidflux_data.test_tiff_meanings import HEIGHT, P3, PICTURE, by_tags, plain
 
 END = b"\xff\xd9"
 
@@ -66,6 +67,26 @@ def test_a_jpeg_that_tells_its_height_behind_the_picture_is_named() -> None:
         with pytest.raises(ImageError, match="DNL") as caught:
             read(data)
         assert caught.value.reason == "unsupported_mode"
+
+
+def test_a_profile_that_lacks_a_part_is_flagged() -> None:
+    whole, _ = photo("RGB")
+    profile = matrix_profile(P3, 2.2)
+    parts = [profile[at : at + 200] for at in range(0, len(profile), 200)]
+    segments = []
+    for number, part in enumerate(parts, 1):
+        body = b"ICC_PROFILE\0" + bytes([number, len(parts)]) + part
+        segments.append(b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body)
+    plain_pixels = decode(whole)
+    in_order = decode_full(whole[:2] + b"".join(segments) + whole[2:])
+    backwards = decode_full(whole[:2] + b"".join(segments[::-1]) + whole[2:])
+    assert in_order.flags == backwards.flags == ("icc",)
+    assert np.array_equal(in_order.pixels, backwards.pixels)
+    assert np.abs(in_order.pixels.astype(int) - plain_pixels).max() > 10
+    for odd in (segments[:-1], segments * 2):
+        image = decode_full(whole[:2] + b"".join(odd) + whole[2:])
+        assert image.flags == ("icc_invalid",)
+        assert np.array_equal(image.pixels, plain_pixels)
 
 
 STRIPS = 8  # of 5 rows
