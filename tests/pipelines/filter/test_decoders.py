@@ -3,6 +3,7 @@ its pixels are those of now, and measured again where they are not."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -22,7 +23,8 @@ from lucidflux_data.errors import ConfigError
 from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.storage.folder import Folder
-from pipelines.execution.preflight import versions
+from pipelines.execution.preflight import preflight, versions
+from pipelines.execution.worker import Unit
 from pipelines.filter import job
 from pipelines.filter.repair import measure_outdated, verify_run
 from tests.support.here import QUIET, Here, run_filter
@@ -204,3 +206,30 @@ def test_nodes_name_their_decoders(monkeypatch) -> None:
     assert {"imagecodecs", "tifffile", "pillow-heif", "pillow", "opencv-python-headless"} <= mine.keys()
     monkeypatch.setattr(version, "DECODER_VERSION", 1)
     assert versions()["decoder"] == "1"
+
+
+class OtherNodes(Here):
+    """Nodes on which `changes` are installed; else as this machine."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *changes: tuple[object, str, object]) -> None:
+        self.patch, self.changes = patch, changes
+
+    def each_node(self, job: Any) -> list[Any]:
+        with self.patch.context() as patched:
+            for where, name, value in self.changes:
+                patched.setattr(where, name, value)
+            return [job(Unit("node", 0, None))]
+
+
+def test_nodes_whose_decoders_differ_are_refused(made: Path, tmp_path: Path, monkeypatch) -> None:
+    installed = importlib.metadata.version
+
+    def older(package: str) -> str:
+        return "0.0.1" if package == "tifffile" else installed(package)
+
+    where = ([f"file://{made}/photos"], Folder(tmp_path / "run"), "none", QUIET)
+    preflight(OtherNodes(monkeypatch), *where)
+    with pytest.raises(ConfigError, match=r"node .* has decoder 2, the driver 3"):
+        preflight(OtherNodes(monkeypatch, (version, "DECODER_VERSION", 2)), *where)
+    with pytest.raises(ConfigError, match=r"node .* has tifffile 0\.0\.1, the driver 20"):
+        preflight(OtherNodes(monkeypatch, (importlib.metadata, "version", older)), *where)
