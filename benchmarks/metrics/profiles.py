@@ -24,7 +24,7 @@ from lucidflux_data.iqa.weight_files import WEIGHTS
 PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
 # Libraries that make a network around pyiqa's, by where its backbone's files lie.
-BACKBONES = {"hf:timm/": "timm", "hf:q-future/": "transformers"}
+BACKBONES = {"hf:timm/": "timm", "hf:q-future/": "transformers", "hf:openai/": "transformers"}
 OWN_VERSION = 1  # raised when one of OWN gives other numbers
 SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
 

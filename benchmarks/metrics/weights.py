@@ -16,6 +16,7 @@ from lucidflux_data.iqa.weight_files import WEIGHTS, location, missing_files, sn
 PACKAGES: dict[str, dict[str, str]] = {
     "clipiqa+": {"pkg_resources": "setuptools<81"},
     "qalign": {"icecream": "icecream"},
+    "liqe_mix": {"pkg_resources": "setuptools<81"},
 }
 NEEDS_GPU = ("qalign",)  # 15 GB in fp16; on a CPU it takes minutes an image
 NOTHING = ("niqe", "psnr", "ssim", "lr_consistency")

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lucidflux_data.errors import InputError, VerificationError, needs_extra
-from lucidflux_data.iqa.pins import CLIP_RN50, REVISIONS, SHA256, file_sha256, trusted_digests, unpinned
+from lucidflux_data.iqa.pins import CLIP_RN50, CLIP_VIT_B_32, REVISIONS, SHA256, file_sha256, trusted_digests, unpinned
 from lucidflux_data.iqa.weight_files import INDEX, REPOSITORY_FILES, WEIGHTS, hf_folder, location, read_files, snapshot
 
 REPOSITORY_URL = "https://huggingface.co/"
 PYIQA_URL = f"{REPOSITORY_URL}chaofengc/IQA-PyTorch-Weights/resolve/main/"
 TORCHVISION_URL = "https://download.pytorch.org/models/"
-CLIP_URL = f"https://openaipublic.azureedge.net/clip/models/{CLIP_RN50}/"
+OPENAI_URL = "https://openaipublic.azureedge.net/clip/models/"
+CLIP_URL, CLIP_VIT_URL = f"{OPENAI_URL}{CLIP_RN50}/", f"{OPENAI_URL}{CLIP_VIT_B_32}/"
 URL_OF = {"pyiqa": PYIQA_URL, "checkpoints": TORCHVISION_URL, "clip": CLIP_URL}
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0
@@ -36,7 +37,7 @@ def source(weight: str) -> str:
     if weight.startswith("own:"):
         return CLIP_URL + weight[4:]
     place, name = weight.split("/")
-    return URL_OF[place] + name
+    return (CLIP_VIT_URL if name == "ViT-B-32.pt" else URL_OF[place]) + name
 
 
 def fetch_metric(metric: str, say: Say) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lucidflux_data.errors import ConfigError, suggest
+from lucidflux_data.errors import ConfigError, ImageError, suggest
 from lucidflux_data.iqa import pyiqa_models
 from lucidflux_data.iqa.batches import BatchScorer, OutOfMemory
 from lucidflux_data.iqa.fidelity import psnr, ssim
@@ -27,6 +27,8 @@ class Metric:
     full_reference: bool = False
     offline: bool = False
     batched: bool = False  # an image's score was shown not to depend on the other images of its batch
+    least_side: int = 0  # pixels of the shorter side, under which it refuses an image
+    multiple: int = 1  # that both sides have to be of
 
 
 # Directions as pyiqa 0.1.16 declares them; kept here so that a selection needs neither torch nor pyiqa.
@@ -41,6 +43,10 @@ METRICS = {
     "nima": Metric(lower_is_better=False),
     "qalign": Metric(lower_is_better=False),
     "topiq_nr": Metric(lower_is_better=False),
+    "liqe_mix": Metric(lower_is_better=False, least_side=224),
+    "fgresq": Metric(lower_is_better=False),
+    "qrealign-mini": Metric(lower_is_better=False),
+    "afine_all_scale": Metric(lower_is_better=True, full_reference=True, multiple=32),
     "brisque": Metric(lower_is_better=True),
     "psnr": Metric(lower_is_better=False, full_reference=True, offline=True),
     "ssim": Metric(lower_is_better=False, full_reference=True, offline=True),
@@ -76,7 +82,26 @@ def load_metric(name: str, device: str = "cpu") -> BatchScorer:
 
         return _of_images(_guarded(load_clipiqa(device)))
     model = pyiqa_models.pyiqa_model(name, device)
-    return _of_images(_guarded(lambda images: [float(value) for value in model(image_tensor(images)).flatten()]))
+
+    def score(images: np.ndarray | Sequence[np.ndarray]) -> list[float]:
+        for image in images:
+            check_size(name, image)
+        return [float(value) for value in model(image_tensor(images)).flatten()]
+
+    return _of_images(_guarded(score))
+
+
+def check_size(name: str, image: np.ndarray) -> None:
+    """ImageError `too_small` for an image (HxWx3) that is smaller than a metric takes, `wrong_size` for sides that are
+    no multiples; nothing is resized or cut for it."""
+    height, width = image.shape[:2]
+    about = metric(name)
+    if min(height, width) < about.least_side:
+        raise ImageError("too_small", f"{name} takes sides from {about.least_side} pixels, not {width}x{height}")
+    if height % about.multiple or width % about.multiple:
+        raise ImageError(
+            "wrong_size", f"{name} takes sides that are multiples of {about.multiple}, not {width}x{height}"
+        )
 
 
 def _of_images(score: BatchScorer) -> BatchScorer:
@@ -109,10 +134,17 @@ def _guarded(score: BatchScorer) -> BatchScorer:
 
 
 def load_comparison(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], float]:
-    """A scorer of (output, reference) for psnr (of RGB), ssim (of BT.601 luma), lpips, dists."""
+    """A scorer of (output, reference) for psnr (of RGB), ssim (of BT.601 luma), lpips, dists, afine_all_scale.
+
+    It raises ImageError for an image that the metric refuses."""
     if not metric(name).full_reference:
         raise ConfigError(f"{name} scores a single image: it does not compare")
     if name in ("psnr", "ssim"):
         return psnr if name == "psnr" else ssim
     model = pyiqa_models.pyiqa_model(name, device)
-    return lambda output, reference: float(model(image_tensor(output), image_tensor(reference)).item())
+
+    def compare(output: np.ndarray, reference: np.ndarray) -> float:
+        check_size(name, output)
+        return float(model(image_tensor(output), image_tensor(reference)).item())
+
+    return compare

@@ -20,6 +20,7 @@ TRUSTED = "LUCIDFLUX_TRUSTED_WEIGHTS"
 DATA = (".json", ".model")  # configuration and tokenizer: text and tables, which nothing executes
 
 CLIP_RN50 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"  # part of the url at OpenAI
+CLIP_VIT_B_32 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"  # likewise
 # chaofengc/IQA-PyTorch-Weights: the pages of the files at huggingface.co, each of which names its sha256. Where a name
 # ends in eight digits, they are the first ones.
 SHA256: dict[str, frozenset[str]] = {
@@ -27,6 +28,7 @@ SHA256: dict[str, frozenset[str]] = {
     for weight, digests in {
         "own:RN50.pt": [CLIP_RN50],
         "clip/RN50.pt": [CLIP_RN50],
+        "clip/ViT-B-32.pt": [CLIP_VIT_B_32],
         "pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth": [
             "603f3273b6e8a75b309297c85781170c067c6b474f66818c2f253a46a6534447"
         ],
@@ -57,6 +59,13 @@ SHA256: dict[str, frozenset[str]] = {
         # model.safetensors, as those who fetched it wrote it down
         "hf:timm/resnet50.a1_in1k": ["773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb"],
         "hf:timm/vit_base_patch8_224.augreg2_in21k_ft_in1k": [],  # was not to be had: the user has to pin it
+        # none of these was to be had: the user has to pin them
+        "pyiqa/liqe_mix.pt": [],
+        "pyiqa/FGResQ_Degradation.pth": [],
+        "pyiqa/FGResQ.pth": [],
+        "pyiqa/afine.pth": [],
+        "hf:openai/clip-vit-base-patch16": [],
+        "hf:q-future/Q-ReAlign-Mini-0.8B": [],
         # the two shards, from their pages at huggingface.co
         "hf:q-future/one-align": [
             "ca4cdc96237832a9eb3486274de0b10fa7235d5007ee6cff49320c7250970fe3",

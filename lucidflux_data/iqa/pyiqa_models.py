@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,8 @@ def pyiqa_model(name: str, device: str) -> Any:
     torch.set_num_threads(1)
     try:
         # It announces its files on standard output, where --json stands.
-        with contextlib.redirect_stdout(io.StringIO()), _tensors_alone(), _reading(files), _without_network():
-            if name == "qalign":
-                _mend_qalign()
+        mended = MENDS.get(name, contextlib.nullcontext)()
+        with contextlib.redirect_stdout(io.StringIO()), _tensors_alone(), _reading(files), _without_network(), mended:
             return pyiqa.create_metric(name, device=device)
     except LucidFluxError:
         raise
@@ -128,6 +129,89 @@ def _mend_qalign() -> None:
         Abstractor.invert_attention_mask = lambda self, mask: (
             (1 - mask[:, None, None, :].to(self.dtype)) * torch.finfo(self.dtype).min
         )
+
+
+@contextlib.contextmanager
+def _mended_qalign() -> Iterator[None]:
+    _mend_qalign()
+    yield
+
+
+@contextlib.contextmanager
+def _mended_liqe() -> Iterator[None]:
+    """LIQE of pyiqa 0.1.16 keeps what its text encoder makes in a file beside the weights, and takes that file the next
+    time, whatever weights there are by then. Here the file is in a folder that goes."""
+    from pyiqa.archs import liqe_arch
+
+    before = liqe_arch.DEFAULT_CACHE_DIR
+    with tempfile.TemporaryDirectory() as folder:
+        liqe_arch.DEFAULT_CACHE_DIR = folder
+        try:
+            yield
+        finally:
+            liqe_arch.DEFAULT_CACHE_DIR = before
+
+
+@contextlib.contextmanager
+def _mended_fgresq() -> Iterator[None]:
+    """FGResQ of pyiqa 0.1.16 is written for a CLIPVisionModel with a part `vision_model`, which transformers 5.24 has
+    no more: its parts are one name shorter. pyiqa only warns of weights that fit nowhere, and scores with random ones;
+    here a part without weights is an error."""
+    from pyiqa.archs import fgresq_arch
+    from transformers import CLIPVisionModel
+
+    load, warn = fgresq_arch.load_checkpoint, fgresq_arch.FGResQ._warn_load_mismatch
+    flat = not _has_part(CLIPVisionModel, "vision_model")
+
+    def load_renamed(path: str) -> dict[str, Any]:
+        return {name.replace("vision_model.", ""): values for name, values in load(path).items()}
+
+    def refuse_holes(self: Any, name: str, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+        missing = self._filter_expected_missing_keys(missing)
+        if missing:
+            raise ValueError(f"{name} lack {len(missing)} parts of the network, as {missing[0]}")
+
+    fgresq_arch.FGResQ._warn_load_mismatch = refuse_holes
+    if flat:
+        fgresq_arch.load_checkpoint = load_renamed
+        CLIPVisionModel.vision_model = property(lambda self: self)
+    try:
+        yield
+    finally:
+        fgresq_arch.load_checkpoint, fgresq_arch.FGResQ._warn_load_mismatch = load, warn
+        if flat:
+            del CLIPVisionModel.vision_model
+
+
+def _has_part(kind: Any, name: str) -> bool:
+    """Whether networks of a class of transformers have a part of this name; made without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        return hasattr(kind(kind.config_class()), name)
+
+
+@contextlib.contextmanager
+def _mended_afine() -> Iterator[None]:
+    """A-FINE of pyiqa 0.1.16 looks for OpenAI's file in ~/.cache/clip, and pyiqa's other metrics in torch's hub folder:
+    here it is one file in one place."""
+    import torch
+    from pyiqa.archs import afine_arch
+
+    load = afine_arch.load
+    afine_arch.load = functools.partial(load, download_root=os.path.join(torch.hub.get_dir(), "clip"))
+    try:
+        yield
+    finally:
+        afine_arch.load = load
+
+
+MENDS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "qalign": _mended_qalign,
+    "liqe_mix": _mended_liqe,
+    "fgresq": _mended_fgresq,
+    "afine_all_scale": _mended_afine,
+}
 
 
 def _refuse_code(name: str | os.PathLike[str]) -> None:

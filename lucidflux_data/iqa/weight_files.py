@@ -22,6 +22,10 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
     "nima": ("pyiqa/NIMA_InceptionV2_ava-b0c77c00.pth", "hf:timm/inception_resnet_v2.tf_in1k"),
     "qalign": ("hf:q-future/one-align",),
     "topiq_nr": ("pyiqa/cfanet_nr_koniq_res50-9a73138b.pth", "hf:timm/resnet50.a1_in1k"),
+    "liqe_mix": ("clip/ViT-B-32.pt", "pyiqa/liqe_mix.pt"),
+    "fgresq": ("hf:openai/clip-vit-base-patch16", "pyiqa/FGResQ_Degradation.pth", "pyiqa/FGResQ.pth"),
+    "qrealign-mini": ("hf:q-future/Q-ReAlign-Mini-0.8B",),
+    "afine_all_scale": ("clip/ViT-B-32.pt", "pyiqa/afine.pth"),
     "brisque": ("pyiqa/brisque_svm_weights.pth",),
     "lpips": ("pyiqa/LPIPS_v0.1_alex-df73285e.pth", "checkpoints/alexnet-owt-7be5be79.pth"),
     "dists": ("pyiqa/DISTS_weights-f5e65c96.pth", "checkpoints/vgg16-397923af.pth"),
@@ -37,7 +41,16 @@ REPOSITORY_FILES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("preprocessor_config.json",),
         ("tokenizer.model", "tokenizer.json"),
         ("pytorch_model.bin.index.json", "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"),
-    )
+    ),
+    "hf:openai/clip-vit-base-patch16": (("config.json",), ("model.safetensors", "pytorch_model.bin")),
+    "hf:q-future/Q-ReAlign-Mini-0.8B": (
+        ("config.json",),
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json",),
+        ("tokenizer_config.json",),
+        ("chat_template.jinja", "chat_template.json"),
+        ("model.safetensors.index.json", "model.safetensors"),
+    ),
 }
 INDEX = "*.index.json"
 

@@ -31,7 +31,9 @@ from pipelines.commands.telling import again, guide, tell, tell_json
 from pipelines.execution.failures import check_failed
 
 SuiteName = Annotated[str | None, typer.Option("--suite", metavar="NAME", help="A suite by name; see `bench suites`.")]
-ProfileName = Annotated[str | None, typer.Option(metavar="NAME", help="lucidflux-paper, seesr-paper or offline.")]
+ProfileName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="lucidflux-paper, seesr-paper, perceptual-2026 or offline.")
+]
 Outputs = Annotated[
     list[str], typer.Option("--outputs", metavar="DIR...", help="Methods: folders of images, or NAME=DIR.")
 ]

@@ -23,6 +23,7 @@ from typing import Any
 from lucidflux_data.iqa import pins, pyiqa_models
 
 METRICS = ("clipiqa", "clipiqa+", "musiq", "maniqa", "nima", "qalign", "fid")  # niqe is ours, and has no file
+OF_2026 = ("topiq_nr", "liqe_mix", "fgresq", "qrealign-mini", "afine_all_scale")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -42,6 +43,8 @@ def write(folder: Path, metrics: tuple[str, ...] = METRICS) -> None:
     """Writes what each metric loads. In a process of its own: pyiqa reads the environment when it is imported."""
     import torch
 
+    from tests.support import recent_weights as recent
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
     makers: dict[str, Callable[[Path], None]] = {
@@ -52,44 +55,49 @@ def write(folder: Path, metrics: tuple[str, ...] = METRICS) -> None:
         "nima": _nima,
         "qalign": _qalign,
         "fid": _inception,
+        **recent.MAKERS,
     }
     for name in metrics:
         makers[name](folder)
     trust(folder)
 
 
-def _save(content: Any, path: Path) -> None:
+def save(content: Any, path: Path) -> None:
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
 
 
-def _snapshot(folder: Path, repository: str, files: dict[str, bytes]) -> Path:
+def snapshot(folder: Path, repository: str, files: dict[str, bytes]) -> Path:
     """Files as the Hugging Face cache keeps them: blobs by content, a snapshot of links, and `main` that names it."""
     place = folder / "hf" / ("models--" + repository.replace("/", "--"))
     revision = pins.REVISIONS.get(f"hf:{repository}", hashlib.sha1(repository.encode()).hexdigest())
-    snapshot = place / "snapshots" / revision
-    for part in (place / "blobs", place / "refs", snapshot):
+    files_of = place / "snapshots" / revision
+    for part in (place / "blobs", place / "refs", files_of):
         part.mkdir(parents=True, exist_ok=True)
     (place / "refs" / "main").write_text(revision)
     for name, content in files.items():
         blob = place / "blobs" / hashlib.sha256(content).hexdigest()
         blob.write_bytes(content)
-        (snapshot / name).symlink_to(Path("..", "..", "blobs", blob.name))
-    return snapshot
+        (files_of / name).symlink_to(Path("..", "..", "blobs", blob.name))
+    return files_of
 
 
 def _clip(folder: Path) -> None:
-    """A TorchScript archive of half-precision parameters under OpenAI's names, as RN50.pt is."""
+    write_clip(folder, "RN50-quickgelu", "RN50.pt")
+
+
+def write_clip(folder: Path, name: str, file: str) -> None:
+    """A TorchScript archive of half-precision parameters under OpenAI's names, as its files are."""
     import open_clip
     import torch
 
-    model = open_clip.CLIP(**open_clip.get_model_config("RN50-quickgelu")).half().eval()
+    model = open_clip.CLIP(**open_clip.get_model_config(name)).half().eval()
     model.attn_mask = model._buffers.pop("attn_mask")  # no part of OpenAI's file
     inputs = torch.zeros(1, 3, 224, 224, dtype=torch.float16), torch.zeros(1, 77, dtype=torch.int64)
     archive = torch.jit.trace(model, inputs, check_trace=False)
-    path = folder / "torch" / "hub" / "clip" / "RN50.pt"
+    path = folder / "torch" / "hub" / "clip" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.jit.save(archive, path)
 
@@ -98,18 +106,18 @@ def _prompts(folder: Path) -> None:
     import torch
 
     _clip(folder) if not (folder / "torch/hub/clip/RN50.pt").exists() else None
-    _save(torch.randn(2, 16, 512) * 0.02, folder / "torch/hub/pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth")
+    save(torch.randn(2, 16, 512) * 0.02, folder / "torch/hub/pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth")
 
 
 def _musiq(folder: Path) -> None:
     import pyiqa
 
     model = pyiqa.create_metric("musiq", pretrained=False, device="cpu").net
-    _save(model.state_dict(), folder / "torch/hub/pyiqa/musiq_koniq_ckpt-e95806b9.pth")
+    save(model.state_dict(), folder / "torch/hub/pyiqa/musiq_koniq_ckpt-e95806b9.pth")
 
 
 @contextlib.contextmanager
-def _without_backbones() -> Iterator[None]:
+def without_backbones() -> Iterator[None]:
     """timm makes its networks without their files, as they are being written here."""
     import timm
 
@@ -121,30 +129,30 @@ def _without_backbones() -> Iterator[None]:
         timm.create_model = create
 
 
-def _backbone(folder: Path, name: str, repository: str) -> None:
+def write_backbone(folder: Path, name: str, repository: str) -> None:
     import timm
     from safetensors.torch import save
 
     model = timm.create_model(name, pretrained=False)
-    _snapshot(folder, repository, {"model.safetensors": save(model.state_dict())})
+    snapshot(folder, repository, {"model.safetensors": save(model.state_dict())})
 
 
 def _maniqa(folder: Path) -> None:
-    with _without_backbones():
+    with without_backbones():
         from pyiqa.archs.maniqa_arch import MANIQA
 
         model = MANIQA(train_dataset="koniq", scale=0.8, pretrained=False)
-    _save(model.state_dict(), folder / "torch/hub/pyiqa/ckpt_koniq10k.pt")
-    _backbone(folder, "vit_base_patch8_224", "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k")
+    save(model.state_dict(), folder / "torch/hub/pyiqa/ckpt_koniq10k.pt")
+    write_backbone(folder, "vit_base_patch8_224", "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k")
 
 
 def _nima(folder: Path) -> None:
-    with _without_backbones():
+    with without_backbones():
         from pyiqa.archs.nima_arch import NIMA
 
         model = NIMA("inception_resnet_v2", num_classes=10, pretrained=False)
-    _save({"params": model.state_dict()}, folder / "torch/hub/pyiqa/NIMA_InceptionV2_ava-b0c77c00.pth")
-    _backbone(folder, "inception_resnet_v2", "timm/inception_resnet_v2.tf_in1k")
+    save({"params": model.state_dict()}, folder / "torch/hub/pyiqa/NIMA_InceptionV2_ava-b0c77c00.pth")
+    write_backbone(folder, "inception_resnet_v2", "timm/inception_resnet_v2.tf_in1k")
 
 
 def _inception(folder: Path) -> None:
@@ -163,7 +171,7 @@ def _inception(folder: Path) -> None:
             module.momentum = None  # the statistics of this input, not a tenth of them
     with torch.no_grad():
         model.train()(noise)
-    _save(model.state_dict(), folder / "torch/hub/pyiqa/pt_inception-2015-12-05-6726825d.pth")
+    save(model.state_dict(), folder / "torch/hub/pyiqa/pt_inception-2015-12-05-6726825d.pth")
 
 
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -188,7 +196,7 @@ def _qalign(folder: Path) -> None:
     about = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     texts = {"config.json": config, "preprocessor_config.json": processor, "tokenizer_config.json": about}
     files = {name: json.dumps(content).encode() for name, content in texts.items()} | {"tokenizer.model": tokenizer}
-    _snapshot(folder, "q-future/one-align", files)
+    snapshot(folder, "q-future/one-align", files)
     from pyiqa.archs.q_align.configuration_mplug_owl2 import MPLUGOwl2Config
     from pyiqa.archs.q_align.modeling_mplug_owl2 import MPLUGOwl2LlamaForCausalLM
 
@@ -204,7 +212,7 @@ def _qalign(folder: Path) -> None:
         torch.save({key: state[key] for key in keys}, buffer)
         files[shard] = buffer.getvalue()
     index = {"metadata": {"total_size": 0}, "weight_map": {key: shard for shard, keys in parts.items() for key in keys}}
-    _snapshot(folder, "q-future/one-align", files | {"pytorch_model.bin.index.json": json.dumps(index).encode()})
+    snapshot(folder, "q-future/one-align", files | {"pytorch_model.bin.index.json": json.dumps(index).encode()})
 
 
 def _tokenizer() -> bytes:
@@ -227,21 +235,29 @@ def take_for_published(folder: Path) -> None:
     load = pyiqa_models.pyiqa_model
 
     def load_ours(name: str, device: str) -> Any:
-        if name == "clipiqa+":
-            from pyiqa.archs import clip_model
-
-            digits = hashlib.sha256((folder / "torch/hub/clip/RN50.pt").read_bytes()).hexdigest()
-            clip_model._MODELS["RN50"] = f"https://example.org/{digits}/RN50.pt"
+        if name in ("clipiqa+", "liqe_mix", "afine_all_scale"):
+            name_ours(folder)
         return load(name, device)
 
     pyiqa_models.pyiqa_model = load_ours
+
+
+def name_ours(folder: Path) -> None:
+    """In pyiqa's urls of OpenAI's files, which hold their sha256, those of the files in `folder`."""
+    from pyiqa.archs import afineclip_model, clip_model
+
+    for model, file in (("RN50", "RN50.pt"), ("ViT-B/32", "ViT-B-32.pt")):
+        path = folder / "torch/hub/clip" / file
+        if path.is_file():
+            url = f"https://example.org/{hashlib.sha256(path.read_bytes()).hexdigest()}/{file}"
+            clip_model._MODELS[model] = afineclip_model._MODELS[model] = url
 
 
 if __name__ == "__mp_main__":  # a spawned worker imports this file under that name
     take_for_published(Path(os.environ["LUCIDFLUX_WEIGHTS"]))
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, which a script puts first
+    sys.path[0] = str(Path(__file__).parents[2])  # in place of this folder, which a script puts first
     target = Path(sys.argv[2 if sys.argv[1] == "--run" else 1]).absolute()
     os.environ.update(environment(target))
     if sys.argv[1] == "--run":
