@@ -9,7 +9,6 @@ no strengths here, not large ones.
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csgraph
 
 STEPS = 200
 CLOSE = 1e-8  # logits of the last step, of which the next would be the square
@@ -31,11 +30,16 @@ def fit_strengths(wins: np.ndarray) -> np.ndarray:
 
 def have_strengths(wins: np.ndarray) -> np.ndarray:
     """(B, K, K) -> (B,) whether every method reaches every other along wins."""
-    count = wins.shape[-1]
-    reach = ((wins > 0) | np.eye(count, dtype=bool)).astype(np.float32)
+    return np.asarray(_reach(wins > 0).all(axis=(1, 2)))
+
+
+def _reach(steps: np.ndarray) -> np.ndarray:
+    """(B, K, K) of single steps -> of ways of any number of steps, none included."""
+    count = steps.shape[-1]
+    reach = (steps | np.eye(count, dtype=bool)).astype(np.float32)
     for _ in range(max(1, (count - 1).bit_length())):
         reach = (reach @ reach > 0).astype(np.float32)
-    return np.asarray(reach.all(axis=(1, 2)))
+    return np.asarray(reach > 0)
 
 
 def _maximise(wins: np.ndarray) -> np.ndarray:
@@ -61,18 +65,18 @@ def _maximise(wins: np.ndarray) -> np.ndarray:
 
 def why_none(wins: np.ndarray, methods: list[str]) -> str | None:
     """Why (K, K) wins give no strengths, as one sentence; None where they do."""
-    parts, of = csgraph.connected_components(wins > 0, connection="weak")
-    if parts > 1:
-        first = ", ".join(method for method, part in zip(methods, of, strict=True) if part == of[0])
-        others = ", ".join(method for method, part in zip(methods, of, strict=True) if part != of[0])
+    met = _reach((wins + wins.T > 0)[None])[0, 0]
+    if not met.all():
+        first, others = (", ".join(_those(methods, part)) for part in (met, ~met))
         return f"no vote compares {first} with {others}"
-    parts, of = csgraph.connected_components(wins > 0, connection="strong")
-    if parts == 1:
+    reach = _reach((wins > 0)[None])[0]
+    if reach.all():
         return None
-    for part in range(parts):
-        inside = of == part
-        if not wins[~inside][:, inside].any():
-            names = ", ".join(method for method, mine in zip(methods, inside, strict=True) if mine)
-            never = "never lost" if inside.sum() == 1 else "never lost to another method"
-            return f"{names} {never}, so that no finite strength fits: more votes, or more images, are needed"
-    raise AssertionError("some part of a split has never lost")
+    first_of = next(k for k in range(len(methods)) if reach[k][reach[:, k]].all())  # it reaches all that reach it
+    names = _those(methods, reach[:, first_of])
+    never = "never lost" if len(names) == 1 else "never lost to another method"
+    return f"{', '.join(names)} {never}, so that no finite strength fits: more votes, or more images, are needed"
+
+
+def _those(methods: list[str], chosen: np.ndarray) -> list[str]:
+    return [method for method, there in zip(methods, chosen, strict=True) if there]
