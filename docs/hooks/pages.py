@@ -48,7 +48,9 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def say_mark(mark: str) -> str:
-    return {"long": "takes minutes", "needs-gpu": "needs GPUs"}.get(mark, mark.replace("-", " "))
+    return {"long": "takes minutes", "needs-gpu": "needs GPUs", "needs-package": "needs a package of others"}.get(
+        mark, mark.replace("-", " ")
+    )
 
 
 def expand(nav: Nav, pages: list[str]) -> Nav:

@@ -34,6 +34,7 @@ from lucidflux_model.training.config import TrainConfig, make_train_config
 from pipelines.restoration.config import NetworkConfig, NetworkModel, RestoreConfig
 
 OURS = "ours"
+NO_UNIT = "-"
 ABOUT = re.compile(r"(?P<meaning>.*?)(?: ?Unit: (?P<unit>.*?)\.)?(?: ?Source: (?P<source>.*?)\.?)?")
 
 
@@ -92,7 +93,7 @@ INTRODUCTION = """# Settings
 Every key of `--set KEY=VALUE`, and of a file given with `--config` (TOML, a table for each section), with its default.
 Made from the models that check them: a key that is not here is an error. Later ones win: defaults, preset, file,
 `--set`. `none` takes a value back, a list stands by commas, `a.b.c=v` is one entry of a table. The source says where a
-default comes from; *ours* is a choice that nothing published makes for us.
+default comes from; *ours* is a choice that nothing published makes for us. A dash stands for no unit.
 """
 
 
@@ -208,7 +209,7 @@ def _shown(value: object) -> str:
 def _row(setting: Setting) -> str:
     name = setting.name.rpartition(".")[2]
     source = re.sub(r"docs/([\w-]+)\.md", r"[\1](../\1.md)", setting.source)
-    cells = [f"`{name}`", setting.meaning, setting.default, setting.takes, setting.unit, source]
+    cells = [f"`{name}`", setting.meaning, setting.default, setting.takes, setting.unit or NO_UNIT, source]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

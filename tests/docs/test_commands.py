@@ -1,4 +1,5 @@
-"""Every command of README.md and docs/ runs on a few photos, in the order of the pages, or is marked and parsed."""
+"""Every command and every Python block of README.md and docs/ runs on a few photos, in the order of the pages, or is
+marked and parsed."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import hashlib
 import io
 import subprocess
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +26,10 @@ from tests.support.photos import write_small
 PAGES = doc_blocks.pages()
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 MAINS = {"lucidflux": cli.lucidflux_main, "lucidflux-data": cli.data_main}
-MARKED = [block for path in PAGES for block in doc_blocks.read_blocks(path) if block.language == "sh" and block.mark]
+BLOCKS = [block for path in PAGES for block in doc_blocks.read_blocks(path)]
+MARKED = [block for block in BLOCKS if block.language == "sh" and block.mark]
+MARKED_PYTHON = [block for block in BLOCKS if block.language == "python" and block.mark]
+APART = ("docs/python.md",)  # whose snippets tests/docs/test_python.py runs, and compares with what they tell
 
 
 class Runner:
@@ -52,6 +58,20 @@ class Runner:
                         said = self._run(command)
                         if said:
                             yield f"{block.page}:{block.line}: {command}\n{said}"
+            elif block.language == "python" and not block.mark and block.page not in APART:
+                said = self._run_python(block)
+                if said:
+                    yield f"{block.page}:{block.line}: {said}"
+
+    def _run_python(self, block: doc_blocks.Block) -> str:
+        """Nothing, or what was raised. Each block stands alone, as a reader may paste it."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            try:
+                exec(compile(block.text, f"{block.page}:{block.line}", "exec"), {"__name__": "__main__"})
+            except Exception:
+                return traceback.format_exc()
+        return ""
 
     def _run(self, command: str) -> str:
         """Nothing, or the exit code and what the command said."""
@@ -116,7 +136,9 @@ def test_every_block_says_what_it_is(path: Path) -> None:
         f"line {block.line}: bash, write sh" for block in blocks if block.language in ("bash", "shell", "console")
     ] == []
     assert [
-        block.mark for block in blocks if block.language == "sh" and block.mark not in ("", *doc_blocks.MARKS)
+        block.mark
+        for block in blocks
+        if block.language in ("sh", "python") and block.mark not in ("", *doc_blocks.MARKS)
     ] == []
 
 
@@ -126,6 +148,23 @@ def test_a_marked_command_is_one_that_the_programs_take(block: doc_blocks.Block,
     assert commands
     for command in commands:
         doc_blocks.check_command(command, tmp_path)
+
+
+@pytest.mark.parametrize("block", MARKED_PYTHON, ids=lambda block: f"{block.page}:{block.line}")
+def test_a_marked_block_of_python_compiles_and_imports_what_there_is(block: doc_blocks.Block) -> None:
+    doc_blocks.check_python(block.text)
+
+
+@pytest.mark.parametrize("text", ["x = (", "from lucidflux_data import Nothing", "import lucidflux_data.nothing"])
+def test_a_block_of_python_that_is_wrong_is_found(text: str) -> None:
+    with pytest.raises((SyntaxError, AttributeError, ImportError)):
+        doc_blocks.check_python(text)
+
+
+def test_few_blocks_are_marked() -> None:
+    """Of Python: two that want published weights, two for readers of others, a program whose network takes minutes."""
+    by_mark = Counter(block.mark for block in MARKED_PYTHON)
+    assert by_mark == {"needs-weights": 2, "needs-package": 2, "long": 1}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=IDS)

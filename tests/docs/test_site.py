@@ -58,7 +58,7 @@ def test_a_pattern_of_the_navigation_stands_for_the_pages_that_are_named_nowhere
 
 def test_what_a_block_needs_is_shown_to_readers(site: Path) -> None:
     page = (site / "model.html").read_text()
-    assert re.findall(r"<p class=\"mark\">(.*?)</p>", page) == ["takes minutes", "needs weights"]
+    assert re.findall(r"<p class=\"mark\">(.*?)</p>", page) == ["takes minutes", *["needs weights"] * 3]
 
 
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
@@ -108,10 +108,27 @@ def test_defaults_bounds_and_presets_stand_on_the_page(site: Path) -> None:
     assert ["min_laplacian_variance", "150", "number from 0", "squared grey levels"] in told
     assert ["sigma", "0.2,1.5", "2 of number, by a comma", "pixels"] in told  # the second stage's
     assert ["near_duplicates", "none", "integer from 0 to 16, or none", "bits of a 64-bit hash"] in told
-    assert ["file", "required", "text", ""] in told
+    assert ["file", "required", "text", "-"] in told
     strict = next(row for row in plain if row[0] == "select.near_duplicates")
     assert strict == ["select.near_duplicates", "", "4"]
     assert any(row[0] == "batch_size" and "arXiv 2509.22414" in row[-1] for row in plain)
+
+
+def test_every_cell_of_a_setting_is_filled() -> None:
+    """Default, what it takes, unit and source, of every setting; a dash where there is no unit."""
+    rows = [line for line in settings.describe_settings().splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    whole = [row for row in cells if len(row) == 6]
+    assert len(whole) == sum(len(setting_names(type(config))) for config in CONFIGS)
+    assert [row for row in whole if not all(row)] == []
+
+
+def test_every_command_that_takes_settings_is_named_on_the_page() -> None:
+    titles = " ".join(re.findall(r"^## (.*) \{", settings.describe_settings(), re.MULTILINE)).replace(",", " ").split()
+    takes = {
+        name.split()[-1] for name, command in every_command() if any("--set" in one.opts for one in command.params)
+    }
+    assert takes - set(titles) == set()
 
 
 def helped(command: Any, name: str) -> str:

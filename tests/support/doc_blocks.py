@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -12,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.support.layout import PACKAGES
 from tests.support.paths import ROOT
 
-MARKS = ("needs-weights", "needs-gpu", "needs-cluster", "needs-network", "long")
+MARKS = ("needs-weights", "needs-gpu", "needs-cluster", "needs-network", "needs-package", "long")
 FIRST = ("README.md", "docs/quickstart.md", "docs/howto")  # pages whose commands later ones go on from
 FENCE = re.compile(
     r"^(?:<!-- ?(?P<mark>.*?) ?-->\n+)?```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -181,6 +184,20 @@ def resolve_settings(name: str, values: dict[str, Any]) -> None:
         resolve(RestoreConfig, {}, None, settings)
     elif name.startswith("lucidflux-data "):
         make_config(values.get("preset", "lucidflux"), None, settings)
+
+
+def check_python(text: str) -> None:
+    """Raises where a block does not compile, or imports from this project a name that there is not."""
+    compile(text, "block", "exec")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] in PACKAGES:
+                    importlib.import_module(alias.name)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                getattr(module, alias.name)
 
 
 def spans(path: Path) -> list[str]:

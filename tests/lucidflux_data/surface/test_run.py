@@ -171,9 +171,10 @@ def test_what_is_kept_by_hand_needs_a_measure_as_the_command_takes_it(plain: Pat
 
 
 def test_a_kind_of_frame_that_is_not_installed_is_a_sentence(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(ConfigError, match="polars is not installed: pip install polars"):
-        Run(plain).ledger("polars")
+    for kind in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, kind, None)
+        with pytest.raises(ConfigError, match=f"^{kind} is not installed: pip install {kind}$"):
+            Run(plain).ledger(kind)
 
 
 @pytest.mark.parametrize(
