@@ -340,6 +340,9 @@ async function start() {
     const order = (a, b) => { const x = by(a), y = by(b); return sorting[1] * (x < y ? -1 : x > y ? 1 : a - b); };
     const part = (word, rows) => rows.length ? [el("h3", {}, `${whole(rows.length)} ${word}${about.sample ? " in the sample" : ""}`),
       ...rowsTable(rows.sort(order), heading(true))] : [];
+    const rules = page.differences(settings(), counter.sameCut)
+      .map(([name, before, now]) => el("li", {}, el("code", {}, name), ` ${before} → ${now}`));
+    $("differs").replaceChildren(...rules);
     $("changed").replaceChildren(...(gained.length + lost.length ? [...part("gained", gained), ...part("lost", lost)]
       : [el("p", {className: "note"}, "Nothing: the settings keep what the run keeps.")]));
   }

@@ -59,6 +59,17 @@ function makeSettings(about) {
 
   const changed = settings => about.rules.filter(rule => settings.rules[rule.setting] !== about.own.rules[rule.setting]);
 
+  /** [setting, its value in the run, its value here] of each that differs, in words. */
+  function differences(settings, sameCut) {
+    const words = {fraction: cut => `best share ${cut.fraction}`, k: cut => `best ${cut.k}`, all: () => "all",
+      bound: cut => `${about.lower_is_better ? "at most" : "at least"} ${cut.bound}`};
+    const rows = changed(settings).map(rule => [`rules.${rule.setting}`, about.own.rules[rule.setting] ?? "off", settings.rules[rule.setting] ?? "off"]);
+    if (about.metric !== null && !sameCut(settings.cut)) {
+      rows.push([`cut by ${about.metric}`, ...[about.own.cut, settings.cut].map(cut => words[cut.mode](cut))]);
+    }
+    return rows;
+  }
+
   function toCommand(settings, marks, sameCut) {
     const parts = ["lucidflux-data", "select", quote(about.run)], {cut} = settings;
     for (const rule of changed(settings)) {
@@ -93,5 +104,5 @@ function makeSettings(about) {
     return [use, ...lines].join("\n");
   }
 
-  return {copy, bounded, readShare, toHash, fromHash, toCommand, toToml};
+  return {copy, bounded, readShare, toHash, fromHash, differences, toCommand, toToml};
 }

@@ -66,16 +66,21 @@ def test_a_slider_moves_the_counts_the_url_and_the_command(run: Path, tab: chrom
         f"rules.min_laplacian_variance={value:g}",
     ]
     assert "Blur" in tab.value("document.querySelector('#cut-title').textContent")
+    differs = "[...document.querySelectorAll('#differs li')].map(e => e.textContent)"
+    assert tab.value(differs) == [f"rules.min_laplacian_variance 150 → {value:g}"]
     kept = tab.value("explore.counter.count(explore.page.fromHash(location.hash, {})).kept")
     assert tab.value("document.querySelector('#kept').textContent").removeprefix("at least ") == str(kept)
     tab.click("#reset")
     settle(tab)
     assert tab.value("[location.hash, document.querySelector('#kept').textContent]") == ["", before]
+    assert tab.value(differs) == []
 
 
 def test_a_link_is_a_proposal(run: Path, tab: chromium.Page, explore: Callable) -> None:
     explore(run, fragment="#max_laplacian_variance=1000&cut=k&at=3&out=00000000000000000000")
     assert tab.value("document.querySelector('#kept').textContent") == "3"
+    rules = tab.value("[...document.querySelectorAll('#differs li')].map(e => e.textContent)")
+    assert rules == ["rules.max_laplacian_variance 8000 → 1000", "cut by niqe best share 0.5 → best 3"]
     assert tab.value("document.querySelector('#save-out').textContent") == "opt-out.txt (1)"
     lost = tab.value("[...document.querySelectorAll('#changed h3')].map(e => e.textContent)")
     assert any("lost" in text for text in lost)
