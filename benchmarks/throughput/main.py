@@ -17,13 +17,14 @@ from pathlib import Path
 
 import typer
 
-from benchmarks.throughput import curation, filter, growth, held_out, listing, restore, synthesize, train
+from benchmarks.throughput import curation, filter, first_minutes, growth, held_out, listing, restore, synthesize, train
 from benchmarks.throughput.against import compare_checkouts
 from benchmarks.throughput.timing import tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(curation.app)
 app.add_typer(filter.app)
+app.add_typer(first_minutes.app)
 app.add_typer(growth.app)
 app.add_typer(held_out.app)
 app.add_typer(listing.app)

@@ -61,6 +61,10 @@ TYPED: dict[str, list[tuple[str, ...]]] = {
     "lucidflux bench eval": [
         ("--outputs", "{made}", "--gt", "{photos}", "--metrics", "psnr", "--out", "{board}", "--num-cpus", "1")
     ],
+    "lucidflux bench vote": [
+        ("--outputs", "{made}", "--gt", "{photos}", "--out", "{voting}", "--trials", "4", "--dry-run"),
+        ("--outputs", "{made}", "--gt", "{photos}", "--out", "{voting}", "--trials", "4"),
+    ],
     "lucidflux bench compare": [("{board}:bicubic", "{board}:lanczos")],
     "lucidflux bench suites": [()],
     "lucidflux bench prepare": [("offline-photos", "--suites-dir", "{suites}")],
@@ -103,7 +107,7 @@ class World:
         self.ends.setdefault(name, []).append(next_commands(done.stdout, name))
 
 
-PLACES = ("photos", "run", "pairs", "more", "made", "board", "suites")
+PLACES = ("photos", "run", "pairs", "more", "made", "board", "voting", "suites")
 
 
 @pytest.fixture(scope="module")
