@@ -17,8 +17,9 @@ from pathlib import Path
 
 import typer
 
-from benchmarks.throughput import curation, filter, first_minutes, growth, held_out, listing, restore, synthesize, train
+from benchmarks.throughput import filter, first_minutes, growth, listing, restore, synthesize, train
 from benchmarks.throughput.against import compare_checkouts
+from benchmarks.throughput.quality import curation, held_out
 from benchmarks.throughput.timing import tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

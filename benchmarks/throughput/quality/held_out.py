@@ -13,7 +13,7 @@ from typing import Annotated, TypedDict
 import numpy as np
 import typer
 
-from benchmarks.throughput.curation import COPIES, DAMAGES, Damage, read_photos
+from benchmarks.throughput.quality.curation import COPIES, DAMAGES, Damage, read_photos
 from benchmarks.throughput.timing import Facts, print_json
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.measures.fingerprints import fingerprint, fingerprint_file, make_firewall

@@ -1,0 +1,1 @@
+"""Scripts that measure how well rules tell images apart."""
