@@ -54,16 +54,14 @@ TYPED: dict[str, list[tuple[str, ...]]] = {
     "lucidflux-data push": [("{run}", "--to", "hf://datasets/lab/set", "--num-cpus", "1", "--dry-run")],
     "lucidflux-data forget": [("{run}", "{key}")],
     "lucidflux bench infer": [
-        ("bicubic", "--inputs", "{photos}", "--scale", "1", "--out", "{made}", "--dry-run"),
-        ("bicubic", "--inputs", "{photos}", "--scale", "1", "--out", "{made}"),
-        ("lanczos", "--inputs", "{photos}", "--scale", "1", "--out", "{made}"),
+        ("bicubic", "--inputs", "{photos}", "--scale", "2", "--out", "{made}", "--dry-run"),
+        ("bicubic", "--inputs", "{photos}", "--scale", "2", "--out", "{made}"),
+        ("lanczos", "--inputs", "{photos}", "--scale", "2", "--out", "{made}"),
     ],
-    "lucidflux bench eval": [
-        ("--outputs", "{made}", "--gt", "{photos}", "--metrics", "psnr", "--out", "{board}", "--num-cpus", "1")
-    ],
+    "lucidflux bench eval": [("--outputs", "{made}", "--metrics", "niqe", "--out", "{board}", "--num-cpus", "1")],
     "lucidflux bench vote": [
-        ("--outputs", "{made}", "--gt", "{photos}", "--out", "{voting}", "--trials", "4", "--dry-run"),
-        ("--outputs", "{made}", "--gt", "{photos}", "--out", "{voting}", "--trials", "4"),
+        ("--outputs", "{made}", "--out", "{voting}", "--trials", "4", "--dry-run"),
+        ("--outputs", "{made}", "--out", "{voting}", "--trials", "4"),
     ],
     "lucidflux bench compare": [("{board}:bicubic", "{board}:lanczos")],
     "lucidflux bench suites": [()],
