@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,6 +71,7 @@ def evaluate(
     not_computed: dict[str, str] = {}
     scores: dict[str, tuple[MetricSpec, Scores]] = {}
     sets: list[MetricSpec] = []
+    draws: dict[str, list[Scores]] = {}
     for spec in profile.metrics:
         reason = scoring.why_not(spec, suite, options.device)
         if reason is not None:
@@ -79,13 +80,21 @@ def evaluate(
             sets.append(spec)
         else:
             try:
-                scores[spec.name] = spec, score(spec)
+                drawn = [score(each) for each in draws_of(spec)]
+                if len(drawn) > 1:
+                    draws[spec.name] = drawn
+                scores[spec.name] = spec, drawn[0] if len(drawn) == 1 else scoring.average_draws(drawn)
             except ConfigError as error:  # its files are there and do not load: the others are scored all the same
                 not_computed[spec.name] = str(error)
     table = scoring.per_image_table(suite, methods, ids, scores)
     table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, options.device) for spec in sets)])
     specs = [spec for spec in profile.metrics if spec.name not in not_computed]
-    return Evaluated(table, suite, profile, methods, ids, specs, not_computed, options, votes)
+    return Evaluated(table, suite, profile, methods, ids, specs, not_computed, options, votes, draws)
+
+
+def draws_of(spec: MetricSpec) -> list[MetricSpec]:
+    """A metric once, or once for every draw of one whose answers are drawn."""
+    return [replace(spec, draw=number + 1) for number in range(spec.draws)] if spec.draws > 1 else [spec]
 
 
 def _score_sets(spec: MetricSpec, suite: Suite, methods: list[Method], device: str) -> pa.Table:

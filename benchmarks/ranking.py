@@ -91,7 +91,10 @@ def _score(
     """All scores of one metric: from the cache, and what it lacked, one unit after the other."""
     items, place = scoring.make_items(spec, methods, suite), scoring.cache_place(spec, device)
     known = scoring.read_cache(cache, place)
-    work, units = scoring.ScoreImages(spec, device), list(scoring.missing_units(items, known))
+    work, units = (
+        scoring.ScoreImages(spec, device),
+        list(scoring.missing_units(items, known, scoring.unit_images(spec, items))),
+    )
     for name, part in units:
         for file, data in work(name, part):
             cache.publish(file, data)

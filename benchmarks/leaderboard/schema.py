@@ -57,6 +57,9 @@ class MetricTable(TypedDict):
     win_rate: dict[str, dict[str, float]]  # [a][b]: share of images on which a is better than b
     why_not: str | None  # why nobody is ranked, where somebody could be
     no_test: str | None  # why no difference can be significant: then nobody is marked as the best
+    spread: NotRequired[
+        dict[str, float | None]
+    ]  # of a metric that is drawn: method -> deviation of its mean over draws
 
 
 class GroupRow(TypedDict):

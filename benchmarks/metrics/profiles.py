@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NotRequired, Self, TypedDict
 from pydantic import Field, field_validator, model_validator
 
 from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, read_toml, validate
-from benchmarks.metrics import weights
+from benchmarks.metrics import outside, weights
 from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, suggest
@@ -39,16 +39,30 @@ class Parameters(TypedDict):
 @dataclass(frozen=True)
 class MetricSpec:
     """One column. `needs`: nothing, `gt` (the reference), `lq` (the input) or `set` (all images and the reference).
-    `asked`: named by the user, so that it runs on a CPU too where a profile leaves it to a GPU."""
+    `asked`: named by the user, so that it runs on a CPU too where a profile leaves it to a GPU. `draw`: of a stochastic
+    metric of an environment of its own, from 1; else 0."""
 
     name: str
     channel: str | None = None
     crop: int = 0
     ranked: bool = True
     asked: bool = False
+    draw: int = 0
+
+    @property
+    def outside(self) -> bool:
+        """Whether it runs in an environment of its own (outside.py)."""
+        return self.name not in iqa.METRICS and self.name in outside.outside_names()
+
+    @property
+    def draws(self) -> int:
+        """How often each image is scored: more than once where answers are drawn."""
+        return outside.DRAWS if self.outside and outside.load_outside(self.name).stochastic else 1
 
     @property
     def needs(self) -> str:
+        if self.outside:
+            return "nothing"
         if self.name == "lr_consistency":
             return "lq"
         if self.name == "fid":
@@ -57,6 +71,8 @@ class MetricSpec:
 
     @property
     def lower_is_better(self) -> bool:
+        if self.outside:
+            return outside.load_outside(self.name).lower_is_better
         return self.name == "fid" or (self.name != "lr_consistency" and iqa.lower_is_better(self.name))
 
     @property
@@ -72,6 +88,8 @@ class MetricSpec:
 
     def fingerprint(self, device: str) -> str:
         """Hex digits. ConfigError where weights or packages are missing."""
+        if self.outside:
+            return outside.fingerprint(self.name, self.draw)
         versions = {name: importlib.metadata.version(name) for name in self._packages()}
         for name in versions.keys() & {
             "torch",
@@ -96,6 +114,8 @@ class MetricSpec:
 
     def signature(self, device: str) -> str:
         """`niqe:lucidflux1+nocrop+ab12cd34`: what to quote beside a number."""
+        if self.outside:
+            return f"{self.name}:{outside.load_outside(self.name).commit}+{self.fingerprint(device)[:8]}"
         own = self.name in (*OWN, "clipiqa")
         made_by = f"lucidflux{OWN_VERSION}" if own else f"pyiqa{importlib.metadata.version('pyiqa')}"
         parts = [made_by, f"crop{self.crop}" if self.crop else "nocrop"]
@@ -174,7 +194,7 @@ def load_profile(name: str) -> Profile:
 
 def check_metric(name: str) -> None:
     """ConfigError for a metric that there is not, with the nearest names."""
-    if name not in ("lr_consistency", "fid"):
+    if name not in ("lr_consistency", "fid", *outside.outside_names()):
         iqa.metric(name)
 
 

@@ -130,7 +130,7 @@ def _item(spec: MetricSpec, file: OutputFile, id_: str, suite: Suite) -> Item | 
 def why_not(spec: MetricSpec, suite: Suite, device: str) -> str | None:
     """Why a metric has no column here, None where it can run. VerificationError where it was asked for by name and a
     file of its weights may not be opened."""
-    from benchmarks.metrics import weights
+    from benchmarks.metrics import outside, weights
 
     if spec.needs in ("gt", "set") and not suite.gt:
         if suite.name == "ad-hoc":
@@ -142,6 +142,8 @@ def why_not(spec: MetricSpec, suite: Suite, device: str) -> str | None:
         give = "give --inputs DIR" if suite.name == "ad-hoc" else f"`lucidflux bench prepare {suite.name}`"
         return f"{spec.name} compares with the inputs: {give}"
     problem = weights.problem(spec.name, "any" if spec.asked else device)
+    if problem and spec.outside and spec.asked and outside.wrong_weights(spec.name):
+        raise VerificationError(problem)
     if problem and spec.asked and not weights.missing_weights(spec.name) and weights.wrong_weights(spec.name):
         raise VerificationError(problem)
     return problem
@@ -191,10 +193,51 @@ class ScoreImages:
 
     def __call__(self, name: str, items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
         """(file name, parquet bytes) for the cache."""
+        if self.spec.outside:
+            rows = score_outside(self.spec, list(items))
+            yield f"{self.place}/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, CACHED))
+            return
         if self._scorer is None:
             self._scorer = load_scorer(self.spec, self.device)
         rows = [score_item(item, self._scorer) for item in items]
         yield f"{self.place}/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, CACHED))
+
+
+def unit_images(spec: MetricSpec, items: list[Item]) -> int:
+    """Images of a unit: all of a metric that starts an environment of its own, one of a slow one."""
+    return max(1, len(items)) if spec.outside else 1 if spec.name in SLOW else UNIT_IMAGES
+
+
+def score_outside(spec: MetricSpec, items: list[Item]) -> list[ScoreRow]:
+    """Rows of CACHED of all items, by one run of a metric's command; seconds are shared among them."""
+    from benchmarks.metrics import outside
+
+    start = time.perf_counter()
+    found = outside.run_outside(spec.name, {item.key[0]: item.path for item in items}, spec.draw)
+    seconds = round((time.perf_counter() - start) / len(items), 4)
+    rows: list[ScoreRow] = []
+    for item in items:
+        value = found[item.key[0]]
+        if file_sha256(Path(item.path)) != item.key[0]:
+            value = "the file was replaced"
+        why = f"{FAILED} ({value[:80]})" if isinstance(value, str) else None
+        number = None if isinstance(value, str) else value
+        rows.append({"image": item.key[0], "reference": "", "value": number, "reason": why, "seconds": seconds})
+    return rows
+
+
+def average_draws(draws: list[dict[Key, ScoreRow]]) -> dict[Key, ScoreRow]:
+    """The mean of the draws of every image; one that a draw has no value for has none."""
+    found: dict[Key, ScoreRow] = {}
+    for key, row in draws[0].items():
+        rows = [draw[key] for draw in draws if key in draw]
+        reasons = [one["reason"] for one in rows if one["value"] is None]
+        values = [one["value"] for one in rows if one["value"] is not None]
+        whole = len(values) == len(draws)
+        value = math.fsum(values) / len(values) if whole else None
+        seconds = sum(one["seconds"] or 0.0 for one in rows)
+        found[key] = {**row, "value": value, "reason": None if whole else reasons[0], "seconds": seconds}
+    return found
 
 
 def score_item(item: Item, scorer: Callable[[np.ndarray, np.ndarray | None], float]) -> ScoreRow:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from benchmarks.metrics import outside
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa.fetch import source
@@ -48,6 +49,8 @@ def wrong_weights(metric: str) -> dict[str, str]:
 
 def problem(metric: str, device: str = "cpu") -> str | None:
     """Why a metric cannot run here, as one sentence that names the package, or each file with its folder."""
+    if metric not in iqa.METRICS and metric in outside.outside_names():
+        return outside.problem(metric)
     if metric not in NOTHING and metric != "fid":
         iqa.metric(metric)
     packages = missing_packages(metric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmarks.leaderboard.schema import Board, Gap, MetricTable
+from benchmarks.report.draws import draw_notes
 from benchmarks.report.votes import vote_notes
 
 COMMON_IDS = "common_ids.txt"
@@ -30,6 +31,7 @@ def notes(board: Board) -> list[str]:
     lines += _not_shown(board)
     lines += _not_computed(board["not_computed"])
     lines += [f"No rank over {name}: {g['why_not']}." for name, g in board["groups"].items() if g["why_not"]]
+    lines += draw_notes(board)
     lines += board["footnotes"]
     lines += vote_notes(board.get("votes"))
     return [*lines, f"Signature: {board['signature']}"]

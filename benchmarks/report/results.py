@@ -26,6 +26,7 @@ from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
 from benchmarks.report import page as report
 from benchmarks.report import tables
+from benchmarks.report.draws import settle_draws
 from benchmarks.report.notes import COMMON_IDS
 from benchmarks.suites.suite import AD_HOC, Suite
 from benchmarks.votes.read import Votes
@@ -93,6 +94,7 @@ class Evaluated:
     not_computed: dict[str, str]
     options: Options
     votes: Votes | None = None
+    draws: dict[str, list[dict[evaluate.Key, evaluate.ScoreRow]]] = field(default_factory=dict)
 
 
 def make_board(scored: Evaluated, surroundings: environment.Environment) -> Board:
@@ -113,6 +115,12 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
         resamples=options.resamples,
     )
     scores = make_leaderboard(scored.table, ids, total, scored.specs, groups, rules, in_sets)
+    specs = settle_draws(scored.specs, scored.draws, methods, scores)
+    if specs != scored.specs:
+        spreads = {name: scores["metrics"][name].get("spread", {}) for name in scored.draws}
+        scores = make_leaderboard(scored.table, ids, total, specs, groups, rules, in_sets)
+        for name, spread in spreads.items():
+            scores["metrics"][name]["spread"] = spread
     over = _ranked_over(scores, len(ids))
     compared = {} if suite.fingerprint else _hash_images(suite, ids)
     pin = _pin(suite, compared)

@@ -69,9 +69,11 @@ def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: P
             metrics[spec.name] = {"not_computed": reason} if reason else {"sets": sum(len(m.files) for m in methods)}
             continue
         items = evaluate.make_items(spec, methods, suite)
-        known = evaluate.read_cache(cache, evaluate.cache_place(spec, options.device))
-        cached = sum(evaluate.is_settled(known.get(item.key)) for item in items)
-        metrics[spec.name] = {"cached": cached, "to_score": len(items) - cached}
+        cached = 0
+        for each in evaluation.draws_of(spec):
+            known = evaluate.read_cache(cache, evaluate.cache_place(each, options.device))
+            cached += sum(evaluate.is_settled(known.get(item.key)) for item in items)
+        metrics[spec.name] = {"cached": cached, "to_score": spec.draws * len(items) - cached}
     flags = {method.name: method.flags for method in methods}
     return {"suite": suite.label(), "images": len(ids), "methods": flags, "metrics": metrics, "votes": votes}
 
@@ -120,7 +122,7 @@ def _score(
     items = evaluate.make_items(spec, methods, suite)
     place = evaluate.cache_place(spec, device)
     known = evaluate.read_cache(cache, place)
-    size = 1 if spec.name in evaluate.SLOW else evaluate.UNIT_IMAGES
+    size = evaluate.unit_images(spec, items)
     units = [Unit(name, len(part), part) for name, part in evaluate.missing_units(items, known, size)]
     total = sum(unit.size for unit in units)
     work = ScoreUnit(ScoreImages(spec, device))
