@@ -1,9 +1,9 @@
 """Runs that another version of the decoders measured, and which of their candidates it may have seen otherwise.
 
 Decoder 1 gave other pixels of TIFF, GIF, PNG with 16 bits, and grey PNG with a transparent sample value; decoders 1
-and 2 of TIFF, AVIF, HEIC, BMP, and WebP and 16-bit PNG that move. Of a candidate that was measured the tables know its
-format, its `mode` (`;16`; `1` and `L` with the flag `alpha`) and the flag `animated`. One that was not, or that failed,
-is taken by the suffix of its name: whether a PNG or WebP is one its name does not show, so neither is taken.
+and 2 of AVIF, HEIC, BMP, and WebP and 16-bit PNG that move; all three of TIFF. Of a candidate that was measured the
+tables know its format, its `mode` (`;16`; `1` and `L` with the flag `alpha`) and the flag `animated`. One that was not,
+or that failed, is taken by the suffix of its name: whether a PNG or WebP is one its name does not show, so neither is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
 # Formats whose pixels are other ones since, by the decoder that made them.
-OTHER = {1: ("tiff", "gif", "avif", "heic", "bmp"), 2: ("tiff", "avif", "heic", "bmp")}
+OTHER = {1: ("tiff", "gif", "avif", "heic", "bmp"), 2: ("tiff", "avif", "heic", "bmp"), 3: ("tiff",)}
 SUFFIX = r"(?i)\.(?P<kind>tiff?|gif|avif|heic|heif|bmp|dib)$"
 KIND_OF = {"tif": "tiff", "heif": "heic", "dib": "bmp"}
 MEASURED = ("format", "mode", "flags")
@@ -76,7 +76,7 @@ def affected_kinds(folder: Folder) -> list[str]:
         clear_grey = pc.and_kleene(pc.is_in(table["mode"], pa.array(["1", "L"])), _has_flag(table, "alpha"))
         of_png = pc.or_kleene(deep, clear_grey)
     other = pc.is_in(kind, always)
-    for name, these in (("png", of_png), ("webp", moves)):
+    for name, these in (("png", of_png), ("webp", moves)) if made_by < 3 else ():
         other = pc.or_kleene(other, pc.and_kleene(pc.equal(kind, name), these))
     by_table = pc.if_else(pc.fill_null(other, False), kind, "")
     formats: list[str] = pc.if_else(pc.is_null(kind), by_name, by_table).to_pylist()

@@ -5,6 +5,8 @@
 3  0.4: other pixels of TIFF (palettes, L*a*b*, alpha with a profile, a fourth sample that nothing explains), of AVIF
    and HEIC that name their colours by number, of BMP with a profile, of WebP whose first frame is smaller than its
    canvas, of animated PNG with 16 bits
+4  0.6: other pixels of TIFF whose tags contradict each other; a failure in place of a picture that lacks rows (JPEG),
+   strips (TIFF) or its palette (PNG)
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 PLAIN_VERSION = 1  # the first that gave today's pixels of what pairs are stored as: 8-bit RGB in PNG, WebP and JPEG
 FIRST = 1  # of what notes no number
 LIBRARIES = {
