@@ -15,6 +15,7 @@ import pyarrow as pa
 from benchmarks.methods import submission
 from benchmarks.methods.submission import Method
 from benchmarks.metrics import score as scoring
+from benchmarks.metrics import terms
 from benchmarks.metrics.profiles import MetricSpec, Profile
 from benchmarks.metrics.score import ImageRow
 from benchmarks.report.results import Evaluated, Options
@@ -72,7 +73,7 @@ def evaluate(
     scores: dict[str, tuple[MetricSpec, Scores]] = {}
     sets: list[MetricSpec] = []
     draws: dict[str, list[Scores]] = {}
-    for spec in profile.metrics:
+    for spec in (spec for spec in profile.metrics if spec.needs != "terms"):
         reason = scoring.why_not(spec, suite, options.device)
         if reason is not None:
             not_computed[spec.name] = reason
@@ -88,6 +89,12 @@ def evaluate(
                 not_computed[spec.name] = str(error)
     table = scoring.per_image_table(suite, methods, ids, scores)
     table = pa.concat_tables([table, *(_score_sets(spec, suite, methods, options.device) for spec in sets)])
+    for spec in (spec for spec in profile.metrics if spec.needs == "terms"):
+        lacking = terms.why_no_sum(spec.name, list(scores))
+        if lacking is not None:
+            not_computed[spec.name] = lacking
+        else:
+            table = pa.concat_tables([table, terms.sum_table(spec.name, table)])
     specs = [spec for spec in profile.metrics if spec.name not in not_computed]
     return Evaluated(table, suite, profile, methods, ids, specs, not_computed, options, votes, draws)
 

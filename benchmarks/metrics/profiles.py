@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from benchmarks.data_files import FileModel, Flag, FromZero, Text, Word, read_toml, validate
 from benchmarks.metrics import outside, weights
+from benchmarks.metrics.terms import NTIRE_COMMIT, TERMS
 from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.config import digest
 from lucidflux_data.errors import ConfigError, suggest
@@ -38,7 +39,8 @@ class Parameters(TypedDict):
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One column. `needs`: nothing, `gt` (the reference), `lq` (the input) or `set` (all images and the reference).
+    """One column. `needs`: nothing, `gt` (the reference), `lq` (the input), `set` (all images and the reference) or
+    `terms` (the scores of other columns).
     `asked`: named by the user, so that it runs on a CPU too where a profile leaves it to a GPU. `draw`: of a stochastic
     metric of an environment of its own, from 1; else 0."""
 
@@ -61,6 +63,8 @@ class MetricSpec:
 
     @property
     def needs(self) -> str:
+        if self.name in TERMS:
+            return "terms"
         if self.outside:
             return "nothing"
         if self.name == "lr_consistency":
@@ -71,6 +75,8 @@ class MetricSpec:
 
     @property
     def lower_is_better(self) -> bool:
+        if self.name in TERMS:
+            return False
         if self.outside:
             return outside.load_outside(self.name).lower_is_better
         return self.name == "fid" or (self.name != "lr_consistency" and iqa.lower_is_better(self.name))
@@ -114,6 +120,8 @@ class MetricSpec:
 
     def signature(self, device: str) -> str:
         """`niqe:lucidflux1+nocrop+ab12cd34`: what to quote beside a number."""
+        if self.name in TERMS:
+            return f"{self.name}:{NTIRE_COMMIT}"
         if self.outside:
             return f"{self.name}:{outside.load_outside(self.name).commit}+{self.fingerprint(device)[:8]}"
         own = self.name in (*OWN, "clipiqa")
@@ -194,7 +202,7 @@ def load_profile(name: str) -> Profile:
 
 def check_metric(name: str) -> None:
     """ConfigError for a metric that there is not, with the nearest names."""
-    if name not in ("lr_consistency", "fid", *outside.outside_names()):
+    if name not in ("lr_consistency", "fid", *TERMS, *outside.outside_names()):
         iqa.metric(name)
 
 

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from benchmarks.metrics import outside
+from benchmarks.metrics.terms import TERMS
 from lucidflux_data.errors import ConfigError
 from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa.fetch import source
@@ -20,7 +21,7 @@ PACKAGES: dict[str, dict[str, str]] = {
     "liqe_mix": {"pkg_resources": "setuptools<81"},
 }
 NEEDS_GPU = ("qalign",)  # 15 GB in fp16; on a CPU it takes minutes an image
-NOTHING = ("niqe", "psnr", "ssim", "lr_consistency")
+NOTHING = ("niqe", "psnr", "ssim", "lr_consistency", *TERMS)
 
 
 def missing_packages(metric: str) -> list[str]:

@@ -24,6 +24,7 @@ from benchmarks.methods.method_file import MethodFile
 from benchmarks.methods.submission import Method
 from benchmarks.metrics import score as evaluate
 from benchmarks.metrics.profiles import SMALL_FID_SET, MetricSpec, Profile
+from benchmarks.metrics.terms import clamped_notes
 from benchmarks.report import page as report
 from benchmarks.report import tables
 from benchmarks.report.draws import settle_draws
@@ -134,7 +135,7 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
         "flags": {method.name: method.flags for method in methods},
         "runs": {method.name: _cost(method.about) for method in methods if method.about},
         "not_computed": scored.not_computed,
-        "footnotes": _footnotes(suite, scored.specs, ids, options),
+        "footnotes": [*_footnotes(suite, scored.specs, ids, options), *clamped_notes(_means(scores["metrics"]))],
         "published": _published(suite, scores["metrics"]),
         "signature": signature(
             suite, pin, scored.specs, over, total, options.device, surroundings["hash"], options.ids
@@ -254,6 +255,10 @@ def _footnotes(suite: Suite, specs: list[MetricSpec], ids: tuple[str, ...], opti
     if suite.published and not suite.same_protocol:
         lines.append("Published numbers are under another protocol: not comparable.")
     return lines
+
+
+def _means(metrics: dict[str, MetricTable]) -> dict[str, dict[str, float | None]]:
+    return {name: {method: row["mean"] for method, row in table["rows"].items()} for name, table in metrics.items()}
 
 
 def _published(suite: Suite, metrics: dict[str, MetricTable]) -> list[ColouredRow]:

@@ -64,6 +64,9 @@ def estimate_work(cache: Folder, suite: Suite, methods: list[Method], profile: P
     votes = len(read_votes(options.votes, suite, methods).rows) if options.votes else 0
     metrics: dict[str, dict[str, int | str]] = {}
     for spec in profile.metrics:
+        if spec.needs == "terms":
+            metrics[spec.name] = {"cached": 0, "to_score": 0}  # from the others
+            continue
         reason = evaluate.why_not(spec, suite, options.device)
         if reason is not None or spec.needs == "set":
             metrics[spec.name] = {"not_computed": reason} if reason else {"sets": sum(len(m.files) for m in methods)}
