@@ -24,7 +24,10 @@ from benchmarks.suites.ids import select_ids
 from benchmarks.suites.suite import Suite
 from benchmarks.votes.read import read_votes
 from lucidflux_data.errors import ConfigError
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 
+OTHERS_S = 600.0  # for another command that prepares a suite
 Scores = dict[scoring.Key, scoring.ScoreRow]
 
 
@@ -49,7 +52,9 @@ def choose_suite(name: str | None, folder: Path, methods: list[Method], places: 
 
     suite = suites.load_suite(name, folder)
     if prepare.makes_itself(suite) and not prepare.is_current(suite):
-        prepare.prepare(suites.load_suite(name, None), None, folder / name)
+        with hold(Folder(folder), OTHERS_S, new=True):
+            if not prepare.is_current(suites.load_suite(name, folder)):  # or another command did it meanwhile
+                prepare.prepare(suites.load_suite(name, None), None, folder / name)
         suite = suites.load_suite(name, folder)
     return suites.with_folders(suite, places.inputs, places.gt, places.partial, places.ids, places.pattern)
 

@@ -15,6 +15,7 @@ import psutil
 
 SAME_START_S = 2.0  # within which two readings of one process's start lie
 PART = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-[0-9a-f]{16}\.part")  # machine, pid, start, random
+PART_OF_BEFORE = re.compile(r"[0-9a-f]+\.part")  # of earlier versions
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ def part_name() -> str:
 
 
 def has_writer(name: str) -> bool | None:
-    """Whether the writer of a `part_name` still runs; None where it wrote on another machine. A name of another form
-    is of an earlier version, whose writers are gone."""
+    """Whether the writer of a `part_name` still runs; None where it wrote on another machine. Writers of earlier
+    versions are gone; a name of no form of ours is of somebody else, who may come back to it."""
     match = PART.fullmatch(name)
     if match is None:
-        return False
+        return PART_OF_BEFORE.fullmatch(name) is None
     if match[1] != this_process().place:
         return None
     return is_alive(int(match[2]), int(match[3]))

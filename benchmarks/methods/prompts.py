@@ -12,6 +12,7 @@ from typing import Literal
 
 from benchmarks.suites.prompts import SuitePrompts
 from lucidflux_data.errors import ConfigError, InputError
+from lucidflux_data.storage.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def stage_prompts(prompts: Prompts, ids: Iterable[str], target: Path) -> None:
     """Writes {id}.txt of `ids` into an empty folder."""
     target.mkdir(parents=True)
     for id_ in ids:
-        (target / f"{id_}.txt").write_bytes(prompts.text_of(id_))
+        Folder(target).publish(f"{id_}.txt", prompts.text_of(id_))
+    Folder(target).sweep()
 
 
 def check_order(inputs: Path, prompts: Path) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from benchmarks.methods.adapters import Adapter
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.errors import InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart, probe_apart
 from lucidflux_data.sources.reading import read_file
+from lucidflux_data.storage.folder import Folder
 
 READ_BY_ALL = (".png", ".jpg", ".jpeg")
 
@@ -47,6 +46,7 @@ def stage(inputs: dict[str, Path], target: Path, how: str) -> None:
         except ImageError as error:
             raise InputError(f"{path} is {error.reason}: {error.detail}") from None
         if pixels is not None:
-            cv2.imwrite(str(target / f"{id_}.png"), np.ascontiguousarray(pixels[..., ::-1]))
+            Folder(target).publish(f"{id_}.png", encode(pixels))
         else:
             (target / f"{id_}{path.suffix.lower()}").symlink_to(path.absolute())
+    Folder(target).sweep()

@@ -8,11 +8,10 @@ that names it. Suites with a `[synthesis]` table are made here from their HQ ima
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-import os
 import secrets
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
@@ -25,8 +24,11 @@ from lucidflux_data.errors import ConfigError, InputError, VerificationError
 from lucidflux_data.images import EXTENSION_OF, IMAGE_EXTENSIONS, ImageError, luma
 from lucidflux_data.isolation import decode_apart, pixels_apart
 from lucidflux_data.measures.fingerprints import fingerprint_file, known_suites
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 
 FINGERPRINTS = "fingerprints.parquet"
+BEFORE = "before"  # the suite that a new one replaces, until the new one is in its place
 Images = dict[str, dict[str, bytes]]  # role (lq, gt) -> id -> encoded bytes
 
 
@@ -52,10 +54,20 @@ def is_current(suite: Suite) -> bool:
     return suite.pinned and (suite.made_with is None or suite.made_with == versions("cv2"))
 
 
-def prepare(suite: Suite, archive: Path | None, target: Path, prompts: Path | None = None) -> Prepared:
+def prepare(
+    suite: Suite, archive: Path | None, target: Path, prompts: Path | None = None, wait_s: float = 0.0
+) -> Prepared:
     """Puts a suite into `target`, with the prompts of a folder (those that are there already stay), and returns a
     summary. InputError names the image that is missing, extra or wrong;
-    VerificationError where a hash differs from the one that is pinned."""
+    VerificationError where a hash differs from the one that is pinned.
+
+    It holds the folder of suites (storage/lease.py) for which it waits `wait_s` seconds."""
+    with hold(Folder(target.parent), wait_s, new=True):
+        return _prepare(suite, archive, target, prompts)
+
+
+def _prepare(suite: Suite, archive: Path | None, target: Path, prompts: Path | None) -> Prepared:
+    _put_back(target)
     if archive is None and not makes_itself(suite):
         raise ConfigError(f"--from is missing; {suite.name}: {suite.get}")
     if suite.synthesis is not None:
@@ -76,8 +88,7 @@ def prepare(suite: Suite, archive: Path | None, target: Path, prompts: Path | No
     prints = firewall_prints(suite, images)
     _publish(images, record, prints, texts, target)
     shared = firewall_file(suite)
-    shared.parent.mkdir(parents=True, exist_ok=True)
-    shared.write_bytes(prints)
+    Folder(shared.parent).publish(shared.name, prints)
     size = sum(len(data) for by_id in images.values() for data in by_id.values())
     return {
         "suite": suite.label(),
@@ -200,22 +211,32 @@ def _check_pair(suite: Suite, id_: str, roles: dict[str, ImageRecord]) -> None:
 
 def _publish(images: Images, record: SuiteRecord, prints: bytes, prompts: dict[str, bytes], target: Path) -> None:
     """Writes beside the target and renames: a prepared suite is whole or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.parent / f".{target.name}-{secrets.token_hex(4)}.part"
+    place, part = Folder(target.parent), f".{target.name}-{secrets.token_hex(4)}.part"
+    files = Folder(target.parent / part)
     try:
         for role, by_id in images.items():
-            (part / role).mkdir(parents=True)
             for id_, data in by_id.items():
-                (part / role / record["images"][id_][role]["file"]).write_bytes(data)
-        if prompts:
-            (part / "prompts").mkdir()
+                files.publish(f"{role}/{record['images'][id_][role]['file']}", data)
         for name, text in prompts.items():
-            (part / "prompts" / name).write_bytes(text)
-        (part / FINGERPRINTS).write_bytes(prints)
-        (part / "suite.json").write_text(json.dumps(record, indent=1) + "\n")
+            files.publish(f"prompts/{name}", text)
+        files.publish(FINGERPRINTS, prints)
+        files.publish("suite.json", (json.dumps(record, indent=1) + "\n").encode())
+        files.sweep()
         if target.exists():
-            os.rename(target, part / "before")
-        os.rename(part, target)
-        shutil.rmtree(target / "before", ignore_errors=True)
+            place.move(target.name, f"{part}/{BEFORE}")
+        place.move(part, target.name)
+        place.remove(f"{target.name}/{BEFORE}")
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _put_back(target)
+
+
+def _put_back(target: Path) -> None:
+    """Takes away what preparations of this suite left that did not end; one that was killed between its two renames
+    had moved the suite of before aside, with prompts that are nowhere else: it is put back."""
+    place = Folder(target.parent)
+    for part in sorted(target.parent.glob(f".{glob.escape(target.name)}-*.part")):
+        if not target.exists() and (part / BEFORE).exists():
+            place.move(f"{part.name}/{BEFORE}", target.name)
+        place.remove(part.name)
+    place.remove(f"{target.name}/{BEFORE}")
+    place.sweep()

@@ -120,7 +120,7 @@ def find_unfit_tables(folder: Folder) -> list[str]:
     wrong = []
     for item, compared in runs.read_run(folder).get(firewall.FIELD, {}).items():
         name = f"{firewall.PLACE}/{hashlib.sha256(item.encode()).hexdigest()[:12]}.parquet"
-        if folder.exists(name) and hash_file(folder, name) != compared["sha256"]:
+        if not folder.exists(name) or hash_file(folder, name) != compared["sha256"]:
             wrong.append(name)
     try:
         card = shards.read_manifest(folder, halfway=True).get("stripped")

@@ -16,6 +16,8 @@ from pathlib import Path
 from lucidflux_data.errors import InputError, VerificationError, needs_extra
 from lucidflux_data.iqa.pins import CLIP_RN50, CLIP_VIT_B_32, REVISIONS, SHA256, file_sha256, trusted_digests, unpinned
 from lucidflux_data.iqa.weight_files import INDEX, REPOSITORY_FILES, WEIGHTS, hf_folder, location, read_files, snapshot
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 
 REPOSITORY_URL = "https://huggingface.co/"
 PYIQA_URL = f"{REPOSITORY_URL}chaofengc/IQA-PyTorch-Weights/resolve/main/"
@@ -40,35 +42,48 @@ def source(weight: str) -> str:
     return (CLIP_VIT_URL if name == "ViT-B-32.pt" else URL_OF[place]) + name
 
 
-def fetch_metric(metric: str, say: Say) -> dict[str, str]:
+def fetch_metric(metric: str, say: Say, wait_s: float = 0.0) -> dict[str, str]:
     """Fetches what a metric of WEIGHTS lacks; gives the sha256 of its files by their paths.
 
     InputError where a file cannot be had; VerificationError where one that came is not the pinned one, which goes.
+    The folder of each file is held meanwhile (storage/lease.py), for which it waits `wait_s` seconds.
     """
     found: dict[str, str] = {}
     for weight in WEIGHTS[metric]:
         if weight.startswith("hf:"):
-            _fetch_repository(weight, say)
+            with hold(Folder(location(weight)), wait_s, new=True):
+                _fetch_repository(weight, say)
         else:
-            fetch_file(source(weight), location(weight), SHA256.get(weight, frozenset()), say)
+            fetch_file(source(weight), location(weight), SHA256.get(weight, frozenset()), say, wait_s)
         for problem in unpinned(weight):
             say(problem)
         found |= {str(path): file_sha256(path) for path in read_files(weight)}
     return found
 
 
-def fetch_file(url: str, path: Path, digests: frozenset[str], say: Say) -> None:
+def fetch_file(url: str, path: Path, digests: frozenset[str], say: Say, wait_s: float = 0.0) -> None:
     """Fetches `url` to `path`, unless a file of one of these sha256 (or a trusted one) is there.
 
     What has come so far stands in `path`.part, with which the next call goes on. `digests`: empty where none is known;
-    then what comes is taken. InputError for a server that refuses or breaks off; VerificationError for other bytes.
+    then what comes is taken. InputError for a server that refuses or breaks off; VerificationError for other bytes;
+    FolderBusy where another command writes beside it for longer than `wait_s` seconds.
     """
-    good = digests | trusted_digests()
-    if path.is_file() and (not digests or file_sha256(path) in good):
-        say(f"{path}: there already")
+    if _is_there(path, digests, say):
         return
+    with hold(Folder(path.parent), wait_s, new=True):
+        if not _is_there(path, digests, say):  # or another command fetched it meanwhile
+            _fetch_new(url, path, digests, say)
+
+
+def _is_there(path: Path, digests: frozenset[str], say: Say) -> bool:
+    if not path.is_file() or (digests and file_sha256(path) not in digests | trusted_digests()):
+        return False
+    say(f"{path}: there already")
+    return True
+
+
+def _fetch_new(url: str, path: Path, digests: frozenset[str], say: Say) -> None:
     part = path.with_name(f"{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     say(f"{url} to {path}")
     try:
         for done, total in _receive(url, part):
@@ -79,7 +94,7 @@ def fetch_file(url: str, path: Path, digests: frozenset[str], say: Say) -> None:
             f"{url} could not be fetched: {reason or type(error).__name__}; repeat the command to resume"
         ) from None
     digest = file_sha256(part)
-    if digests and digest not in good:
+    if digests and digest not in digests | trusted_digests():
         part.unlink()
         raise VerificationError(f"{url} gave other bytes than the published ones (sha256 {digest}): they were removed")
     os.replace(part, path)
@@ -126,6 +141,4 @@ def _fetch_repository(weight: str, say: Say) -> None:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(f"{repository} could not be fetched: {reason}; repeat the command to resume") from None
     if revision is not None and snapshot(location(weight)) is None:
-        refs = location(weight) / "refs"
-        refs.mkdir(parents=True, exist_ok=True)
-        (refs / "main").write_text(revision)
+        Folder(location(weight)).publish("refs/main", revision.encode())

@@ -193,6 +193,7 @@ def read(folder: Folder) -> PairsRun:
     run = run_folder.read_about(folder)
     _check_kind(folder, run)
     found = cast(PairsRun, run)
+    run_folder.check_about(folder, run, PairsRun, PairsConfig)
     trust_sources(found["sources"])
     return found
 

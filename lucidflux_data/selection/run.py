@@ -20,7 +20,15 @@ from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, configure, trust_sources
-from lucidflux_data.storage.run_folder import FORGOTTEN, RUN_FILE, RunFile, read_about, unit_name, unit_size
+from lucidflux_data.storage.run_folder import (
+    FORGOTTEN,
+    RUN_FILE,
+    RunFile,
+    check_about,
+    read_about,
+    unit_name,
+    unit_size,
+)
 
 LEDGER = "selected.parquet"
 BASIC = "scores/basic"
@@ -278,6 +286,7 @@ def read_run(folder: Folder) -> FilterRun:
     if "kind" in about or "listed" not in about:
         raise InputError(f"{folder} is not a run of the filter: it holds {about.get('kind', 'something else')}")
     run = cast(FilterRun, about)
+    check_about(folder, about, FilterRun, FilterConfig)
     trust_sources(run["listed"]["sources"])
     configure({"paths_anywhere": "allowed" not in run["listed"]})  # it was listed before there was an allowance
     return run

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from lucidflux_data.errors import VerificationError
 from lucidflux_data.shards.form import brace_string, is_manifest, is_ours
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, parse_json, table_bytes
+from lucidflux_data.storage.formats import canonical_json, fits_type, parse_json, table_bytes
 from lucidflux_data.storage.journal import Rewriting, is_left
 from lucidflux_data.storage.run_folder import SEAL, fits_seal, is_sealed, seal
 
@@ -321,9 +321,10 @@ def read_manifest(folder: Folder, halfway: bool = False) -> Manifest:
         raise VerificationError(
             f"{folder}/{MANIFEST} was changed after it was written: `verify --repair` makes it again"
         )
-    if manifest.get("schema_version", 0) > SCHEMA_VERSION:
+    version = manifest.get("schema_version", 0)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise VerificationError(f"{folder}/{MANIFEST} was written by a newer version")
-    if not is_ours(manifest):
+    if not isinstance(version, int) or not fits_type(manifest, Manifest) or not is_ours(manifest):
         raise VerificationError(f"{folder}/{MANIFEST} is damaged: it has values that no version writes")
     if manifest.get(FORGETTING) and not halfway:
         raise VerificationError(f"`lucidflux-data forget` is not through with {folder}: repeat it")

@@ -14,7 +14,6 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterable
-from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -113,14 +112,35 @@ def host_of(url: str) -> str | None:
         return None
 
 
-def is_named_by_user(url: str, sources: Iterable[str], allowed: Iterable[str]) -> bool:
-    """Whether the user gave this very server: as a source, or as a literal address that is allowed."""
+def find_own_servers(urls: Iterable[str], known: Iterable[str]) -> set[str]:
+    """The servers (`host:port`) of sources that lie in the user's own network: all of their addresses are private.
+    To be asked once a command: what a name server answers later makes no server the user's own. `known`: sources whose
+    servers were asked about before.
+
+    Raises nothing: a server that has no address now is told by the request.
+    """
+    asked = {host_of(url) for url in known}
+    return {host for url in urls if (host := host_of(url)) and host not in asked and _is_private(host)}
+
+
+def _is_private(host: str) -> bool:
+    name, _, port = host.rpartition(":")
+    try:
+        found = {str(answer[4][0]) for answer in socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and not any(map(is_public, found))
+
+
+def may_lead_inside(url: str, own_servers: Iterable[str], allowed: Iterable[str]) -> bool:
+    """Whether requests to this server, and its redirects, may reach a private network: it is one of the user's own, as
+    a source or by a literal address that is allowed."""
     host = host_of(url)
     if host is None:
         return False
-    if host in {host_of(source) for source in sources}:
+    if host in own_servers:
         return True
-    return _is_literal(host) and host in {host_of(prefix) for prefix in allowed}
+    return _is_literal(host) and host in {host_of(prefix) for prefix in allowed} and _is_private(host)
 
 
 def _is_literal(host: str) -> bool:
@@ -152,41 +172,13 @@ def public_socket(addr_info: Any) -> socket.socket:
     looked at here, after the name was resolved, so that no second answer of a name server can differ."""
     family, kind, protocol, _, address = addr_info
     if not is_public(address[0]):
-        raise NotAllowed("a uri of a table leads to an address of a private network")
+        raise NotAllowed("a web address leads into a private network, by its name or by a redirect: it is not followed")
     return socket.socket(family, kind, protocol)
 
 
 async def public_client(**options: Any) -> Any:
-    """As fsspec's own client, for web servers that a table named: no private address, and no proxy that would ask."""
+    """As fsspec's own client, for web servers that are not the user's own, whoever named them: no private address, at
+    no request and no redirect, whatever a name server answers by then; and no proxy that would ask."""
     import aiohttp
 
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=public_socket), **options)
-
-
-async def named_client(**options: Any) -> Any:
-    """As fsspec's own client, for web servers that the user named. One of the public internet, which may be a
-    stranger's, leads to no private address by a redirect; one of the user's own network leads wherever it wants."""
-    import aiohttp
-
-    redirected: ContextVar[bool] = ContextVar("redirected", default=False)
-    public = False  # the server itself
-
-    async def begin(*_: object) -> None:
-        redirected.set(False)
-
-    async def redirect(*_: object) -> None:
-        redirected.set(True)
-
-    def connect(addr_info: Any) -> socket.socket:
-        nonlocal public
-        family, kind, protocol, _, address = addr_info
-        if not redirected.get():
-            public = is_public(address[0])
-        return public_socket(addr_info) if redirected.get() and public else socket.socket(family, kind, protocol)
-
-    hops = aiohttp.TraceConfig()
-    hops.on_request_start.append(begin)
-    hops.on_request_redirect.append(redirect)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(socket_factory=connect), trace_configs=[hops], **options
-    )

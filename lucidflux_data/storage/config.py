@@ -18,7 +18,8 @@ class Settings(TypedDict):
     timeout_s: float
     attempts: int
     allow_uris: tuple[str, ...]  # prefixes of uris in tables that may be read beside what lies below the source
-    sources: tuple[str, ...]  # what the user named: their servers may stand in a private network
+    sources: tuple[str, ...]  # what the user named
+    own_servers: tuple[str, ...]  # of them, as host:port: all of their addresses are in a private network
     paths_anywhere: bool  # of a run listed before there was an allowance: paths inside its Parquet rows
 
 
@@ -30,6 +31,7 @@ SETTINGS: Settings = {
     "attempts": 3,
     "allow_uris": (),
     "sources": (),
+    "own_servers": (),
     "paths_anywhere": False,
 }
 

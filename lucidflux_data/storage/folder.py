@@ -30,7 +30,7 @@ from lucidflux_data import errors
 from lucidflux_data.config import resolve
 from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Interrupted, LucidFluxError, StorageError
 from lucidflux_data.process import has_writer, part_name
-from lucidflux_data.storage.allowed import is_named_by_user, named_client, public_client
+from lucidflux_data.storage.allowed import find_own_servers, may_lead_inside, public_client
 from lucidflux_data.storage.config import SETTINGS, Settings, StorageConfig
 from lucidflux_data.storage.formats import ROWS_IN_GROUP
 from lucidflux_data.storage.names import check_inside
@@ -60,10 +60,11 @@ def configure(settings: Mapping[str, object]) -> None:
 
 
 def trust_sources(urls: Iterable[str]) -> None:
-    """Notes what the user named as sources, beside those of before."""
-    known = set(SETTINGS["sources"])
+    """Notes what the user named as sources, beside those of before, and which of their servers are the user's own."""
+    known, urls = set(SETTINGS["sources"]), set(urls)
     if not known.issuperset(urls):
-        configure({"sources": tuple(sorted(known.union(urls)))})
+        own = find_own_servers(urls, known).union(SETTINGS["own_servers"])
+        configure({"sources": tuple(sorted(known | urls)), "own_servers": tuple(sorted(own))})
 
 
 def allow_uris(prefixes: Iterable[str]) -> None:
@@ -96,9 +97,9 @@ def _options(url: str) -> dict[str, object]:
     if protocol in ("http", "https"):
         import aiohttp
 
-        named = is_named_by_user(url, SETTINGS["sources"], SETTINGS["allow_uris"])
+        inside = may_lead_inside(url, SETTINGS["own_servers"], SETTINGS["allow_uris"])
         limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
-        return {"client_kwargs": {"timeout": limits}, "get_client": named_client if named else public_client}
+        return {"client_kwargs": {"timeout": limits}, **({} if inside else {"get_client": public_client})}
     if protocol in ("gs", "gcs"):
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then raises
         # STORAGE_EMULATOR_HOST, where it is set, says which server: the client's own variable.

@@ -18,8 +18,9 @@ import datetime
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -184,3 +185,29 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it nests too deep") from None
+
+
+def fits_type(value: object, kind: Any) -> bool:
+    """Whether JSON has the form of a type: of a TypedDict, with all of its keys that are required and whatever further
+    ones, or of what stands in one. For files that a stranger may have written."""
+    if kind is Any or kind is object:
+        return True
+    if is_typeddict(kind):
+        return isinstance(value, dict) and all(
+            fits_type(value[name], of) if name in value else get_origin(of) is NotRequired
+            for name, of in get_type_hints(kind, include_extras=True).items()
+        )
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is NotRequired:
+        return fits_type(value, inner[0])
+    if origin in (Union, UnionType):
+        return any(fits_type(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(fits_type(one, inner[1]) for one in value.values())
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(fits_type(one, inner[0]) for one in value)
+    if kind in (int, float):
+        return isinstance(value, (int,) if kind is int else (int, float)) and not isinstance(value, bool)
+    return value is None if kind in (None, NoneType) else isinstance(value, kind)

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from lucidflux_data.errors import FolderBusy, Interrupted
+from lucidflux_data.errors import FolderBusy, InputError, Interrupted
 from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, retry_call
 from lucidflux_data.storage.formats import canonical_json, parse_json
@@ -33,6 +34,7 @@ from lucidflux_data.storage.refusals import store_of
 NAME = ".lease"
 BEAT_S = 10.0
 STALE_S = 60.0
+LARGEST = 1 << 16  # bytes of a lease; what is larger is none of ours
 POLL_S = 0.5
 SETTLE_S = 0.2  # before a lease that was taken over is looked at again: two may have seen the same holder gone
 
@@ -139,12 +141,14 @@ def hold(folder: Folder, wait_s: float | None = None, new: bool = False) -> Iter
     try:
         _take(lease, made)
     except BaseException:
-        _unmake(made)
+        _unmake([*made, folder.path(TEMPORARY)] if folder.is_local else made)
         raise
     _held[key], GUARDS[folder.url] = lease, lease.check
     threading.Thread(target=lease.beat, name="lease", daemon=True).start()
     try:
         settle(folder)
+        if folder.is_local:
+            folder.sweep()  # what a killed command left may show what was taken out since
         yield
     finally:
         lease.ended.set()
@@ -197,16 +201,19 @@ def _take(lease: Lease, made: list[str]) -> None:
 
 
 def _read(folder: Folder) -> Seen | None:
-    """The lease that is there, None where there is none."""
+    """The lease that is there, None where there is none. InputError for what is no file: a link is not followed."""
     try:
         if folder.is_local:
-            age, version = _now(folder) - os.stat(folder.path(NAME)).st_mtime, None
+            about, version = os.lstat(folder.path(NAME)), None
+            if not stat.S_ISREG(about.st_mode):
+                raise InputError(f"{folder.path(NAME)} is a link, a folder or a pipe, and none of ours: remove it")
+            age, size = _now(folder) - about.st_mtime, about.st_size
             age = -age if age < -STALE_S else age  # a time to come is that of a copy, and no heartbeat
-            data = folder.read(NAME)
         else:
-            about = retry_call(lambda: folder.fs.info(folder.path(NAME)), folder.url)
-            data, version = folder.read(NAME), about.get("ETag")
+            found = retry_call(lambda: folder.fs.info(folder.path(NAME)), folder.url)
+            version, size = found.get("ETag"), int(found.get("size") or 0)
             age = time.time() - folder.fs.modified(folder.path(NAME)).timestamp()
+        data = folder.read(NAME) if size <= LARGEST else b""
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
@@ -349,7 +356,7 @@ def _is_still_ours(lease: Lease) -> bool:
 def _is_ours(lease: Lease) -> bool:
     try:
         return lease.token.encode() in lease.folder.read(NAME)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, InputError):  # the last: something else stands in its place
         return False
 
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NotRequired, TypedDict, cast
 
 import pyarrow as pa
+from pydantic import BaseModel, ValidationError
 
 from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, checked_bytes, parse_json
+from lucidflux_data.storage.formats import canonical_json, checked_bytes, fits_type, parse_json
 
 IMAGE_NAME = re.compile(r"[0-9a-f]{20}|[0-9a-f]{64}")  # key, sha256
 
@@ -54,6 +55,21 @@ def unit_name(number: int) -> str:
 def read_about(folder: Folder) -> RunFile:
     """run.json, of whatever job. InputError as `read_claim`."""
     return cast(RunFile, read_claim(folder, RUN_FILE))
+
+
+def check_about(folder: Folder, about: RunFile, kind: type, config: type[BaseModel]) -> None:
+    """InputError where run.json has not the form of `kind`, or its settings not that of `config`: somebody else, or a
+    newer version, wrote it."""
+    try:
+        config.model_validate(about.get("config"))
+        fits = fits_type(about, kind)
+    except ValidationError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{folder}/{RUN_FILE} has values that this version does not write: put it back from a copy, or go on with "
+            "the version that made it"
+        )
 
 
 def seal(about: Mapping[str, Any]) -> bytes:

@@ -42,7 +42,7 @@ from lucidflux_model.weights.published import (
     split_prefix,
     strip_wrappers,
 )
-from lucidflux_model.weights.writing import share, write_tensors
+from lucidflux_model.weights.writing import aside, share, write_tensors
 
 SHARD_BYTES = 5e9
 STEM = "diffusion_pytorch_model"  # diffusers' file name
@@ -75,16 +75,19 @@ class Verified(TypedDict):
     verified: bool
 
 
-def convert(files: Path, out: Path, model: str = "flux-dev", say: Callable[[str], None] = print) -> dict[str, str]:
-    """Gives file -> sha256 of the new folder. Raises InputError naming what is missing or wrong, before writing."""
+def convert(
+    files: Path, out: Path, model: str = "flux-dev", say: Callable[[str], None] = print, wait_s: float = 0.0
+) -> dict[str, str]:
+    """Gives file -> sha256 of the new folder. Raises InputError naming what is missing or wrong, before writing, and
+    FolderBusy where another conversion into `out` is at work for longer than `wait_s` seconds."""
     sizes = sizes_of(model)
     _check_new(out)
-    sources = find_sources(files)
     part = out.with_name(f"{out.name}.part")
-    with hold(Folder(part), 0.0, new=True):  # another conversion into OUT would take away what this one wrote
+    with hold(Folder(part), wait_s, new=True):  # another conversion into OUT would take away what this one wrote
         _check_new(out)
         try:
             _empty(part)
+            sources = find_sources(files)
             hashes = _write_parts(part, sources, sizes, model, say)
             part.rename(out)
             (out / LEASE).unlink()
@@ -288,5 +291,6 @@ def compute_prompt(encoders: Path, out: Path, prompt: str = PROMPT) -> dict[str,
     with torch.no_grad():
         text, pooled, _ = pipeline.encode_prompt(prompt, None, max_sequence_length=512)
     tensors = {"txt": text.to(torch.bfloat16), "vec": pooled.to(torch.bfloat16)}
-    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, out, {"prompt": prompt})
+    with aside(out) as part:
+        write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"prompt": prompt})
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -17,6 +17,7 @@ import yaml
 from lucidflux_data.errors import Interrupted
 from lucidflux_data.escapes import for_markdown
 from lucidflux_data.selection.records import VERSION
+from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.training.checkpoints import PLACE, PROGRESS, latest
@@ -45,9 +46,10 @@ def write_model_card(folder: Path, out: Path) -> Path | None:
     try:
         if path.exists() and not is_untouched(path.read_bytes()):
             return None
-        path.write_bytes(make_model_card(folder, out))
+        card = make_model_card(folder, out)
     except OSError as error:
         raise Interrupted(f"{path} could not be written ({error.strerror}): repeat the command") from None
+    Folder(path.parent).publish(CARD, card)
     return path
 
 

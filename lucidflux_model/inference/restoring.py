@@ -14,6 +14,7 @@ from PIL import Image
 from lucidflux_data.errors import ImageError, InputError, WrongCall, suggest
 from lucidflux_data.in_memory import each_picture
 from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.sources.reading import read_file
 from lucidflux_model.inference.config import SEED, TINY, ModelConfig, Offload, Quantize
 from lucidflux_model.inference.loading import load_pipeline, quiet_libraries
 from lucidflux_model.inference.pipeline import LucidFluxPipeline
@@ -107,10 +108,10 @@ def restore(
 
 def _decoded(path: Path) -> np.ndarray:
     try:
-        return pixels_apart(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        return pixels_apart(read_file(path))
     except ImageError as error:
+        if error.reason == "missing":
+            raise InputError(f"{path} is not there") from None
         raise InputError(f"{path} cannot be used: {error.detail}") from None
 
 

@@ -380,6 +380,4 @@ def export(run: Path, out: Path, averaged: bool = True, say: Callable[[str], Non
         say(f"warning: {checkpoint.name} {NOT_CHECKED}")
     model = parse_json((run / RUN_FILE).read_text())["config"]["model"]["name"]
     parts = read_trained(checkpoint, model, averaged)
-    part = out.with_name(f".{out.name}.part{out.suffix}")
-    weights.save_lucidflux(parts["conditioner"], parts["connector"], part, mark_of_run(run))
-    os.replace(part, out)
+    weights.save_lucidflux(parts["conditioner"], parts["connector"], out, mark_of_run(run))

@@ -20,7 +20,7 @@ from lucidflux_data.errors import InputError, Interrupted
 from lucidflux_data.messages import UnpackError
 from lucidflux_model.weights import layouts
 from lucidflux_model.weights.layouts import Entry
-from lucidflux_model.weights.writing import write_tensors
+from lucidflux_model.weights.writing import aside, write_tensors
 
 MARK = "contaminated"  # suites that weights were validated on: lucidflux_model/contamination.py
 # Names of the five parts of lucidflux.pth ("ldr" is its word for the proxy).
@@ -223,10 +223,11 @@ def save_lucidflux(conditioner: Any, connector: Any, path: Path, contaminated: S
     flat = {f"{part}.{key}": tensor.contiguous() for part, tensors in state.items() for key, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".pth":
-            torch.save(state | mark, path)
-        else:
-            write_tensors(flat, path, mark or None)
+        with aside(path) as part:
+            if path.suffix.lower() == ".pth":
+                torch.save(state | mark, part)
+            else:
+                write_tensors(flat, part, mark or None)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Interrupted(f"{path} could not be written ({reason}): repeat the command") from None

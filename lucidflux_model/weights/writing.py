@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -15,6 +16,19 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     """`tensors` are contiguous. Raises what the disk and the library raise (OSError, SafetensorError)."""
     save_file(dict(tensors), path, metadata=metadata)
     share(path)
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Where to write what then takes its place at `path`, by one rename; an error leaves what was there."""
+    part = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def share(*paths: Path) -> None:

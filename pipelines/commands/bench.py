@@ -315,6 +315,7 @@ def prepare_command(
     from_: Annotated[Path | None, typer.Option("--from", metavar="ARCHIVE", help="Folder, zip or tar.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A folder of ID.txt and prompts.toml.")] = None,
     suites_dir: SuitesDir = None,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Check a suite's images, lay them out and fingerprint them."""
@@ -322,7 +323,7 @@ def prepare_command(
     from benchmarks.suites import suite as suites
 
     folder = suites.suites_folder(suites_dir)
-    made = prepare.prepare(suites.load_suite(name, None), from_, folder / name, prompts)
+    made = prepare.prepare(suites.load_suite(name, None), from_, folder / name, prompts, wait)
     where = f" --suites-dir {quote(str(suites_dir))}" if suites_dir else ""
     tell(made, json_, [str(folder / name)], [
         (f"lucidflux bench infer bicubic --suite {name}{where}", "a first method"),

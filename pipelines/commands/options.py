@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,6 +124,26 @@ def writing(folder: str, wait: float, new: bool = False, dry_run: bool = False) 
 
     with contextlib.nullcontext() if dry_run else hold(Folder(folder), wait, new):
         yield
+
+
+@contextlib.contextmanager
+def writing_file(out: str | Path, wait: float) -> Iterator[Callable[[bytes], str]]:
+    """Around a command that writes the one file `out`, whose folder it holds and may make; gives what publishes it, and
+    then says where it is. ConfigError for a folder."""
+    from lucidflux_data.errors import ConfigError
+    from lucidflux_data.storage.folder import Folder
+
+    place, name = os.path.split(os.fspath(out))
+    folder = Folder(place or ".")
+    if name in ("", ".", "..") or (folder.is_local and os.path.isdir(out)):
+        raise ConfigError(f"{out} is a folder: give --out the name of a file")
+
+    def publish(data: bytes) -> str:
+        folder.publish(name, data)
+        return folder.path(name)
+
+    with writing(folder.url, wait, new=True):
+        yield publish
 
 
 def settle(*folders: str) -> None:

@@ -26,6 +26,7 @@ from pipelines.commands.options import (
     allow_setting,
     settle,
     writing,
+    writing_file,
 )
 from pipelines.commands.telling import TRAINS, again, guide, tell, tell_json
 from pipelines.execution.failures import check_failed
@@ -129,6 +130,7 @@ def replay_command(
     pairs: Pairs,
     key: Annotated[str, typer.Argument(metavar="KEY", help="A pair, like 0123456789abcdef0123_00.")],
     out: Annotated[str, typer.Option(*OUT, metavar="DIR", help="Where KEY.lq.png is written.")],
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Make the LQ of one pair again; exit 6 where its bytes are not the stored ones."""
@@ -138,9 +140,10 @@ def replay_command(
     from lucidflux_data.storage.names import safe_file
 
     settle(pairs)
-    result, data = replay_pair(Folder(pairs), key)
     name = f"{safe_file(key)}.lq.png"
-    Folder(out).publish(name, data)
+    with writing(out, wait, new=True):
+        result, data = replay_pair(Folder(pairs), key)
+        Folder(out).publish(name, data)
     written = {"written": Folder(out).path(name)}
     if not result["equal"]:
         tell(result | written, json_) if json_ else None
@@ -178,16 +181,13 @@ def view_command(
     json_: Json = False,
 ) -> None:
     """One HTML file of pairs under a before/after slider, with the plan of each."""
-    import os
-
     from lucidflux_data.pairs.view import make_view
     from lucidflux_data.storage.folder import Folder
 
-    folder, name = (Folder(os.path.dirname(out) or "."), os.path.basename(out)) if out else (Folder(pairs), "view.html")
     settle(pairs)
-    with writing(pairs, wait, dry_run=out is not None):
+    with writing_file(out or f"{Folder(pairs)}/view.html", wait) as publish:
         page = make_view(Folder(pairs), limit)
-        folder.publish(name, page)
+        place = publish(page)
     then = [(f"lucidflux-data info {quote(pairs)}", "counts, licences, what was drawn"),
             (f"lucidflux train --data {quote(pairs)} --out RUN --weights WEIGHTS", TRAINS)]  # fmt: skip
-    tell({"view": folder.path(name), "bytes": len(page)}, json_, [folder.path(name)], then)
+    tell({"view": place, "bytes": len(page)}, json_, [place], then)

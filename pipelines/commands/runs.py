@@ -45,6 +45,7 @@ from pipelines.commands.options import (
     check_finite,
     settle,
     writing,
+    writing_file,
 )
 from pipelines.commands.telling import TRAINS, again, guide, say_table, tell, tell_json
 
@@ -262,6 +263,7 @@ def fingerprint_command(
     name: Annotated[str, typer.Option(help="Of the suite.")],
     out: Annotated[Path, typer.Option(*OUT, help="The .parquet file.")],
     allow_uris: AllowUris = None,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Make the small file that --forbid needs of a benchmark: hashes and positions, no pixels."""
@@ -273,14 +275,14 @@ def fingerprint_command(
     from pipelines.filter.forbidden import make_fingerprints
 
     storage.allow_uris(allow_uris or ())
-    data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
-    images, of = count_images(data)
-    if images == 0:
-        raise InputError(f"{source} has no image that can be read ({of} listed): there is nothing to compare with")
-    if images != of:
-        warn(f"{source} has {of} images, {images} of them can be read: no whole suite")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data)
+    with writing_file(out, wait) as publish:
+        data = make_fingerprints(source, name, DEFAULT_MAX_PIXELS)
+        images, of = count_images(data)
+        if images == 0:
+            raise InputError(f"{source} has no image that can be read ({of} listed): there is nothing to compare with")
+        if images != of:
+            warn(f"{source} has {of} images, {images} of them can be read: no whole suite")
+        publish(data)
     outcome = {"suite": name, "file": str(out), "bytes": len(data), "images": images, "of": of}
     tell(
         outcome,

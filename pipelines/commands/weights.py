@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import OUT, Json
+from pipelines.commands.options import OUT, Json, Wait, writing
 from pipelines.commands.telling import tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Weight files: convert, verify, compare.")
@@ -28,6 +28,7 @@ def download_command(
         Path | None, typer.Option(*OUT, metavar="FILES", help="Folder for the published files of LucidFlux.")
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Just this file; may be repeated.")] = None,
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Fetch weights: of metrics, and with --out those of LucidFlux; resumes, and compares every sha256."""
@@ -44,12 +45,13 @@ def download_command(
             raise ConfigError(f"there are no weights of {name!r} to fetch: {suggest(name, WEIGHTS)}")
     found: dict[str, str] = {}
     for name in metric or ():
-        found |= fetch_metric(name, _say)
+        found |= fetch_metric(name, _say, wait)
     if out is not None:
         with needs_extra("model"):
             from lucidflux_model.conversion.download import download
 
-        found |= download(out, only or (), _say)
+        with writing(str(out), wait, new=True):
+            found |= download(out, only or (), _say)
     then = [(f"lucidflux doctor {name}", "tests the metric on photos") for name in metric or ()]
     if "clipiqa" in (metric or ()):
         then.append(("lucidflux-data filter PHOTOS --out RUN", "whose cut is by CLIP-IQA"))
@@ -68,6 +70,7 @@ def convert_command(
         typer.Option(*OUT, metavar="DIR", help="New folder, for `restore --weights` and from_pretrained."),
     ],
     model: Annotated[str, typer.Option(help="flux-dev or tiny.")] = "flux-dev",
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Turn the published files into safetensors that diffusers reads; nothing missing, nothing skipped."""
@@ -78,7 +81,7 @@ def convert_command(
         from lucidflux_model.inference.loading import quiet_libraries
 
     quiet_libraries()
-    hashes = convert(files, out, model, _say)
+    hashes = convert(files, out, model, _say, wait)
     _tell_converted({"weights": str(out), "files": len(hashes)}, out, model, json_)
 
 
@@ -94,6 +97,7 @@ def _tell_converted(outcome: Mapping[str, object], folder: Path, model: str, jso
 def export_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(*OUT, metavar="FILE", help="lucidflux.pth or lucidflux.safetensors.")],
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Write the trained parts in the published layout, and their card: of converted weights, or of a training run."""
@@ -105,11 +109,12 @@ def export_command(
         from lucidflux_model.training.setup import export as export_run
     from pipelines.execution.progress import warn
 
-    if (folder / "checkpoints").is_dir():
-        export_run(folder, out, say=_say)
-    else:
-        export(folder, out)
-    card = write_model_card(folder, out)
+    with writing(str(out.parent), wait, new=True):
+        if (folder / "checkpoints").is_dir():
+            export_run(folder, out, say=_say)
+        else:
+            export(folder, out)
+        card = write_model_card(folder, out)
     if card is None:
         warn(f"{out.with_name('README.md')} is not of `weights export`: it stays, and the weights have no card")
     outcome = {"trained": str(out), **({"card": str(card)} if card else {})}
@@ -141,6 +146,7 @@ def prompt_command(
         Path,
         typer.Option(*OUT, metavar="FILE", help="prompt_embeddings.safetensors among the published files."),
     ],
+    wait: Wait = 0,
     json_: Json = False,
 ) -> None:
     """Embed the constant prompt with T5 and CLIP: once, where prompt_embeddings.pt is not at hand."""
@@ -149,7 +155,8 @@ def prompt_command(
     with needs_extra("model"):
         from lucidflux_model.conversion.convert import compute_prompt
 
-    outcome = {"prompt": str(out), **compute_prompt(encoders, out)}
+    with writing(str(out.parent), wait, new=True):
+        outcome = {"prompt": str(out), **compute_prompt(encoders, out)}
     convert = f"lucidflux weights convert {quote(str(out.parent))} --out DIR"
     tell(outcome, json_, [str(out)], [(convert, "with the other published files beside it")])
 

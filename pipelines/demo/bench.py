@@ -15,6 +15,7 @@ from benchmarks.report.results import Options
 from benchmarks.suites import prepare
 from benchmarks.suites import suite as suites
 from benchmarks.suites.suite import Suite
+from lucidflux_data.codecs.encoding import encode
 from lucidflux_data.images import decode
 from lucidflux_data.storage.folder import Folder
 from pipelines.bench import evaluate, infer
@@ -48,12 +49,12 @@ def run_bench_demo(out: Path, executor: Executor, progress: Progress, more: tupl
 
 def make_denoised(suite: Suite, outputs: Path) -> None:
     """`nlmeans`: non-local means on the input, then Lanczos. `nlmeans-sharp`: that with unsharp masking."""
-    for name in ("nlmeans", "nlmeans-sharp"):
-        (outputs / name).mkdir(parents=True)
     for id_, path in suite.lq.items():
         clean = cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(decode(path.read_bytes())[..., ::-1]), None, 7, 7)
         size = (clean.shape[1] * (suite.scale or 4), clean.shape[0] * (suite.scale or 4))
         large = cv2.resize(clean, size, interpolation=cv2.INTER_LANCZOS4)
         sharp = cv2.addWeighted(large, 1.8, cv2.GaussianBlur(large, (0, 0), 2), -0.8, 0)
-        cv2.imwrite(str(outputs / "nlmeans" / f"{id_}.png"), large)
-        cv2.imwrite(str(outputs / "nlmeans-sharp" / f"{id_}.png"), sharp)
+        for name, pixels in (("nlmeans", large), ("nlmeans-sharp", sharp)):
+            Folder(outputs / name).publish(f"{id_}.png", encode(np.ascontiguousarray(pixels[..., ::-1])))
+    for name in ("nlmeans", "nlmeans-sharp"):
+        Folder(outputs / name).sweep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from lucidflux_data.codecs.encoding import encode
+from lucidflux_data.images import decode
 from lucidflux_data.sources.bundled import bundled_photos
 from pipelines.filter import repair
 
@@ -23,39 +26,45 @@ PAIR_SIZE = 256  # most of the photos are 512 pixels wide
 
 def make_candidates(folder: Path) -> Path:
     """Copies the photos into `folder` and plants one image for each reason that the installed rules can give."""
+    from lucidflux_data.storage.folder import Folder
+
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    photos = bundled_photos()
-    for photo in photos:
-        shutil.copyfile(photo, folder / photo.name)
-    by_name = {photo.stem: photo for photo in photos}
-    astronaut = cv2.imread(str(by_name["astronaut"]))
-    assert astronaut is not None, "the package holds this photo"
-    encoded = cv2.imencode(".jpg", astronaut)[1].tobytes()
-    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    flat = np.full((720, 720, 3), 128, np.uint8)
-    flat[:, :240] = noise[:1, :1] // 4 + np.resize(noise, (720, 240, 3)) // 4  # three patches of nine have detail
-    _write(folder / "planted-too_blurry.png", cv2.GaussianBlur(astronaut, (0, 0), 6))
-    _write(folder / "planted-too_sharp.png", noise)
-    _write(folder / "planted-too_flat.png", flat)
-    _write(folder / "planted-too_small.png", cv2.resize(astronaut, (60, 60), interpolation=cv2.INTER_AREA))
-    _write(folder / "planted-iqa_not_finite.png", cv2.resize(astronaut, (80, 80), interpolation=cv2.INTER_AREA))
-    shutil.copyfile(by_name["astronaut"], folder / "planted-duplicate.png")
-    damaged = bytearray(by_name["coffee"].read_bytes())
-    damaged[len(damaged) // 2] ^= 0xFF
-    (folder / "planted-unreadable.png").write_bytes(damaged)
-    (folder / "planted-truncated.jpg").write_bytes(encoded[: len(encoded) // 2])
-    (folder / "planted-not_an_image.jpg").write_text("A text file that calls itself a photo.\n")
-    Image.fromarray(astronaut[..., 0].astype(np.float32)).save(folder / "planted-unsupported_mode.tif")
-    (folder / "planted-too_many_pixels.png").write_bytes(png_of_zeros(60000, 60000))
+    place, by_name = Folder(folder), {photo.stem: photo for photo in bundled_photos()}
+    for photo in by_name.values():
+        place.publish(photo.name, photo.read_bytes())
+    for name, data in _plant(by_name).items():
+        place.publish(name, data)
     (folder / "planted-missing.jpg").symlink_to(folder / "is-not-there.jpg")
-    (folder / "notes.txt").write_text("Counted as ignored.\n")
+    place.sweep()
     return folder
 
 
-def _write(path: Path, pixels: np.ndarray) -> None:
-    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+def _plant(by_name: dict[str, Path]) -> dict[str, bytes]:
+    """Name -> content. `by_name`: scikit-image's photos."""
+    astronaut = decode(by_name["astronaut"].read_bytes())
+    encoded = encode(astronaut, "jpeg")
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    flat = np.full((720, 720, 3), 128, np.uint8)
+    flat[:, :240] = noise[:1, :1] // 4 + np.resize(noise, (720, 240, 3)) // 4  # three patches of nine have detail
+    damaged = bytearray(by_name["coffee"].read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    floats = io.BytesIO()
+    Image.fromarray(astronaut[..., 2].astype(np.float32)).save(floats, "TIFF")
+    return {
+        "planted-too_blurry.png": encode(cv2.GaussianBlur(astronaut, (0, 0), 6)),
+        "planted-too_sharp.png": encode(noise[..., ::-1]),
+        "planted-too_flat.png": encode(flat[..., ::-1]),
+        "planted-too_small.png": encode(cv2.resize(astronaut, (60, 60), interpolation=cv2.INTER_AREA)),
+        "planted-iqa_not_finite.png": encode(cv2.resize(astronaut, (80, 80), interpolation=cv2.INTER_AREA)),
+        "planted-duplicate.png": by_name["astronaut"].read_bytes(),
+        "planted-unreadable.png": bytes(damaged),
+        "planted-truncated.jpg": encoded[: len(encoded) // 2],
+        "planted-not_an_image.jpg": b"A text file that calls itself a photo.\n",
+        "planted-unsupported_mode.tif": floats.getvalue(),
+        "planted-too_many_pixels.png": png_of_zeros(60000, 60000),
+        "notes.txt": b"Counted as ignored.\n",
+    }
 
 
 def png_of_zeros(width: int, height: int) -> bytes:

@@ -51,8 +51,7 @@ def run_train_demo(pairs: Folder, out: Path, progress: Progress) -> dict[str, An
         summary = train(config, [pairs.url], run, alone, resume=True, say=progress.say, on_step=show)
     losses = [line["loss"] for line in read_metrics(run) if line["loss"] is not None]
     first, last = (sum(part) / AVERAGED for part in (losses[:AVERAGED], losses[-AVERAGED:]))
-    (out / "lq").mkdir(exist_ok=True)
-    (out / "lq" / "first.png").write_bytes(first_lq(pairs))
+    Folder(out).publish("lq/first.png", first_lq(pairs))
     restored = restore_one(out / "lq" / "first.png", Path(summary["trained"]), out / "restored")
     return {
         "trained": f"{STEPS} steps of tiny, loss {first:.2f} -> {last:.2f} (plumbing check: it restores nothing)",

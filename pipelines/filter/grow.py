@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from lucidflux_data.audit.forget import samples_left
 from lucidflux_data.errors import ConfigError, InputError, LucidFluxError, VerificationError
 from lucidflux_data.growth.part import PUBLISHED, OldShard, part_of, read_entries, read_old_shards, take_base
 from lucidflux_data.growth.shards import is_taken
+from lucidflux_data.process import part_name
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.pool import ORIGINALS
@@ -104,10 +104,8 @@ def _differs(base: Folder, name: str) -> VerificationError:
 def _link(source: str, folder: Folder, name: str) -> bool:
     """A second name for a file: shards are replaced by a rename, never written into, so both stay what they are. False
     where the disks, or the file system, do not allow it."""
-    part = folder.path(f"{TEMPORARY}/{os.path.basename(name)}.{os.getpid()}.link")
+    part = folder.path(f"{TEMPORARY}/{part_name()}")
     os.makedirs(os.path.dirname(part), exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(part)
     try:
         os.link(os.path.realpath(source), part)
     except OSError:

@@ -218,7 +218,14 @@ def _include_named(folder: Folder, place: str, config: FilterConfig, executor: E
     return below
 
 
-def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> shards.Manifest:
+def pack(
+    folder: Folder,
+    config: FilterConfig,
+    executor: Executor,
+    progress: Progress,
+    before: shards.Manifest | None = None,
+) -> shards.Manifest:
+    """`before`: as of pack.pack."""
     packing.check_strip(folder, config.shards)
     config = runs.with_forgotten_of_ledger(runs.read_run(folder), config)
     run = decision.update_run(folder, runs.read_run(folder), config)
@@ -226,7 +233,7 @@ def pack(folder: Folder, config: FilterConfig, executor: Executor, progress: Pro
     card = describe_lineage(run)
     if forbidden:
         card[firewall.FIELD] = firewall.make_card(forbidden, run.get(firewall.FIELD, {}))
-    manifest = packing.pack(folder, config, run["digests"], executor, progress, card)
+    manifest = packing.pack(folder, config, run["digests"], executor, progress, card, before)
     folder.publish("report.html", report.make_report(folder))
     folder.sweep()
     return manifest

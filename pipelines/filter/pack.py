@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NotRequired, TypedDict, cast
 
 import pyarrow as pa
@@ -194,24 +195,29 @@ def pack(
     executor: Executor,
     progress: Progress,
     card: Mapping[str, object],
+    before: Manifest | None = None,
 ) -> Manifest:
     """Writes the shards of the ledger that are not there yet aside; then they, the manifest with `card` in it and the
-    file of what was stripped take their places together (storage/journal.py). Returns the manifest."""
+    file of what was stripped take their places together (storage/journal.py). Returns the manifest. `before`: of this
+    very ledger, whose division into shards stays as it is, also where a `forget` made it uneven."""
     settle(folder)
-    ledger_sha256, plan_digest = runs.ledger_sha256(folder), digest_assignment(folder, config)
+    plan_digest = before["digests"]["plan"] if before else digest_assignment(folder, config)
+    ledger_sha256 = runs.ledger_sha256(folder)
     kept = kept_rows(folder) if config.shards.strip else []
     looked_into = [row for row in kept if row["format"] in FORMATS]
     stripped_file = find_stripped(folder, looked_into, config.shards.strip, plan_digest, executor, progress)
     stage = f"{STAGE}/{plan_digest[:16]}"
     old, taken = grow.take_shards(folder, stage, executor, progress)
     planned = assign_shards(folder, config.shards, stripped_file)
+    if before is not None:
+        planned = _divide_as(planned, before)
     lacking = _incomplete(folder, "shards", planned, plan_digest)
     todo = _incomplete(folder, stage, lacking, plan_digest)
     units = [Unit(shard.name, len(shard.rows), shard.rows) for shard in todo]
     with progress.phase("pack", sum(unit.size for unit in units), 0) as advance:
         for unit in run(executor, "pack", units, PackShard(config.shards, config.decode, stage, plan_digest), folder):
             advance(unit.size)
-    made_of = {**digests, "plan": plan_digest, "ledger": ledger_sha256}
+    made_of = before["digests"] if before else {**digests, "plan": plan_digest, "ledger": ledger_sha256}
     names = [*old, *(shard.name for shard in planned)]
     staged = dict.fromkeys([*taken, *(shard.name for shard in lacking)], stage)
     manifest = shards.make_manifest(folder, "shards", names, made_of, staged)
@@ -223,6 +229,12 @@ def pack(
     )
     del content[run_folder.SEAL]
     return cast(Manifest, content)
+
+
+def _divide_as(planned: list[Shard[KeptRow]], before: Manifest) -> list[Shard[KeptRow]]:
+    rows = [row for shard in planned for row in shard.rows]
+    ends = list(accumulate(entry["samples"] for entry in before["shards"]))
+    return [Shard(PREFIX, n, rows[start:end]) for n, (start, end) in enumerate(pairwise([0, *ends]))]
 
 
 def _put_in_place(

@@ -251,12 +251,25 @@ def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: 
     """Damaged units of scores are measured again, and what belongs to nothing moves to stray/. What is whole stays;
     what lacks is written again."""
     grow.renew_part(folder)
-    for name in strays.find_damaged_units(folder):
-        folder.remove(name)
     strays.move_aside(folder, strays.find_stray_units(folder))
     with contextlib.suppress(VerificationError):  # without a manifest, `pack` knows which shards are planned
         listed = [entry["name"] for entry in shards.read_manifest(folder, halfway=True)["shards"]]
         strays.move_aside(folder, strays.find_stray_shards(folder, listed))
+    before = _read_whole_division(folder)
+    if before is not None:  # only shards are broken: what was decided stays, and how it was divided
+        pack(folder, config, executor, progress, before)
+        return
+    for name in strays.find_damaged_units(folder):
+        folder.remove(name)
     score(folder, config, executor, progress)
     select(folder, config, executor, progress)
     pack(folder, config, executor, progress)
+
+
+def _read_whole_division(folder: Folder) -> shards.Manifest | None:
+    """The manifest where it, the ledger and the tables agree, so that it says what shards are to hold; else None."""
+    if "base" in runs.read_run(folder) or audit_verify.check_set(folder):  # shards of a base are taken over anew
+        return None
+    manifest = shards.read_manifest(folder)
+    divided = sum(entry["samples"] for entry in manifest["shards"])
+    return manifest if divided == manifest["samples"] and "plan" in manifest["digests"] else None

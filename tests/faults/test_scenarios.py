@@ -29,9 +29,11 @@ from lucidflux_data.errors import Interrupted, LucidFluxError, StorageError
 from lucidflux_data.growth.part import take_base
 from lucidflux_data.pairs.job import is_pairs
 from lucidflux_data.pairs.replay import replay_pair
+from lucidflux_data.publish.card import write_card
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.lease import hold
 from pipelines.filter import job
 from pipelines.filter.repair import retry, verify_run
 from pipelines.synthesis.verify import verify_pairs
@@ -63,6 +65,20 @@ def forget_first(place: Path, _: Path) -> None:
     """The image whose key is the first of the shards."""
     forget_one = forget_pairs if is_pairs(Folder(place)) else forget
     forget_one(Folder(place), [(place / "gone.txt").read_text()])
+
+
+def include(place: Path, photos: Path) -> None:
+    """The same photos as a source of its own beside the rules."""
+    folder = Folder(place)
+    config = FilterConfig.model_validate(runs.read_run(folder)["config"])
+    job.include(folder, [str(photos)], config, Here(), QUIET)
+    job.select(folder, config, Here(), QUIET)
+    job.pack(folder, config, Here(), QUIET)
+
+
+def card(place: Path, _: Path) -> None:
+    with hold(Folder(place), 0.0):
+        write_card(Folder(place), "name", None, None, False, "main")
 
 
 def repair(place: Path, _: Path) -> None:
@@ -99,6 +115,8 @@ COMMANDS = {
     "forget in pairs": Command("pairs", forget_first),
     "repair a run": Command("damaged run", repair),
     "repair pairs": Command("damaged pairs", repair),
+    "include a source": Command("run", include),
+    "card": Command("run", card),
     "retry": Command("run", lambda place, photos: retry(Folder(place), ["not_an_image"], Here(), QUIET)),
 }
 STRIKES = {"killed": 10, "disk full": 5, "store does not answer": 4}  # points of the work at which each strikes

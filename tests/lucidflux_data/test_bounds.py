@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -32,6 +33,8 @@ from lucidflux_data.sources.reading import read_bytes, read_file
 from lucidflux_data.storage.folder import Folder
 from tests.support.bombs import many_pages, many_scans
 from tests.support.odd_sources import jpeg, tar_bytes, write
+from tests.support.paths import ROOT
+from tests.test_safe_code import SOURCES, name_of
 
 SIDE = 1200  # pixels of the pictures whose memory is measured
 KINDS = {"jpeg": "JPEG", "progressive": "JPEG", "png": "PNG", "alpha": "PNG", "palette": "GIF", "webp": "WEBP"}
@@ -214,3 +217,37 @@ def test_an_interrupt_is_left_to_the_parent() -> None:
     decode_apart(jpeg(1))
     child = next(each._child for each in isolation._own[1].values() if each._child is not None)
     assert os.getpgid(child.pid) == child.pid
+
+
+DECODES_HERE = {
+    "lucidflux_data/images.py": "the decoder, which a child runs",
+    "lucidflux_data/isolation.py": "what the child runs",
+    "lucidflux_data/codecs/opening.py": "part of the decoder",
+    "lucidflux_data/measures/artifacts.py": "the header of a JPEG that was decoded",
+    "lucidflux_data/measures/blur_and_flat.py": "in a worker of the filter, which is a child with a time limit",
+    "lucidflux_data/shards/strip_jpeg.py": "the header, of bytes that were decoded",
+    "lucidflux_data/shards/strip_png.py": "the header, of bytes that were decoded",
+    "lucidflux_data/shards/strip_webp.py": "the header, of bytes that were decoded",
+    "lucidflux_data/in_memory.py": "what the caller holds in memory",
+    "lucidflux_data/pairs/pair.py": "what was encoded just now",
+    "lucidflux_data/degradation/opencv.py": "what was encoded just now",
+    "lucidflux_data/iqa/checks.py": "what was encoded just now",
+    "lucidflux_model/samples/cached.py": "what `cache` encoded",
+    "lucidflux_model/training/progress/report.py": "strips that the training wrote",
+    "pipelines/filter/score.py": "bytes that were decoded and are the same",
+    "pipelines/filter/rows.py": "bytes that were decoded and are the same",
+    "pipelines/filter/pack.py": "bytes that were decoded and are the same",
+    "pipelines/demo/data.py": "the photos of the package",
+    "pipelines/demo/bench.py": "images that were made here",
+}
+DECODERS = {"decode", "probe", "imread", "imdecode", "imdecodemulti", "Image.open", "cv2.imread", "cv2.imdecode"}
+
+
+def test_pictures_are_decoded_by_a_child_but_where_it_is_said() -> None:
+    """With its limits of time and memory: in every job, `bench` and `restore` among them."""
+    found = set()
+    for path in SOURCES:
+        calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        if any(name_of(node.func) in DECODERS for node in calls):
+            found.add(str(path.relative_to(ROOT)))
+    assert {name for name in found if not name.startswith("benchmarks/throughput/")} == DECODES_HERE.keys()

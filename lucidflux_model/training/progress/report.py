@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import cv2
+import numpy as np
 
 from lucidflux_data.codecs.encoding import data_url
+from lucidflux_data.errors import ImageError
 from lucidflux_data.page.charts import Chart, short
 from lucidflux_data.page.render import CHARTS, render_page
+from lucidflux_data.sources.reading import read_file
 from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import Step, read_metrics
@@ -171,7 +174,10 @@ def _last_strips(run: Path) -> tuple[int, dict[str, list[Strip]]]:
 
 
 def _read_strip(path: Path) -> Strip | None:
-    pixels = cv2.imread(str(path))
+    try:
+        pixels = cv2.imdecode(np.frombuffer(read_file(path), np.uint8), cv2.IMREAD_COLOR)
+    except (ImageError, cv2.error):  # the second: of an empty file
+        return None
     if pixels is None:
         return None
     if pixels.shape[1] > STRIP_PX:

@@ -45,6 +45,12 @@ def read(folder: Path, content: dict[str, Any]) -> object:
         {"shards": [ENTRY | {"name": "../hq-000000.tar"}]},
         {"shards": [ENTRY | {"name": "hq-000000.index.parquet"}]},
         {"shards": [CODE]},
+        {"schema_version": [CODE]},
+        {"schema_version": None},
+        {"samples": True},
+        {"digests": {"plan": None}},
+        {"stripped": {"tags": 3, "images": 1, "not_looked_into": {}}},
+        {"forgetting": CODE},
     ],
 )
 def test_what_no_version_writes_is_damage(tmp_path: Path, odd: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage import allowed
 from lucidflux_data.storage.allowed import is_below, is_public
-from lucidflux_data.storage.folder import SETTINGS, configure
+from lucidflux_data.storage.folder import SETTINGS, configure, trust_sources
 from tests.support.here import run_filter
 
 
@@ -32,7 +32,9 @@ def jpeg(seed: int) -> bytes:
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
     before = dict(SETTINGS)
-    configure({"sources": (), "allow_uris": (), "paths_anywhere": False, "attempts": 1, "timeout_s": 5.0})
+    configure(
+        {"sources": (), "own_servers": (), "allow_uris": (), "paths_anywhere": False, "attempts": 1, "timeout_s": 5.0}
+    )
     yield
     SETTINGS.update(before)
     configure({})
@@ -48,7 +50,7 @@ def private() -> Iterator[_Server]:
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            server.asked.append(self.path)
+            self.server.asked.append(self.path)  # type: ignore[attr-defined]
             target = self.path.partition("?to=")[2]
             self.send_response(302 if target else 200)
             if target:
@@ -255,24 +257,74 @@ def test_no_request_of_a_table_reaches_a_private_network(
     assert len(private.asked) == (1 if public else 0)
 
 
+@pytest.fixture
+def inner(private: _Server) -> Iterator[_Server]:
+    """Another server at the port of `private`, by 127.0.0.2."""
+    server = _Server(("127.0.0.2", private.server_port), private.RequestHandlerClass)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
+    """What a name server says from now on."""
+    answers = socket.getaddrinfo
+
+    def resolve(host: str, *more: object, **options: object) -> object:
+        named = host.decode() if isinstance(host, bytes) else host
+        return answers(names.get(named, named), *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_public_server_that_the_user_named_does_not_lead_inside(
-    inside: bool, private: _Server, monkeypatch: pytest.MonkeyPatch
+    inside: bool, private: _Server, inner: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server of one's own network does: its redirects are the user's."""
-    place, port = f"http://127.0.0.1:{private.server_port}", private.server_port
+    """By a redirect. A server of one's own network does: its redirects are the user's."""
+    port = private.server_port
     monkeypatch.setattr(allowed, "is_public", lambda address: not inside and address == "127.0.0.1")
-    (row,) = list_sources([f"{place}/a.jpg"]).table.to_pylist()
+    answer(monkeypatch, {"named.example": "127.0.0.1", "inner.example": "127.0.0.2"})
+    (row,) = list_sources([f"http://named.example:{port}/a.jpg"]).table.to_pylist()
     assert read(row) == jpeg(1)
-    row["uri"] = f"{place}/go.jpg?to=http://127.0.0.1.nip.example:{port}/secret.jpg"
-    answers = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **options: answers("127.0.0.1", *more, **options))
-    if not inside:
-        hops: list[int] = []
-        monkeypatch.setattr(allowed, "is_public", lambda _: not hops and not hops.append(1))
-        configure({"sources": (place,), "timeout_s": 4.0})
+    row["uri"] = f"http://named.example:{port}/go.jpg?to=http://inner.example:{port}/secret.jpg"
     assert (read(row) == jpeg(1)) if inside else refused(row)
-    assert any(path.startswith("/secret") for path in private.asked) is inside
+    assert bool(inner.asked) is inside
+
+
+@pytest.mark.parametrize("named_by", ["the source", "a table"])
+def test_a_name_that_later_leads_inside_is_refused(
+    named_by: str, private: _Server, inner: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of a name server is looked at at every request, also where the user named the server."""
+    place = f"http://named.example:{private.server_port}"
+    monkeypatch.setattr(allowed, "is_public", lambda address: address == "127.0.0.1")
+    answer(monkeypatch, {"named.example": "127.0.0.1"})
+    source = f"{place}/a.jpg"
+    if named_by == "a table":
+        source = str(tmp_path / "t.parquet")
+        pq.write_table(pa.table({"url": [f"{place}/a.jpg"]}), source)
+        configure({"allow_uris": (place,)})
+    (row,) = list_sources([source]).table.to_pylist()
+    assert read(row) == jpeg(1)
+    answer(monkeypatch, {"named.example": "127.0.0.2"})
+    if named_by == "the source":
+        trust_sources([f"{place}/b.jpg"])  # a further one of the server, which is not asked about again
+    configure({"timeout_s": 4.0})  # another client, as a worker has
+    assert refused(row)
+    assert inner.asked == []
+
+
+def test_a_server_with_a_public_address_is_not_the_users_own(private: _Server, monkeypatch) -> None:
+    """One of whose addresses leads inside: a stranger's name may have both."""
+    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    assert allowed.find_own_servers(["http://both.example/a"], []) == set()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both[1:])
+    assert allowed.find_own_servers(["http://inside.example/a", "s3://bucket/a"], []) == {"inside.example:80"}
+    assert allowed.find_own_servers(["http://inside.example/b"], ["http://inside.example/a"]) == set()
 
 
 def test_servers_that_the_user_named_are_spoken_to(tmp_path: Path, private: _Server) -> None:

@@ -110,10 +110,14 @@ def test_a_sweep_takes_what_ended_writers_left_and_nothing_else(tmp_path: Path) 
     for name in (own, gone, reused, foreign, silent, "0123456789abcdef.part"):
         (temporary / name).write_bytes(b"half a file")
     os.utime(temporary / silent, (0, 0))
+    users = ("notes.txt", "upload.part", "download")
+    for name in users:
+        (temporary / name).mkdir() if name == "download" else (temporary / name).write_bytes(b"of somebody else")
+        os.utime(temporary / name, (0, 0))
     (temporary / gone.replace("0123", "4567")).mkdir()  # a folder that was to be replaced
     (temporary / gone.replace("0123", "4567") / "hq-000000.tar").write_bytes(b"old")
     Folder(tmp_path).sweep()
-    assert set(os.listdir(temporary)) == {own, foreign}
+    assert set(os.listdir(temporary)) == {own, foreign, *users}
 
 
 def test_a_store_has_a_folder_whole_at_any_moment_of_its_replacement(store: Any, monkeypatch) -> None:

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lucidflux_data.errors import FolderBusy, Interrupted
+from lucidflux_data.errors import FolderBusy, InputError, Interrupted
 from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage import lease as leases
 from lucidflux_data.storage.folder import Folder
@@ -75,7 +75,7 @@ def test_a_second_writer_is_told_who_writes_and_since_when(place: str) -> None:
 
 
 def test_waiting_ends_with_the_other(place: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with held_elsewhere(place, seconds=1.0), hold(Folder(place), 60.0):
+    with held_elsewhere(place, seconds=3.0), hold(Folder(place), 60.0):
         assert "waiting for" in capfd.readouterr().err
     assert not Folder(place).exists(NAME)
 
@@ -147,6 +147,47 @@ def test_a_lease_of_odd_values_and_of_a_time_to_come_is_told_by_its_silence(
     with hold(Folder(str(tmp_path)), 0.0):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_file_in_the_place_of_a_lease_is_a_sentence(tmp_path: Path) -> None:
+    """Nothing waits, no link is followed, what is not ours stays, and nothing of ours is left."""
+    users = tmp_path / "users.txt"
+    users.write_text("precious")
+    laid: dict[str, Callable[[Path], object]] = {
+        "a folder": Path.mkdir,
+        "a pipe": os.mkfifo,
+        "a link that leads nowhere": lambda path: path.symlink_to("/nowhere/x"),
+        "a link to itself": lambda path: path.symlink_to(path.name),
+        "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+        "a link to a file of the user": lambda path: path.symlink_to(users),
+    }
+    for name, lay in laid.items():
+        place = tmp_path / name
+        place.mkdir()
+        lay(place / NAME)
+        told = pytest.raises(InputError, match=r"\.lease is a link, a folder or a pipe, and none of ours: remove it")
+        with told, hold(Folder(place), 0.0):
+            pass
+        assert [path.name for path in place.iterdir()] == [NAME], name
+    assert users.read_text() == "precious"
+
+
+def test_a_lease_of_forty_gigabytes_is_not_read(tmp_path: Path) -> None:
+    for age_s in (0.0, 100.0):
+        (tmp_path / NAME).touch()
+        os.truncate(tmp_path / NAME, 40 << 30)
+        os.utime(tmp_path / NAME, (time.time() - age_s,) * 2)
+        told: Any = contextlib.nullcontext() if age_s else pytest.raises(FolderBusy, match="did not say who")
+        with told, hold(Folder(tmp_path), 0.0):
+            assert (tmp_path / NAME).stat().st_size < 1000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_takes_the_place_of_a_lease_meanwhile_ends_no_good_command(tmp_path: Path) -> None:
+    with hold(Folder(tmp_path), 0.0):
+        (tmp_path / NAME).unlink()
+        (tmp_path / NAME).mkdir()
+    assert (tmp_path / NAME).is_dir()
 
 
 def test_a_foreign_holder_in_a_store_is_replaced_when_it_was_silent(bucket: str, monkeypatch) -> None:

@@ -84,10 +84,14 @@ def test_weights_that_were_written_again_are_loaded_again(files: list[Path], tmp
 
 def test_what_cannot_be_is_a_sentence(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
     for images, options, kind, told in (
         (files, {}, ConfigError, "needs --weights"),
         (files, {"weights": tmp_path}, InputError, "no model_index.json"),
-        (tmp_path / "none.png", {"model": "tiny"}, InputError, "none.png cannot be read"),
+        (tmp_path / "none.png", {"model": "tiny"}, InputError, "none.png is not there"),
+        (tmp_path / "pipe.png", {"model": "tiny"}, InputError, "pipe.png cannot be used: the file cannot be read"),
+        (tmp_path / "zero.png", {"model": "tiny"}, InputError, "zero.png cannot be used: the file cannot be read"),
         (tmp_path / "text.png", {"model": "tiny"}, InputError, "text.png cannot be used: no image format"),
         (files, {"model": "tiny", "tiles": 64}, ValueError, "restore has no option 'tiles': did you mean tile?"),
         (files, {"model": "tiny", "tile": 100}, ValueError, "multiples of 64"),

@@ -294,6 +294,52 @@ def test_damaged_bytes_are_not_copied(case: Case) -> None:
     assert verified(case.place) > 0
 
 
+def test_a_repair_after_a_forget_gives_the_bytes_of_before(case: Case) -> None:
+    """What was decided stays, and how it was divided: pointers into the shards stay good."""
+    folder, quiet = case.fresh(), case.quiet(case.first)
+    for damage in (lambda tar: tar.write_bytes(tar.read_bytes()[:700] + b"!" + tar.read_bytes()[701:]),
+                   Path.unlink, lambda tar: tar.with_name(shards.index_name(tar.stem)).unlink()):  # fmt: skip
+        for tar in sorted((case.place / "shards").glob("*.tar"))[::2]:
+            damage(tar)
+        with pytest.raises(VerificationError):
+            check(folder)
+        check(folder, repair=True)
+        assert tree(case.place) == quiet
+
+
+@pytest.mark.parametrize("damaged", ["shards/hq-000000.tar", "selected.parquet"])
+def test_what_a_forgotten_image_displaced_stays_out_while_the_ledger_is_whole(
+    damaged: str, photos: Path, tmp_path: Path
+) -> None:
+    """A repair decides again where the ledger itself is damaged: then a near-duplicate may come in, never the image."""
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        shutil.copyfile(photos / f"{number:02d}.jpg", tmp_path / "photos" / f"{number}.jpg")
+    again = cv2.imencode(".jpg", cv2.imread(str(photos / "00.jpg")), [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+    (tmp_path / "photos" / "again.jpg").write_bytes(again)
+    run_filter(tmp_path / "photos", tmp_path / "run", *ALL, "select.near_duplicates=8")
+    folder = Folder(tmp_path / "run")
+
+    def decided() -> dict[str, str | None]:
+        rows = folder.read_table("selected.parquet", ["uri", "keep", "reason"]).to_pylist()
+        return {row["uri"].rpartition("/")[2]: None if row["keep"] else row["reason"] for row in rows}
+
+    (displaced,) = (name for name, reason in decided().items() if reason == "near_duplicate")
+    (best,) = {"0.jpg", "again.jpg"} - {displaced}
+    governance.forget(folder, [hashlib.sha256((tmp_path / "photos" / best).read_bytes()).hexdigest()])
+    before = tree(tmp_path / "run")
+    data = bytearray((tmp_path / "run" / damaged).read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "run" / damaged).write_bytes(data)
+    check(folder, repair=True)
+    assert verified(tmp_path / "run") > 0
+    assert decided()[best] == "opted_out"
+    if damaged == "selected.parquet":
+        assert decided()[displaced] is None
+    else:
+        assert tree(tmp_path / "run") == before
+
+
 def test_an_empty_shard_is_forgotten_from_again(case: Case) -> None:
     """All samples of a shard went, then its neighbours."""
     folder = case.fresh()

@@ -262,6 +262,7 @@ def test_what_is_noted_of_files_beside_the_shards_is_compared(stripped: Path, tm
     pages = dict.fromkeys(("report.html",), "")
     for name, gone in (
         (copy, False),
+        (copy, True),
         ("stripped.parquet", False),
         ("stripped.parquet", True),
         ("selected.parquet", False),

@@ -16,13 +16,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-import cli
-from lucidflux_data.errors import FolderBusy
 from lucidflux_data.storage.lease import NAME
 from tests.support.here import run_filter, verified
-from tests.support.leases import foreign, write_lease
 from tests.support.paths import ROOT
 from tests.support.scenarios import tree
 
@@ -132,45 +128,6 @@ def test_a_killed_command_holds_nothing(run: Path, data_command) -> None:
     assert not (run / NAME).exists()
     assert not (run / ".tmp").exists()
     assert verified(run) == 5
-
-
-WRITERS = [
-    ("filter", "{photos}", "--out", "{run}", "--iqa", "none"),
-    ("score", "{photos}", "--out", "{run}", "--iqa", "none"),
-    ("select", "{run}", "--executor", "local"),
-    ("pack", "{run}", "--executor", "local"),
-    ("retry", "{run}", "--executor", "local"),
-    ("forget", "{run}", "00000000000000000000"),
-    ("verify", "{run}", "--repair"),
-    ("report", "{run}"),
-    ("plan", "{photos}", "--num-cpus", "1", "--sample", "1", "--iqa", "none", "--out", "{run}"),
-    ("synthesize", "{photos}", "--out", "{run}"),
-    ("view", "{run}"),
-]
-MODEL_WRITERS = [
-    ("restore", "{photos}", "--out", "{run}", "--model", "tiny"),
-    ("train", "--data", "{photos}", "--out", "{run}", "--model", "tiny", "--num-cpus", "1"),
-    ("bench", "--outputs", "{photos}", "--inputs", "{photos}", "--metrics", "psnr", "--out", "{run}"),
-    ("bench", "infer", "bicubic", "--inputs", "{photos}", "--out", "{run}/.."),
-    ("demo", "--out", "{run}", "--executor", "local"),
-]
-
-
-@pytest.mark.parametrize("words", [*WRITERS, *MODEL_WRITERS], ids=lambda words: " ".join(words[:2]))
-def test_every_command_that_writes_ends_while_another_does(
-    words: tuple[str, ...], photos: Path, made: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "bicubic"  # as `bench infer` calls the folder that it writes
-    shutil.copytree(made, run)
-    write_lease(str(run), foreign())
-    before = tree(run)
-    result = CliRunner().invoke(
-        cli.data_app if words in WRITERS else cli.app, [word.format(run=run, photos=photos) for word in words]
-    )
-    assert isinstance(result.exception, FolderBusy), (result.output, result.exception)
-    assert "process 4242 on node-7" in str(result.exception)
-    assert tree(run) == before
-    assert verified(run) == 6, "who reads is let in, and the lease is no stray"
 
 
 def test_who_waits_too_short_ends_when_the_time_is_over(run: Path, data_command) -> None:
