@@ -307,7 +307,8 @@ def print_comparison(found: Comparison) -> None:
     title = f"A = {found['a']}, B = {found['b']}"
     _print_parts(console, _plain_table(title, names, lines, 2), range(2, len(names)))
     if found["computed_in_two_ways"]:
-        console.print(f"Left out, computed in two ways: {', '.join(found['computed_in_two_ways'])}.", highlight=False)
+        twice = f"Left out, computed in two ways: {', '.join(found['computed_in_two_ways'])}."
+        console.print(show(twice), highlight=False, markup=False)
 
 
 def print_published(suite: Suite, rows: Sequence[PublishedRow], tolerances: dict[str, float]) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from lucidflux_data.errors import FolderBusy, InputError, Interrupted
+from lucidflux_data.escapes import show
 from lucidflux_data.process import Process, this_process
 from lucidflux_data.storage.folder import GUARDS, TEMPORARY, Folder, retry_call
 from lucidflux_data.storage.formats import canonical_json, parse_json
@@ -195,7 +196,7 @@ def _take(lease: Lease, made: list[str]) -> None:
         if time.monotonic() >= until:
             raise FolderBusy(f"{lease.folder} is being written by {seen}: repeat this later, or give --wait SECONDS")
         if not announced:
-            print(f"waiting for {seen} to leave {lease.folder}", file=sys.stderr, flush=True)
+            print(show(f"waiting for {seen} to leave {lease.folder}"), file=sys.stderr, flush=True)
             announced = True
         time.sleep(min(POLL_S, max(0.01, until - time.monotonic())))
 
@@ -281,8 +282,10 @@ def _create_remote(lease: Lease) -> bool:
             return bool(made)
         _unconditional.add(bucket)
         print(
-            f"warning: {bucket} takes no conditional PUT: commands that begin within a second of each other can both "
-            f"take {folder}",
+            show(
+                f"warning: {bucket} takes no conditional PUT: commands that begin within a second of each other can "
+                f"both take {folder}"
+            ),
             file=sys.stderr,
         )
     seen = _read(folder)

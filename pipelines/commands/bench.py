@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lucidflux_data.escapes import show
 from pipelines.commands.options import (
     OUT,
     Address,
@@ -158,7 +159,6 @@ def eval_command(
 def _tell_board(board: Any, place: Path, json_: bool) -> None:
     from benchmarks.report import tables
     from benchmarks.suites.suite import suite_names
-    from lucidflux_data.escapes import show
 
     if json_:
         tell_json(board)
@@ -303,8 +303,9 @@ def suites_command(suites_dir: SuitesDir = None, json_: Json = False) -> None:
     for row in rows:
         mark = "prepared" if row["prepared"] else "not prepared"
         gt = "with references" if row["gt"] else "no references"
-        typer.echo(f"{row['name']:16} {row['images']:>5} images  x{row['scale']}  {row['output']:>9}  {gt}  {mark}")
-        typer.echo(f"{'':16} {row['about']}\n{'':16} get it: {row['get']}")
+        size = f"x{row['scale']}  {row['output']:>9}"
+        typer.echo(show(f"{row['name']:16} {row['images']:>5} images  {size}  {gt}  {mark}"))
+        typer.echo(show(f"{'':16} {row['about']}\n{'':16} get it: {row['get']}", lines=True))
     guide(then=[("lucidflux bench prepare NAME --from ARCHIVE", "puts a suite in place"),
                 ("lucidflux bench --suite NAME --outputs DIR", "ranks folders of results on it")])  # fmt: skip
 
@@ -380,9 +381,9 @@ def doctor_command(profile: ProfileName = None, json_: Json = False) -> None:
         tell_json(found)
     else:
         for metric in found["metrics"].values():
-            typer.echo(f"{metric['status']:8} {metric['sentence']}")
-        typer.echo(f"gpus: {', '.join(found['gpus']) or 'none'}")
-        typer.echo("\n".join([found["licence"], *doctor.recipe(found)]))
+            typer.echo(show(f"{metric['status']:8} {metric['sentence']}"))
+        typer.echo(show(f"gpus: {', '.join(found['gpus']) or 'none'}"))
+        typer.echo(show("\n".join([found["licence"], *doctor.recipe(found)]), lines=True))
         guide(then=[("lucidflux weights download METRIC", "fetches what a metric lacks"),
                     ("lucidflux bench --outputs DIR --metrics niqe", "ranks folders of images")])  # fmt: skip
     lacking = [name for name, metric in found["metrics"].items() if metric["status"] != "ready"]

@@ -68,7 +68,7 @@ def _say_explained(found: ExplainedImage) -> None:
     typer.echo(show(f"  {verdict}" + (f" ({WHAT_IT_MEANS[reason]})" if reason else "")))
     further = found["fails"]
     if len(further) > 1:
-        typer.echo(f"  rules against it: {', '.join(further)}")
+        typer.echo(show(f"  rules against it: {', '.join(further)}"))
     about = [["  key", str(row["key"])]]
     if row["width"] and row["height"]:
         size = f"{row['width']}x{row['height']} px, {human_bytes(row['bytes'] or 0)} of {row['format']}"
@@ -176,7 +176,7 @@ def what_if_command(
     for row in rows:
         mark = "  <- now" if row["now"] else ""
         setting = f"{row['setting']}={row['value']}"
-        typer.echo(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}")
+        typer.echo(show(f"{setting:36} survivors {row['survivors']:>9,}  kept {row['kept']:>9,}{mark}"))
     guide(then=[(f"lucidflux-data what-if {quote(run)} --set NAME=VALUE", "several settings at once"),
                 (f"lucidflux-data select {quote(run)} --set NAME=VALUE", "take them")])  # fmt: skip
 
@@ -188,8 +188,9 @@ def _tell_tried(tried: Tried, take: str) -> None:
     if then is None:
         scores, measures = tried["scores_to_compute"], tried["measures_to_take"]
         least = f"at least {tried['kept']:,}" if tried["kept"] else "not known yet"
-        typer.echo(f"{'kept':24}{now['kept']:>12,}  {least}: of {tried['survivors']:,} survivors of the rules "
-                   f"{scores:,} have no score and {measures:,} lack another measure")  # fmt: skip
+        lacking = f"{scores:,} have no score and {measures:,} lack another measure"
+        survivors = f"of {tried['survivors']:,} survivors of the rules {lacking}"
+        typer.echo(show(f"{'kept':24}{now['kept']:>12,}  {least}: {survivors}"))
         guide(then=[(take, "computes them")])
         return
     lines = {"kept": (now["kept"], then["kept"])}
@@ -197,7 +198,7 @@ def _tell_tried(tried: Tried, take: str) -> None:
     lines |= {reason: (gone[0].get(reason, 0), gone[1].get(reason, 0)) for reason in {**gone[0], **gone[1]}}
     for name, (before, after) in lines.items():
         change = f"  {after - before:+,}" if after != before else ""
-        typer.echo(f"{name:24}{before:>12,}{after:>12,}{change}")
+        typer.echo(show(f"{name:24}{before:>12,}{after:>12,}{change}"))
     guide(then=[(take, "takes them")])
 
 

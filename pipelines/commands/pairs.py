@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lucidflux_data.escapes import show
 from pipelines.commands.options import (
     OUT,
     Address,
@@ -167,7 +168,7 @@ def info_command(
     if json_:
         tell_json(card)
     else:
-        typer.echo(card_text(card))
+        typer.echo(show(card_text(card), lines=True))
         guide(then=[(f"lucidflux-data view {quote(pairs)}", "a page with before/after sliders"),
                     (f"lucidflux train --data {quote(pairs)} --out RUN --weights WEIGHTS", TRAINS)])  # fmt: skip
 

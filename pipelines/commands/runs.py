@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lucidflux_data.escapes import show
 from lucidflux_data.selection.options import cut_settings, select_settings
 from pipelines.commands.options import (
     OUT,
@@ -155,7 +156,7 @@ def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: 
     say_table(low_high, right=(1,))
     tell(prediction, False)
     if left_out:
-        typer.echo(f"not predicted, as if nothing fell to it: {', '.join(left_out)}")
+        typer.echo(show(f"not predicted, as if nothing fell to it: {', '.join(left_out)}"))
     guide(then=[(request.then, "its summary compares" if request.out else "in earnest")])
 
 

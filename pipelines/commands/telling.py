@@ -92,9 +92,9 @@ def say_table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
             for number, (cell, width) in enumerate(zip(row, widths, strict=False))
         ]
         lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
-        typer.echo(f"{'  '.join([*cells, lines[0]])}".rstrip())
+        typer.echo(show("  ".join([*cells, lines[0]]).rstrip()))
         for line in lines[1:]:
-            typer.echo(f"{'':{left}}{line}")
+            typer.echo(show(f"{'':{left}}{line}"))
 
 
 def rules_in_force(config: FilterConfig) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lucidflux_data.escapes import show
 from pipelines.commands.options import OUT, Json, Wait, writing
 from pipelines.commands.telling import tell
 
@@ -162,7 +163,7 @@ def prompt_command(
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    typer.echo(show(line), err=True)
 
 
 @app.command("parity")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from lucidflux_data.errors import ConfigError, Interrupted, StorageError
+from lucidflux_data.escapes import show
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.in_flight import flights
 from pipelines.execution.worker import AnyUnit, Events, File, Publish
@@ -73,7 +74,8 @@ def lost_unit(events: Events | None, unit: AnyUnit, attempt: int, why: str = "")
     flights.lost(events, unit, attempt, why)
     following = next_attempt(unit, attempt)
     reason = f" ({why})" if why else ""
-    print(f"{unit.name} lost its worker{reason}: attempt {following} of {ATTEMPTS}", file=sys.stderr, flush=True)
+    sentence = f"{unit.name} lost its worker{reason}: attempt {following} of {ATTEMPTS}"
+    print(show(sentence), file=sys.stderr, flush=True)
     return unit, following
 
 

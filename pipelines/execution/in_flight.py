@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lucidflux_data.escapes import show
 from pipelines.execution.worker import AnyUnit, Events
 
 STRAGGLER = 3.0  # times the median of the units that have ended
@@ -102,7 +103,7 @@ class Flights:
             events.stalled(waiting, STALL_S)
         more = f" and {len(waiting) - 4} more" if len(waiting) > 4 else ""
         sentence = f"no unit has ended for {STALL_S:.0f} s; in flight: {', '.join(waiting[:4])}{more}"
-        print(sentence, file=sys.stderr, flush=True)
+        print(show(sentence), file=sys.stderr, flush=True)
 
 
 flights = Flights()

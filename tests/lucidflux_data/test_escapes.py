@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -16,6 +17,8 @@ from markdown_it import MarkdownIt
 
 from lucidflux_data import escapes
 from tests.support.hostile import TEXTS
+from tests.support.paths import ROOT
+from tests.test_safe_code import SOURCES, name_of
 
 ANY_TEXT = st.text(
     st.one_of(st.sampled_from("<>&'\"\\`*_~|[](){}$%#^=+-@!\n\r\t\x1b\u202e"), st.characters()), max_size=60
@@ -125,10 +128,26 @@ def test_ordinary_names_stay(text: str) -> None:
     assert escapes.show(text) == escapes.for_markdown(text) == escapes.for_csv(text) == escapes.for_html(text) == text
 
 
+def test_whatever_is_printed_is_escaped() -> None:
+    """Names come from everywhere: a print of anything but a constant goes through `show`, or is JSON."""
+    safe = {"show", "json.dumps", "version"}
+    for path in SOURCES:
+        if path.is_relative_to(ROOT / "benchmarks/throughput"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and name_of(node.func) in ("print", "typer.echo") and node.args:
+                said = node.args[0]
+                texts = [said]
+                if isinstance(said, ast.JoinedStr):
+                    texts = [part.value for part in said.values if isinstance(part, ast.FormattedValue)]
+                for text in texts:
+                    seen = isinstance(text, ast.Constant) or (isinstance(text, ast.Call) and name_of(text.func) in safe)
+                    seen |= ast.unparse(text) == "type(error).__name__"
+                    assert seen, f"{path.relative_to(ROOT)}:{node.lineno} prints {ast.unparse(said)}"
+
+
 def test_nothing_else_escapes_for_pages() -> None:
     """A second way to escape would be one that nobody tests."""
-    from tests.support.paths import ROOT
-
     second = r"html\.escape|markupsafe(\.| import .*)escape|def _?(tex|escape_html)\b"
     for package in ("lucidflux_data", "lucidflux_model", "benchmarks", "pipelines"):
         for path in (ROOT / package).rglob("*.py"):

@@ -172,6 +172,18 @@ def test_what_is_no_file_in_the_place_of_a_lease_is_a_sentence(tmp_path: Path) -
     assert users.read_text() == "precious"
 
 
+def test_the_command_of_a_stranger_reaches_the_terminal_as_text(tmp_path: Path, capfd) -> None:
+    holder = asdict(foreign()) | {"host": "\x1b]0;title\x07"}
+    content = {"token": "t", "command": "\x1b[2J\u202eforget", "since": time.time(), "holder": holder}
+    (tmp_path / NAME).write_text(json.dumps(content))
+    with pytest.raises(FolderBusy), hold(Folder(tmp_path), 0.2):
+        pass
+    said = capfd.readouterr().err
+    assert said.startswith("waiting for `")
+    assert said.isascii()
+    assert said.replace("\n", "").isprintable()
+
+
 def test_a_lease_of_forty_gigabytes_is_not_read(tmp_path: Path) -> None:
     for age_s in (0.0, 100.0):
         (tmp_path / NAME).touch()

@@ -49,7 +49,7 @@ def wait_for_run(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("gap", [None, 0.15])
+@pytest.mark.parametrize("gap", [None, 0.15, *(pytest.param(gap, marks=pytest.mark.slow) for gap in (0.05, 0.1, 0.3))])
 def test_ctrl_c_once_or_twice_is_one_sentence(photos: Path, tmp_path: Path, gap: float | None) -> None:
     process = start(photos, tmp_path / "run")
     wait_for_run(tmp_path / "run", process)
