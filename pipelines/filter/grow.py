@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -111,6 +112,8 @@ def _link(source: str, folder: Folder, name: str) -> bool:
     except OSError:
         return False
     folder.move(os.path.relpath(part, folder.root), name)
+    with contextlib.suppress(FileNotFoundError):  # a rename onto another name of the same file does nothing
+        os.unlink(part)
     return True
 
 

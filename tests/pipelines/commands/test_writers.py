@@ -52,6 +52,7 @@ WRITES: dict[str, tuple[str, str]] = {
     "lucidflux demo": ("--out {place} --executor local", "{place}"),
     "lucidflux bench eval": ("--outputs {photos} --inputs {photos} --metrics psnr --out {place}", "{place}"),
     "lucidflux bench infer": ("bicubic --inputs {photos} --out {place}/..", "{place}"),
+    "lucidflux bench vote": ("--outputs a={photos} b={others} --out {place}", "{place}"),
     "lucidflux bench prepare": ("offline-photos --suites-dir {place}", "{place}"),
     "lucidflux weights download": ("--out {place}", "{place}"),
     "lucidflux weights convert": ("{photos} --out {place}/new --model tiny", "{place}/new.part"),
@@ -133,10 +134,13 @@ def places(made: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     place, pairs = tmp_path / "bicubic", tmp_path / "pairs"
     shutil.copytree(made / "run", place)
     shutil.copytree(made / "pairs", pairs)
+    (tmp_path / "others").mkdir()
+    names = sorted(path.name for path in photos.iterdir())
+    for name, other in zip(names, names[1:] + names[:1], strict=True):
+        shutil.copy(photos / other, tmp_path / "others" / name)
     weights = location("pyiqa/brisque_svm_weights.pth").parent
     found: dict[str, Path | str] = {"place": place, "pairs": pairs, "photos": photos, "weights": weights}
-    key = next(path.name for path in sorted(photos.iterdir()))
-    return {**found, "other": tmp_path / "other", "key": key}
+    return {**found, "other": tmp_path / "other", "others": tmp_path / "others", "key": names[0]}
 
 
 def run(command: str, words: str) -> Any:
