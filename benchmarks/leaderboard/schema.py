@@ -198,6 +198,14 @@ class VotesTable(TypedDict):
     remarks: list[str]  # what was not counted
 
 
+class WithoutFlagged(TypedDict):
+    """Ranks over the images whose references the filter's rules let pass."""
+
+    flagged: dict[str, str]  # id -> rule
+    n: int  # images that are left
+    ranks: dict[str, dict[str, int]]  # metric -> method -> rank, of ranked metrics
+
+
 class RunCost(TypedDict, total=False):
     """What method.json has of the making of the outputs."""
 
@@ -237,6 +245,7 @@ class Board(ScoreBoard):
     signature: str  # one line to quote beside the numbers
     # lq and gt -> id -> the first digits of the sha256 of what outputs are compared with, of suites without pins
     compared_with: NotRequired[dict[str, dict[str, str]]]  # since 0.5
+    without_flagged: NotRequired[WithoutFlagged | None]  # since 0.5; None where no reference is flagged
     votes: NotRequired[VotesTable | None]  # since 0.5; None without --votes
 
 

@@ -32,9 +32,28 @@ def notes(board: Board) -> list[str]:
     lines += _not_computed(board["not_computed"])
     lines += [f"No rank over {name}: {g['why_not']}." for name, g in board["groups"].items() if g["why_not"]]
     lines += draw_notes(board)
+    lines += _without_flagged(board)
     lines += board["footnotes"]
     lines += vote_notes(board.get("votes"))
     return [*lines, f"Signature: {board['signature']}"]
+
+
+def _without_flagged(board: Board) -> list[str]:
+    """How many references the filter would reject, and which ranks are others without them."""
+    without = board.get("without_flagged")
+    if without is None:
+        return []
+    kinds = sorted(set(without["flagged"].values()))
+    which = ", ".join(f"{list(without['flagged'].values()).count(kind)} {kind}" for kind in kinds)
+    moved = [
+        f"{name}: {method} {before} to {after}"
+        for name, ranks in without["ranks"].items()
+        for method, after in ranks.items()
+        if (before := board["metrics"][name]["rows"][method]["rank"]) is not None and before != after
+    ]
+    change = f"ranks without them: {'; '.join(moved)}" if moved else "no rank changes without them"
+    count = len(without["flagged"])
+    return [f"{count} reference{'s' * (count != 1)} would not pass the filter's rules ({which}); {change}."]
 
 
 def best_of(metric: MetricTable) -> str | None:

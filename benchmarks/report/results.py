@@ -10,16 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmarks import environment
 from benchmarks.leaderboard import published, statistics
 from benchmarks.leaderboard.board import BOARD, TABLE, make_leaderboard
 from benchmarks.leaderboard.columns import Rules
-from benchmarks.leaderboard.schema import Board, ColouredRow, MetricTable, RunCost, ScoreBoard, VotesTable
+from benchmarks.leaderboard.schema import (
+    Board,
+    ColouredRow,
+    MetricTable,
+    RunCost,
+    ScoreBoard,
+    VotesTable,
+    WithoutFlagged,
+)
 from benchmarks.methods.method_file import MethodFile
 from benchmarks.methods.submission import Method
 from benchmarks.metrics import score as evaluate
@@ -126,6 +135,14 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
     compared = {} if suite.fingerprint else _hash_images(suite, ids)
     pin = _pin(suite, compared)
     votes = _votes(scored)
+    flagged = {id_: rule for id_, rule in suite.flagged.items() if id_ in ids}
+    left = tuple(id_ for id_ in ids if id_ not in flagged)
+    without: WithoutFlagged | None = None
+    if flagged and left:
+        part_of = scored.table.filter(pc.is_in(scored.table["id"], pa.array(left)))
+        single = [spec for spec in scored.specs if spec.needs != "set"]
+        again = make_leaderboard(part_of, left, len(left), single, {}, replace(rules, sampled=False, named=True))
+        without = {"flagged": flagged, "n": len(left), "ranks": _ranks(again["metrics"])}
     return {
         "schema_version": 1,
         "suite": suite.label(),
@@ -141,6 +158,7 @@ def make_board(scored: Evaluated, surroundings: environment.Environment) -> Boar
             suite, pin, scored.specs, over, total, options.device, surroundings["hash"], options.ids
         ),
         "compared_with": compared,
+        "without_flagged": without,
         "votes": votes,
     }
 
@@ -255,6 +273,11 @@ def _footnotes(suite: Suite, specs: list[MetricSpec], ids: tuple[str, ...], opti
     if suite.published and not suite.same_protocol:
         lines.append("Published numbers are under another protocol: not comparable.")
     return lines
+
+
+def _ranks(metrics: dict[str, MetricTable]) -> dict[str, dict[str, int]]:
+    ranked = {name: table["rows"] for name, table in metrics.items() if table["ranked"]}
+    return {name: {method: row["rank"] for method, row in rows.items() if row["rank"]} for name, rows in ranked.items()}
 
 
 def _means(metrics: dict[str, MetricTable]) -> dict[str, dict[str, float | None]]:

@@ -12,10 +12,12 @@ import glob
 import hashlib
 import json
 import secrets
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 from benchmarks.suites.archives import Archive, opened
+from benchmarks.suites.flagged import flag_references
 from benchmarks.suites.ids import id_of
 from benchmarks.suites.prompts import encode_prompts, read_prompts
 from benchmarks.suites.suite import ImageRecord, Suite, SuiteRecord
@@ -37,6 +39,7 @@ class Prepared(TypedDict):
 
     suite: str  # name:version
     images: int  # ids
+    flagged: dict[str, int]  # references that the filter would reject, by reason
     prompts: int
     bytes: int
     fingerprint: str
@@ -80,6 +83,7 @@ def _prepare(suite: Suite, archive: Path | None, target: Path, prompts: Path | N
         with opened(archive) as names:
             images = _read(suite, archive, names)
     record = check(suite, images)
+    record["flagged"] = flag_references(images.get("gt", {}))
     if made_with is not None:
         record["made_with"] = made_with
     if prompts is None and (target / "prompts").is_dir():
@@ -93,6 +97,7 @@ def _prepare(suite: Suite, archive: Path | None, target: Path, prompts: Path | N
     return {
         "suite": suite.label(),
         "images": len(record["images"]),
+        "flagged": dict(sorted(Counter(record["flagged"].values()).items())),
         "prompts": sum(name.endswith(".txt") for name in texts),
         "bytes": size,
         "fingerprint": record["fingerprint"],

@@ -76,6 +76,7 @@ class SuiteRecord(TypedDict):
     scale: int | None
     images: dict[str, dict[str, ImageRecord]]  # id -> role (lq, gt) -> image
     fingerprint: str  # sha256 over the sorted lines of id, role and sha256
+    flagged: NotRequired[dict[str, str]]  # id -> rule of the filter that its reference breaks; since 0.5
     made_with: NotRequired[dict[str, str]]  # versions of the libraries, of a suite that is made here
 
 
@@ -156,6 +157,7 @@ class Suite:
     lq: dict[str, Path] = field(default_factory=dict)
     gt: dict[str, Path] = field(default_factory=dict)
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)  # lq and gt -> id -> sha256, where it is prepared
+    flagged: dict[str, str] = field(default_factory=dict)  # id -> rule of the filter that its reference breaks
     prompt_record: PromptRecord | None = None
     prompts: Path | None = None  # the folder of its prompts, where it is prepared with them
 
@@ -258,6 +260,7 @@ def _of_record(suite: Suite, prepared: SuiteRecord, folder: Path) -> Suite:
         pins={id_: _pin(roles["lq"]) for id_, roles in prepared["images"].items()},
         fingerprint=prepared["fingerprint"],
         made_with=prepared.get("made_with"),
+        flagged=dict(prepared.get("flagged", {})),
         lq=places["lq"],
         gt=places["gt"],
         hashes={
