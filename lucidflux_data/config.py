@@ -26,12 +26,26 @@ class Section(BaseModel):
 
 
 SINCE = "since"
+SILENT = "silent"
 
 
-def since(version: str) -> dict[str, JsonValue]:
+def since(version: str, silent: bool = False) -> dict[str, JsonValue]:
     """For `Field(..., json_schema_extra=since("0.2.0"))` of every setting that 0.1.0 did not have: at its default it is
-    in no digest, so that a folder made before the setting existed is still the same job."""
-    return {SINCE: version}
+    in no digest, so that a folder made before the setting existed is still the same job. `silent`: nor is it in
+    run.json then, whose bytes are those of before."""
+    return {SINCE: version, **({SILENT: True} if silent else {})}
+
+
+def written_values(section: BaseModel) -> dict[str, Any]:
+    """The settings of a section as run.json has them: all but silent ones that are at their default."""
+    values: dict[str, Any] = section.model_dump()
+    for name, field in type(section).model_fields.items():
+        value, extra = getattr(section, name), field.json_schema_extra
+        if isinstance(value, BaseModel):
+            values[name] = written_values(value)
+        elif isinstance(extra, dict) and SILENT in extra and value == field.get_default(call_default_factory=True):
+            del values[name]
+    return values
 
 
 def deciding_values(section: BaseModel) -> dict[str, object]:

@@ -19,11 +19,13 @@ import typer
 
 from benchmarks.throughput import filter, first_minutes, growth, listing, restore, synthesize, train
 from benchmarks.throughput.against import compare_checkouts
+from benchmarks.throughput.parts import tiles
 from benchmarks.throughput.quality import curation, held_out
 from benchmarks.throughput.timing import tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(curation.app)
+app.add_typer(tiles.app)
 app.add_typer(filter.app)
 app.add_typer(first_minutes.app)
 app.add_typer(growth.app)

@@ -19,6 +19,7 @@ from lucidflux_data.shards.verify import PLACE, index_of_tar
 from lucidflux_data.sources.listing import INVENTORY
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
+from lucidflux_data.tiles import table as tiles
 
 STRAY = "stray"  # where `verify --repair` moves them
 _UNIT = re.compile(r"unit-(\d{6,})\.parquet")
@@ -57,11 +58,34 @@ def find_damaged_units(folder: Folder) -> list[str]:
         return []
     uris = run_folder.read_inventory(folder, INVENTORY.names)["uri"]
     size = run_folder.unit_size(len(uris))
-    return [
+    damaged = [
         name
         for name, number in _units(folder)
         if number * size < len(uris) and not _is_whole(folder, name, uris.slice(number * size, size))
     ]
+    return damaged or _find_damaged_tiles(folder)
+
+
+def _find_damaged_tiles(folder: Folder) -> list[str]:
+    """Files of tiles that are missing, cannot be read, or have not the tiles of their images, and the units of scores/
+    that they belong to: both are made again together."""
+    side = runs.read_run(folder)["config"]["measures"].get("tiles", 0)
+    found: list[str] = []
+    for name, _ in _units(folder) if side else []:
+        _, measure, unit = name.split("/")
+        if measure != "basic" and not folder.names(f"{tiles.PLACE}/{measure}"):
+            continue  # of a measure that has no tiles
+        place = f"{tiles.PLACE}/{measure}/{unit}"
+        schema = tiles.SCHEMA if measure == "basic" else tiles.metric_schema(measure)
+        basic = folder.read_table(f"{runs.BASIC}/{unit}", ["uri", "width", "height", "status"])
+        images = {row["uri"]: (row["width"], row["height"]) for row in basic.to_pylist() if row["status"] == "ok"}
+        try:
+            table = folder.read_table(place)
+            whole = tiles.is_whole(table, schema, images, side, measure == "basic")
+        except (InputError, FileNotFoundError):
+            whole = False
+        found += [] if whole else [place, name]
+    return found
 
 
 def _units(folder: Folder) -> list[tuple[str, int]]:

@@ -120,27 +120,42 @@ def spectral_cutoff(luma: np.ndarray) -> float:
     return float(frequency[filled[-1]]) if len(filled) else 0.0
 
 
+def list_spectrum_tiles(luma: np.ndarray) -> tuple[int, list[tuple[int, int]]]:
+    """(side, the top and left of all whole tiles of that side) in pixels: SPECTRUM_PX, or the largest half, quarter ...
+    of it that the picture has; none under 64 px."""
+    side = SPECTRUM_PX
+    while side > min(luma.shape):
+        side //= 2
+    if side < 64:
+        return side, []
+    tops, lefts = range(0, luma.shape[0] - side + 1, side), range(0, luma.shape[1] - side + 1, side)
+    return side, [(top, left) for top in tops for left in lefts]
+
+
+def choose_spectrum_tiles(luma: np.ndarray) -> tuple[int, list[tuple[int, int]]] | None:
+    """(side, the top and left of the most detailed tiles of that side), SPECTRUM_TILES at most, in pixels; None with no
+    whole tile of 64 px or more."""
+    side, places = list_spectrum_tiles(luma)
+    if not places:
+        return None
+    detail = cv2.absdiff(luma, cv2.blur(luma, (5, 5)))
+    energy = [float(detail[top : top + side, left : left + side].mean()) for top, left in places]
+    best = sorted(range(len(places)), key=lambda i: (-energy[i], i))[:SPECTRUM_TILES]
+    return side, [places[i] for i in best]
+
+
 def _mean_spectrum(luma: np.ndarray) -> np.ndarray | None:
     """float64 (half a tile + 1): mean power of a tile at each frequency, the smaller of along rows and along columns.
 
     The smaller, since an image can be enlarged in one direction only. None with no whole tile of 64 px or more.
     """
-    side = SPECTRUM_PX
-    while side > min(luma.shape):
-        side //= 2
-    if side < 64:
+    chosen = choose_spectrum_tiles(luma)
+    if chosen is None:
         return None
-    places = [
-        (top, left)
-        for top in range(0, luma.shape[0] - side + 1, side)
-        for left in range(0, luma.shape[1] - side + 1, side)
-    ]
-    detail = cv2.absdiff(luma, cv2.blur(luma, (5, 5)))
-    energy = [float(detail[top : top + side, left : left + side].mean()) for top, left in places]
-    best = sorted(range(len(places)), key=lambda i: (-energy[i], i))[:SPECTRUM_TILES]
+    side, best = chosen
     window = np.hanning(side)[:, None] * np.hanning(side)[None]
     total = np.zeros((side, side))
-    for top, left in (places[i] for i in best):
+    for top, left in best:
         tile = luma[top : top + side, left : left + side].astype(np.float64)
         total += np.abs(np.fft.fft2((tile - tile.mean()) * window)) ** 2
     half = side // 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -43,12 +44,17 @@ class BasicRow(TypedDict):
     flat_fraction: NotRequired[float]
 
 
-def measure(data: bytes, decode: DecodeConfig, settings: MeasureConfig) -> BasicRow:
-    """The columns of scores/basic that the bytes decide. A failure is in them as reason and detail."""
+def measure(
+    data: bytes, decode: DecodeConfig, settings: MeasureConfig, look: Callable[[np.ndarray], object] | None = None
+) -> BasicRow:
+    """The columns of scores/basic that the bytes decide. A failure is in them as reason and detail. `look` is given the
+    pixels, uint8 HxWx3 RGB."""
     try:
         image = decode_full(data, decode.max_pixels, decode.max_memory_bytes)
         with within_memory():
             measures = measure_luma(luma(image.pixels), settings.patch_px, settings.flat_gradient_variance)
+            if look is not None:
+                look(image.pixels)
     except ImageError as error:
         return _failed(data, error.reason, error.detail)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -80,11 +86,12 @@ def warm_up() -> None:
 
 
 class Isolated:
-    """Measures in a child process, which is replaced when it hangs or dies."""
+    """Measures in a child process, which is replaced when it hangs or dies. `function`: module:name of one that takes
+    and gives what `measure` does."""
 
-    def __init__(self, decode: DecodeConfig, settings: MeasureConfig) -> None:
+    def __init__(self, decode: DecodeConfig, settings: MeasureConfig, function: str = f"{__name__}:measure") -> None:
         self.decode, self.settings = decode, settings
-        self._apart = Apart(f"{__name__}:measure")
+        self._apart = Apart(function)
 
     def measure(self, data: bytes) -> BasicRow:
         """As `measure`; failures decode_timeout, and unreadable where the decoder took the child with it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from lucidflux_data.config import Section
+from lucidflux_data.config import Section, since
 
 PATCH_PX = 240
 FLAT_GRADIENT_VARIANCE = 800.0
@@ -17,3 +17,12 @@ class MeasureConfig(Section):
     flat_gradient_variance: float = Field(FLAT_GRADIENT_VARIANCE, ge=0)
     """Variance of the Sobel magnitude under which a patch is flat. Unit: squared grey levels. Source: arXiv 2509.22414
     v4, data curation."""
+    tiles: int = Field(0, ge=0, le=8192, json_schema_extra=since("0.5.0", silent=True))
+    """Side of the tiles that are measured beside the whole image; 0 is off. Unit: pixels."""
+
+    @field_validator("tiles")
+    @classmethod
+    def _large_enough(cls, value: int) -> int:
+        if 0 < value < 64:
+            raise ValueError("is under 64 pixels, too small for a spectrum")
+        return value

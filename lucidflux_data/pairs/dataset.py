@@ -24,6 +24,7 @@ from lucidflux_data.isolation import APART, pixels_apart
 from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.selection.options import as_settings
+from lucidflux_data.selection.tiling import COLUMN as TILES
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.storage import folder as storage
@@ -132,7 +133,7 @@ class RealESRGANPairs(torch.utils.data.Dataset):  # type: ignore[misc]  # mypy d
             message = error.detail if error.reason == "changed" else f"{row['uri']} cannot be read: {error.detail}"
             raise InputError(message) from None
         plan = draw_plan(row["key"], variant, self.config)
-        hq, _ = pairs.cut(pixels, plan, self.config.crop)
+        hq, _ = pairs.cut(pixels, plan, self.config.crop, pairs.read_tiles(row.get("good_tiles")))
         return hq, backends.load_backend("cv2")(hq, plan)
 
     def _trust(self) -> None:
@@ -178,7 +179,7 @@ class CleanRows:
             "place": place,
             "name": pc.replace_substring_regex(table["uri"], r"(?s)\A.*[/#]", ""),
             "group": table["group"].dictionary_encode(),
-            **{name: table[name] for name in ("offset", "size", "crc32", "key")},
+            **{name: table[name] for name in ("offset", "size", "crc32", "key", TILES) if name in table.column_names},
         }
         self._table = pa.table(columns).combine_chunks().unify_dictionaries()
 
@@ -219,7 +220,7 @@ def check_clean(asked: Sequence[str]) -> None:
 def _probed(inventory: pa.Table) -> pa.Table:
     """INPUTS of listed candidates: every file is read once, for its key and its header."""
     rows = [pairs_run.probe_row(row, DecodeConfig(), APART) for row in inventory.to_pylist()]
-    return pa.Table.from_pylist(rows, pairs_run.INPUTS)
+    return pairs_run.make_inputs(rows)
 
 
 def as_tensor(pixels: np.ndarray) -> torch.Tensor:

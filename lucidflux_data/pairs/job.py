@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NotRequired, TypedDict, cast
 
 import pyarrow as pa
@@ -24,10 +24,11 @@ from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import probe_in_worker
 from lucidflux_data.pairs.config import PairsConfig, deciding
-from lucidflux_data.pairs.pair import too_small
+from lucidflux_data.pairs.pair import check_tiles, has_crop, too_small
 from lucidflux_data.pairs.samples import failed_images
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
+from lucidflux_data.selection.tiling import COLUMN as TILES
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards import stripping
 from lucidflux_data.shards.shard import Shard
@@ -62,6 +63,9 @@ INPUTS = pa.schema(
 )
 
 
+TILED = INPUTS.append(pa.field("good_tiles", pa.string()))  # of a run with rules on tiles: JSON, see pair.read_tiles
+
+
 class PairsListed(TypedDict):
     """What was listed of sources that are no run: `total` = the candidates + `ignored`; `ignored_by`: these by kind;
     `warnings`: a sentence each."""
@@ -91,6 +95,7 @@ class CleanRow(TypedDict):
     crc32: int | None
     key: str
     group: str | None
+    good_tiles: NotRequired[str | None]
 
 
 class PairInput(CleanRow):
@@ -117,6 +122,7 @@ class ProbedRow(TypedDict):
     height: NotRequired[int]
     group: NotRequired[str]
     licence: NotRequired[str]
+    good_tiles: NotRequired[str]
     reason: NotRequired[str]
     detail: NotRequired[str]
 
@@ -212,7 +218,7 @@ def inputs_of_run(folder: Folder) -> pa.Table:
     shards.read_manifest(folder)
     schema = pq.read_schema(pa.BufferReader(folder.read(runs.LEDGER)))
     carry = runs.read_run(folder)["config"]["select"]["carry"]
-    wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", *carry])
+    wanted = dict.fromkeys(["key", "keep", "source_key", "width", "height", "group", "licence", TILES, *carry])
     ledger = folder.read_table(runs.LEDGER, [name for name in wanted if name in schema.names])
     packed = stripping.packed_keys(folder)
     about: dict[str, dict[str, object]] = {}
@@ -228,12 +234,14 @@ def inputs_of_run(folder: Folder) -> pa.Table:
             if entry["member"].endswith(".json"):
                 continue
             row = about[entry["key"]]
-            known = {name: row.get(name) for name in ("source_key", "width", "height", "group", "licence", "key")}
+            told = ("source_key", "width", "height", "group", "licence", "key", TILES)
+            known = {name: row.get(name) for name in told}
             carried = make_portable({name: row[name] for name in carry if row.get(name) is not None})
             known["carried"] = json.dumps(carried, sort_keys=True, ensure_ascii=False) if carried else None
             uri = f"{tar}#{entry['member']}"
             rows.append({"uri": uri, **{name: entry[name] for name in ("offset", "size", "crc32")}, **known})
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), INPUTS)
+    schema = TILED if TILES in ledger.column_names else INPUTS
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), schema)
 
 
 def probe_row(row: Candidate, decode: DecodeConfig, attempt: int) -> ProbedRow:
@@ -254,7 +262,14 @@ def probe_row(row: Candidate, decode: DecodeConfig, attempt: int) -> ProbedRow:
         known["group"] = str(side["group"])
     if isinstance(side, dict) and side.get("licence"):
         known["licence"] = str(side["licence"])
+    if isinstance(side, dict) and TILES in side:
+        known["good_tiles"] = check_tiles(side[TILES], row["uri"])
     return known
+
+
+def make_inputs(rows: Sequence[ProbedRow]) -> pa.Table:
+    """INPUTS, or TILED where a row has good tiles."""
+    return pa.Table.from_pylist(rows, TILED if any(row.get(TILES) for row in rows) else INPUTS)
 
 
 def read_clean(row: CleanRow, decode: DecodeConfig | None = None) -> bytes:
@@ -280,13 +295,15 @@ def read_inputs(folder: Folder, config: PairsConfig) -> pa.Table:
     if not names:
         raise InputError(f"{folder} lists no inputs: repeat the command")
     tables = [read_input_unit(folder, name) for name in names]
-    return fill_reasons(pa.concat_tables(tables), config.degrade, run_folder.read_forgotten(folder))
+    return fill_reasons(
+        pa.concat_tables(tables, promote_options="default"), config.degrade, run_folder.read_forgotten(folder)
+    )
 
 
 def read_input_unit(folder: Folder, name: str) -> pa.Table:
     """One file below inputs/. InputError where it is damaged, or has other columns than INPUTS."""
     table = folder.read_table(f"{PLACE}/{name}")
-    if not set(table.column_names) <= set(INPUTS.names) or not set(_ALWAYS) <= set(table.column_names):
+    if not set(table.column_names) <= set(TILED.names) or not set(_ALWAYS) <= set(table.column_names):
         raise InputError(f"{folder.path(f'{PLACE}/{name}')} is damaged: `lucidflux-data verify --repair` rebuilds it")
     return table
 
@@ -295,16 +312,20 @@ _ALWAYS = ("uri", "source_key", "offset", "size", "key", "width", "height", "rea
 
 
 def fill_reasons(table: pa.Table, config: DegradeConfig, forgotten: Iterable[str] = ()) -> pa.Table:
-    """INPUTS with `too_small`, `duplicate` and `opted_out` filled in as reasons. The first of equal keys stays."""
+    """INPUTS with `too_small`, `too_few_good_tiles`, `duplicate` and `opted_out` filled in as reasons. The first of
+    equal keys stays."""
     seen: set[str] = set()
     out = {item[:20] for item in forgotten}
     reasons = []
-    for row in table.select(["key", "width", "height", "reason"]).to_pylist():
+    names = ["key", "width", "height", "reason", *([TILES] if TILES in table.column_names else [])]
+    for row in table.select(names).to_pylist():
         reason = row["reason"]
         if reason is None and row["key"] in seen:
             reason = "duplicate"
         elif reason is None and too_small(row["width"], row["height"], config):
             reason = "too_small"
+        elif reason is None and not has_crop(row["width"], row["height"], row.get(TILES), config):
+            reason = "too_few_good_tiles"
         elif reason is None and row["key"] in out:
             reason = "opted_out"
         seen.add(row["key"])
@@ -336,7 +357,9 @@ def list_used(shard: Shard[PairInput]) -> list[PairInput]:
 def digest_assignment(planned: list[Shard[PairInput]], config: PairsConfig, backend: str) -> str:
     """What a published shard must have been made of to count as done."""
     keys = [[row["key"] for row in shard.rows] for shard in planned]
-    return digest({"keys": keys, "config": deciding(config), "backend": backend})
+    tiles = [row.get(TILES) for shard in planned for row in shard.rows]
+    within = {"tiles": tiles} if any(tiles) else {}
+    return digest({"keys": keys, "config": deciding(config), "backend": backend, **within})
 
 
 def summary(folder: Folder) -> PairsSummary:

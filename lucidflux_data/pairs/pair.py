@@ -9,6 +9,7 @@ json says where. LQ = degrade(decode(stored HQ), plan), so a pair replays from i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -26,7 +27,8 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, Decoded, decode, luma
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures.blur_and_flat import measure_luma
-from lucidflux_data.storage.formats import canonical_json
+from lucidflux_data.storage.formats import canonical_json, parse_json
+from lucidflux_data.tiles import crops
 
 # Huffman coding alone: of a noisy 256x256 image both smaller and faster than with string matching.
 LQ_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
@@ -85,16 +87,19 @@ class PairRecord(TypedDict):
     source_key: NotRequired[str]
     group: NotRequired[str]
     carried: NotRequired[dict[str, object]]
+    good_tiles: NotRequired[list[list[int]]]  # of the clean image, in which the crop lies
 
 
 class CleanImage(TypedDict):
-    """What a pair's json tells of its clean image. `carried`: a JSON object; `ref`: needed where HQ are pointers."""
+    """What a pair's json tells of its clean image. `carried`: a JSON object; `good_tiles`: JSON, see
+    read_tiles; `ref`: needed where HQ are pointers."""
 
     key: str
     versions: dict[str, str]
     source_key: NotRequired[str | None]
     group: NotRequired[str | None]
     carried: NotRequired[str | None]
+    good_tiles: NotRequired[str | None]
     ref: NotRequired[Pointer]
 
 
@@ -104,24 +109,59 @@ def versions(backend: str, device: str = "cpu") -> dict[str, str]:
     return found | {name: value for name, value in decoder_versions().items() if name not in found}
 
 
+def read_tiles(text: str | None) -> list[list[int]] | None:
+    """The good tiles of an image (left, top, width, height in pixels each), as a ledger has them; None: all of it."""
+    found: list[list[int]] | None = json.loads(text) if text is not None else None
+    return found
+
+
+def check_tiles(text: object, where: str) -> str:
+    """What a json beside an image says of its good tiles, if it is that. InputError else: crops would lie anywhere."""
+    try:
+        boxes = parse_json(text) if isinstance(text, str) else None
+    except ValueError:
+        boxes = None
+    whole = isinstance(boxes, list) and all(
+        isinstance(box, list) and len(box) == 4 and all(type(number) is int and number >= 0 for number in box)
+        for box in boxes
+    )
+    if not whole or not isinstance(text, str):
+        raise InputError(f"what stands beside {where} as good_tiles are no tiles: left, top, width, height of each")
+    return text
+
+
+def has_crop(width: int, height: int, tiles: str | None, config: DegradeConfig) -> bool:
+    """Whether a crop of an image of these sides, which is not too small, lies in its good tiles."""
+    boxes = read_tiles(tiles)
+    if boxes is None:
+        return True
+    wide, high = max(width, config.size), max(height, config.size)
+    return crops.has_window(wide, high, config.size, _reaching(boxes, (width, height), (wide, high)))
+
+
 def too_small(width: int, height: int, config: DegradeConfig) -> bool:
     """Whether an image of these sides cannot give a crop under this config."""
     return min(width, height) < config.size and config.crop.too_small == "reject"
 
 
-def cut(pixels: np.ndarray, plan: Plan, crop: CropConfig) -> tuple[np.ndarray, Cut]:
+def cut(
+    pixels: np.ndarray, plan: Plan, crop: CropConfig, tiles: Sequence[crops.Box] | None = None
+) -> tuple[np.ndarray, Cut]:
     """The HQ of a plan, uint8 size x size x 3, and how it was cut: box in source pixels, tries, whether it passed.
 
     A crop that fails the blur or flat rule is drawn again as often as the plan has draws; the last one stands.
-    Smaller images are reflected to the right and downwards first (without the edge, as Real-ESRGAN does).
+    Smaller images are reflected to the right and downwards first (without the edge, as Real-ESRGAN does). `tiles`:
+    left, top, width, height of those that a crop may lie in; None: anywhere.
     """
     size = plan["size"]
     height, width = pixels.shape[:2]
     pixels = _padded(pixels, size)
+    if tiles is not None:
+        tiles = _reaching(tiles, (width, height), (pixels.shape[1], pixels.shape[0]))
     tries = 0
     for draw in plan["crop"]["draws"]:
         tries += 1
-        left, top, side = _window(pixels.shape[1], pixels.shape[0], size, plan["crop"]["mode"], draw)
+        left, top, side = _window(pixels.shape[1], pixels.shape[0], size, plan["crop"]["mode"], draw, tiles)
         hq = pixels[top : top + side, left : left + side]
         if side != size:
             hq = cv2.resize(hq, (size, size), interpolation=cv2.INTER_AREA)
@@ -149,10 +189,31 @@ def _padded(pixels: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
-def _window(width: int, height: int, size: int, mode: str, draw: list[float]) -> tuple[int, int, int]:
+def _reaching(tiles: Sequence[crops.Box], size: tuple[int, int], padded: tuple[int, int]) -> list[crops.Box]:
+    """Tiles at the right and lower edge of an image go as far as it does once it is reflected."""
+    found: list[crops.Box] = []
+    for left, top, width, height in tiles:
+        ends = [
+            whole if end == edge else end
+            for end, edge, whole in zip((left + width, top + height), size, padded, strict=True)
+        ]
+        found.append((left, top, ends[0] - left, ends[1] - top))
+    return found
+
+
+def _window(
+    width: int, height: int, size: int, mode: str, draw: list[float], tiles: Sequence[crops.Box] | None
+) -> tuple[int, int, int]:
+    """With tiles, a crop that is to cover more than they let has the least side; InputError where that has no place."""
     cover, down, across = draw
     short = min(width, height)
     side = size if mode == "native" else min(short, max(size, round(cover * short)))
+    if tiles is not None:
+        for possible in (side, size):
+            place = crops.draw_window(width, height, possible, tiles, across, down)
+            if place is not None:
+                return place[0], place[1], possible
+        raise InputError(f"no crop of {size} px lies in the good tiles of an image of {width}x{height} px")
     return int(across * (width - side + 1)), int(down * (height - side + 1)), side
 
 
@@ -161,7 +222,8 @@ def make_pair(
 ) -> Pair:
     """One variant of a clean image."""
     plan = draw_plan(row["key"], variant, config)
-    pixels, how = cut(image.pixels, plan, config.crop)
+    tiles = read_tiles(row.get("good_tiles"))
+    pixels, how = cut(image.pixels, plan, config.crop, tiles)
     members: dict[str, bytes] = {}
     if hq == "ref":
         stored: StoredHq = {"format": "ref", "ref": row["ref"]}
@@ -178,6 +240,8 @@ def make_pair(
     members["lq.png"] = encode_lq(lq)
     key = f"{row['key']}_{variant:02d}"
     record: PairRecord = {"key": key, "hq": stored, "cut": how, "versions": row["versions"], "plan": plan}
+    if tiles is not None:
+        record["good_tiles"] = tiles
     members["json"] = canonical_json({**record, **_known_of(row)})
     return Pair(key, members, pixels, lq)
 
@@ -212,7 +276,7 @@ def hq_pixels(record: PairRecord, data: bytes, crop: CropConfig) -> np.ndarray:
     """The HQ of a stored pair: `data` is its hq member or, for `ref`, the bytes of the whole clean image."""
     if record["hq"]["format"] != "ref":
         return pixels_apart(data)
-    return cut(pixels_apart(data), record["plan"], crop)[0]
+    return cut(pixels_apart(data), record["plan"], crop, record.get("good_tiles"))[0]
 
 
 def replay(record: PairRecord, hq: np.ndarray, degrade: Degrade) -> bytes:

@@ -28,7 +28,7 @@ STAY_FILES = frozenset(
     | {"report.html", "explore.html", "view.html"}
 )
 STAY_FOLDERS = frozenset(
-    {"scores", "base", "firewall", "inputs", "events", "included", "stray", "cache", TEMPORARY, STAGE}
+    {"scores", "tiles", "base", "firewall", "inputs", "events", "included", "stray", "cache", TEMPORARY, STAGE}
 )
 
 

@@ -24,6 +24,7 @@ from lucidflux_data.selection.pool import Pool, concat_rows
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import find_unportable, make_portable
+from lucidflux_data.tiles import table as tile_table
 
 OWN = (
     "uri",
@@ -39,7 +40,19 @@ OWN = (
     "flat_fraction",
 )
 # The ledger, and the json of a sample, have these of their own.
-TAKEN = ("keep", "reason", "rank", "group", "leak", "offset", "side", "scored_as", "stripped", "normalized")
+TAKEN = (
+    "keep",
+    "reason",
+    "rank",
+    "group",
+    "leak",
+    "offset",
+    "side",
+    "scored_as",
+    "stripped",
+    "normalized",
+    "good_tiles",
+)
 JOIN_KEYS = ("uri", "key", "sha256", "source_key")
 OF_BASE = "published"  # the measure that holds what a published set says of its images beside their basic measures
 
@@ -56,11 +69,24 @@ def check_columns(config: FilterConfig) -> None:
     name that is taken, and for a joined column that cannot travel; InputError as `read_join`."""
     names = list_columns(config)
     _check_names(names)
+    if config.select.where_tile:
+        check_tile_columns(config)
     for place in config.select.join:
         table = read_join(place)
         for name in names:
             if name in table.column_names and name not in OWN:
                 check_travels(name, table.schema.field(name).type, place)
+
+
+def check_tile_columns(config: FilterConfig) -> None:
+    """ConfigError for a column of --where-tile that tiles do not have, and where no tiles are measured."""
+    if not config.measures.tiles:
+        raise ConfigError("--where-tile needs tiles: `lucidflux-data score --tiles 512` measures them, into a new run")
+    metric = config.iqa.metric
+    known = [*tile_table.COLUMNS, *([metric] if metric != "none" else [])]
+    for name in columns_of(config.select.where_tile or "true"):
+        if name not in known:
+            raise ConfigError(f"--where-tile has no column {name!r}: {suggest(name, known, len(known))}")
 
 
 def _check_names(names: Sequence[str]) -> None:

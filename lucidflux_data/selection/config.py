@@ -133,6 +133,10 @@ class SelectConfig(Section):
     """An expression over joined columns and measures; only what it is true of is kept."""
     carry: tuple[str, ...] = ()
     """Columns that go along into ledger, shards and pairs."""
+    where_tile: str | None = Field(None, json_schema_extra=since("0.5.0", silent=True))
+    """An expression over the measures of a tile: those of which it is true are good, and crops lie in them alone."""
+    min_good_tiles: float | None = Field(None, ge=0, le=1, json_schema_extra=since("0.5.0", silent=True))
+    """Least share of good tiles; below it, and without any, too_few_good_tiles. None: one. Unit: share of the tiles."""
     near_duplicates: int | None = Field(None, ge=0, le=16)
     """Radius within which the best of images that look alike stays. Unit: bits of a 64-bit hash. Source:
     docs/performance.md, curation (4 in preset strict)."""
@@ -143,7 +147,7 @@ class SelectConfig(Section):
         """`--set select.carry=license,photographer`."""
         return split_list(value)
 
-    @field_validator("where")
+    @field_validator("where", "where_tile")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
         if value:

@@ -25,6 +25,7 @@ from lucidflux_data.selection.pool import Pool, load_pool
 from lucidflux_data.selection.records import KEPT, is_kept
 from lucidflux_data.selection.run import FilterRun, Listed
 from lucidflux_data.selection.suites import ForbiddenSuite, find_known
+from lucidflux_data.selection.tiling import waits_for_metric
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 
@@ -94,6 +95,8 @@ def find_missing(pool: Pool, config: FilterConfig, known: bool = True) -> Missin
     where_waits = any(rows.any() and _where_reads(config, measure) for measure, rows in lacking.items())
     if not where_waits and config.iqa.metric not in columns_of(config.select.where or "true"):
         rules.apply_where(codes, pool, config)
+    if not waits_for_metric(config):
+        rules.apply_tiles(codes, pool, config)
     found = {measure: rows & is_kept(codes) for measure, rows in lacking.items()}
     if config.iqa.metric != "none":
         found[config.iqa.metric] = (codes == KEPT) & ~pool.measured(config.iqa.metric)

@@ -21,9 +21,11 @@ from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
 from lucidflux_data.selection.pool import CARRIED, Pool, concat_rows, float_column, reason_codes, take_rows
 from lucidflux_data.selection.records import KEPT
+from lucidflux_data.selection.tiling import COLUMN, list_good, waits_for_metric
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
+from lucidflux_data.tiles import table as tile_table
 
 REPEATING = ("reason", "group", "format", "flags")  # of the ledger: few values, many rows
 
@@ -39,6 +41,8 @@ def find_survivors(pool: Pool, config: FilterConfig, scored: bool = True) -> np.
         rules.apply_history(codes, pool, config)
     if scored or config.iqa.metric not in columns_of(config.select.where or "true"):
         rules.apply_where(codes, pool, config)
+    if scored or not waits_for_metric(config):
+        rules.apply_tiles(codes, pool, config)
     return codes
 
 
@@ -91,6 +95,7 @@ def make_tables(pool: Pool, config: FilterConfig, decided: tuple[np.ndarray, ...
     for number, part in enumerate(pool.parts):
         mine = [pool.of_part(values, number) for values in decided]
         inventory = run_folder.read_inventory(part.folder, ["offset", "side"])
+        good = _good_tiles(pool, number, mine[0], config)
         for start in range(0, max(1, len(pool.rows[number])), ROWS_IN_GROUP):
             some = slice(start, start + ROWS_IN_GROUP)
             rows = pool.rows[number][some]
@@ -99,20 +104,36 @@ def make_tables(pool: Pool, config: FilterConfig, decided: tuple[np.ndarray, ...
             columns["group"] = pool.group_keys(mine[3][some])
             if part.base:
                 columns["group"] = pc.coalesce(
-                    _published_groups(pool, number).slice(start, len(rows)), columns["group"]
+                    _published(pool, number, "group").slice(start, len(rows)), columns["group"]
                 )
+            if good is not None:
+                columns[COLUMN] = good.slice(start, len(rows))
             own = further.slice(first + start, len(rows))
             columns |= {name: own[name] for name in own.column_names if name not in columns}
             yield pa.table(columns)
         first += len(pool.rows[number])
 
 
-def _published_groups(pool: Pool, number: int) -> pa.ChunkedArray:
-    """The groups that a published set told of its images stay theirs: by them validation sets are split."""
+def _good_tiles(pool: Pool, number: int, codes: np.ndarray, config: FilterConfig) -> pa.ChunkedArray | None:
+    """The good tiles of each kept candidate of a part; None where no tiles are asked for."""
+    if not config.select.where_tile:
+        return None
+    part, rows = pool.parts[number], pool.rows[number]
+    if part.base:
+        return _published(pool, number, COLUMN)
+    kept = pool.tables[number]["uri"].take(pa.array(rows)).filter(pa.array(records.is_kept(codes)))
+    tiled = bool(part.folder.names(tile_table.BASIC)) or not part.included
+    good = list_good(part, kept.combine_chunks(), config) if tiled else {}
+    uris = pool.tables[number]["uri"].take(pa.array(rows)).to_pylist()
+    return pa.chunked_array([pa.array([good.get(uri) for uri in uris], pa.string())])
+
+
+def _published(pool: Pool, number: int, name: str) -> pa.ChunkedArray:
+    """What a published set tells of its images. Its groups stay: by them validation sets are split."""
     told = pool.measure(number, selection_columns.OF_BASE)
-    there = told is not None and "group" in told.column_names
-    column = told["group"] if told is not None and there else pa.nulls(pool.parts[number].candidates, pa.string())
-    return column.take(pa.array(pool.rows[number]))
+    there = told is not None and name in told.column_names
+    column = told[name] if told is not None and there else pa.nulls(pool.parts[number].candidates, pa.string())
+    return pa.chunked_array([column.take(pa.array(pool.rows[number])).cast(pa.string()).combine_chunks()])
 
 
 def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

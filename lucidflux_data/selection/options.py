@@ -24,6 +24,8 @@ class SelectOptions(TypedDict, total=False):
     opt_out: Paths  # lists
     forbid: Paths  # suites, fingerprint files, folders
     near_duplicates: int | None  # bits
+    where_tile: str | None
+    min_good_tiles: float
 
 
 LISTS = ("carry", "join", "opt_out", "forbid")
@@ -59,11 +61,14 @@ def select_settings(
     opt_out: list[str] | None,
     near_duplicates: str | None,
     forbid_missing: str | None = None,
+    where_tile: str | None = None,
+    min_good_tiles: float | str | None = None,
 ) -> list[str]:
     """What else decides, as settings of the `select` section. An empty text, or `none`, takes back what a run has."""
     lists = {"forbid": forbid, "join": join, "opt_out": opt_out, "carry": [carry] if carry is not None else None}
     settings = [f"select.{name}={_listed(name, values)}" for name, values in lists.items() if values]
     single = {"where": where, "near_duplicates": near_duplicates, "forbid_missing": forbid_missing}
+    single |= {"where_tile": where_tile, "min_good_tiles": None if min_good_tiles is None else str(min_good_tiles)}
     given = {name: value.strip() or "none" for name, value in single.items() if value is not None}
     return settings + [f"select.{name}={value}" for name, value in given.items()]
 
@@ -102,7 +107,15 @@ def option_settings(options: Mapping[str, object]) -> list[str]:
     texts = {name: "none" if value is None else str(value) for name, value in options.items() if name not in LISTS}
     cut = [texts.get(name) for name in ("iqa", "top_fraction", "top_k", "min_side")]
     settings = cut_settings(None, *cut) + select_settings(
-        None, None, texts.get("where"), None, None, texts.get("near_duplicates")
+        None,
+        None,
+        texts.get("where"),
+        None,
+        None,
+        texts.get("near_duplicates"),
+        None,
+        texts.get("where_tile"),
+        texts.get("min_good_tiles"),
     )
     return settings + [f"select.{name}={_names(name, options[name])}" for name in LISTS if name in options]
 

@@ -43,12 +43,14 @@ REJECTIONS = (
     "upscaled",
     "soft",
     "where_not_met",
+    "too_few_good_tiles",
     "low_iqa",
     "near_duplicate",
 )
 INCLUDED = "included"  # kept by hand, beside the rules
 BASE = "in_base"  # kept: it is in the published set that is added to
-REASONS = (*FAILURES, *REJECTIONS, INCLUDED, BASE)
+LATER = ("too_few_good_tiles",)  # since 0.5; behind the others, whose codes pages of before know
+REASONS = (*FAILURES, *(word for word in REJECTIONS if word not in LATER), INCLUDED, BASE, *LATER)
 KEPT = -1  # the code of an image that no rule rejects
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 
@@ -78,6 +80,7 @@ WHAT_IT_MEANS = {
     "upscaled": "has detail in too small a part of its frequency range",
     "soft": "too little sharpness at a fixed size, noise not counted",
     "where_not_met": "the --where expression is not true of it",
+    "too_few_good_tiles": "too small a share of good tiles, or no crop of the size inside them",
     "low_iqa": "below the cut of the quality metric",
     "near_duplicate": "looks like a better candidate",
     "included": "kept by hand",

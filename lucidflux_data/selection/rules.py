@@ -21,6 +21,7 @@ from lucidflux_data.selection.config import CutConfig, FilterConfig, RulesConfig
 from lucidflux_data.selection.expression import columns_of, matches
 from lucidflux_data.selection.pool import Candidates, Pool
 from lucidflux_data.selection.records import BASE, CODE, KEPT, is_kept
+from lucidflux_data.selection.tiling import find_too_few
 
 HISTORY = "history"
 HISTORY_COLUMNS = ("jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharpness", "noise", "phash")
@@ -223,6 +224,12 @@ def apply_where(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
         codes[(codes == KEPT) & ~matches(config.select.where, table).to_numpy(zero_copy_only=False)] = CODE[
             "where_not_met"
         ]
+
+
+def apply_tiles(codes: np.ndarray, pool: Pool, config: FilterConfig) -> None:
+    """Images with too small a share of good tiles, where tiles are asked for. Changes `codes`."""
+    if config.select.where_tile:
+        codes[(codes == KEPT) & find_too_few(pool, config)] = CODE["too_few_good_tiles"]
 
 
 def near_groups(pool: Pool, rows: np.ndarray, radius: int) -> np.ndarray:

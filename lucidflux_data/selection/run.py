@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lucidflux_data.codecs import version
-from lucidflux_data.config import digest
+from lucidflux_data.config import digest, written_values
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.measures.firewall import Compared, make_card
 from lucidflux_data.selection import records
@@ -149,7 +149,7 @@ def make_run(
         "runs": list(drawn_from),
         "included": list(included),
         "inputs": inputs or {},
-        "config": config.model_dump(exclude={"workers"}),
+        "config": {name: value for name, value in written_values(config).items() if name != "workers"},
         "digests": {
             "score": digest({"asked": asked, **config.score_part()}),
             "select": digest(chosen),

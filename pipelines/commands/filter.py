@@ -27,6 +27,7 @@ from pipelines.commands.options import (
     Json,
     Limit,
     MaxFailed,
+    MinGoodTiles,
     MinSide,
     NearDuplicates,
     NumCpus,
@@ -36,11 +37,14 @@ from pipelines.commands.options import (
     Preset,
     Set,
     Sources,
+    Tiles,
     TopFraction,
     TopK,
     Wait,
     Where,
+    WhereTile,
     allow_setting,
+    tile_setting,
     writing,
 )
 from pipelines.commands.telling import (
@@ -86,6 +90,9 @@ def filter_command(
     carry: Carry = None,
     opt_out: OptOut = None,
     near_duplicates: NearDuplicates = None,
+    tiles: Tiles = None,
+    where_tile: WhereTile = None,
+    min_good_tiles: MinGoodTiles = None,
     allow_uris: AllowUris = None,
     limit: Limit = None,
     num_cpus: NumCpus = None,
@@ -101,8 +108,9 @@ def filter_command(
     from lucidflux_data.selection.config import make_config
 
     settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
-    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
-    settings += allow_setting(allow_uris)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing, where_tile,
+                                min_good_tiles)  # fmt: skip
+    settings += allow_setting(allow_uris) + tile_setting(tiles)
     resolved = make_config(preset, config, settings)
     same = again(ctx, dry_run=None)
     request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_, same)
@@ -123,6 +131,7 @@ def score_command(
     config: ConfigFile = None,
     set_: Set = None,
     iqa: Iqa = None,
+    tiles: Tiles = None,
     allow_uris: AllowUris = None,
     limit: Limit = None,
     num_cpus: NumCpus = None,
@@ -140,7 +149,7 @@ def score_command(
 
     where = ExecutorOptions(executor, num_cpus, num_gpus, address)
     if out is not None:
-        settings = cut_settings(set_, iqa, None, None, None) + allow_setting(allow_uris)
+        settings = cut_settings(set_, iqa, None, None, None) + allow_setting(allow_uris) + tile_setting(tiles)
         resolved = make_config(preset, config, settings)
         same = again(ctx, dry_run=None)
         request = FilterRequest(out, source, resolved, preset, limit, wait, max_failed, dry_run, json_, same)
@@ -208,7 +217,7 @@ def _run_job(request: FilterRequest, steps: tuple[str, ...], where: ExecutorOpti
 
 def _tell_plan(request: FilterRequest, listed: dict[str, Any]) -> None:
     """Of a dry run: what was listed, and the rules in force beside those of the preset."""
-    from lucidflux_data.config import changes_between
+    from lucidflux_data.config import changes_between, written_values
     from lucidflux_data.selection.config import label, make_config
 
     config = request.config
@@ -216,7 +225,7 @@ def _tell_plan(request: FilterRequest, listed: dict[str, Any]) -> None:
     outcome = {"label": label(request.preset, config), **listed}
     if request.json_:
         rules = {"rules": rules_in_force(config), "changed": changed}
-        tell_json(outcome | rules | {"config": config.model_dump()})
+        tell_json(outcome | rules | {"config": written_values(config)})
         return
     tell(outcome, False)
     say_rules(config, changed, f"preset {request.preset}")

@@ -66,6 +66,13 @@ Base = Annotated[
     str | None,
     typer.Option(metavar="SET|none", help="A published set to add to: a packed run, or its shards and manifest."),
 ]
+Tiles = Annotated[int | None, typer.Option(min=0, help="Measure tiles of N pixels a side, too; 0: none.")]
+WhereTile = Annotated[
+    str | None, typer.Option(metavar="EXPR", help='Good tiles, in which crops lie: laplacian_variance > 150; "": all.')
+]
+MinGoodTiles = Annotated[
+    float | None, typer.Option(min=0, max=1, callback=check_finite, help="Share of its tiles that must be good.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded sample of N candidates.")]
 NumCpus = Annotated[int | None, typer.Option(min=1, help="Workers; all cores by default.")]
 NumGpus = Annotated[int | None, typer.Option(min=0, help="GPUs for the quality metric.")]
@@ -160,6 +167,11 @@ def settle(*folders: str) -> None:
             with hold(folder, SETTLE_WAIT_S):
                 if is_half_done(folder):
                     finish_forgetting(folder)
+
+
+def tile_setting(tiles: int | None) -> list[str]:
+    """--tiles as a setting."""
+    return [f"measures.tiles={tiles}"] if tiles is not None else []
 
 
 def allow_setting(prefixes: list[str] | None) -> list[str]:

@@ -38,6 +38,7 @@ from pipelines.commands.options import (
     RunFolder,
     Set,
     Sources,
+    Tiles,
     TopFraction,
     TopK,
     Wait,
@@ -45,6 +46,7 @@ from pipelines.commands.options import (
     allow_setting,
     check_finite,
     settle,
+    tile_setting,
     writing,
     writing_file,
 )
@@ -79,6 +81,7 @@ def plan_command(
     carry: Carry = None,
     opt_out: OptOut = None,
     near_duplicates: NearDuplicates = None,
+    tiles: Tiles = None,
     base: Base = None,
     allow_uris: AllowUris = None,
     limit: Limit = None,
@@ -104,7 +107,7 @@ def plan_command(
 
     settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
-    settings += allow_setting(allow_uris)
+    settings += allow_setting(allow_uris) + tile_setting(tiles)
     cores = num_cpus or available_cpus()
     machines = Machines(cores, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
     here = {"num_cpus": None, "num_gpus": None}  # those of the cluster that was asked about

@@ -22,6 +22,7 @@ from lucidflux_data.growth.part import has_hashes
 from lucidflux_data.growth.published import open_published
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import pixels_apart
+from lucidflux_data.measures import basic
 from lucidflux_data.measures.basic import Isolated
 from lucidflux_data.numerics import wilson_interval
 from lucidflux_data.selection import records, rules
@@ -35,6 +36,7 @@ from lucidflux_data.sources.reading import read_bytes
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
+from lucidflux_data.tiles import measure as tiling
 from pipelines.execution.progress import warn
 from pipelines.filter.measures import HistoryUnit
 from pipelines.filter.rows import Columns
@@ -137,7 +139,8 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
     histories: dict[int, Columns] = {}
     rows, seconds, sizes = [], {"read": 0.0, "measure": 0.0, "history": 0.0}, []
     further: list[float] = []
-    isolated = Isolated(config.decode, config.measures)
+    how = tiling if config.measures.tiles else basic
+    isolated = Isolated(config.decode, config.measures, f"{how.__name__}:measure")
     for row in sample(table, size, seed=0).to_pylist():
         record = {"uri": row["uri"], "source_key": row["source_key"]}
         start = time.perf_counter()
@@ -158,8 +161,8 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
     isolated.close()
     if not sizes:
         raise InputError("no candidate of the sample could be read: nothing can be predicted")
-    basic = pa.Table.from_pylist(rows, records.BASIC)
-    codes = rules.apply_rules(load_candidates(basic, np.zeros(len(rows), bool)), config.rules)
+    measured = pa.Table.from_pylist(rows, records.BASIC)
+    codes = rules.apply_rules(load_candidates(measured, np.zeros(len(rows), bool)), config.rules)
     _apply_history(codes, histories, config)
     alive = np.flatnonzero(codes == KEPT)
     pixels = [row["width"] * row["height"] for row in rows if row.get("width")]
@@ -191,7 +194,7 @@ def _apply_history(codes: np.ndarray, histories: Mapping[int, Columns], config: 
 
 def not_predicted(config: FilterConfig) -> list[str]:
     """The settings that reject images and that a sample says nothing of: lists, joined columns, other images."""
-    names = ("opt_out", "forbid", "where", "near_duplicates")
+    names = ("opt_out", "forbid", "where", "where_tile", "near_duplicates")
     return [f"select.{name}" for name in names if getattr(config.select, name) not in (None, (), "")]
 
 

@@ -97,7 +97,7 @@ def _measure_again(
         ]
         units.append(Unit(run_folder.unit_name(number), int(mine.sum()), payload))
     with progress.phase("retry", sum(unit.size for unit in units), 0) as advance:
-        for unit in run(executor, "retry", units, MeasureUnit(config.decode, config.measures), folder):
+        for unit in run(executor, "retry", units, MeasureUnit(config.decode, config.measures, folder), folder):
             advance(unit.size)
     return config
 

@@ -18,7 +18,8 @@ from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.iqa.batches import BatchRules, BatchScorer, score_all
 from lucidflux_data.iqa.config import IQAConfig
-from lucidflux_data.measures.basic import Isolated, measure, warm_up
+from lucidflux_data.measures import basic
+from lucidflux_data.measures.basic import Isolated
 from lucidflux_data.measures.config import MeasureConfig
 from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
@@ -31,6 +32,9 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import checked_bytes
 from lucidflux_data.storage.lease import hold
+from lucidflux_data.tiles import measure as tiling
+from lucidflux_data.tiles import table as tile_table
+from lucidflux_data.tiles.grid import list_boxes
 from pipelines.execution.counting import count_done
 from pipelines.execution.executor import Executor, run
 from pipelines.execution.progress import Progress
@@ -55,21 +59,35 @@ class CandidateRow(TypedDict):
 
 @dataclass(frozen=True)
 class MeasureUnit:
-    """Reads, decodes and measures the candidates of a unit; yields its scores/basic file. A row with `known` is taken
-    as it is; the bytes of one with `sha256` must still be those."""
+    """Reads, decodes and measures the candidates of a unit; yields the file of their tiles, where tiles are asked for,
+    and its scores/basic file. A row with `known` is taken as it is, its tiles from the file in `folder`; the bytes of
+    one with `sha256` must still be those."""
 
     limits: DecodeConfig
     measures: MeasureConfig
+    folder: Folder
 
     def __call__(self, unit: Unit[list[CandidateRow]]) -> Iterator[File]:
-        isolated = Isolated(self.limits, self.measures) if unit.attempt > 1 else None
-        warm_up()
+        how = tiling if self.measures.tiles else basic
+        isolated = Isolated(self.limits, self.measures, f"{how.__name__}:measure") if unit.attempt > 1 else None
+        how.warm_up()
         try:
             rows = [row.get("known") or self._measure(row, isolated) for row in unit.payload]
         finally:
             if isolated is not None:
                 isolated.close()
+        if self.measures.tiles:
+            yield f"{tile_table.BASIC}/{unit.name}.parquet", checked_bytes(self._tiles(unit, rows))
         yield f"{runs.BASIC}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, records.BASIC))
+
+    def _tiles(self, unit: Unit[list[CandidateRow]], rows: list[Mapping[str, Any]]) -> pa.Table:
+        """The tiles of a unit in the order of its rows."""
+        table = tile_table.make_table((row["uri"], row["key"], row.get("tiles", [])) for row in rows if row.get("key"))
+        known = [row["uri"] for row in unit.payload if row.get("known")]
+        before = tile_table.read_known(self.folder, "basic", unit.name, known)
+        if before is None:
+            return table
+        return tile_table.order_by(pa.concat_tables([table, before]), [row["uri"] for row in rows])
 
     def _measure(self, row: CandidateRow, isolated: Isolated | None) -> Mapping[str, object]:
         record = self._take(row, isolated)
@@ -89,14 +107,28 @@ class MeasureUnit:
         if isolated is not None:
             return {**record, **isolated.measure(data)}
         with hard_limit(self.limits.timeout_s):
-            return {**record, **measure(data, self.limits, self.measures)}
+            take = tiling.measure if self.measures.tiles else basic.measure
+            return {**record, **take(data, self.limits, self.measures)}
+
+
+TileScores = list[tuple[tuple[int, int], float | ImageError]]  # left and top in pixels, the score or why there is none
 
 
 class MetricUnit:
-    """Scores the rows of a unit with one metric; the model is loaded once a process."""
+    """Scores the rows of a unit with one metric; the model is loaded once a process. `tiles`: side of the tiles that
+    are scored too, in the same decode, 0 for none; those of known rows are taken from the file in `folder`."""
 
-    def __init__(self, iqa: IQAConfig, limits: DecodeConfig, device: str, decode_threads: int = 0) -> None:
+    def __init__(
+        self,
+        iqa: IQAConfig,
+        limits: DecodeConfig,
+        device: str,
+        decode_threads: int = 0,
+        tiles: int = 0,
+        folder: Folder | None = None,
+    ) -> None:
         self.iqa, self.limits = iqa, limits
+        self.tiles, self.folder = tiles, folder
         self.device, self.decode_threads = device, decode_threads
         self._scorer: Any = None
 
@@ -109,13 +141,32 @@ class MetricUnit:
         if self._scorer is None:
             self._scorer = load_metric(self.iqa.metric, self.device)
         metric = self.iqa.metric
-        scores = self._scores([row for row in unit.payload if row["known"] is None])
+        todo, tiled = [row for row in unit.payload if row["known"] is None], list[TileScores]()
+        scores = self._scores(todo, tiled)
         rows = [row["known"] or _metric_record(row, metric, next(scores)) for row in unit.payload]
         table = pa.Table.from_pylist(rows, records.measure_schema(metric))
+        if self.tiles:
+            yield f"{tile_table.PLACE}/{metric}/{unit.name}.parquet", checked_bytes(self._tile_table(unit, todo, tiled))
         yield f"scores/{metric}/{unit.name}.parquet", checked_bytes(table)
 
-    def _scores(self, rows: list[MeasureRow]) -> Iterator[float | ImageError]:
-        """In windows of some batches' pixels, from the rows alone: what is decoded at a time is bounded."""
+    def _tile_table(self, unit: Unit[list[MeasureRow]], todo: list[MeasureRow], tiled: list[TileScores]) -> pa.Table:
+        metric = self.iqa.metric
+        rows: list[Columns] = []
+        for row, tiles in zip(todo, tiled, strict=True):
+            for (x, y), score in tiles:
+                record = _metric_record(row, metric, score)
+                rows.append({"uri": row["uri"], "key": row["key"], "x": x, "y": y, **record})
+        table = pa.Table.from_pylist(rows, tile_table.metric_schema(metric))
+        known = [row["uri"] for row in unit.payload if row["known"] is not None]
+        assert self.folder is not None, "tiles are of a run"
+        before = tile_table.read_known(self.folder, metric, unit.name, known)
+        if before is None:
+            return table
+        return tile_table.order_by(pa.concat_tables([table, before]), [row["uri"] for row in unit.payload])
+
+    def _scores(self, rows: list[MeasureRow], tiled: list[TileScores]) -> Iterator[float | ImageError]:
+        """In windows of some batches' pixels, from the rows alone: what is decoded at a time is bounded. The scores of
+        the tiles of each row, none where it has no pixels, are added to `tiled`."""
         from lucidflux_data.iqa.metrics import metric
 
         settings = self.iqa
@@ -127,9 +178,23 @@ class MetricUnit:
             images.append(image)
             pixels += 0 if isinstance(image, ImageError) else image.size // 3
             if pixels >= 4e6 * settings.batch_megapixels:
+                tiled += self._score_tiles(images, rules, batched)
                 yield from _in_place(self._scorer, images, rules, batched)
                 images, pixels = [], 0
+        tiled += self._score_tiles(images, rules, batched)
         yield from _in_place(self._scorer, images, rules, batched)
+
+    def _score_tiles(
+        self, images: list[np.ndarray | ImageError], rules: BatchRules, batched: bool
+    ) -> Iterator[TileScores]:
+        for image in images:
+            if isinstance(image, ImageError) or not self.tiles:
+                yield []
+                continue
+            boxes = list_boxes(image.shape[1], image.shape[0], self.tiles).tolist()
+            crops = [np.ascontiguousarray(image[y : y + high, x : x + wide]) for x, y, wide, high in boxes]
+            scores = score_all(self._scorer, crops, rules, batched)
+            yield [((x, y), score) for (x, y, *_), score in zip(boxes, scores, strict=True)]
 
 
 def count_decode_threads(workers: WorkersConfig, on_gpu: bool) -> int:
@@ -203,7 +268,7 @@ def score_basic(folder: Folder, config: FilterConfig, executor: Executor, progre
     if numbers:
         check_sources(runs.read_run(folder)["listed"]["sources"], inventory)
     with progress.phase("score", total, inventory.num_rows - total) as advance:
-        for unit in run(executor, "score", units, MeasureUnit(config.decode, config.measures), folder):
+        for unit in run(executor, "score", units, MeasureUnit(config.decode, config.measures, folder), folder):
             advance(unit.size)
 
 
@@ -212,9 +277,10 @@ def score_metric(pool: Pool, config: FilterConfig, executor: Executor, progress:
     metric = config.iqa.metric
     device = "cuda" if executor.num_gpus else "cpu"
     each = config.workers.gpus_per_actor
-    job = MetricUnit(config.iqa, config.decode, device, count_decode_threads(config.workers, device != "cpu"))
+    threads, tiles = count_decode_threads(config.workers, device != "cpu"), config.measures.tiles
     for number, scores in enumerate(_metric_tables(pool, config)):
         place = scores.part.folder
+        job = MetricUnit(config.iqa, config.decode, device, threads, tiles, place)
         held = hold(place) if scores.missing else contextlib.nullcontext()
         with held, progress.phase(metric, scores.missing, 0) as advance:
             for unit in run(executor, metric, scores.units(), job, place, True, each):

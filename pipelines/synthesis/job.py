@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from lucidflux_data.audit.forgotten import holds_any
 from lucidflux_data.config import digest
 from lucidflux_data.decode_config import DecodeConfig
@@ -25,7 +23,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs import samples
 from lucidflux_data.pairs.config import PairsConfig
-from lucidflux_data.pairs.job import INPUTS, PLACE, PairInput, PairsRun, PairsSummary
+from lucidflux_data.pairs.job import PLACE, PairInput, PairsRun, PairsSummary
 from lucidflux_data.shards import shard as shards
 from lucidflux_data.shards.shard import Shard, TarWriter
 from lucidflux_data.sources import listing as sources
@@ -51,7 +49,7 @@ class ProbeUnit:
 
     def __call__(self, unit: Unit[list[Candidate]]) -> Iterator[File]:
         rows = [pairs_run.probe_row(row, self.decode, unit.attempt) for row in counted(unit.payload)]
-        yield f"{PLACE}/{unit.name}.parquet", checked_bytes(pa.Table.from_pylist(rows, INPUTS))
+        yield f"{PLACE}/{unit.name}.parquet", checked_bytes(pairs_run.make_inputs(rows))
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,7 @@ class SynthesizeShard:
                 "source_key": row["source_key"],
                 "group": row["group"],
                 "carried": row["carried"],
+                "good_tiles": row.get("good_tiles"),
                 "versions": versions,
                 "ref": pointer(row, self.sources, zlib.crc32(data)),
             }

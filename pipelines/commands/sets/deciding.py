@@ -26,6 +26,7 @@ from pipelines.commands.options import (
     Iqa,
     Join,
     Json,
+    MinGoodTiles,
     MinSide,
     NearDuplicates,
     NumCpus,
@@ -37,6 +38,7 @@ from pipelines.commands.options import (
     TopK,
     Wait,
     Where,
+    WhereTile,
     settle,
     writing,
 )
@@ -75,6 +77,8 @@ def select_command(
     carry: Carry = None,
     opt_out: OptOut = None,
     near_duplicates: NearDuplicates = None,
+    where_tile: WhereTile = None,
+    min_good_tiles: MinGoodTiles = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
@@ -85,7 +89,8 @@ def select_command(
 ) -> None:
     """Decide again under other rules; only scores that are not there yet are computed."""
     settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
-    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing, where_tile,
+                                min_good_tiles)  # fmt: skip
     if len(run) > 1 and out is None:
         from lucidflux_data.errors import ConfigError
 

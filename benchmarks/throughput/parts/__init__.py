@@ -1,0 +1,1 @@
+"""Measuring scripts of single parts: tiles, vectors."""
