@@ -129,7 +129,16 @@ def test_decode_threads_give_the_same_bytes(threads: int, tmp_path: Path, photo_
         data = cv2.imencode(".jpg", image[10 * number :][:120, 10 * number :][:, :120])[1].tobytes()
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(data if number != 3 else data[:700])
-        rows.append({"uri": f"file://{path}", "key": f"{number:020d}", "offset": -1, "size": -1, "known": None})
+        rows.append(
+            {
+                "uri": f"file://{path}",
+                "key": f"{number:020d}",
+                "sha256": f"{number:020d}",
+                "offset": -1,
+                "size": -1,
+                "known": None,
+            }
+        )
     unit = Unit("unit-000000", 7, rows)
 
     def score(*settings: str) -> list[tuple[str, bytes]]:

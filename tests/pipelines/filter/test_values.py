@@ -329,7 +329,7 @@ def score_two(run: Path, function: object) -> pa.Table:
     keys = {row["uri"]: row["key"] for row in basic}
     unit = ScorerUnit(DecodeConfig(), "theirs:function", ".")
     unit._function = function
-    rows = [row | {"key": keys[row["uri"]], "known": None} for row in payload]
+    rows = [row | {"key": keys[row["uri"]], "sha256": keys[row["uri"]], "known": None} for row in payload]
     ((_, data),) = unit(Unit("unit-000000", 2, rows))
     return pq.read_table(pa.BufferReader(data))
 
