@@ -93,7 +93,8 @@ def describe_trial(trial: Trial, settings: Sequence[str], now: ledger.Counts) ->
 def _count_surely_kept(candidates: pool.Pool, config: FilterConfig, missing: np.ndarray) -> int:
     """Of those of which all is known: the cut of so many. Near-duplicates join groups when the others are known, so
     nothing is sure of them."""
-    if config.select.near_duplicates is not None:
+    chosen = config.select
+    if chosen.near_duplicates is not None or chosen.semantic_duplicates or chosen.quota or chosen.balance:
         return 0
     codes = ledger.find_survivors(candidates, config)
     codes[missing[records.is_kept(codes[missing])]] = records.CODE["low_iqa"]

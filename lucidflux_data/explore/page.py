@@ -45,8 +45,9 @@ def make_explore(folder: Folder, said: str, most: int = sample.MOST_ROWS) -> tup
     """The page as UTF-8 bytes. `said`: the run as the user calls it, for the command line; `most`: rows that the page
     has at most. Reads the ledger, the scores, and the images near the thresholds."""
     run = runs.read_run(folder)
-    if run["config"]["select"].get("where_tile"):
-        raise InputError(f"{folder} has rules on tiles, which no page can decide: explore without --where-tile")
+    for name in ("where_tile", "semantic_duplicates", "quota", "balance"):
+        if run["config"]["select"].get(name):
+            raise InputError(f"{folder} has select.{name}, which no page can decide: explore it without")
     if "base" in run:
         raise InputError(f"{folder} adds to a set, which no page can decide as `select` does: explore without --base")
     config = FilterConfig.model_validate(run["config"])

@@ -58,9 +58,10 @@ OF_BASE = "published"  # the measure that holds what a published set says of its
 
 
 def list_columns(config: FilterConfig) -> list[str]:
-    """The names in --where and --carry, each once, in order."""
+    """The names in --where, --carry and --quota, each once, in order."""
     select = config.select
-    names = [*(columns_of(select.where) if select.where else []), *select.carry]
+    limits = [one.rpartition("=")[0] for one in select.quota]
+    names = [*(columns_of(select.where) if select.where else []), *select.carry, *limits]
     return list(dict.fromkeys(names))
 
 

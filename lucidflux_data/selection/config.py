@@ -137,15 +137,32 @@ class SelectConfig(Section):
     """An expression over the measures of a tile: those of which it is true are good, and crops lie in them alone."""
     min_good_tiles: float | None = Field(None, ge=0, le=1, json_schema_extra=since("0.5.0", silent=True))
     """Least share of good tiles; below it, and without any, too_few_good_tiles. None: one. Unit: share of the tiles."""
+    embedding: str | None = Field(None, json_schema_extra=since("0.5.0", silent=True))
+    """The column of vectors of a scorer, for semantic_duplicates and balance; none: the only one that there is."""
+    semantic_duplicates: float | None = Field(None, gt=0, le=1, json_schema_extra=since("0.5.0", silent=True))
+    """Least cosine of the vectors of images that show the same, of which the best stays. Unit: cosine."""
+    quota: tuple[str, ...] = Field((), json_schema_extra=since("0.5.0", silent=True))
+    """COLUMN=MAX: at most so many images of each value of a column, the best of them."""
+    balance: int | None = Field(None, ge=2, json_schema_extra=since("0.5.0", silent=True))
+    """Clusters of vectors among which the cut is spread evenly, so that rare ones stay whole. Unit: clusters."""
     near_duplicates: int | None = Field(None, ge=0, le=16)
     """Radius within which the best of images that look alike stays. Unit: bits of a 64-bit hash. Source:
     docs/performance.md, curation (4 in preset strict)."""
 
-    @field_validator("opt_out", "forbid", "join", "carry", mode="before")
+    @field_validator("opt_out", "forbid", "join", "carry", "quota", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """`--set select.carry=license,photographer`."""
         return split_list(value)
+
+    @field_validator("quota")
+    @classmethod
+    def _limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            name, equals, most = one.rpartition("=")
+            if not equals or not name or not most.isdigit() or int(most) < 1:
+                raise ValueError(f"{one!r} is not COLUMN=MAX with a whole number from 1 on")
+        return value
 
     @field_validator("where", "where_tile")
     @classmethod

@@ -132,8 +132,9 @@ def _published(pool: Pool, number: int, name: str) -> pa.ChunkedArray:
     """What a published set tells of its images. Its groups stay: by them validation sets are split."""
     told = pool.measure(number, selection_columns.OF_BASE)
     there = told is not None and name in told.column_names
-    column = told[name] if told is not None and there else pa.nulls(pool.parts[number].candidates, pa.string())
-    return pa.chunked_array([column.take(pa.array(pool.rows[number])).cast(pa.string()).combine_chunks()])
+    empty = pa.chunked_array([pa.nulls(pool.parts[number].candidates, pa.string())])
+    column = told[name] if told is not None and there else empty
+    return column.take(pa.array(pool.rows[number])).cast(pa.string())
 
 
 def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -155,9 +156,12 @@ def decide(pool: Pool, config: FilterConfig) -> tuple[np.ndarray, np.ndarray, np
             )
         codes, ranks = rules.apply_cut(codes, pool.arrays, scores, failed, lower_is_better(metric), config.cut)
         alive = alive[(ranks[alive] > 0) | records.is_kept(codes)[alive]]
+    codes = rules.apply_balance(codes, pool, ranks, config)
     if config.select.near_duplicates is not None:
         groups = rules.near_groups(pool, alive, config.select.near_duplicates)
         codes = rules.drop_near(codes, pool.arrays, ranks, groups, config.cut)
+    codes = rules.drop_semantic(codes, pool, ranks, config)
+    rules.apply_quotas(codes, pool, ranks, config)
     return codes, ranks, scores, groups
 
 

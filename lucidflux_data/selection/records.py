@@ -46,10 +46,14 @@ REJECTIONS = (
     "too_few_good_tiles",
     "low_iqa",
     "near_duplicate",
+    "semantic_duplicate",
+    "over_quota",
+    "unbalanced",
 )
 INCLUDED = "included"  # kept by hand, beside the rules
 BASE = "in_base"  # kept: it is in the published set that is added to
-LATER = ("too_few_good_tiles",)  # since 0.5; behind the others, whose codes pages of before know
+# Since 0.5; behind the others, whose codes pages of before know.
+LATER = ("too_few_good_tiles", "semantic_duplicate", "over_quota", "unbalanced")
 REASONS = (*FAILURES, *(word for word in REJECTIONS if word not in LATER), INCLUDED, BASE, *LATER)
 KEPT = -1  # the code of an image that no rule rejects
 CODE = {reason: code for code, reason in enumerate(REASONS)}
@@ -83,6 +87,9 @@ WHAT_IT_MEANS = {
     "too_few_good_tiles": "too small a share of good tiles, or no crop of the size inside them",
     "low_iqa": "below the cut of the quality metric",
     "near_duplicate": "looks like a better candidate",
+    "semantic_duplicate": "shows what a better candidate shows, by its vector",
+    "over_quota": "more of one value than --quota lets in",
+    "unbalanced": "more of one cluster than --balance lets in",
     "included": "kept by hand",
     "in_base": "kept: in the published set that is added to",
 }

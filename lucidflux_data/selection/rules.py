@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lucidflux_data.errors import ConfigError
 from lucidflux_data.measures import near_duplicates as neardup
 from lucidflux_data.selection.columns import find_opted_out, gather
 from lucidflux_data.selection.config import CutConfig, FilterConfig, RulesConfig
@@ -22,6 +23,9 @@ from lucidflux_data.selection.expression import columns_of, matches
 from lucidflux_data.selection.pool import Candidates, Pool
 from lucidflux_data.selection.records import BASE, CODE, KEPT, is_kept
 from lucidflux_data.selection.tiling import find_too_few
+from lucidflux_data.vectors.clusters import find_clusters
+from lucidflux_data.vectors.duplicates import group_semantic
+from lucidflux_data.vectors.limits import balanced, over_quota
 
 HISTORY = "history"
 HISTORY_COLUMNS = ("jpeg_quality", "blockiness", "spectral_cutoff", "fixed_sharpness", "noise", "phash")
@@ -115,7 +119,12 @@ def apply_cut(
 
 
 def drop_near(
-    codes: np.ndarray, candidates: Candidates, ranks: np.ndarray, groups: np.ndarray, cut: CutConfig
+    codes: np.ndarray,
+    candidates: Candidates,
+    ranks: np.ndarray,
+    groups: np.ndarray,
+    cut: CutConfig,
+    reason: str = "near_duplicate",
 ) -> np.ndarray:
     """Codes after each near-duplicate group (`groups`: int64, -1 outside) keeps its best member only.
 
@@ -136,7 +145,7 @@ def drop_near(
     later = np.zeros(len(codes), bool)
     later[ordered[1:][groups[ordered][1:] == groups[ordered][:-1]]] = True
     later &= ~of_base
-    codes[later & (codes == CODE["included"])] = CODE["near_duplicate"]
+    codes[later & (codes == CODE["included"])] = CODE[reason]
     if cut.top_k is not None and (ranks > 0).any():
         scored = np.flatnonzero(ranks > 0)
         scored = scored[np.argsort(ranks[scored])]
@@ -146,8 +155,92 @@ def drop_near(
         codes[scored[(ranks[scored] < end) & later[scored]]] = CODE["near_duplicate"]
         codes[first] = KEPT
         return codes
-    codes[later & (codes == KEPT)] = CODE["near_duplicate"]
+    codes[later & (codes == KEPT)] = CODE[reason]
     return codes
+
+
+def find_vectors(pool: Pool, rows: np.ndarray, config: FilterConfig) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of the pool that have a vector, their float16 vectors), of `rows`; one that failed in the scorer has none.
+    ConfigError where no scorer, or more than one, gave vectors, and where a row was never given to it."""
+    there = _vector_columns(pool)
+    wanted = config.select.embedding
+    found = [place for place in there if wanted in (None, place[1])]
+    if len(found) != 1:
+        known = ", ".join(sorted({name for _, name in there})) or "none"
+        raise ConfigError(f"which vectors? --embedding names a column of a scorer; there are: {known}")
+    measure, name = found[0]
+    lacking = int((~pool.measured(measure)[rows]).sum())
+    if lacking:
+        raise ConfigError(f"{lacking:,} images have no {name}: `lucidflux-data score RUN --scorer ...` gives them one")
+    kinds = {table.schema.field(name).type for number in range(len(pool.parts))
+             if (table := pool.measure(number, measure)) is not None and name in table.column_names}  # fmt: skip
+    column = pool.column(measure, name, next(iter(kinds)))
+    rows = rows[pc.is_valid(column).to_numpy(zero_copy_only=False)[rows]]
+    taken = column.take(pa.array(rows)).combine_chunks()
+    size = next(iter(kinds)).list_size
+    return rows, taken.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), size)
+
+
+def _vector_columns(pool: Pool) -> list[tuple[str, str]]:
+    """(measure, column) of vectors."""
+    found = set()
+    for number, part in enumerate(pool.parts):
+        for measure in sorted(set(part.folder.folders("scores")) - {"basic"}):
+            table = pool.measure(number, measure)
+            for field in table.schema if table is not None else ():
+                if pa.types.is_fixed_size_list(field.type) and pa.types.is_float16(field.type.value_type):
+                    found.add((measure, field.name))
+    return sorted(found)
+
+
+def drop_semantic(codes: np.ndarray, pool: Pool, ranks: np.ndarray, config: FilterConfig) -> np.ndarray:
+    """Codes after each group of semantic duplicates keeps its best member only, as `drop_near`; what is dropped makes
+    room for nothing."""
+    least = config.select.semantic_duplicates
+    if least is None:
+        return codes
+    rows, vectors = find_vectors(pool, by_standing(pool.arrays, ranks, np.flatnonzero(is_kept(codes))), config)
+    roots = group_semantic(vectors, least)
+    groups = np.full(len(codes), -1)
+    groups[rows] = rows[roots]
+    whole = CutConfig(top_fraction="1")
+    return drop_near(codes, pool.arrays, ranks, groups, whole, "semantic_duplicate")
+
+
+def apply_balance(codes: np.ndarray, pool: Pool, ranks: np.ndarray, config: FilterConfig) -> np.ndarray:
+    """Codes after the cut is spread evenly over clusters of vectors. What the cut alone keeps is unbalanced."""
+    if config.select.balance is None:
+        return codes
+    if config.iqa.metric == "none":
+        raise ConfigError("--balance spreads the cut by a metric over clusters: there is no cut with --iqa none")
+    scored = np.flatnonzero(ranks > 0)
+    order, vectors = find_vectors(pool, scored[np.argsort(ranks[scored])], config)
+    chosen = balanced(np.arange(len(order)), find_clusters(vectors, config.select.balance),
+                      min(number_kept(len(scored), config.cut), len(order)))  # fmt: skip
+    codes = codes.copy()
+    codes[scored[codes[scored] == KEPT]] = CODE["unbalanced"]
+    codes[order[chosen]] = KEPT
+    return codes
+
+
+def apply_quotas(codes: np.ndarray, pool: Pool, ranks: np.ndarray, config: FilterConfig) -> None:
+    """Beyond so many images of one value of a column, the worse ones; those of the base and those kept by hand count,
+    and stay. A null is no value. Changes `codes`."""
+    for one in config.select.quota:
+        name, _, most = one.rpartition("=")
+        column = gather(pool, [name], config)[name].combine_chunks().dictionary_encode()
+        kinds = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        order = by_standing(pool.arrays, ranks, np.flatnonzero(is_kept(codes)))
+        codes[over_quota(order, kinds, int(most)) & (codes == KEPT)] = CODE["over_quota"]
+
+
+def by_standing(candidates: Candidates, ranks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`rows` from the one that stays first: of the base, by hand, then the lower rank, without ranks the larger shorter
+    side, then the key."""
+    unranked = np.where(ranks[rows] > 0, ranks[rows], np.iinfo(np.int64).max)
+    keys = (candidates.keys_low[rows], candidates.keys_high[rows])
+    ordered: np.ndarray = rows[np.lexsort((*keys, -candidates.min_side[rows], unranked, _standing(candidates)[rows]))]
+    return ordered
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,16 @@ Base = Annotated[
     str | None,
     typer.Option(metavar="SET|none", help="A published set to add to: a packed run, or its shards and manifest."),
 ]
+SemanticDuplicates = Annotated[
+    str | None, typer.Option(metavar="COS|none", help="Keep the best of images whose vectors have this cosine.")
+]
+Embedding = Annotated[str | None, typer.Option(metavar="COLUMN", help="The vectors, where scorers gave several.")]
+Quota = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN=MAX", help="At most MAX images of each value; repeat it; or none.")
+]
+Balance = Annotated[
+    str | None, typer.Option(metavar="clusters=N|none", help="Spread the cut evenly over N clusters of vectors.")
+]
 Tiles = Annotated[int | None, typer.Option(min=0, help="Measure tiles of N pixels a side, too; 0: none.")]
 WhereTile = Annotated[
     str | None, typer.Option(metavar="EXPR", help='Good tiles, in which crops lie: laplacian_variance > 150; "": all.')
@@ -167,6 +177,19 @@ def settle(*folders: str) -> None:
             with hold(folder, SETTLE_WAIT_S):
                 if is_half_done(folder):
                     finish_forgetting(folder)
+
+
+def kind_settings(
+    semantic: str | None, embedding: str | None, quota: list[str] | None, balance: str | None
+) -> list[str]:
+    """--semantic-duplicates, --embedding, --quota and --balance as settings."""
+    given = {"semantic_duplicates": semantic, "embedding": embedding}
+    settings = [f"select.{name}={value}" for name, value in given.items() if value is not None]
+    if quota:
+        settings.append(f"select.quota={'' if quota == ['none'] else ','.join(quota)}")
+    if balance is not None:
+        settings.append(f"select.balance={balance.removeprefix('clusters=')}")
+    return settings
 
 
 def tile_setting(tiles: int | None) -> list[str]:

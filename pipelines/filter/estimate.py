@@ -194,7 +194,7 @@ def _apply_history(codes: np.ndarray, histories: Mapping[int, Columns], config: 
 
 def not_predicted(config: FilterConfig) -> list[str]:
     """The settings that reject images and that a sample says nothing of: lists, joined columns, other images."""
-    names = ("opt_out", "forbid", "where", "where_tile", "near_duplicates")
+    names = ("opt_out", "forbid", "where", "where_tile", "near_duplicates", "semantic_duplicates", "quota", "balance")
     return [f"select.{name}" for name in names if getattr(config.select, name) not in (None, (), "")]
 
 

@@ -77,6 +77,10 @@ def _table(rows: list[Columns], spec: str) -> pa.Table:
     columns: dict[str, pa.Array] = {name: pa.array([row[name] for row in rows], pa.string()) for name in ("uri", "key")}
     for name in names:
         values = [row.get(name) for row in rows]
+        vector = next((value for value in values if isinstance(value, (np.ndarray, list))), None)
+        if isinstance(vector, (np.ndarray, list)):
+            columns[name] = _vector_column(name, values, len(vector), spec)
+            continue
         kinds = sorted({KINDS.get(type(value), type(value).__name__) for value in values if value is not None})
         if len(kinds) > 1:
             raise ConfigError(f"{spec} returned {' and '.join(kinds)} in {name!r}: a column has one kind")
@@ -85,6 +89,19 @@ def _table(rows: list[Columns], spec: str) -> pa.Table:
         columns[name] = pa.array(values)
     columns["reason"] = pa.array([row["reason"] for row in rows])
     return pa.table(columns)
+
+
+def _vector_column(name: str, values: list[Any], size: int, spec: str) -> pa.Array:
+    """float16 vectors; null where there is none."""
+    there = [value for value in values if value is not None]
+    if any(not isinstance(value, (np.ndarray, list)) or len(value) != size for value in there):
+        raise ConfigError(f"{spec} returned vectors of several sizes, or other things beside them, in {name!r}")
+    flat = np.zeros((len(values), size), np.float16)
+    for row, value in enumerate(values):
+        if value is not None:
+            flat[row] = value
+    missing = pa.array([value is None for value in values])
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=missing)
 
 
 def _checked(columns: Any, count: int, spec: str) -> dict[str, list[Any]]:
@@ -98,6 +115,10 @@ def _checked(columns: Any, count: int, spec: str) -> dict[str, list[Any]]:
                 f"{spec} returned a column named {name!r}: letters, digits and _ only, and none that the ledger has "
                 f"({', '.join(NAMES_TAKEN)})"
             )
+        vectors = _vectors(name, values, count, spec)
+        if vectors is not None:
+            checked[name] = vectors
+            continue
         items = _items(values)
         if items is None:
             raise ConfigError(f"{spec} returned {type(values).__name__} for {name!r}: a list or an array is asked for")
@@ -110,6 +131,21 @@ def _checked(columns: Any, count: int, spec: str) -> dict[str, list[Any]]:
                 )
         checked[name] = items
     return checked
+
+
+def _vectors(name: str, values: Any, count: int, spec: str) -> list[np.ndarray] | None:
+    """The rows of an array, or of a list of arrays, as float16 vectors; None where they are no vectors. ConfigError for
+    vectors of several sizes, and for numbers that float16 does not hold."""
+    rows = list(values) if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 2 else []
+    if not rows or any(getattr(row, "ndim", None) != 1 for row in rows if row is not None):
+        return None
+    if len({len(row) for row in rows if row is not None}) != 1 or len(rows) != count:
+        raise ConfigError(f"{spec} returned vectors of several sizes, or not {count} of them, in {name!r}")
+    with np.errstate(over="ignore"):  # told below
+        found = [None if row is None else np.asarray(row).astype(np.float16) for row in rows]
+    if any(row is not None and not np.isfinite(row).all() for row in found):
+        raise ConfigError(f"{spec} returned a vector in {name!r} with a number that is not finite in 16 bits")
+    return found  # type: ignore[return-value]
 
 
 def _items(values: Any) -> list[Any] | None:

@@ -21,7 +21,7 @@ FLOORS = (
     ("storage", "degradation", "images"),
     ("in_memory", "isolation"),
     ("sources", "shards", "measures"),
-    ("iqa", "tiles"),
+    ("iqa", "tiles", "vectors"),
     ("selection",),
     ("pairs", "growth"),
     ("audit", "explore"),

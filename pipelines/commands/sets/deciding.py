@@ -13,11 +13,13 @@ from lucidflux_data.selection.options import cut_settings, select_settings
 from pipelines.commands.options import (
     OUT,
     Address,
+    Balance,
     Base,
     Carry,
     ConfigChanges,
     ConfigFile,
     DryRun,
+    Embedding,
     ExecutorKind,
     ExecutorName,
     ExecutorOptions,
@@ -32,13 +34,16 @@ from pipelines.commands.options import (
     NumCpus,
     NumGpus,
     OptOut,
+    Quota,
     RunFolder,
+    SemanticDuplicates,
     Set,
     TopFraction,
     TopK,
     Wait,
     Where,
     WhereTile,
+    kind_settings,
     settle,
     writing,
 )
@@ -79,6 +84,10 @@ def select_command(
     near_duplicates: NearDuplicates = None,
     where_tile: WhereTile = None,
     min_good_tiles: MinGoodTiles = None,
+    semantic_duplicates: SemanticDuplicates = None,
+    embedding: Embedding = None,
+    quota: Quota = None,
+    balance: Balance = None,
     num_cpus: NumCpus = None,
     num_gpus: NumGpus = None,
     address: Address = None,
@@ -91,6 +100,7 @@ def select_command(
     settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
     settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing, where_tile,
                                 min_good_tiles)  # fmt: skip
+    settings += kind_settings(semantic_duplicates, embedding, quota, balance)
     if len(run) > 1 and out is None:
         from lucidflux_data.errors import ConfigError
 

@@ -223,4 +223,4 @@ def test_the_commands(photos: Path, tmp_path: Path, data_command) -> None:
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["rejected"] == {"too_few_good_tiles": 1}
     page = data_command("explore", tmp_path / "run")
-    assert (page.returncode, "rules on tiles" in page.stderr) == (3, True)
+    assert (page.returncode, "select.where_tile" in page.stderr) == (3, True)

@@ -1,0 +1,68 @@
+"""Semantic duplicates: images whose vectors point the same way, compared exactly within a cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lucidflux_data.vectors.clusters import find_clusters, normalized
+
+ROWS_A_CLUSTER = 2000  # about as many; up to MOST_TOGETHER all are compared with all
+MOST_TOGETHER = 20_000
+BLOCK = 2048  # rows that are compared with all of a cluster at a time
+ROUNDING = 1e-4  # within which of the limit a cosine is computed again in float64
+
+
+def group_semantic(vectors: np.ndarray, least_cosine: float) -> np.ndarray:
+    """int64 (n): for each row of float16 (n, d) the smallest row that it is linked with, itself where there is none.
+
+    Two rows of a cluster are linked when the cosine of their angle is at least `least_cosine`, or through others. Up to
+    MOST_TOGETHER rows are one cluster: nothing is missed. Of more, a pair on two sides of a border is."""
+    count = 1 if len(vectors) <= MOST_TOGETHER else -(-len(vectors) // ROWS_A_CLUSTER)
+    clusters = find_clusters(vectors, count)
+    groups = np.arange(len(vectors))
+    order = np.argsort(clusters, kind="stable")
+    bounds = np.searchsorted(clusters[order], np.arange(count + 1))
+    for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        rows = order[first:last]
+        if len(rows) > 1:
+            groups[rows] = rows[_linked(vectors[rows], least_cosine)]
+    return groups
+
+
+def _linked(vectors: np.ndarray, least: float) -> np.ndarray:
+    """int64: as `group_semantic`, all rows compared with all."""
+    unit = normalized(vectors)
+    parents = np.arange(len(unit))
+    for start in range(0, len(unit), BLOCK):
+        cosines = unit[start : start + BLOCK] @ unit[start:].T
+        one, other = np.nonzero(cosines >= least - ROUNDING)
+        near = cosines[one, other]
+        keep = other > one  # each pair once; a row is not its own duplicate
+        one, other, near = one[keep] + start, other[keep] + start, near[keep]
+        unsure = np.flatnonzero(near < least + ROUNDING)
+        sure = np.ones(len(one), bool)
+        sure[unsure] = _exact(vectors, one[unsure], other[unsure]) >= least
+        for first, second in zip(one[sure].tolist(), other[sure].tolist(), strict=True):
+            _join(parents, first, second)
+    return np.array([_root(parents, row) for row in range(len(parents))], np.int64)
+
+
+def _exact(vectors: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """float64 cosines of pairs of rows, the same on any machine: sums in the order of the columns."""
+    first, second = vectors[one].astype(np.float64), vectors[other].astype(np.float64)
+    lengths = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    products = (first * second).sum(axis=1)
+    found: np.ndarray = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return found
+
+
+def _root(parents: np.ndarray, row: int) -> int:
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = int(parents[row])
+    return row
+
+
+def _join(parents: np.ndarray, one: int, other: int) -> None:
+    first, second = _root(parents, one), _root(parents, other)
+    parents[max(first, second)] = min(first, second)
