@@ -19,7 +19,7 @@ import typer
 
 from benchmarks.throughput import filter, first_minutes, growth, listing, restore, synthesize, train
 from benchmarks.throughput.against import compare_checkouts
-from benchmarks.throughput.parts import tiles
+from benchmarks.throughput.parts import tiles, vectors
 from benchmarks.throughput.quality import curation, held_out
 from benchmarks.throughput.timing import tell
 
@@ -34,6 +34,7 @@ app.add_typer(listing.app)
 app.add_typer(restore.app)
 app.add_typer(synthesize.app)
 app.add_typer(train.app)
+app.add_typer(vectors.app)
 
 
 def main(arguments: list[str]) -> None:
