@@ -27,6 +27,7 @@ MUST_BE = {
     "shell": False,
 }
 NEEDED = {"torch.load": "weights_only", "from_pretrained": "use_safetensors"}
+WITHOUT_WEIGHTS = {"AutoProcessor.from_pretrained"}  # JSON and vocabularies; code of theirs needs trust_remote_code
 UNPACKING = {"extractall", "extract", "unpack_archive"}
 TENSORS = "extractor.extract"  # ncnn's word for computing an output: no file is written
 
@@ -58,7 +59,8 @@ def _faults_of_call(node: ast.Call) -> Iterator[str]:
         yield f"unpacks by {last}"
     given = {keyword.arg for keyword in node.keywords}
     for function, needed in NEEDED.items():
-        if (name == function or last == function) and needed not in given and None not in given:
+        asked = (name == function or last == function) and name not in WITHOUT_WEIGHTS
+        if asked and needed not in given and None not in given:
             yield f"calls {name} without {needed}"
     for keyword in node.keywords:
         if keyword.arg in MUST_BE:
