@@ -26,6 +26,7 @@ PROFILES_FILE = Path(__file__).with_name("profiles.toml")
 OWN = ("niqe", "psnr", "ssim", "lr_consistency")  # computed by this package alone; clipiqa by it on open_clip
 # Libraries that make a network around pyiqa's, by where its backbone's files lie.
 BACKBONES = {"hf:timm/": "timm", "hf:q-future/": "transformers", "hf:openai/": "transformers"}
+CLIP = ("clipiqa", *weights.FEATURES)
 OWN_VERSION = 1  # raised when one of OWN gives other numbers
 SMALL_FID_SET = 2048  # images; below the feature dimension the covariance is singular and FID is biased upwards
 
@@ -67,16 +68,20 @@ class MetricSpec:
             return "terms"
         if self.outside:
             return "nothing"
-        if self.name == "lr_consistency":
+        if self.name in ("lr_consistency", "feature_distance_lq"):
             return "lq"
         if self.name == "fid":
             return "set"
+        if self.name == "feature_distance":
+            return "gt"
         return "gt" if iqa.metric(self.name).full_reference else "nothing"
 
     @property
     def lower_is_better(self) -> bool:
         if self.name in TERMS:
             return False
+        if self.name in weights.FEATURES:
+            return True
         if self.outside:
             return outside.load_outside(self.name).lower_is_better
         return self.name == "fid" or (self.name != "lr_consistency" and iqa.lower_is_better(self.name))
@@ -102,7 +107,7 @@ class MetricSpec:
             "torchvision",
         }:  # not the build, +cpu or +cu124
             versions[name] = ".".join(versions[name].split(".")[:2])
-        if self.name in (*OWN, "clipiqa"):
+        if self.name in (*OWN, *CLIP):
             versions["lucidflux-metrics"] = str(OWN_VERSION)
         versions |= {f"decoder {name}": value for name, value in decoder_versions().items()}
         kind = "cpu" if self.name in OWN else device
@@ -112,7 +117,7 @@ class MetricSpec:
         """The distributions whose version can change a number."""
         if self.name in OWN:
             return ("numpy", "opencv-python-headless")
-        if self.name == "clipiqa":
+        if self.name in CLIP:
             return ("open_clip_torch", "torch")
         files = WEIGHTS.get(self.name, ())
         backbones = {name for file in files for start, name in BACKBONES.items() if file.startswith(start)}
@@ -124,7 +129,7 @@ class MetricSpec:
             return f"{self.name}:{NTIRE_COMMIT}"
         if self.outside:
             return f"{self.name}:{outside.load_outside(self.name).commit}+{self.fingerprint(device)[:8]}"
-        own = self.name in (*OWN, "clipiqa")
+        own = self.name in (*OWN, *CLIP)
         made_by = f"lucidflux{OWN_VERSION}" if own else f"pyiqa{importlib.metadata.version('pyiqa')}"
         parts = [made_by, f"crop{self.crop}" if self.crop else "nocrop"]
         if "channel" in self.parameters():
@@ -202,7 +207,7 @@ def load_profile(name: str) -> Profile:
 
 def check_metric(name: str) -> None:
     """ConfigError for a metric that there is not, with the nearest names."""
-    if name not in ("lr_consistency", "fid", *TERMS, *outside.outside_names()):
+    if name not in ("lr_consistency", "fid", *weights.FEATURES, *TERMS, *outside.outside_names()):
         iqa.metric(name)
 
 
@@ -214,7 +219,9 @@ def profile_of_metrics(names: list[str]) -> Profile:
         raise ConfigError("--metrics names a metric twice")
     for name in names:
         check_metric(name)
-    metrics = tuple(MetricSpec(name, ranked=name != "lr_consistency", asked=True) for name in names)
+    metrics = tuple(
+        MetricSpec(name, ranked=name not in ("lr_consistency", *weights.FEATURES), asked=True) for name in names
+    )
     return Profile("metrics", f"Metrics asked for: {', '.join(names)}.", metrics, {})
 
 

@@ -26,6 +26,7 @@ from benchmarks.methods.copies import OutputFile
 from benchmarks.methods.staging import stage
 from benchmarks.methods.submission import Method
 from benchmarks.metrics.profiles import MetricSpec
+from benchmarks.metrics.weights import FEATURES
 from benchmarks.suites.suite import Suite
 from lucidflux_data.codecs.memory import within_memory
 from lucidflux_data.config import digest
@@ -34,6 +35,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.iqa import fidelity, pyiqa_models
 from lucidflux_data.iqa import metrics as iqa
 from lucidflux_data.iqa.batches import OutOfMemory
+from lucidflux_data.iqa.clipiqa import load_feature_distance
 from lucidflux_data.iqa.pins import file_sha256
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.sources.reading import read_file
@@ -277,6 +279,9 @@ def load_scorer(spec: MetricSpec, device: str) -> Callable[[np.ndarray, np.ndarr
     channel = spec.parameters().get("channel", "rgb")
     if spec.name == "lr_consistency":
         return _lr_consistency
+    if spec.name in FEATURES:
+        distance = load_feature_distance(device)
+        return lambda image, other: distance(image, _enlarged(other, image))
     if spec.needs == "nothing":
         single = iqa.load_metric(spec.name, device)
         return lambda image, _: float(next(iter(single([_cropped(image, spec.crop)]))))
@@ -308,6 +313,14 @@ def _lr_consistency(image: np.ndarray, lq: np.ndarray | None) -> float:
     assert lq is not None, "this metric's items have the input as reference"
     small = Image.fromarray(image).resize(lq.shape[1::-1], Image.Resampling.BICUBIC)
     return fidelity.psnr(np.asarray(small), lq)
+
+
+def _enlarged(other: np.ndarray | None, image: np.ndarray) -> np.ndarray:
+    """A reference as it is; an input, enlarged to the output's size by Pillow's bicubic."""
+    assert other is not None, "items of these metrics have one"
+    if other.shape == image.shape:
+        return other
+    return np.array(Image.fromarray(other).resize(image.shape[1::-1], Image.Resampling.BICUBIC))
 
 
 def per_image_table(

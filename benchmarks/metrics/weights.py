@@ -21,6 +21,7 @@ PACKAGES: dict[str, dict[str, str]] = {
     "liqe_mix": {"pkg_resources": "setuptools<81"},
 }
 NEEDS_GPU = ("qalign",)  # 15 GB in fp16; on a CPU it takes minutes an image
+FEATURES = ("feature_distance", "feature_distance_lq")  # of CLIP RN50: to the reference, to the enlarged input
 NOTHING = ("niqe", "psnr", "ssim", "lr_consistency", *TERMS)
 
 
@@ -28,7 +29,7 @@ def missing_packages(metric: str) -> list[str]:
     """What to install for a metric, [] where nothing is missing."""
     if metric in NOTHING:
         return []
-    if metric == "clipiqa":
+    if metric in ("clipiqa", *FEATURES):
         wanted = {"torch": "lucidflux[clip]", "open_clip": "lucidflux[clip]"}
     else:
         wanted = {"torch": "lucidflux[iqa]", "pyiqa": "lucidflux[iqa]"} | PACKAGES.get(metric, {})
@@ -52,7 +53,7 @@ def problem(metric: str, device: str = "cpu") -> str | None:
     """Why a metric cannot run here, as one sentence that names the package, or each file with its folder."""
     if metric not in iqa.METRICS and metric in outside.outside_names():
         return outside.problem(metric)
-    if metric not in NOTHING and metric != "fid":
+    if metric not in (*NOTHING, *FEATURES) and metric != "fid":
         iqa.metric(metric)
     packages = missing_packages(metric)
     if packages:

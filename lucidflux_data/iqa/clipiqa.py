@@ -11,7 +11,7 @@ not with its square.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +58,15 @@ def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScore
     `weights`: OpenAI's TorchScript archive or a state dict with its names. ConfigError where they do not fit;
     VerificationError where the file is neither OpenAI's nor trusted (`pins`), since TorchScript runs what it holds.
     """
-    weights = weights or find_weights()
     import torch
 
-    problem = why_not_opened(weights, frozenset({CLIP_RN50}))
-    if problem:
-        raise VerificationError(f"clipiqa was not loaded: {problem}")
-    model = _model(weights).to(device).eval()
-    mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    model = _load(weights, device)
     with torch.inference_mode():
         texts = _text_features(model, device)
 
     def score(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
-            features = _image_features(model.visual, (batch - mean) / deviation)
+            features = _features_of(model, images, device)
             logits = model.logit_scale.exp() * features @ texts.T
             scores: np.ndarray = (
                 logits.view(len(images), len(ANTONYMS), 2).softmax(-1)[..., 0].mean(1).double().cpu().numpy()
@@ -80,6 +74,40 @@ def load_clipiqa(device: str = "cpu", weights: Path | None = None) -> BatchScore
             return scores
 
     return score
+
+
+def load_feature_distance(
+    device: str = "cpu", weights: Path | None = None
+) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A measure of two uint8 HxWx3 RGB images, of any sizes over 31 px: the cosine distance (0 to 2) of their features
+    in OpenAI's CLIP RN50, those that CLIP-IQA compares with its words. Errors as of `load_clipiqa`."""
+    import torch
+
+    model = _load(weights, device)
+
+    def compare(first: np.ndarray, second: np.ndarray) -> float:
+        with torch.inference_mode():
+            one, other = (_features_of(model, image[None], device)[0].double() for image in (first, second))
+            return float(1 - one @ other / (one.norm() * other.norm()))
+
+    return compare
+
+
+def _load(weights: Path | None, device: str) -> Any:
+    weights = weights or find_weights()
+    problem = why_not_opened(weights, frozenset({CLIP_RN50}))
+    if problem:
+        raise VerificationError(f"clipiqa was not loaded: {problem}")
+    return _model(weights).to(device).eval()
+
+
+def _features_of(model: Any, images: np.ndarray | Sequence[np.ndarray], device: str) -> Any:
+    """(N, 1024) unit vectors of uint8 NxHxWx3 RGB."""
+    import torch
+
+    mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    return _image_features(model.visual, (batch - mean) / deviation)
 
 
 def _model(weights: Path) -> Any:

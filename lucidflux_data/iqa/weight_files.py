@@ -15,6 +15,8 @@ from lucidflux_data.storage.formats import parse_json
 # `own:` is what our own CLIP-IQA looks for, in more than one folder.
 WEIGHTS: dict[str, tuple[str, ...]] = {
     "clipiqa": ("own:RN50.pt",),
+    "feature_distance": ("own:RN50.pt",),
+    "feature_distance_lq": ("own:RN50.pt",),
     "clipiqa+": ("clip/RN50.pt", "pyiqa/CLIP-IQA%2B_learned_prompts-603f3273.pth"),
     "musiq": ("pyiqa/musiq_koniq_ckpt-e95806b9.pth",),
     "maniqa": ("pyiqa/ckpt_koniq10k.pt", "hf:timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"),

@@ -88,9 +88,11 @@ def test_every_metric_of_the_profile_has_direction_files_and_a_state() -> None:
     profile = load_profile("perceptual-2026")
     names = [spec.name for spec in profile.metrics]
     assert names == ["topiq_nr", "liqe_mix", "fgresq", "qrealign-mini", "afine_all_scale", "lpips", "dists",
-                     "lr_consistency"]  # fmt: skip
-    assert {spec.name for spec in profile.metrics if spec.lower_is_better} == {"afine_all_scale", "lpips", "dists"}
-    assert {spec.name for spec in profile.metrics if spec.needs == "gt"} == {"afine_all_scale", "lpips", "dists"}
+                     "lr_consistency", "feature_distance", "feature_distance_lq"]  # fmt: skip
+    distances = {"afine_all_scale", "lpips", "dists", "feature_distance"}
+    assert {spec.name for spec in profile.metrics if spec.lower_is_better} == {*distances, "feature_distance_lq"}
+    assert {spec.name for spec in profile.metrics if spec.needs == "gt"} == distances
+    assert [spec.name for spec in profile.metrics if not spec.ranked] == names[-3:]
     import pyiqa
 
     for name in (*OF_2026, "lpips", "dists"):

@@ -100,3 +100,33 @@ def test_missing_and_wrong_weights_are_one_sentence(tmp_path: Path, monkeypatch:
     trust(tmp_path)
     with pytest.raises(ConfigError, match="does not hold the weights of CLIP RN50"):
         clipiqa.load_clipiqa()
+
+
+def test_the_distance_is_of_the_features_that_openai_has(
+    weights: Path, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 224 pixels they are those of open_clip's own network; the column compares with the reference, or with the
+    enlarged input."""
+    from PIL import Image
+
+    from benchmarks.metrics.profiles import profile_of_metrics
+    from benchmarks.metrics.score import load_scorer
+
+    monkeypatch.setattr(clipiqa, "find_weights", lambda: weights)
+    model = open_clip.CLIP(**open_clip.get_model_config("RN50-quickgelu"))
+    model.load_state_dict({name: v.float() for name, v in torch.load(weights, weights_only=True).items()})
+    a, b = (np.ascontiguousarray(image[:224, :224]) for image in images[:2])
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clipiqa.MEAN, clipiqa.DEVIATION))
+    with torch.inference_mode():
+        one, two = model.eval().encode_image((torch.as_tensor(image_tensor(np.stack([a, b]))) - mean) / std)
+    expected = 1 - float(torch.nn.functional.cosine_similarity(one, two, dim=0))
+    with_gt, with_lq = profile_of_metrics(["feature_distance", "feature_distance_lq"]).metrics
+    assert (with_gt.needs, with_gt.ranked, with_gt.lower_is_better) == ("gt", False, True)
+    assert (with_lq.needs, with_lq.ranked) == ("lq", False)
+    compare = load_scorer(with_gt, "cpu")
+    assert compare(a, b) == pytest.approx(expected, abs=1e-4)
+    assert expected > 1e-3
+    assert compare(a, a) == pytest.approx(0, abs=1e-6)
+    small = np.asarray(Image.fromarray(b).resize((56, 56)))
+    large = np.array(Image.fromarray(small).resize((224, 224), Image.Resampling.BICUBIC))
+    assert load_scorer(with_lq, "cpu")(a, small) == pytest.approx(compare(a, large), abs=1e-6)
