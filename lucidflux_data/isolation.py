@@ -190,6 +190,11 @@ def decode_apart(data: bytes, decode: DecodeConfig | None = None) -> Decoded:
     return decoded
 
 
+def check_apart(data: bytes, decode: DecodeConfig | None = None) -> None:
+    """ImageError where `decode_apart` raises one. The pixels stay in the child."""
+    _apart(f"{__name__}:check_here").call(data, decode or DecodeConfig())
+
+
 def pixels_apart(data: bytes, decode: DecodeConfig | None = None) -> np.ndarray:
     """The pixels of `decode_apart`."""
     return decode_apart(data, decode).pixels
@@ -203,6 +208,10 @@ def probe_apart(data: bytes, decode: DecodeConfig | None = None) -> Header:
 
 def decode_here(data: bytes, decode: DecodeConfig) -> Decoded:
     return decode_full(data, decode.max_pixels, decode.max_memory_bytes)
+
+
+def check_here(data: bytes, decode: DecodeConfig) -> None:
+    decode_here(data, decode)
 
 
 def probe_here(data: bytes, decode: DecodeConfig) -> Header:

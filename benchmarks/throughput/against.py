@@ -12,6 +12,13 @@ from pathlib import Path
 from benchmarks.throughput.timing import paired_ratio
 
 HERE = Path(__file__).resolve().parents[2]
+SCRIPTS = "benchmarks/throughput"
+# Modules of topics that 0.5.0 and before did not have, or had in another form.
+OF_LATER = {
+    "near-duplicates": "benchmarks.throughput.large.near_duplicates",
+    "selection": "benchmarks.throughput.large.tables",
+    "verify": "benchmarks.throughput.large.verify",
+}
 Figures = dict[str, float]
 
 
@@ -42,15 +49,31 @@ def compare_checkouts(topic: list[str], checkout: Path, rounds: int) -> dict[str
 
 def measure_tree(tree: Path, topic: list[str]) -> Figures:
     """Runs the topic of one checkout. Returns its numbers by dotted name."""
-    module = "benchmarks.throughput.main" if (tree / "benchmarks/throughput").is_dir() else "benchmarks.throughput"
+    module = "benchmarks.throughput.main" if (tree / SCRIPTS).is_dir() else "benchmarks.throughput"
     if not (tree / (module.replace(".", "/") + ".py")).is_file():
         raise FileNotFoundError(f"{tree}: no {module.replace('.', '/')}.py")
     with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "figures.json"
-        command = [sys.executable, "-m", module, *topic, "--out", str(out)]
+        out, arguments = Path(place) / "figures.json", topic
+        if topic[0] in OF_LATER and not (tree / SCRIPTS / "large").is_dir():
+            tree, module, arguments = _with_our_scripts(tree, Path(place) / "tree"), OF_LATER[topic[0]], topic[1:]
+        command = [sys.executable, "-m", module, *arguments, "--out", str(out)]
         environment = os.environ | {"PYTHONPATH": str(tree)}
         subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
         return _numbers(json.loads(out.read_text()))
+
+
+def _with_our_scripts(tree: Path, copy: Path) -> Path:
+    """A checkout from before there were some of the topics, as links, with the scripts of this tree: they measure what
+    it does."""
+    (copy / "benchmarks").mkdir(parents=True)
+    for path in tree.iterdir():
+        if path.name not in ("benchmarks", ".git"):
+            (copy / path.name).symlink_to(path)
+    for path in (tree / "benchmarks").iterdir():
+        if path.name != "throughput":
+            (copy / "benchmarks" / path.name).symlink_to(path)
+    (copy / SCRIPTS).symlink_to(HERE / SCRIPTS)
+    return copy
 
 
 def _numbers(value: object, name: str = "") -> Figures:

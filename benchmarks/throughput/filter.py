@@ -1,29 +1,25 @@
-"""Filter: the measures on one core, the whole job through Ray, NIQE against pyiqa's, the selection of 2.95M rows."""
+"""Filter: the measures on one core, the whole job through Ray, NIQE against pyiqa's."""
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Annotated
 
 import cv2
 import numpy as np
 import psutil
-import pyarrow as pa
 import typer
 
 from benchmarks.throughput.timing import (
     Facts,
     Images,
     OutFile,
-    Value,
     core_seconds,
     paired_ratio,
     pin,
@@ -31,19 +27,11 @@ from benchmarks.throughput.timing import (
     seconds,
     tell,
 )
-from lucidflux_data.audit import report
-from lucidflux_data.audit import verify as audit_verify
 from lucidflux_data.images import ImageError, decode, luma, probe
 from lucidflux_data.iqa.niqe import niqe, parameters
 from lucidflux_data.measures.blur_and_flat import measure_bytes, measure_luma
-from lucidflux_data.selection import ledger, records
-from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import make_config
-from lucidflux_data.selection.pool import load_pool
-from lucidflux_data.sources import listing
-from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import table_bytes
 
 app = typer.Typer()
 
@@ -142,102 +130,6 @@ def niqe_command(images: Images, limit: int = 24, out: OutFile = None) -> None:
         "largest_difference": float(f"{max(differences):.2g}"),
     }
     tell(result, out)
-
-
-@app.command("selection")
-def selection_command(rows: int = 2_950_000, out: OutFile = None) -> None:
-    """The driver at 2.95M generated candidates, in a process of its own: ledger, shard plan, check, report."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Folder(f"{place}/run")
-        generate_run(folder, rows)
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        process = context.Process(target=_select, args=(folder, queue))
-        process.start()
-        result = queue.get()
-        process.join()
-    tell({"rows": rows, **result}, out)
-
-
-def _select(folder: Folder, queue: Queue[Facts]) -> None:
-    from pipelines.filter.pack import assign_shards
-
-    config = make_config("lucidflux", settings=["iqa.metric=niqe"])
-    result: Facts = {}
-
-    def measured(name: str, call: Callable[[], Value]) -> Value:
-        start = time.perf_counter()
-        value = call()
-        result[f"{name}_seconds"] = round(time.perf_counter() - start, 2)
-        result[f"{name}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        return value
-
-    measured("select", lambda: ledger.write_ledger(folder, load_pool(runs.parts(folder)), config))
-    shards = measured("plan", lambda: assign_shards(folder, config.shards))
-    result["kept"] = sum(len(shard.rows) for shard in shards)
-    del shards
-    measured("check", lambda: audit_verify.check_set(folder))
-    measured("report", lambda: report.make_report(folder))
-    queue.put(result)
-
-
-def generate_run(folder: Folder, rows: int) -> None:
-    """A scored run of random rows with the shares of the published funnel: 1% failed, half of the rest out by the
-    cheap rules, the survivors with a score."""
-    rng = np.random.default_rng(0)
-    config = make_config("lucidflux", settings=["iqa.metric=niqe"])
-    listed: runs.Listed = {"sources": ["file:///photos"], "limit": None, "seed": None, "candidates": rows, "ignored": 0}
-    run_folder.write_about(folder, runs.make_run(config, listed, "lucidflux"))
-    size = run_folder.unit_size(rows)
-    inventory = []
-    for number, start in enumerate(range(0, rows, size)):
-        n = min(size, rows - start)
-        basic, scores, place = _generated_unit(rng, start, n)
-        inventory.append(place)
-        folder.publish(f"{runs.BASIC}/{run_folder.unit_name(number)}.parquet", table_bytes(basic))
-        folder.publish(f"scores/niqe/{run_folder.unit_name(number)}.parquet", table_bytes(scores))
-    run_folder.write_inventory(folder, pa.concat_tables(inventory))
-
-
-def _generated_unit(rng: np.random.Generator, start: int, n: int) -> tuple[pa.Table, pa.Table, pa.Table]:
-    names = [f"photos/{(start + i) // 1000:05d}/{start + i:09d}.jpg" for i in range(n)]
-    uris = [f"file:///{name}" for name in names]
-    sha256 = [rng.bytes(32).hex() for _ in range(n)]
-    failed = rng.random(n) < 0.01
-    variance, flat = rng.lognormal(5.6, 1.2, n), rng.beta(1, 2, n)
-    columns = {
-        "key": [value[:20] for value in sha256],
-        "uri": uris,
-        "source_key": names,
-        "sha256": sha256,
-        "bytes": rng.integers(200_000, 9_000_000, n),
-        "format": ["jpeg"] * n,
-        "width": rng.integers(800, 6000, n).astype(np.int32),
-        "height": rng.integers(800, 6000, n).astype(np.int32),
-        "mode": ["RGB"] * n,
-        "flags": [""] * n,
-        "laplacian_variance": pa.array(variance, mask=failed),
-        "flat_fraction": pa.array(flat, mask=failed),
-        "status": np.where(failed, "failed", "ok"),
-        "reason": pa.array(np.where(failed, "truncated", ""), mask=~failed),
-        "detail": pa.array(np.where(failed, "the file ends before the picture does", ""), mask=~failed),
-    }
-    basic = pa.table({name: pa.array(column) for name, column in columns.items()}).cast(records.BASIC)
-    rules = make_config("lucidflux").rules
-    inside = (variance >= rules.min_laplacian_variance) & (variance <= rules.max_laplacian_variance)
-    chosen = np.flatnonzero(~failed & inside & (flat <= rules.max_flat_fraction))
-    scores = pa.table(
-        {
-            "uri": [uris[i] for i in chosen],
-            "key": [sha256[i][:20] for i in chosen],
-            "niqe": rng.normal(5, 1, len(chosen)),
-            "reason": pa.nulls(len(chosen), pa.string()),
-        }
-    ).cast(records.measure_schema("niqe"))
-    place = pa.table(
-        {"uri": uris, "source_key": names, "source": [0] * n, "size": columns["bytes"], "offset": [-1] * n}
-    )
-    return basic, scores, place.append_column("side", pa.nulls(n, pa.string())).cast(listing.INVENTORY)
 
 
 @app.command("ray")

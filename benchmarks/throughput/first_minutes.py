@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.throughput.filter import generate_run
+from benchmarks.throughput.large.generated import generate_run
 from benchmarks.throughput.timing import Facts, Images, OutFile, print_json, real_photos, seconds
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.storage.folder import Folder

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import typer
 
-from benchmarks.throughput import filter, first_minutes, growth, listing, restore, synthesize, train
+from benchmarks.throughput import filter, first_minutes, growth, restore, synthesize, train
 from benchmarks.throughput.against import compare_checkouts
+from benchmarks.throughput.large import listing, near_duplicates, tables, verify
 from benchmarks.throughput.parts import tiles, vectors
 from benchmarks.throughput.quality import curation, held_out
 from benchmarks.throughput.timing import tell
@@ -35,6 +36,9 @@ app.add_typer(restore.app)
 app.add_typer(synthesize.app)
 app.add_typer(train.app)
 app.add_typer(vectors.app)
+app.add_typer(near_duplicates.app)
+app.add_typer(tables.app)
+app.add_typer(verify.app)
 
 
 def main(arguments: list[str]) -> None:

@@ -77,7 +77,8 @@ def make_report(folder: Folder) -> bytes:
         for name in names
     }
     by_reason = [sheet for reason in records.REASONS if (sheet := _of_reason(table, reason)).rows]
-    kept = Sheet("Kept", table.filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET)["row"].to_pylist())
+    first = table.select(["keep", "key", "row"]).filter(pc.field("keep")).sort_by("key").slice(0, PER_SHEET)
+    kept = Sheet("Kept", first["row"].to_pylist())
     del table
     _fill(folder, run, [*(sheet for each in near.values() for sheet in each), *by_reason, kept])
     return render_page(
@@ -109,7 +110,8 @@ def _read_limits(run: runs.FilterRun, table: pa.Table, metric: str) -> dict[str,
         "flat_fraction": [("maximum", rules["max_flat_fraction"])],
     }
     if metric != "none":  # the score of the last image inside the cut
-        inside = table.filter(pc.field("keep") & pc.is_valid(pc.field("rank"))).sort_by("rank")
+        ranked = table.select(["keep", "rank", metric])  # a filter copies what it leaves of every column
+        inside = ranked.filter(pc.field("keep") & pc.is_valid(pc.field("rank"))).sort_by("rank")
         limits[metric] = [("cut", inside[metric][-1].as_py())] if inside.num_rows else []
     return limits
 
@@ -190,7 +192,7 @@ def say_reason(reason: str) -> str:
 
 
 def _of_reason(table: pa.Table, reason: str) -> Sheet:
-    rows = table.filter(pc.field("reason") == reason).slice(0, PER_SHEET)["row"].to_pylist()
+    rows = table.select(["reason", "row"]).filter(pc.field("reason") == reason)["row"].slice(0, PER_SHEET).to_pylist()
     name = say_reason(reason)
     return Sheet(name[:1].upper() + name[1:], rows, meaning=records.WHAT_IT_MEANS[reason], id=reason)
 
@@ -198,7 +200,7 @@ def _of_reason(table: pa.Table, reason: str) -> Sheet:
 def _near_limit(table: pa.Table, score: str, name: str, limit: float) -> Sheet | None:
     """The images at a limit, or a sentence where none is near it; None where there is no score at all."""
     title = f"Around the {name}, {short(limit)}"
-    rows = find_nearest(table, score, limit, PER_SHEET)
+    rows = find_nearest(table.select([score, "row"]), score, limit, PER_SHEET)
     if rows.num_rows:
         return Sheet(title, rows["row"].to_pylist(), score)
     note = describe_none_near(table, score, limit)
@@ -212,12 +214,22 @@ def _fill(folder: Folder, run: runs.FilterRun, sheets: list[Sheet]) -> None:
     if run["config"]["select"]["forbid"]:
         shown.append("leak")
     rows = sorted({row for sheet in sheets for row in sheet.rows})
-    table = folder.read_table(runs.LEDGER, shown).take(pa.array(rows, pa.int64()))
+    table = _take_rows(folder, shown, rows)
     about = dict(zip(rows, table.to_pylist(), strict=True))
     decode = DecodeConfig.model_validate(run["config"]["decode"])
     pictures = {number: _thumbnail(row, decode) for number, row in about.items()}
     for sheet in sheets:
         sheet.tiles = [_make_tile(about[number], pictures[number], sheet.score) for number in sheet.rows]
+
+
+def _take_rows(folder: Folder, columns: list[str], rows: list[int]) -> pa.Table:
+    """Some rows of the ledger, in ascending order, which are looked for a group at a time."""
+    found, start = [], 0
+    for group in runs.read_ledger_groups(folder, columns):
+        mine = [row - start for row in rows if start <= row < start + group.num_rows]
+        found.append(group.take(pa.array(mine, pa.int64())))
+        start += group.num_rows
+    return pa.concat_tables(found)
 
 
 def _make_tile(row: records.LedgerRow, picture: str | None, score: str | None) -> Tile:

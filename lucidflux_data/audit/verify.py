@@ -44,8 +44,8 @@ def check_set(folder: Folder) -> list[str]:
     except LucidFluxError as error:
         return [str(error)]
     problems = check_digests(folder)
-    for part, scored in zip(pool.parts, pool.tables, strict=True):
-        problems += _check_part(part, scored.num_rows)
+    for part in pool.parts:
+        problems += _check_part(part)
     if not problems and not _uris(pool).equals(table["uri"]):
         problems.append(f"{runs.LEDGER} does not have the candidates of {runs.BASIC}")
     keys = set(pc.drop_null(table.filter(pc.field("keep"))["key"]).to_pylist())
@@ -151,13 +151,11 @@ def describe_unsealed(folder: Folder) -> list[str]:
     return [f"{run_folder.RUN_FILE} and the tables: their checksums were not recorded before this version"]
 
 
-def _check_part(part: runs.Part, scored: int) -> list[str]:
-    rows = {run_folder.read_inventory(part.folder, ["uri"]).num_rows, scored, part.candidates}
-    if len(rows) > 1:
+def _check_part(part: runs.Part) -> list[str]:
+    if run_folder.read_inventory(part.folder, ["offset"]).num_rows != part.candidates:
         return [f"inventory, scores and run.json of {part.folder} do not have the same number of candidates"]
     return []
 
 
 def _uris(pool: selection_pool.Pool) -> pa.ChunkedArray:
-    tables = [table.select(["uri"]).take(rows) for table, rows in zip(pool.tables, pool.rows, strict=True)]
-    return pa.concat_tables(tables)["uri"]
+    return selection_pool.concat_rows(pool, [basic["uri"] for basic in pool.basics])

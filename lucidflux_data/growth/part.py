@@ -187,7 +187,7 @@ def _read_hashes(published: Published, keys: list[str]) -> pa.Table | None:
     if not whole or len(whole) < len(tables):
         return None
     packed = stripping.packed_keys(published.folder)
-    own = concat_rows(pool, [table["key"] for table in pool.tables]).to_pylist()
+    own = concat_rows(pool, [basic["key"] for basic in pool.basics]).to_pylist()
     measured = pool.measured(rules.HISTORY)
     rows: dict[str, int] = {}
     for row, key in enumerate(own):

@@ -42,19 +42,24 @@ def _dct_rows() -> np.ndarray:
     return np.cos(np.pi * frequency * (2 * position + 1) / (2 * SIDE_PX))
 
 
+def _flips() -> np.ndarray:
+    """uint64 (4): what a flip does to a hash, as bits that change: none, left-right, top-bottom, both."""
+    bit = np.arange(64, dtype=np.uint64)
+    row, column = bit // 8, bit % 8
+    along = np.bitwise_or.reduce(np.where(column % 2 == 0, np.uint64(1) << bit, np.uint64(0)))  # v = column + 1 odd
+    down = np.bitwise_or.reduce(np.where(row % 2 == 0, np.uint64(1) << bit, np.uint64(0)))
+    return np.array([0, along, down, along ^ down], np.uint64)
+
+
+_FLIPS = _flips()
+
+
 def dihedral(hashes: np.ndarray) -> np.ndarray:
     """uint64 (8, n): the hashes (uint64, n) of the eight flips and turns; row 0 is the picture as it is.
 
     Row 4t + 2a + b: transposed where t, then flipped left-right where b and top-bottom where a.
     """
-    bit = np.arange(64, dtype=np.uint64)
-    row, column = bit // 8, bit % 8
-    along = np.bitwise_or.reduce(np.where(column % 2 == 0, np.uint64(1) << bit, np.uint64(0)))  # v = column + 1 odd
-    down = np.bitwise_or.reduce(np.where(row % 2 == 0, np.uint64(1) << bit, np.uint64(0)))
-    variants = []
-    for base in (hashes, _transposed(hashes)):
-        variants += [base, base ^ along, base ^ down, base ^ along ^ down]
-    return np.stack(variants)
+    return np.concatenate([base ^ _FLIPS[:, None] for base in (hashes, _transposed(hashes))])
 
 
 def _transposed(hashes: np.ndarray) -> np.ndarray:
@@ -71,15 +76,15 @@ def group_near(hashes: np.ndarray, radius: int = DEFAULT_RADIUS) -> np.ndarray:
 
     Two rows are linked when a flip or turn of one is within `radius` bits of the other, or through others that are.
     Exact: the bits are cut into m blocks; a pair within r = radius differs in at most r of them, so it agrees on some
-    m - r whole blocks, and each choice of blocks is one table of buckets.
+    m - r whole blocks. Each choice of blocks is one sorting of all rows by what their flips and turns have in common
+    there, so that a row is looked at once and not once a flip or turn.
     """
     if not 0 <= radius <= MAX_RADIUS:
         raise ValueError(f"radius must be 0..{MAX_RADIUS}, not {radius}")
     unique, inverse = np.unique(hashes.astype(np.uint64), return_inverse=True)
-    parents = np.arange(len(unique))
-    variants = dihedral(unique)
+    parents, turned = np.arange(len(unique)), _transposed(unique)
     for mask in _masks(radius, len(unique)):
-        _link(variants, *_buckets(unique, mask), np.uint64(mask), radius, parents)
+        _link(unique, turned, _sorted_rows(unique, turned, mask), _FLIPS, radius, parents)
     roots = _roots(parents)[inverse]
     first = np.full(len(unique), len(hashes))
     np.minimum.at(first, roots, np.arange(len(hashes)))
@@ -89,12 +94,11 @@ def group_near(hashes: np.ndarray, radius: int = DEFAULT_RADIUS) -> np.ndarray:
 
 def near_pairs(hashes: np.ndarray, radius: int, most: int) -> np.ndarray | None:
     """int64 (m, 2): every pair of rows (i < j) of `hashes` (uint64, n, each once) within `radius` bits in some flip or
-    turn, sorted. None where tables of buckets meet more than `most` of them, the same pair in several tables counted
-    again."""
-    variants, met = dihedral(hashes), np.empty((0, 2), np.int64)
+    turn, sorted. None where one sorting meets more than `most` of them, those met before counted in."""
+    turned, met = _transposed(hashes), np.empty((0, 2), np.int64)
     for mask in _masks(radius, len(hashes)):
         room = np.empty((most - len(met) + 1, 2), np.int64)
-        count = _meet(variants, *_buckets(hashes, mask), np.uint64(mask), radius, room)
+        count = _meet(hashes, turned, _sorted_rows(hashes, turned, mask), _FLIPS, radius, room)
         if len(met) + count > most:
             return None
         met = np.unique(np.concatenate([met, room[:count]]), axis=0)
@@ -102,111 +106,105 @@ def near_pairs(hashes: np.ndarray, radius: int, most: int) -> np.ndarray | None:
 
 
 def _masks(radius: int, n: int) -> list[int]:
-    """The bit masks of all choices of whole blocks; how many blocks agree is chosen for the least expected work."""
+    """The bit masks of all choices of whole blocks; how many blocks agree is chosen for the least expected work: a
+    sorting of n rows each, and the rows that meet there by chance."""
 
     def work(agreeing: int) -> float:
         bits = 64 * agreeing // (radius + agreeing)
-        expected: float = math.comb(radius + agreeing, agreeing) * (1 + n / 2**bits)
+        expected: float = math.comb(radius + agreeing, agreeing) * (1 + 8 * n / 2**bits)
         return expected
 
     agreeing = min(range(1, 5), key=work)
-    edges = [64 * i // (radius + agreeing) for i in range(radius + agreeing + 1)]
-    blocks = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
+    blocks = _blocks(radius + agreeing)
     return [sum(chosen) for chosen in itertools.combinations(blocks, agreeing)]
 
 
-def _buckets(hashes: np.ndarray, mask: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rows in order of bucket, their hashes, start of each bucket): about as many buckets as hashes."""
-    bits = max(1, min(26, len(hashes).bit_length()))
-    buckets = _bucket_of(hashes & np.uint64(mask), bits)
-    starts = np.zeros((1 << bits) + 1, np.int32)
-    starts[1:] = np.cumsum(np.bincount(buckets, minlength=1 << bits))
-    order = np.argsort(buckets, kind="stable").astype(np.int32)
-    return order, hashes[order], starts
+def _blocks(count: int) -> list[int]:
+    """`count` masks of about as many bits that share none, all 64 together. Each is its own transposition: then flips
+    and turns of a picture change what stands under a mask, and not where."""
+    pairs = [(1 << (8 * row + column)) | (1 << (8 * column + row)) for row in range(8) for column in range(row)]
+    diagonal = [1 << (9 * row) for row in range(8)]
+    blocks = [0] * count
+    for bits in (*pairs, *diagonal):
+        smallest = min(range(count), key=lambda block: blocks[block].bit_count())
+        blocks[smallest] |= bits
+    return blocks
+
+
+def _sorted_rows(hashes: np.ndarray, turned: np.ndarray, mask: int) -> np.ndarray:
+    """uint64 (n), sorted: 32 bits of what a row has under the mask in the least of its flips and turns, then the row.
+    Rows that agree there in some flip or turn are neighbours; so are a few others."""
+    packed = np.empty(len(hashes), np.uint64)
+    _pack(hashes, turned, _FLIPS, np.uint64(mask), packed)
+    packed.sort()
+    return packed
 
 
 @compiled
-def _bucket_of(masked: np.ndarray, bits: int) -> np.ndarray:
-    """Multiplicative hashing (Knuth, TAOCP 6.4) of the masked bits; equal bits share a bucket, others may."""
-    buckets = np.empty(len(masked), np.int64)
-    for i in range(len(masked)):
-        buckets[i] = np.int64((masked[i] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
-    return buckets
+def _pack(hashes: np.ndarray, turned: np.ndarray, flips: np.ndarray, mask: np.uint64, packed: np.ndarray) -> None:
+    for i in range(len(hashes)):
+        least = hashes[i] & mask
+        for flip in flips:
+            least = min(least, (hashes[i] ^ flip) & mask, (turned[i] ^ flip) & mask)
+        spread = (least * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # Knuth, TAOCP 6.4
+        packed[i] = (spread << np.uint64(32)) | np.uint64(i)
 
 
 @compiled
-def _is_within(difference: np.uint64, radius: int) -> bool:
-    """Whether at most `radius` bits are set."""
-    distance = 0
-    while difference != 0 and distance <= radius:
-        difference &= difference - np.uint64(1)
-        distance += 1
-    return distance <= radius
+def _is_near(one: np.uint64, turned: np.uint64, other: np.uint64, flips: np.ndarray, radius: int) -> bool:
+    """Whether a flip or turn of `one` (`turned`: transposed) differs from `other` in at most `radius` bits."""
+    for flip in flips:
+        if _count_bits(one ^ flip ^ other) <= radius or _count_bits(turned ^ flip ^ other) <= radius:
+            return True
+    return False
+
+
+@compiled
+def _count_bits(bits: np.uint64) -> np.uint64:
+    """How many are set (Warren, Hacker's Delight 5-1); LLVM makes one instruction of it."""
+    bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
 @compiled
 def _link(
-    variants: np.ndarray,
-    order: np.ndarray,
-    ordered: np.ndarray,
-    starts: np.ndarray,
-    mask: np.uint64,
-    radius: int,
-    parents: np.ndarray,
+    hashes: np.ndarray, turned: np.ndarray, packed: np.ndarray, flips: np.ndarray, radius: int, parents: np.ndarray
 ) -> None:
-    bits = 0
-    while (1 << bits) < len(starts) - 1:
-        bits += 1
-    for variant in range(8):
-        for i in range(len(order)):
-            wanted = variants[variant, i]
-            masked = wanted & mask
-            bucket = np.int64((masked * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
-            for position in range(starts[bucket], starts[bucket + 1]):
-                difference = wanted ^ ordered[position]
-                if difference & mask != 0:
-                    continue
-                j = order[position]
-                if j <= i:  # the pair is met from the other side, by the inverse flip or turn
-                    continue
-                if _is_within(difference, radius):
-                    _union(parents, i, j)
+    low = np.uint64(0xFFFFFFFF)
+    for first in range(len(packed)):
+        i = np.int64(packed[first] & low)
+        for position in range(first + 1, len(packed)):
+            if packed[position] >> np.uint64(32) != packed[first] >> np.uint64(32):
+                break
+            j = np.int64(packed[position] & low)
+            if _is_near(hashes[i], turned[i], hashes[j], flips, radius):
+                _union(parents, i, j)
 
 
 @compiled
 def _meet(
-    variants: np.ndarray,
-    order: np.ndarray,
-    ordered: np.ndarray,
-    starts: np.ndarray,
-    mask: np.uint64,
-    radius: int,
-    pairs: np.ndarray,
+    hashes: np.ndarray, turned: np.ndarray, packed: np.ndarray, flips: np.ndarray, radius: int, pairs: np.ndarray
 ) -> int:
     """As `_link`, but writes the pairs down; stops when `pairs` is full."""
-    bits = 0
-    while (1 << bits) < len(starts) - 1:
-        bits += 1
-    count = 0
-    for variant in range(8):
-        for i in range(len(order)):
-            wanted = variants[variant, i]
-            masked = wanted & mask
-            bucket = np.int64((masked * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
-            for position in range(starts[bucket], starts[bucket + 1]):
-                difference = wanted ^ ordered[position]
-                if difference & mask != 0 or order[position] <= i:
-                    continue
-                if _is_within(difference, radius):
-                    pairs[count, 0], pairs[count, 1] = i, order[position]
-                    count += 1
-                    if count == len(pairs):
-                        return count
+    low, count = np.uint64(0xFFFFFFFF), 0
+    for first in range(len(packed)):
+        i = np.int64(packed[first] & low)
+        for position in range(first + 1, len(packed)):
+            if packed[position] >> np.uint64(32) != packed[first] >> np.uint64(32):
+                break
+            j = np.int64(packed[position] & low)
+            if _is_near(hashes[i], turned[i], hashes[j], flips, radius):
+                pairs[count, 0], pairs[count, 1] = i, j  # of equal keys the rows are in order
+                count += 1
+                if count == len(pairs):
+                    return count
     return count
 
 
 @compiled
-def _find(parents: np.ndarray, row: int) -> int:
+def _find(parents: np.ndarray, row: int | np.int64) -> int | np.int64:
     while parents[row] != row:
         parents[row] = parents[parents[row]]
         row = parents[row]
@@ -214,7 +212,7 @@ def _find(parents: np.ndarray, row: int) -> int:
 
 
 @compiled
-def _union(parents: np.ndarray, one: int, other: int) -> None:
+def _union(parents: np.ndarray, one: int | np.int64, other: int | np.int64) -> None:
     """The smaller root stays, so that the result does not depend on the order of the pairs."""
     first, second = _find(parents, one), _find(parents, other)
     if first < second:

@@ -112,7 +112,7 @@ def gather(pool: Pool, names: Sequence[str], config: FilterConfig) -> pa.Table:
     for one that is taken, and for a column that cannot travel."""
     _check_names(names)
     columns: dict[str, pa.ChunkedArray] = {}
-    own = {name: concat_rows(pool, [table[name] for table in pool.tables]) for name in OWN if name in names}
+    own = {name: concat_rows(pool, [basic[name] for basic in pool.basics]) for name in OWN if name in names}
     for name in names:
         if name in own:
             columns[name] = own[name]
@@ -176,7 +176,7 @@ def _from_join(pool: Pool, place: str, names: Sequence[str]) -> dict[str, pa.Chu
     mine = [name for name in names if name in table.column_names]
     if not mine:
         return {}
-    own = concat_rows(pool, [basic[by] for basic in pool.tables])
+    own = concat_rows(pool, [basic[by] for basic in pool.basics])
     rows = pc.index_in(own, table[by].combine_chunks(), skip_nulls=True)
     return {name: table[name].combine_chunks().take(rows) for name in mine}
 
@@ -261,7 +261,7 @@ def find_opted_out(pool: Pool, config: FilterConfig) -> np.ndarray | None:
     if not config.select.opt_out:
         return None
     listed = pa.array(sorted({entry for place in config.select.opt_out for entry in read_list(place)}), pa.string())
-    own = {name: concat_rows(pool, [table[name] for table in pool.tables]) for name in ("sha256", "key", "uri")}
+    own = {name: concat_rows(pool, [basic[name] for basic in pool.basics]) for name in ("sha256", "key", "uri")}
     named = np.zeros(len(pool.arrays), bool)
     for column in own.values():
         named |= pc.is_in(column, listed).to_numpy(zero_copy_only=False)

@@ -7,6 +7,7 @@ that several parts list counts once, as the first part's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -19,7 +20,7 @@ from lucidflux_data.selection import records, rules
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig
 from lucidflux_data.selection.expression import columns_of
-from lucidflux_data.selection.pool import CARRIED, Pool, concat_rows, float_column, reason_codes, take_rows
+from lucidflux_data.selection.pool import CARRIED, Pool, ahead, concat_rows, float_column, reason_codes, take_rows
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.selection.tiling import COLUMN, list_good, waits_for_metric
 from lucidflux_data.storage import run_folder
@@ -27,6 +28,7 @@ from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import ROWS_IN_GROUP, table_chunks
 from lucidflux_data.tiles import table as tile_table
 
+COLUMNS = ("key", "uri", "laplacian_variance", "flat_fraction", *CARRIED)  # of scores/basic, in the ledger
 REPEATING = ("reason", "group", "format", "flags")  # of the ledger: few values, many rows
 
 
@@ -79,7 +81,7 @@ def check_base(pool: Pool, codes: np.ndarray, forgotten: frozenset[str]) -> None
     if pool.arrays.base is None:
         return
     gone = np.flatnonzero(pool.arrays.base & (codes != records.CODE[records.BASE]))
-    keys = concat_rows(pool, [table["key"] for table in pool.tables]).take(pa.array(gone)).to_pylist()
+    keys = concat_rows(pool, [basic["key"] for basic in pool.basics]).take(pa.array(gone)).to_pylist()
     lost = [(key, records.REASONS[code]) for key, code in zip(keys, codes[gone], strict=True) if key not in forgotten]
     if lost:
         raise InputError(
@@ -96,10 +98,11 @@ def make_tables(pool: Pool, config: FilterConfig, decided: tuple[np.ndarray, ...
         mine = [pool.of_part(values, number) for values in decided]
         inventory = run_folder.read_inventory(part.folder, ["offset", "side"])
         good = _good_tiles(pool, number, mine[0], config)
-        for start in range(0, max(1, len(pool.rows[number])), ROWS_IN_GROUP):
-            some = slice(start, start + ROWS_IN_GROUP)
-            rows = pool.rows[number][some]
-            about, place = (take_rows(table, rows) for table in (pool.tables[number], inventory))
+        pieces = [slice(start, start + ROWS_IN_GROUP) for start in range(0, max(1, len(mine[0])), ROWS_IN_GROUP)]
+        abouts = ahead(partial(pool.basics[number].take, COLUMNS, pool.rows[number][some]) for some in pieces)
+        for some, about in zip(pieces, abouts, strict=True):
+            start, rows = some.start, pool.rows[number][some]
+            place = take_rows(inventory, rows)
             columns = _ledger_columns(about, place, [values[some] for values in mine[:3]], metric)
             columns["group"] = pool.group_keys(mine[3][some])
             if part.base:
@@ -121,10 +124,10 @@ def _good_tiles(pool: Pool, number: int, codes: np.ndarray, config: FilterConfig
     part, rows = pool.parts[number], pool.rows[number]
     if part.base:
         return _published(pool, number, COLUMN)
-    kept = pool.tables[number]["uri"].take(pa.array(rows)).filter(pa.array(records.is_kept(codes)))
+    kept = pool.basics[number]["uri"].take(pa.array(rows)).filter(pa.array(records.is_kept(codes)))
     tiled = bool(part.folder.names(tile_table.BASIC)) or not part.included
     good = list_good(part, kept.combine_chunks(), config) if tiled else {}
-    uris = pool.tables[number]["uri"].take(pa.array(rows)).to_pylist()
+    uris = pool.basics[number]["uri"].take(pa.array(rows)).to_pylist()
     return pa.chunked_array([pa.array([good.get(uri) for uri in uris], pa.string())])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +17,15 @@ from lucidflux_data.selection import records
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.records import KEPT
 from lucidflux_data.selection.run import Part
-from lucidflux_data.storage import run_folder
+from lucidflux_data.storage.folder import Folder
+from lucidflux_data.storage.formats import ROWS_IN_GROUP
+from lucidflux_data.storage.run_folder import unit_name, unit_size
 
 CARRIED = ("source_key", "sha256", "bytes", "format", "width", "height", "flags")
-COLUMNS = ("key", "uri", "reason", "laplacian_variance", "flat_fraction", *CARRIED)
+DECIDING = ("key", "reason", "width", "height", "laplacian_variance", "flat_fraction")
 NO_KEY = "0" * 20
 ORIGINALS = "originals.parquet"  # of a base that was stripped: `key`, its images before that
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -53,47 +58,96 @@ def split_keys(hex_keys: bytes) -> tuple[np.ndarray, np.ndarray]:
     return high, low
 
 
+class Basic:
+    """scores/basic of a part, a stretch of units at a time: the columns of 30 million rows do not fit into memory
+    together. InputError for a part that is not scored to the end. Nothing is kept of what is read."""
+
+    def __init__(self, folder: Folder, candidates: int) -> None:
+        self.folder, self.candidates, self.size = folder, candidates, unit_size(candidates)
+        runs.check_scored(folder, candidates)
+
+    def __len__(self) -> int:
+        return self.candidates
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """A whole column, a chunk a unit."""
+        return self.read([name])[name]
+
+    def read(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
+        """Rows `start` to `stop` (not included). InputError where a unit has not the rows that it should."""
+        stop = self.candidates if stop is None else min(stop, self.candidates)
+        if start >= stop:
+            return records.BASIC.empty_table().select(list(columns))
+        units = range(start // self.size, (stop - 1) // self.size + 1)
+        names = [f"{runs.BASIC}/{unit_name(unit)}.parquet" for unit in units]
+        tables = self.folder.read_tables(names, list(columns))
+        for unit, name, table in zip(units, names, tables, strict=True):
+            if table.num_rows != min(self.size, self.candidates - unit * self.size):
+                raise InputError(f"{self.folder.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it")
+        return pa.concat_tables(tables).slice(start - units[0] * self.size, stop - start)
+
+    def take(self, columns: Sequence[str], rows: np.ndarray) -> pa.Table:
+        """Some rows (int64, ascending), without a copy where they follow one another."""
+        if not len(rows):
+            return self.read(columns, 0, 0)
+        first, last = int(rows[0]), int(rows[-1])
+        table = self.read(columns, first, last + 1)
+        return table if len(rows) == table.num_rows else table.take(rows - first)
+
+    def stretches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """(number of the first row, some whole units) until all were there; the next are read meanwhile."""
+        step = max(1, ROWS_IN_GROUP // self.size) * self.size
+        starts = range(0, self.candidates, step)
+        tables = ahead(partial(self.read, columns, start, start + step) for start in starts)
+        yield from zip(starts, tables, strict=True)
+
+
+def ahead(calls: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    """The results of `calls`, in order; one is made while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for call in calls:
+            following = pool.submit(call)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
 @dataclass(frozen=True)
 class Pool:
     """The candidates of a ledger, part after part.
 
-    `tables[i]`: COLUMNS of all of part i; `rows[i]`: int64 positions in it of the candidates that count; `leaks`: the
-    measure of benchmark images in force, None where candidates are compared with none.
+    `basics[i]`: scores/basic of all of part i; `rows[i]`: int64 positions in it of the candidates that count; `leaks`:
+    the measure of benchmark images in force, None where candidates are compared with none.
     """
 
     parts: list[Part]
-    tables: list[pa.Table]
+    basics: list[Basic]
     rows: list[np.ndarray]
     arrays: Candidates
     leaks: str | None = None
-    _units: dict[tuple[int, str], dict[int, pa.Table]] = field(default_factory=dict)
-    _measures: dict[tuple[int, str], pa.Table | None] = field(default_factory=dict)
+    _measures: dict[tuple[int, str], tuple[pa.Table | None, np.ndarray]] = field(default_factory=dict)
 
-    def units(self, number: int, measure: str) -> dict[int, pa.Table]:
-        """scores/<measure> of part `number`, a table for each unit that has a file. Each file is read once, and again
-        only after `renew`."""
-        place = number, measure
-        if place not in self._units:
-            self._units[place] = runs.read_measure(self.parts[number].folder, measure)
-        return self._units[place]
-
-    def renew(self, number: int, measure: str, units: Iterable[int]) -> None:
-        """Reads the files of units of part `number` that were written since they were read."""
-        folder = self.parts[number].folder
-        for unit in units:
-            self.units(number, measure)[unit] = runs.read_unit(folder, measure, unit)
+    def renew(self, number: int, measure: str) -> None:
+        """Units of part `number` were written since they were read: they are read again when they are asked for."""
         self._measures.pop((number, measure), None)
 
     def measure(self, number: int, measure: str) -> pa.Table | None:
         """All columns of scores/<measure> but uri and key, with a row for each candidate of part `number`: null where
-        there is none yet. None where the measure has no file."""
+        there is none yet. None where the measure has no file. Read once, and again only after `renew`."""
+        return self._read(number, measure)[0]
+
+    def has_row(self, number: int, measure: str) -> np.ndarray:
+        """bool, one a candidate of part `number`: it has a row in scores/<measure>, with a value or the reason why
+        there is none."""
+        return self._read(number, measure)[1]
+
+    def _read(self, number: int, measure: str) -> tuple[pa.Table | None, np.ndarray]:
         place = number, measure
         if place not in self._measures:
-            units, uris = self.units(number, measure), self.tables[number]["uri"]
-            try:
-                self._measures[place] = _align(self.parts[number], uris, units)
-            except (pa.ArrowTypeError, pa.ArrowInvalid):
-                raise InputError(_describe_kinds(f"{self.parts[number].folder}/scores/{measure}", units)) from None
+            self._measures[place] = _align(self.basics[number], measure)
         return self._measures[place]
 
     def column(self, measure: str, name: str, kind: pa.DataType) -> pa.ChunkedArray:
@@ -110,17 +164,8 @@ class Pool:
         return float_column(self.column(measure, name, pa.float64()), np.nan)
 
     def measured(self, measure: str) -> np.ndarray:
-        """bool over the pool: the candidate has a row in scores/<measure>, with a value or the reason why there is
-        none."""
-        there = []
-        for number, part in enumerate(self.parts):
-            size, uris = run_folder.unit_size(part.candidates), self.tables[number]["uri"]
-            mine = np.zeros(part.candidates, bool)
-            for unit, table in self.units(number, measure).items():
-                own = uris.slice(unit * size, size)
-                known = pc.is_in(own, table["uri"].combine_chunks().cast(own.type))
-                mine[unit * size : (unit + 1) * size] = known.to_numpy()
-            there.append(mine[self.rows[number]])
+        """bool over the pool: as of `has_row`."""
+        there = [self.has_row(number, measure)[self.rows[number]] for number in range(len(self.parts))]
         return np.concatenate(there) if there else np.zeros(0, bool)
 
     def of_part(self, values: np.ndarray, number: int) -> np.ndarray:
@@ -144,33 +189,58 @@ class Pool:
 
 def load_pool(parts: list[Part], leaks: str | None = None) -> Pool:
     """The candidates of every part. InputError where a part is not scored to the end."""
-    tables, rows = [], []
-    seen: list[pa.ChunkedArray] = []
+    basics, rows, found = [], [], []
+    seen: list[pa.Array] = []
     for part in parts:
-        table = runs.read_basic(part.folder, COLUMNS)
-        mine = np.arange(table.num_rows)
-        if part.kept_by is not None:
-            ledger = part.kept_by.read_table(runs.LEDGER, ["uri", "keep"])
-            kept = ledger.filter(pc.field("keep"))["uri"]
-            mine = mine[pc.is_in(table["uri"], kept.combine_chunks()).to_numpy()]
-        for uris in seen:
-            again = pc.is_in(table["uri"], uris.combine_chunks()).to_numpy()
-            mine = mine[~again[mine]]
+        basic = Basic(part.folder, part.candidates)
+        counts = _find_counting(basic, part, seen)
+        mine = np.arange(len(basic)) if counts is None else np.flatnonzero(counts)
         if len(parts) > 1:
-            seen.append(table["uri"])
-        tables.append(table)
+            seen.append(basic["uri"].combine_chunks())
+        basics.append(basic)
         rows.append(mine)
-    lengths = [len(mine) for mine in rows]
-    included = np.repeat([part.included for part in parts], lengths)
-    deciding = [take_rows(table, mine) for table, mine in zip(tables, rows, strict=True)]
-    candidates = load_candidates(pa.concat_tables(deciding), included)
+        found.append(_load_part(basic, None if len(mine) == len(basic) else counts, part.included))
+    pool = Pool(parts, basics, rows, _join_candidates(found), leaks)
     if any(part.base for part in parts):
-        candidates.base = np.repeat([part.base for part in parts], lengths)
+        pool.arrays.base = np.repeat([part.base for part in parts], [len(mine) for mine in rows])
         originals = [part.folder.read_table(ORIGINALS, ["key"])["key"] for part in parts if part.base]
-        keys = pa.concat_tables(deciding)["key"]
+        keys = concat_rows(pool, [basic["key"] for basic in basics])
         known = pc.is_in(keys, pa.chunked_array(originals, pa.string()).combine_chunks())
-        candidates.known = known.to_numpy() & ~candidates.base
-    return Pool(parts, tables, rows, candidates, leaks)
+        pool.arrays.known = known.to_numpy() & ~pool.arrays.base
+    return pool
+
+
+def _find_counting(basic: Basic, part: Part, seen: list[pa.Array]) -> np.ndarray | None:
+    """bool: the candidates of a part that the parts before it (their uris: `seen`) do not list, and that are kept where
+    only such count. None where that is all of them."""
+    if part.kept_by is None and not seen:
+        return None
+    uris, counts = basic["uri"], np.ones(len(basic), bool)
+    if part.kept_by is not None:
+        ledger = part.kept_by.read_table(runs.LEDGER, ["uri", "keep"])
+        counts &= pc.is_in(uris, ledger.filter(pc.field("keep"))["uri"].combine_chunks()).to_numpy()
+    for earlier in seen:
+        counts &= ~pc.is_in(uris, earlier).to_numpy()
+    return counts
+
+
+def _load_part(basic: Basic, counts: np.ndarray | None, included: bool) -> Candidates:
+    """The candidates of a part, or those that count, from columns that are let go of as they become arrays."""
+    pieces = []
+    for start, table in basic.stretches(DECIDING):
+        own = table if counts is None else table.filter(pa.array(counts[start : start + table.num_rows]))
+        pieces.append(load_candidates(own, np.full(own.num_rows, included)))
+    if not pieces:
+        return load_candidates(basic.read(DECIDING), np.zeros(0, bool))
+    return _join_candidates(pieces)
+
+
+def _join_candidates(pieces: list[Candidates]) -> Candidates:
+    """One after the other; without `base` and `known`, which are of all of them."""
+    names = [name for name in Candidates.__annotations__ if name not in ("base", "known")]
+    if len(pieces) == 1:
+        return pieces[0]
+    return Candidates(**{name: np.concatenate([getattr(one, name) for one in pieces]) for name in names})
 
 
 def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
@@ -189,21 +259,59 @@ def concat_rows(pool: Pool, pieces: Sequence[Any]) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, kind)
 
 
-def _align(part: Part, uris: pa.ChunkedArray, found: dict[int, pa.Table]) -> pa.Table | None:
-    """The units of a measure as one table in the order of `uris`."""
-    if not found:
-        return None
-    size = run_folder.unit_size(part.candidates)
-    schema = pa.unify_schemas([table.schema for table in found.values()], promote_options="permissive")
-    names = [name for name in schema.names if name not in ("uri", "key")]
-    empty = schema.empty_table()
-    tables = []
-    for number in range(-(-part.candidates // size)):
-        own = uris.slice(number * size, size).combine_chunks()
-        table = pa.concat_tables([found.get(number, empty), empty], promote_options="permissive")
+def _align(basic: Basic, measure: str) -> tuple[pa.Table | None, np.ndarray]:
+    """(the units of a measure as one table in the order of the inventory, bool: there is a row); InputError where two
+    units hold values of two kinds in one column."""
+    place, there = f"scores/{measure}", np.zeros(len(basic), bool)
+    names = {int(name[5:11]): f"{place}/{name}" for name in basic.folder.names(place) if name.startswith("unit-")}
+    if not names:
+        return None, there
+    kinds: dict[int, pa.Table] = {}
+    tables: list[pa.Table | int] = []  # a stretch, or how many rows one has that no unit is of
+    for start, uris in basic.stretches(["uri"]):
+        units = [unit for unit in range(start // basic.size, -(-(start + len(uris)) // basic.size)) if unit in names]
+        found = dict(zip(units, basic.folder.read_tables(names[unit] for unit in units), strict=True))
+        kinds |= {unit: table.schema.empty_table() for unit, table in found.items()}
+        try:
+            tables += _align_units(uris["uri"], start, basic.size, found, there)
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            raise InputError(_describe_kinds(f"{basic.folder}/{place}", kinds)) from None
+    try:
+        return _join_units(tables, kinds), there
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        raise InputError(_describe_kinds(f"{basic.folder}/{place}", kinds)) from None
+
+
+def _align_units(
+    uris: pa.ChunkedArray, start: int, size: int, found: dict[int, pa.Table], there: np.ndarray
+) -> list[pa.Table | int]:
+    """Each unit in the order of its `uris`, of which the first is candidate `start`; how many candidates it has, where
+    it has no file. Notes in `there` which have a row."""
+    aligned: list[pa.Table | int] = []
+    for first in range(0, len(uris), size):
+        own, unit = uris.slice(first, size).combine_chunks(), (start + first) // size
+        if unit not in found:
+            aligned.append(len(own))
+            continue
+        table = found[unit]
         rows = pc.index_in(own, table["uri"].combine_chunks().cast(own.type))
-        tables.append(table.select(names).combine_chunks().take(rows))
-    return pa.concat_tables(tables)
+        there[start + first : start + first + len(own)] = pc.is_valid(rows).to_numpy(zero_copy_only=False)
+        names = [name for name in table.column_names if name not in ("uri", "key")]
+        aligned.append(table.select(names).combine_chunks().take(rows))
+    return aligned
+
+
+def _join_units(tables: list[pa.Table | int], kinds: dict[int, pa.Table]) -> pa.Table:
+    schema = pa.unify_schemas([kinds[unit].schema for unit in sorted(kinds)], promote_options="permissive")
+    names = [name for name in schema.names if name not in ("uri", "key")]
+    empty = schema.empty_table().select(names)
+    whole = [
+        pa.table([pa.nulls(table, kind) for kind in empty.schema.types], schema=empty.schema)
+        if isinstance(table, int)
+        else pa.concat_tables([table, empty], promote_options="permissive").select(names).cast(empty.schema)
+        for table in tables
+    ]
+    return pa.concat_tables(whole)
 
 
 def _describe_kinds(place: str, units: dict[int, pa.Table]) -> str:

@@ -73,11 +73,25 @@ def _standing(candidates: Candidates) -> np.ndarray:
 
 def _repeated(values: np.ndarray) -> np.ndarray:
     """bool: the same value stands elsewhere too."""
-    order = np.argsort(values)
-    equal = values[order][1:] == values[order][:-1]
-    repeated = np.zeros(len(values), bool)
-    repeated[order[1:][equal]] = repeated[order[:-1][equal]] = True
+    ordered = np.sort(values)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(twice):
+        return np.zeros(len(values), bool)
+    repeated: np.ndarray = twice[np.minimum(np.searchsorted(twice, values), len(twice) - 1)] == values
     return repeated
+
+
+def order_scored(scores: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Positions of `scores` (finite) in ascending order, equal ones by their key: as `np.lexsort((low, high, scores))`,
+    which sorts all three."""
+    order = np.argsort(scores)
+    same = scores[order][1:] == scores[order][:-1]
+    tied = np.zeros(len(order), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    some = order[tied]
+    order[tied] = some[np.lexsort((low[some], high[some], scores[some]))]
+    return order
 
 
 def number_kept(scored: int, cut: CutConfig) -> int:
@@ -111,7 +125,7 @@ def apply_cut(
     scored = survivors[score_failed[survivors] == KEPT]
     assert np.isfinite(scores[scored]).all(), "every survivor has a score or a reason"
     directed = scores[scored] if lower_is_better else -scores[scored]
-    order = np.lexsort((candidates.keys_low[scored], candidates.keys_high[scored], directed))
+    order = order_scored(directed, candidates.keys_high[scored], candidates.keys_low[scored])
     ranks = np.zeros(len(codes), np.int64)
     ranks[scored[order]] = np.arange(1, len(scored) + 1)
     codes[scored[order[number_kept(len(scored), cut) :]]] = CODE["low_iqa"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NotRequired, TypedDict, cast
+from typing import IO, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,7 @@ from lucidflux_data.selection import records
 from lucidflux_data.selection.config import FilterConfig, label
 from lucidflux_data.storage.claim import claim
 from lucidflux_data.storage.folder import Folder, configure, trust_sources
+from lucidflux_data.storage.formats import read_schema, table_groups
 from lucidflux_data.storage.run_folder import (
     FORGOTTEN,
     RUN_FILE,
@@ -312,14 +314,34 @@ def start_run(folder: Folder, run: FilterRun, steps: tuple[str, ...] = ("score",
 
 def read_ledger(folder: Folder, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
     """The ledger, or the rows of it for which `where` holds. InputError where nothing was selected yet."""
+    groups = read_ledger_groups(folder, columns)
+    return pa.concat_tables(groups if where is None else (group.filter(where) for group in groups))
+
+
+def read_ledger_groups(folder: Folder, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The ledger, ROWS_IN_GROUP candidates at a time. InputError where nothing was selected yet."""
     _check_selected(folder)
-    return folder.read_table(LEDGER, None if columns is None else list(columns), where)
+    with _open_ledger(folder) as file:
+        yield from table_groups(file, folder.path(LEDGER), None if columns is None else list(columns))
+
+
+def ledger_schema(folder: Folder) -> pa.Schema:
+    """The columns of the ledger. InputError where nothing was selected yet, and where it is damaged."""
+    _check_selected(folder)
+    with _open_ledger(folder) as file:
+        return read_schema(file, folder.path(LEDGER))
 
 
 def ledger_sha256(folder: Folder) -> str:
     """Of the ledger's bytes. InputError where nothing was selected yet."""
     _check_selected(folder)
-    return hashlib.sha256(folder.read(LEDGER)).hexdigest()
+    with _open_ledger(folder) as file:
+        return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+
+
+def _open_ledger(folder: Folder) -> IO[bytes]:
+    """A local file is read as it is needed; from an object store the whole is one request."""
+    return folder.open(LEDGER) if folder.is_local else io.BytesIO(folder.read(LEDGER))
 
 
 def _check_selected(folder: Folder) -> None:
@@ -330,15 +352,20 @@ def _check_selected(folder: Folder) -> None:
 
 def read_basic(folder: Folder, columns: Sequence[str] | None = None) -> pa.Table:
     """All of scores/basic in inventory order. InputError where units are missing."""
-    candidates = read_run(folder)["listed"]["candidates"]
-    wanted = [f"{unit_name(number)}.parquet" for number in range(-(-candidates // unit_size(candidates)))]
-    missing = len(set(wanted) - set(folder.names(BASIC)))
-    if missing:
-        raise InputError(f"{folder} is not scored to the end ({missing} units missing): repeat the command")
+    wanted = check_scored(folder, read_run(folder)["listed"]["candidates"])
     names = None if columns is None else list(columns)
     if not wanted:
         return records.BASIC.empty_table().select(names or records.BASIC.names)
     return pa.concat_tables(folder.read_tables((f"{BASIC}/{name}" for name in wanted), names))
+
+
+def check_scored(folder: Folder, candidates: int) -> list[str]:
+    """The names of the units of scores/basic, in order. InputError where some are missing."""
+    wanted = [f"{unit_name(number)}.parquet" for number in range(-(-candidates // unit_size(candidates)))]
+    missing = len(set(wanted) - set(folder.names(BASIC)))
+    if missing:
+        raise InputError(f"{folder} is not scored to the end ({missing} units missing): repeat the command")
+    return wanted
 
 
 def read_unit(folder: Folder, measure: str, number: int) -> pa.Table:

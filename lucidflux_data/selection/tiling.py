@@ -42,7 +42,7 @@ def _count(pool: Pool, number: int, config: FilterConfig) -> tuple[np.ndarray, n
     good, all_ = np.zeros(part.candidates, np.int64), np.zeros(part.candidates, np.int64)
     size = run_folder.unit_size(part.candidates)
     for unit, table in tiles.read_units(part.folder, part.candidates, _metric(config)):
-        own = pool.tables[number]["uri"].slice(unit * size, size).combine_chunks()
+        own = pool.basics[number].read(["uri"], unit * size, (unit + 1) * size)["uri"].combine_chunks()
         rows = pc.index_in(table["uri"], own).to_numpy() + unit * size
         yes = matches(str(config.select.where_tile), table).to_numpy(zero_copy_only=False)
         all_ += np.bincount(rows, minlength=part.candidates)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from lucidflux_data.errors import VerificationError
 from lucidflux_data.shards.form import brace_string, is_manifest, is_ours
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, fits_type, parse_json, table_bytes
+from lucidflux_data.storage.formats import canonical_json, fits_type, parse_json, parse_table, table_bytes
 from lucidflux_data.storage.journal import Rewriting, is_left
 from lucidflux_data.storage.run_folder import SEAL, fits_seal, is_sealed, seal
 
@@ -246,8 +246,13 @@ def is_complete(folder: Folder, place: str, shard: str, names: set[str], plan_di
 
 def read_index_metadata(folder: Folder, name: str) -> dict[str, str]:
     """The index's own facts about its tar; {} where the file is damaged."""
+    return parse_index_metadata(folder.read(name))
+
+
+def parse_index_metadata(index: bytes) -> dict[str, str]:
+    """The same of the bytes of an index."""
     try:
-        metadata = pq.read_schema(pa.BufferReader(folder.read(name))).metadata or {}
+        metadata = pq.read_schema(pa.BufferReader(index)).metadata or {}
         return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
     except (pa.ArrowException, OSError, UnicodeDecodeError):  # the last: names and metadata, of which pages have no sum
         return {}
@@ -255,9 +260,7 @@ def read_index_metadata(folder: Folder, name: str) -> dict[str, str]:
 
 def read_member(folder: Folder, shard: str, offset: int, size: int) -> bytes:
     """The bytes of one member by a ranged read."""
-    with folder.open(f"{shard}.tar") as file:
-        file.seek(offset)
-        return file.read(size)
+    return folder.read_range(f"{shard}.tar", offset, offset + size)
 
 
 def make_manifest(
@@ -268,8 +271,9 @@ def make_manifest(
     lines = []
     for shard in shards:
         name = f"{(staged or {}).get(shard, place)}/{index_name(shard)}"
-        metadata = read_index_metadata(folder, name)
-        keys = sorted(set(folder.read_table(name, ["key"])["key"].to_pylist()))
+        index = folder.read(name)
+        metadata = parse_index_metadata(index)
+        keys = sorted(set(parse_table(index, folder.path(name), ["key"])["key"].to_pylist()))
         lines += [f"{key} {sha256}\n" for key, sha256 in zip(keys, metadata["sha256s"].split(), strict=True)]
         entries.append(
             {
@@ -277,7 +281,7 @@ def make_manifest(
                 "samples": len(keys),
                 "bytes": int(metadata["tar_bytes"]),
                 "sha256": metadata["tar_sha256"],
-                "index_sha256": hashlib.sha256(folder.read(name)).hexdigest(),
+                "index_sha256": hashlib.sha256(index).hexdigest(),
             }
         )
     return seal(

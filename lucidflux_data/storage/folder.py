@@ -24,7 +24,6 @@ from typing import IO, TypeVar, cast
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lucidflux_data import errors
 from lucidflux_data.config import resolve
@@ -32,7 +31,7 @@ from lucidflux_data.errors import ConfigError, CredentialsError, InputError, Int
 from lucidflux_data.process import has_writer, part_name
 from lucidflux_data.storage.allowed import find_own_servers, may_lead_inside, public_client
 from lucidflux_data.storage.config import SETTINGS, Settings, StorageConfig
-from lucidflux_data.storage.formats import ROWS_IN_GROUP
+from lucidflux_data.storage.formats import parse_table
 from lucidflux_data.storage.names import check_inside
 from lucidflux_data.storage.refusals import WHEN_REFUSED, raise_refusal, store_of
 from lucidflux_data.storage.regular import open_regular, read_whole
@@ -239,6 +238,17 @@ class Folder:
         with self.open(name) as file:
             return read_whole(file, self.path(name))
 
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` (not included) of a file, fewer where it ends before: one request of a store."""
+        if end <= start:
+            return b""
+        if not self.is_local:
+            data: bytes = retry_call(lambda: self.fs.cat_file(self.path(name), start=start, end=end), self.url)
+            return data
+        with self.open(name) as file:
+            file.seek(start)
+            return file.read(end - start)
+
     def publish(self, name: str, content: Content) -> None:
         """Puts `content` at `name`, whole or not at all. Raises Interrupted when the disk is full or read-only, and
         where `name` speaks of the folder (it lies directly in it) and this process lost the folder's lease."""
@@ -363,20 +373,7 @@ class Folder:
     def read_table(self, name: str, columns: list[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """A parquet file, or the rows of it for which `where` holds. InputError where it is damaged, naming the file
         and `verify --repair`."""
-        # From memory and without read-ahead: arrow's I/O threads must never hold a Python file, which they would let
-        # go of after the interpreter has begun to shut down (an abort, now and then, at the end of a good run).
-        data = self.read(name)
-        try:
-            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
-            if columns is not None and not set(columns) <= set(file.schema_arrow.names):
-                raise pa.ArrowInvalid("a column is not there")
-            if where is None:
-                return file.read(columns, use_threads=False)
-            batches = file.iter_batches(ROWS_IN_GROUP, columns=columns, use_threads=False)
-            some = [pa.Table.from_batches([batch]).filter(where) for batch in batches]
-            return pa.concat_tables(some) if some else file.read(columns)
-        except (pa.ArrowException, OSError, UnicodeDecodeError):
-            raise InputError(f"{self.path(name)} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
+        return parse_table(self.read(name), self.path(name), columns, where)
 
     def read_tables(self, names: Iterable[str], columns: list[str] | None = None) -> list[pa.Table]:
         """Many small parquet files, some at a time: an object store answers in a tenth of a second each."""

@@ -20,10 +20,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import IO, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from lucidflux_data.errors import InputError
 
 ROWS_IN_GROUP = 1 << 17  # rows of a large table that are written or filtered at a time
 
@@ -44,6 +47,49 @@ def _write_table(table: pa.Table, checksums: bool) -> bytes:
     pq.write_table(table, sink, compression="zstd", write_page_checksum=checksums)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def parse_table(
+    data: bytes, path: str, columns: list[str] | None = None, where: pc.Expression | None = None
+) -> pa.Table:
+    """The table of parquet bytes, or the rows of it for which `where` holds. InputError where they are damaged or lack
+    a column, naming the file, `path`, and `verify --repair`."""
+    # From memory and without read-ahead: arrow's I/O threads must never hold a Python file, which they would let
+    # go of after the interpreter has begun to shut down (an abort, now and then, at the end of a good run).
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
+        if columns is not None and not set(columns) <= set(file.schema_arrow.names):
+            raise pa.ArrowInvalid("a column is not there")
+        if where is None:
+            return file.read(columns, use_threads=False)
+        batches = file.iter_batches(ROWS_IN_GROUP, columns=columns, use_threads=False)
+        some = [pa.Table.from_batches([batch]).filter(where) for batch in batches]
+        return pa.concat_tables(some) if some else file.read(columns)
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        raise InputError(f"{path} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
+
+
+def read_schema(file: IO[bytes], path: str) -> pa.Schema:
+    """The columns of a parquet file. Errors as of `parse_table`."""
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        raise InputError(f"{path} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
+
+
+def table_groups(file: IO[bytes], path: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of a parquet file, one of which is held at a time; nothing else of the file is read. Errors as of
+    `parse_table`."""
+    try:
+        whole = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+        if columns is not None and not set(columns) <= set(whole.schema_arrow.names):
+            raise pa.ArrowInvalid("a column is not there")
+        for number in range(whole.num_row_groups):
+            yield whole.read_row_group(number, columns, use_threads=False)
+        if whole.num_row_groups == 0:
+            yield whole.read(columns, use_threads=False)
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        raise InputError(f"{path} is damaged: `lucidflux-data verify --repair` rebuilds it") from None
 
 
 def table_chunks(tables: Iterable[pa.Table], repeating: Iterable[str]) -> Iterator[bytes]:

@@ -330,7 +330,7 @@ def read_set(folder: Folder) -> ActualSet:
     config = FilterConfig.model_validate(runs.read_run(folder)["config"])
     pool = load_pool(runs.parts(folder))
     alive = records.is_kept(rules.cheap_codes(pool, config))
-    sizes = pc.fill_null(concat_rows(pool, [table["bytes"] for table in pool.tables]), 0).to_numpy()
+    sizes = pc.fill_null(concat_rows(pool, [basic["bytes"] for basic in pool.basics]), 0).to_numpy()
     kept = folder.read_table(runs.LEDGER, ["keep"])["keep"].to_numpy()
     manifest = shards.read_manifest(folder)
     bytes_in = int(sizes.sum()) + int(sizes[kept].sum())

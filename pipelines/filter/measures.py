@@ -103,4 +103,5 @@ def run_measure(
         with held, progress.phase(measure, scores.missing, 0) as advance:
             for unit in run(executor, measure, scores.units(), job, part.folder, stateful, each):
                 advance(unit.size)
-        pool.renew(number, measure, scores.numbers().tolist())
+        if scores.missing:
+            pool.renew(number, measure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -36,6 +37,7 @@ from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
 from pipelines.filter import grow
 from pipelines.filter import pack as packing
+from pipelines.filter.checking import check_shards
 from pipelines.filter.job import pack, score, select
 from pipelines.filter.score import MeasureUnit
 
@@ -186,12 +188,18 @@ def _devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-class _CheckShard:
-    def __init__(self, folder: Folder, deep: bool, max_pixels: int) -> None:
-        self.folder, self.deep, self.max_pixels = folder, deep, max_pixels
+@dataclass(frozen=True)
+class _CheckPart:
+    """`contents`: as of `verify.check_part`; `deep`: every image is decoded, too."""
 
-    def __call__(self, unit: Unit[shards.ShardEntry]) -> list[str]:
-        return verify.check_shard(self.folder, unit.payload, self.deep, self.max_pixels, count=count_done)
+    folder: Folder
+    contents: bool
+    deep: bool
+    max_pixels: int
+
+    def __call__(self, unit: Unit[verify.Part]) -> verify.Checked:
+        decode = functools.partial(verify.check_image, max_pixels=self.max_pixels) if self.deep else None
+        return verify.check_part(self.folder, unit.payload, self.contents, decode, count_done)
 
 
 def verify_run(folder: Folder, deep: bool, repair: bool, executor: Executor, progress: Progress) -> RunVerified:
@@ -233,18 +241,12 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
         manifest = shards.read_manifest(folder, halfway=True)
     except VerificationError:
         return problems, verify.find_unfit(folder), 0
-    entries = manifest["shards"]
     max_pixels = runs.read_run(folder)["config"]["decode"]["max_pixels"]
-    units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
-    broken = []
-    with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
-        for unit, found in executor.map(units, _CheckShard(folder, deep, max_pixels)):
-            problems += sorted(found)
-            broken += [unit.name] if found else []
-            advance(unit.size)
+    job = _CheckPart(folder, deep or folder.exists(run_folder.FORGOTTEN), deep, max_pixels)
+    found, broken, samples = check_shards(manifest, deep, job, executor, progress)
     if not broken:
         problems += verify.check_manifest(folder, manifest)
-    return sorted(problems), sorted(broken), sum(unit.size for unit in units)
+    return sorted(problems + found), broken, samples
 
 
 def _repair(folder: Folder, config: FilterConfig, executor: Executor, progress: Progress) -> None:

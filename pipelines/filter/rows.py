@@ -14,6 +14,7 @@ from lucidflux_data.codecs.memory import within_memory
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.images import ImageError, decode
 from lucidflux_data.selection.pool import Pool
+from lucidflux_data.selection.run import read_unit
 from lucidflux_data.sources.reading import read_known
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.formats import checked_bytes
@@ -42,36 +43,34 @@ class MetricTable:
     """scores/<metric> of a part: which `wanted` rows (bool, one a candidate) are there, and the units to write."""
 
     def __init__(self, pool: Pool, number: int, metric: str, wanted: np.ndarray) -> None:
-        self.part = pool.parts[number]
-        self.uris = pool.tables[number].select(["uri", "key", "sha256"])
-        self.known = pool.units(number, metric)
-        self.size = run_folder.unit_size(self.part.candidates)
-        self.wanted = wanted
-        self.position = np.full(self.part.candidates, -1)  # in `known` of its unit; -1 where there is no score yet
-        for unit, table in self.known.items():
-            mine = slice(unit * self.size, (unit + 1) * self.size)
-            own = table["uri"].combine_chunks()
-            self.position[mine] = pc.fill_null(pc.index_in(self.uris["uri"].slice(mine.start, self.size), own), -1)
-        self.missing = int(np.sum(wanted & (self.position < 0)))
-
-    def numbers(self) -> np.ndarray:
-        """The units whose file lacks a wanted row."""
-        return np.unique(np.flatnonzero(self.wanted & (self.position < 0)) // self.size)
+        self.part, self.metric, self.basic = pool.parts[number], metric, pool.basics[number]
+        self.size = self.basic.size
+        self.wanted, self.there = wanted, pool.has_row(number, metric)
+        self.missing = int(np.sum(wanted & ~self.there))
 
     def units(self) -> Iterator[Unit[list[MeasureRow]]]:
         """A unit for each file that lacks a wanted row; it carries the rows that are there, to write them again."""
         if not self.missing:
             return
         place = run_folder.read_inventory(self.part.folder, ["offset", "size"])
-        lacking = np.flatnonzero(self.wanted & (self.position < 0)) // self.size
+        lacking = np.flatnonzero(self.wanted & ~self.there) // self.size
         for number, missing in zip(*np.unique(lacking, return_counts=True), strict=True):
             start = int(number) * self.size
-            rows = start + np.flatnonzero((self.wanted | (self.position >= 0))[start : start + self.size])
-            payload = self.uris.take(rows).to_pylist()
-            known = self.known[int(number)].to_pylist() if int(number) in self.known else []
-            for row, at, where in zip(payload, self.position[rows], place.take(rows).to_pylist(), strict=True):
-                row |= where | {"known": known[at] if at >= 0 else None}
+            mine = slice(start, start + self.size)
+            own = np.flatnonzero((self.wanted | self.there)[mine])
+            uris = self.basic.read(["uri", "key", "sha256"], start, start + self.size).take(own)
+            known, at = self._read_known(int(number), uris["uri"], bool(self.there[mine].any()))
+            payload = uris.to_pylist()
+            for row, position, where in zip(payload, at, place.take(start + own).to_pylist(), strict=True):
+                row |= where | {"known": None if position is None else known[position]}
             yield Unit(run_folder.unit_name(int(number)), int(missing), payload)
+
+    def _read_known(self, number: int, uris: pa.ChunkedArray, is_there: bool) -> tuple[list[Columns], list[int | None]]:
+        """(the rows of a unit, the position among them of each uri, None where it has no row)."""
+        if not is_there:
+            return [], [None] * len(uris)
+        table = read_unit(self.part.folder, self.metric, number)
+        return table.to_pylist(), pc.index_in(uris, table["uri"].combine_chunks()).to_pylist()
 
 
 class _Rows(abc.ABC):

@@ -285,7 +285,8 @@ def score_metric(pool: Pool, config: FilterConfig, executor: Executor, progress:
         with held, progress.phase(metric, scores.missing, 0) as advance:
             for unit in run(executor, metric, scores.units(), job, place, True, each):
                 advance(unit.size)
-        pool.renew(number, metric, scores.numbers().tolist())
+        if scores.missing:
+            pool.renew(number, metric)
 
 
 def missing_scores(pool: Pool, config: FilterConfig) -> int:

@@ -21,10 +21,11 @@ from lucidflux_data.shards import verify
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.journal import settle
-from pipelines.execution.counting import counted
+from pipelines.execution.counting import count_done
 from pipelines.execution.executor import Executor
 from pipelines.execution.progress import Progress, warn
 from pipelines.execution.worker import Unit
+from pipelines.filter.checking import check_shards
 from pipelines.synthesis.job import synthesize
 
 
@@ -89,17 +90,11 @@ def _problems(folder: Folder, deep: bool, executor: Executor, progress: Progress
     except VerificationError:
         return problems, verify.find_unfit(folder), 0
     run, config = pairs_run.read(folder), pairs_run.read_config(folder)
-    entries = manifest["shards"]
-    units = [Unit(entry["name"], entry["samples"], entry) for entry in entries]
-    broken = []
-    with progress.phase("verify", sum(unit.size for unit in units), 0) as advance:
-        for unit, found in executor.map(units, CheckShard(folder, deep, config, tuple(run["sources"]))):
-            problems += sorted(found)
-            broken += [unit.name] if found else []
-            advance(unit.size)
+    job = CheckPart(folder, deep or folder.exists(run_folder.FORGOTTEN), deep, config, tuple(run["sources"]))
+    found, broken, samples = check_shards(manifest, deep, job, executor, progress)
     if not broken:
         problems += verify.check_manifest(folder, manifest)
-    return sorted(problems), sorted(broken), sum(unit.size for unit in units)
+    return sorted(problems + found), broken, samples
 
 
 def check_set(folder: Folder) -> list[str]:
@@ -152,22 +147,18 @@ def _damaged_inputs(folder: Folder) -> list[str]:
 
 
 @dataclass(frozen=True)
-class CheckShard:
-    """A shard against its line of the manifest; `deep`: the sha256 of HQ and LQ, every pair decoded, sizes, plan."""
+class CheckPart:
+    """`contents`: as of `verify.check_part`; `deep`: every pair decoded, sizes, plan."""
 
     folder: Folder
+    contents: bool
     deep: bool
     config: PairsConfig
     sources: tuple[str, ...]
 
-    def __call__(self, unit: Unit[shards.ShardEntry]) -> list[str]:
-        problems = verify.check_shard(self.folder, unit.payload, False, self.config.decode.max_pixels, self.deep)
-        if problems or not self.deep:
-            return problems
-        for key, rows in counted(pair_samples.samples_of_index(self.folder, unit.name).items()):
-            members = pair_samples.read_sample(self.folder, unit.name, rows)
-            problems += [f"shards/{unit.name}: {problem}" for problem in self._check(key, members)]
-        return problems
+    def __call__(self, unit: Unit[verify.Part]) -> verify.Checked:
+        check = self._check if self.deep else None
+        return verify.check_part(self.folder, unit.payload, self.contents, check, count_done)
 
     def _check(self, key: str, members: dict[str, bytes]) -> list[str]:
         expected = {"json", "lq.png"} if self.config.hq == "ref" else {"json", "lq.png", "hq"}

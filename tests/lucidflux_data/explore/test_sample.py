@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.throughput.filter import generate_run
+from benchmarks.throughput.large.generated import generate_run
 from lucidflux_data.explore.rows import find_units, read_deciding
 from lucidflux_data.explore.sample import draw_sample
 from lucidflux_data.selection import ledger

@@ -10,7 +10,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lucidflux_data.images import luma
-from lucidflux_data.measures.near_duplicates import dihedral, group_near, near_pairs, phash
+from lucidflux_data.measures.near_duplicates import (
+    MAX_RADIUS,
+    _masks,
+    dihedral,
+    group_near,
+    near_pairs,
+    phash,
+)
 
 TURNS = [
     lambda image: image,
@@ -78,6 +85,28 @@ def test_groups_equal_all_pairs(radius: int) -> None:
     assert pairs is not None
     assert np.array_equal(pairs, apart)
     assert near_pairs(once, radius, len(apart) - 1) is None
+
+
+@pytest.mark.parametrize("n", [1, 1000, 3_000_000, 100_000_000])
+@pytest.mark.parametrize("radius", range(MAX_RADIUS + 1))
+def test_no_pair_within_the_radius_differs_under_every_mask(radius: int, n: int) -> None:
+    """And a flip or turn changes what is under a mask, not where: the masks are their own transpositions."""
+    rng, masks = np.random.default_rng(radius), np.array(_masks(radius, n), np.uint64)
+    square = np.unpackbits(masks.view(np.uint8).reshape(-1, 8, 1), axis=2, bitorder="little")
+    assert np.array_equal(square, square.transpose(0, 2, 1))
+    for _ in range(200):
+        difference = np.bitwise_or.reduce(np.uint64(1) << rng.choice(64, radius, replace=False).astype(np.uint64))
+        assert (masks & difference == 0).any()
+
+
+def test_planted_copies_among_many_are_linked_and_nothing_else_is() -> None:
+    rng, n, copies = np.random.default_rng(1), 120_000, 12_000
+    hashes = rng.integers(0, 2**64, n, dtype=np.uint64)  # two of them within 4 bits: once in 100 such draws
+    planted = dihedral(hashes[:copies])[rng.integers(0, 8, copies), np.arange(copies)]
+    for _ in range(4):
+        planted ^= np.uint64(1) << rng.integers(0, 64, copies, dtype=np.uint64)
+    groups = group_near(np.concatenate([hashes, planted]), 4)
+    assert np.array_equal(groups, np.concatenate([np.arange(n), np.arange(copies)]))
 
 
 def test_groups_do_not_depend_on_the_order() -> None:

@@ -21,6 +21,7 @@ import typer
 from typer.testing import CliRunner
 
 import cli
+from benchmarks.throughput.large.generated import generate_run
 from lucidflux_data.config import Section
 from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import ConfigError, InputError
@@ -32,7 +33,7 @@ from lucidflux_data.selection.run import parts
 from lucidflux_data.sources.listing import list_sources
 from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
-from lucidflux_data.storage.formats import canonical_json, make_portable
+from lucidflux_data.storage.formats import canonical_json, make_portable, table_bytes
 from pipelines.commands.options import check_finite
 from pipelines.execution.worker import Unit
 from pipelines.filter import job
@@ -334,10 +335,11 @@ def score_two(run: Path, function: object) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
-def test_units_of_two_kinds_are_a_sentence(scored: Path, tmp_path: Path) -> None:
-    shutil.copytree(scored, tmp_path / "run")
-    pool = load_pool(parts(Folder(str(tmp_path / "run"))))
-    known = {0: pa.table({"uri": ["a"], "key": ["k"], "x": [1]}), 1: pa.table({"uri": ["b"], "key": ["l"], "x": ["t"]})}
-    pool._units[0, "mine"] = known
+def test_units_of_two_kinds_are_a_sentence(tmp_path: Path) -> None:
+    generate_run(Folder(tmp_path / "run"), 20)  # in three units
+    pool = load_pool(parts(Folder(tmp_path / "run")))
+    for unit, value in enumerate((1, "t")):
+        table = pa.table({"uri": [f"file:///{unit}"], "key": ["k"], "x": [value]})
+        Folder(tmp_path / "run").publish(f"scores/mine/unit-{unit:06d}.parquet", table_bytes(table))
     with pytest.raises(InputError, match="holds int64 and string in the column 'x'"):
         pool.measure(0, "mine")
