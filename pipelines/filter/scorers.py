@@ -137,9 +137,10 @@ def _vectors(name: str, values: Any, count: int, spec: str) -> list[np.ndarray] 
     """The rows of an array, or of a list of arrays, as float16 vectors; None where they are no vectors. ConfigError for
     vectors of several sizes, and for numbers that float16 does not hold."""
     rows = list(values) if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 2 else []
-    if not rows or any(getattr(row, "ndim", None) != 1 for row in rows if row is not None):
+    given = [row for row in rows if row is not None]
+    if not given or any(getattr(row, "ndim", None) != 1 for row in given):
         return None
-    if len({len(row) for row in rows if row is not None}) != 1 or len(rows) != count:
+    if len({len(row) for row in given}) != 1 or len(rows) != count:
         raise ConfigError(f"{spec} returned vectors of several sizes, or not {count} of them, in {name!r}")
     with np.errstate(over="ignore"):  # told below
         found = [None if row is None else np.asarray(row).astype(np.float16) for row in rows]

@@ -124,7 +124,7 @@ def web(photos: Path) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     before = dict(SETTINGS)
     url = f"http://127.0.0.1:{server.server_port}"
-    configure({"timeout_s": 0.5, "sources": (url,)})
+    configure({"timeout_s": 0.5, "sources": (url,), "own_servers": (f"127.0.0.1:{server.server_port}",)})
     yield url
     _BadServer.release.set()
     configure(before)

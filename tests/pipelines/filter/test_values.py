@@ -281,7 +281,7 @@ class Odd:
         ({"x": [True, 1.5]}, "numbers and true or false in 'x'"),
         ({"x": [2**63, 1]}, "numbers and text in 'x'"),
         ({"x": [[1], [2]]}, "a list in 'x'"),
-        ({"x": np.zeros((2, 3))}, "a list in 'x'"),
+        ({"x": np.zeros((2, 3, 4))}, "a list in 'x'"),
         ({"x": [b"a", b"b"]}, "a bytes in 'x'"),
         ({"x": [{}, {}]}, "a dict in 'x'"),
         ({"x": "ab"}, "returned str for 'x'"),
