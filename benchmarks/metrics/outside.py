@@ -33,6 +33,7 @@ from lucidflux_data.iqa.pins import DATA, file_sha256, why_not_opened
 OUTSIDE_FILES = Path(__file__).with_name("outside_files")
 PLACES = "LUCIDFLUX_METRICS"
 DRAWS = 5  # of a stochastic metric
+DAY_S = 86_400.0  # a run over all images, longer than which nobody waits without having said so
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -59,12 +60,14 @@ class OutsideFile(FileModel):
 
 
 class Place(FileModel):
-    """Where a metric is on this machine: folders of its checkout and of its weights, and its interpreter."""
+    """Where a metric is on this machine: folders of its checkout and of its weights, and its interpreter.
+    `timeout_s`: seconds after which one run of its program is stopped."""
 
     repo: Word
     weights: Word
     python: Word = "python"
     file: Word | None = None
+    timeout_s: float = Field(DAY_S, gt=0, allow_inf_nan=False)
 
 
 class Outside(OutsideFile):
@@ -148,7 +151,8 @@ _packages = functools.cache(packages_of)
 def run_outside(name: str, images: dict[str, str], draw: int) -> dict[str, float | str]:
     """id -> value, or why there is none, of images (id -> path), by one run of the command.
 
-    What it wrote counts, however it ended. ConfigError where it cannot be run, or wrote nothing.
+    What it wrote counts, however it ended: by itself, or stopped at its limit. ConfigError where it cannot be run, or
+    wrote nothing.
     """
     about, place = load_outside(name), _places()[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -165,12 +169,14 @@ def run_outside(name: str, images: dict[str, str], draw: int) -> dict[str, float
             "seed": draw,
         }
         argv = [part.format(**given) for part in shlex.split(about.command)]
-        ended = run_command(argv, Path(place.repo).expanduser(), work / "log.txt", None)
+        ended = run_command(argv, Path(place.repo).expanduser(), work / "log.txt", place.timeout_s)
         rows = _read(work / "scores.csv")
+    end = f"was stopped after {place.timeout_s:g} s (timeout_s in {PLACES})" if ended["timed_out"] else ""
     if not rows:
-        said = show(str(ended.get("last_line", "")))
-        raise ConfigError(f"{name} ended with exit code {ended['exit_code']} and gave no score: {said}")
-    return {id_: reasons.get(id_) or _value(rows.get(id_, []), about.range) for id_ in images}
+        end = end or f"ended with exit code {ended['exit_code']}"
+        raise ConfigError(f"{name} {end} and gave no score: {show(ended['last_line'])}")
+    lacking = f"no row: it {end}" if end else "no row"
+    return {id_: reasons.get(id_) or _value(rows.get(id_, []), about.range, lacking) for id_ in images}
 
 
 def _stage(images: dict[str, str], folder: Path) -> tuple[list[tuple[str, Path]], dict[str, str]]:
@@ -197,9 +203,9 @@ def _read(file: Path) -> dict[str, list[str]]:
     return rows
 
 
-def _value(cells: list[str], bounds: tuple[float, float]) -> float | str:
+def _value(cells: list[str], bounds: tuple[float, float], lacking: str = "no row") -> float | str:
     if len(cells) != 1:
-        return "no row" if not cells else f"{len(cells)} rows"
+        return lacking if not cells else f"{len(cells)} rows"
     try:
         value = float(cells[0])
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,30 @@ def test_what_is_not_what_was_read_is_not_run(place: Path, monkeypatch: pytest.M
 
 def test_a_program_that_dies_gives_no_column_and_its_words(place: Path) -> None:
     assert "no memory is left" in board_of(place, ["niqe", "dying"]).board["not_computed"]["dying"]
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(0, 0.5), (1, 5)])
+def test_a_program_that_does_not_end_is_stopped_and_what_it_wrote_counts(place: Path, rows: int, limit: float) -> None:
+    (place / "repo/endless.py").write_text(
+        "import csv, itertools, sys, time\n"
+        "with open(sys.argv[1], newline='') as listed, open(sys.argv[2], 'w', newline='') as out:\n"
+        "    for row in itertools.islice(csv.DictReader(listed), int(sys.argv[3])):\n"
+        "        csv.writer(out).writerow((row['id'], 0.25))\n"
+        "    out.flush()\n"
+        "    time.sleep(600)\n"
+    )
+    command = f'command = "{{python}} endless.py {{list}} {{scores}} {rows}"\n'
+    text = (place / "bright.toml").read_text()
+    (place / "bright.toml").write_text(text[: text.index("command = ")] + command)
+    places = (place / "places.toml").read_text()
+    (place / "places.toml").write_text(places.replace("[bright]\n", f"[bright]\ntimeout_s = {limit}\n"))
+    images = {str(number): str(place / f"out/a/{number}.png") for number in range(3)}
+    stopped = f"was stopped after {limit:g} s (timeout_s in LUCIDFLUX_METRICS)"
+    if not rows:
+        with pytest.raises(ConfigError, match=re.escape(f"bright {stopped} and gave no score: it printed nothing")):
+            outside.run_outside("bright", images, 0)
+        return
+    assert outside.run_outside("bright", images, 0) == {"0": 0.25, **dict.fromkeys("12", f"no row: it {stopped}")}
 
 
 def test_answers_without_a_number_are_none_and_the_prompt_is_the_readmes() -> None:
