@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidflux_data.errors import InputError
+from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.images import luma
 from lucidflux_data.measures import fingerprints
 from lucidflux_data.storage.formats import parse_json
@@ -52,7 +52,7 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        raise InputError(f"{path} is damaged") from None
+        raise VerificationError(f"{path} is damaged: it is no JSON") from None
 
 
 def suites_shown(pictures: Iterable[np.ndarray], files: Iterable[Path]) -> tuple[list[str], list[str]]:

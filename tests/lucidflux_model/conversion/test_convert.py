@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import SiglipConfig, SiglipModel
 from typer.testing import CliRunner
 
 import cli
@@ -24,12 +23,11 @@ from lucidflux_model.conversion import convert as module
 from lucidflux_model.conversion.convert import compute_prompt, convert, export, find_sources, verify, write_shards
 from lucidflux_model.inference.config import ModelConfig, weights_digest
 from lucidflux_model.inference.loading import load_pipeline
-from lucidflux_model.network.build import MODELS, build_random
-from lucidflux_model.weights.layouts import to_published
-from lucidflux_model.weights.published import layouts_of, save_lucidflux
+from lucidflux_model.network.build import build_random
 from tests.support.commands import next_commands
 from tests.support.leases import foreign, write_lease
 from tests.support.paths import ROOT
+from tests.support.published_files import write_published
 
 LUCIDFLUX = str(Path(sys.executable).with_name("lucidflux"))
 
@@ -47,20 +45,7 @@ def tiny() -> dict:
 def files(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `weights download` leaves, at tiny's sizes."""
     folder = tmp_path_factory.mktemp("files")
-    save_lucidflux(tiny["conditioner"], tiny["connector"], folder / "lucidflux.pth")
-    for part, name in (("transformer", "flux1-dev.safetensors"), ("vae", "ae.safetensors")):
-        ((_, (component, entries)),) = layouts_of(part, tiny[part]).items()
-        state = to_published(entries, component.state_dict())
-        save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, folder / name)
-    ((_, (proxy, entries)),) = layouts_of("proxy", tiny["proxy"]).items()
-    torch.save({"state_dict": to_published(entries, proxy.state_dict())}, folder / "general_swinir_v1.ckpt")
-    prompt = {"txt": tiny["prompt"].text.data, "vec": tiny["prompt"].pooled.data, "prompt": "restore this"}
-    torch.save(prompt, folder / "prompt_embeddings.pt")
-    text = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
-    text |= {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
-    both = SiglipModel(SiglipConfig(vision_config=MODELS["tiny"].image_encoder, text_config=text))
-    both.vision_model.load_state_dict(tiny["image_encoder"].state_dict())
-    both.save_pretrained(folder / "siglip2")
+    write_published(tiny, folder)
     return folder
 
 

@@ -111,6 +111,29 @@ def test_a_flipped_byte_ends_resume_export_and_verify(train_pairs: Path, three: 
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_a_file_that_is_cut_anywhere_ends_resume_export_and_verify(
+    train_pairs: Path, three: Path, tmp_path: Path
+) -> None:
+    """At its beginning, in the header of the tensors, in the middle and before its last byte."""
+    run = training.copy(three, tmp_path / "run")
+    files_of = sorted(latest(run).iterdir())
+    assert len(files_of) == 4
+    for path in files_of:
+        data = path.read_bytes()
+        for size in (0, 1, 8, len(data) // 2, len(data.rstrip()) - 1):
+            path.write_bytes(data[:size])
+            calls = [lambda: verify_run(run), lambda: export(run, tmp_path / "out.safetensors")]
+            if size == len(data) // 2:  # a resume loads the model and the pairs first
+                calls.append(lambda: training.run(train_pairs, run, "steps=4"))
+            for call in calls:
+                with pytest.raises(VerificationError, match=f"{PLACE}/step-00000003/") as told:
+                    call()
+                assert (told.value.exit_code, "\n" in str(told.value)) == (6, False), (path.name, size)
+        path.write_bytes(data)
+    assert not (tmp_path / "out.safetensors").exists()
+    assert verify_run(run)["verified"] == len(list((run / PLACE).glob("step-*")))
+
+
 @pytest.mark.parametrize("name", ["../../three/checkpoints/step-00000001", "/etc", "..", "", "x\x1b[2J"])
 def test_latest_names_no_folder_outside_the_run(name: str, tmp_path: Path) -> None:
     (tmp_path / "run" / PLACE).mkdir(parents=True)
