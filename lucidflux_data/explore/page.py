@@ -159,11 +159,12 @@ def _about(
     metric, select = config.iqa.metric, config.select
     known = {name.removeprefix("measure-") for name in kinds if name.startswith("measure-")}
     names = columns_of(select.where) if select.where else []
-    tally = np.bincount(deciding.codes + 1, minlength=len(records.REASONS) + 1).tolist()
+    reasons = rows.describe_reasons()
+    tally = np.bincount(deciding.codes + 1, minlength=len(reasons) + 1).tolist()
     about: dict[str, Any] = {
         "run": said,
         "candidates": len(deciding),
-        "reasons": rows.describe_reasons(),
+        "reasons": reasons,
         "own_counts": tally,
         "own_ranked": deciding.ranked,
         "rules": [rule.__dict__ | {"known": rule.measure in known} | _bounds(rule.setting) for rule in rows.RULES],
