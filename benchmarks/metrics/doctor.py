@@ -80,12 +80,13 @@ def _metric(name: str, gpu: bool) -> MetricState:
 
 def recipe(found: Diagnosis) -> list[str]:
     """The lines of a shell that bring the missing weights to a machine without a network; [] where none is missing."""
-    files = {item["from"]: item for metric in found["metrics"].values() for item in metric["files"]}
+    listed = [item for metric in found["metrics"].values() for item in metric["files"]]
+    files = {(item["from"], item["folder"]): item for item in listed}  # two libraries look for one file in two folders
     if not files:
         return []
     hub, hugging_face = found["torch_hub"], found["hugging_face"]
     lines = ["# on a machine with a network, into the same folders:"]
-    for place, item in sorted(files.items()):
+    for (place, _), item in sorted(files.items()):
         if place.startswith(REPOSITORY_URL) and "/resolve/" not in place:
             lines += _download(place.removeprefix(REPOSITORY_URL), hugging_face)
         else:

@@ -245,8 +245,11 @@ def is_complete(folder: Folder, place: str, shard: str, names: set[str], plan_di
 
 
 def read_index_metadata(folder: Folder, name: str) -> dict[str, str]:
-    """The index's own facts about its tar; {} where the file is damaged."""
-    return parse_index_metadata(folder.read(name))
+    """The index's own facts about its tar; {} where the file is damaged or missing."""
+    try:
+        return parse_index_metadata(folder.read(name))
+    except OSError:
+        return {}
 
 
 def parse_index_metadata(index: bytes) -> dict[str, str]:

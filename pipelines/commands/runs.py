@@ -30,6 +30,7 @@ from pipelines.commands.options import (
     Join,
     Json,
     Limit,
+    MinGoodTiles,
     MinSide,
     NearDuplicates,
     NumCpus,
@@ -43,6 +44,7 @@ from pipelines.commands.options import (
     TopK,
     Wait,
     Where,
+    WhereTile,
     allow_setting,
     check_finite,
     settle,
@@ -82,6 +84,8 @@ def plan_command(
     opt_out: OptOut = None,
     near_duplicates: NearDuplicates = None,
     tiles: Tiles = None,
+    where_tile: WhereTile = None,
+    min_good_tiles: MinGoodTiles = None,
     base: Base = None,
     allow_uris: AllowUris = None,
     limit: Limit = None,
@@ -106,7 +110,8 @@ def plan_command(
     from pipelines.filter.estimate import Machines
 
     settings = cut_settings(set_, iqa, top_fraction, top_k, min_side)
-    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing)
+    settings += select_settings(forbid, join, where, carry, opt_out, near_duplicates, forbid_missing, where_tile,
+                                min_good_tiles)  # fmt: skip
     settings += allow_setting(allow_uris) + tile_setting(tiles)
     cores = num_cpus or available_cpus()
     machines = Machines(cores, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)

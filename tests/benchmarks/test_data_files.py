@@ -239,5 +239,5 @@ def test_the_shipped_files_mean_what_they_say() -> None:
     for name, table in tables.items():
         profile = profiles.load_profile(name)
         assert (profile.about, as_lists(profile.groups)) == (table["about"], table["groups"])
-        plain = {"channel": None, "crop": 0, "ranked": True, "asked": False}
+        plain = {"channel": None, "crop": 0, "ranked": True, "asked": False, "draw": 0}
         assert [asdict(spec) for spec in profile.metrics] == [plain | row for row in table["metrics"]]

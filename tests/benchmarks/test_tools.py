@@ -196,7 +196,7 @@ def test_the_recipe_puts_every_file_where_it_is_looked_for(tmp_path: Path, monke
             subprocess.run(["sh", "-c", line], check=True)
     assert lines[-1] == f"export TORCH_HOME={tmp_path}/torch HF_HUB_CACHE={tmp_path}/hf HF_HUB_OFFLINE=1"
     found = doctor.diagnose(None)["metrics"]
-    assert all(weights.missing_weights(name) == [] for name in found)
+    assert {name: weights.missing_weights(name) for name in found} == {name: [] for name in found}
     assert {name for name, metric in found.items() if metric["status"] == "weights"} == set()
 
 

@@ -31,7 +31,7 @@ TYPED: dict[str, list[tuple[str, ...]]] = {
     ],
     "lucidflux-data score": [
         ("{photos}", "--out", "{run}", "--preset", "demo", *HERE, "--dry-run"),
-        ("{run}", "--scorer", "my_scores:rate", *HERE),
+        ("{run}", "--scorer", "rates_of_mine:rate", *HERE),
     ],
     "lucidflux-data what-if": [("{run}", *SETTINGS)],
     "lucidflux-data explain": [("{run}", "{photos}/coffee.png")],
@@ -117,7 +117,7 @@ def world(photo_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
         image = cv2.imread(str(path))
         for name, pixels in ((path.stem, image[:260, :260]), (f"{path.stem}2", image[-260:, -260:])):
             cv2.imwrite(f"{world.place('photos')}/{name}.png", pixels)
-    (world.home / "my_scores.py").write_text(SCORER)
+    (world.home / "rates_of_mine.py").write_text(SCORER)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world.home)
         patch.setenv("XDG_CACHE_HOME", str(world.home / "cache"))

@@ -22,6 +22,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.pairs.config import make_pairs_config
 from lucidflux_data.pairs.crop_rules import describe_other_rules
 from lucidflux_data.selection.config import label, make_config
+from pipelines.execution.progress import take_warnings
 from tests.support.here import run_filter
 
 SETTINGS = ("iqa.metric=niqe", "cut.top_fraction=0.5", "rules.min_side=150", "rules.min_jpeg_quality=80",
@@ -53,6 +54,7 @@ def run(photos: Path) -> Path:
 
 
 def explained(run: Path, image: object) -> dict[str, Any]:
+    take_warnings()  # of tests before, in this process
     done = CliRunner().invoke(data_app, ["explain", str(run), str(image), "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)

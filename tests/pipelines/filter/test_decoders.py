@@ -197,14 +197,14 @@ def test_a_jpeg_run_goes_on(number: int, made: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_newer_decoders_is_not_added_to(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "run", tmp_path / "run"))
-    rewrite_run(run, about(run) | {"decoder_version": 4})
-    with pytest.raises(ConfigError, match="measured by decoder 4, newer than the 3"):
+    rewrite_run(run, about(run) | {"decoder_version": 5})
+    with pytest.raises(ConfigError, match="measured by decoder 5, newer than the 4"):
         check_decoder(Folder(run))
 
 
 def test_nodes_name_their_decoders(monkeypatch) -> None:
     mine = versions()
-    assert mine["decoder"] == "3"
+    assert mine["decoder"] == "4"
     assert {"imagecodecs", "tifffile", "pillow-heif", "pillow", "opencv-python-headless"} <= mine.keys()
     monkeypatch.setattr(version, "DECODER_VERSION", 1)
     assert versions()["decoder"] == "1"
@@ -231,7 +231,7 @@ def test_nodes_whose_decoders_differ_are_refused(made: Path, tmp_path: Path, mon
 
     where = ([f"file://{made}/photos"], Folder(tmp_path / "run"), "none", QUIET)
     preflight(OtherNodes(monkeypatch), *where)
-    with pytest.raises(ConfigError, match=r"node .* has decoder 2, the driver 3"):
+    with pytest.raises(ConfigError, match=r"node .* has decoder 2, the driver 4"):
         preflight(OtherNodes(monkeypatch, (version, "DECODER_VERSION", 2)), *where)
     with pytest.raises(ConfigError, match=r"node .* has tifffile 0\.0\.1, the driver 20"):
         preflight(OtherNodes(monkeypatch, (importlib.metadata, "version", older)), *where)

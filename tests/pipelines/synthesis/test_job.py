@@ -455,9 +455,9 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
     assert (tmp_path / "again" / f"{key}.lq.png").read_bytes() == pair_samples.find_sample(folder, key)["lq.png"]
     members = pair_samples.find_sample(folder, key)
     record = json.loads(members["json"])
-    assert record["versions"]["decoder"] == "3"
+    assert record["versions"]["decoder"] == "4"
     assert {"imagecodecs", "pillow", "pillow_heif", "tifffile"} <= record["versions"].keys()
-    assert json.loads((quiet / "run.json").read_text())["decoder_version"] == 3
+    assert json.loads((quiet / "run.json").read_text())["decoder_version"] == 4
     record["versions"]["opencv"] = "4.9.0"
     lq = decode(members["lq.png"]).copy()
     lq[3, 4] ^= 1
@@ -477,7 +477,7 @@ def test_a_replay_that_differs_says_by_what_it_was_made(quiet: Path, tmp_path: P
             record["versions"]["decoder"] = str(number)
         changed["json"] = json.dumps(record).encode()
         result, _ = pairs_replay.replay_pair(folder, key)
-        assert result["decoder"] == f"made by decoder {number}, this is decoder 3"
+        assert result["decoder"] == f"made by decoder {number}, this is decoder 4"
         assert f"made by decoder {number}, cv2 (numba" in result["difference"]
     monkeypatch.setattr(degrade_plan, "PLAN_VERSION", 0)
     with pytest.raises(InputError, match="newer"):
