@@ -173,8 +173,8 @@ STRANGERS = [
 ]
 
 
-def is_chosen(name: str) -> bool:
-    return os.environ.get("LUCIDFLUX_FAULTS") == "all" or zlib.crc32(name.encode()) % SHARE_IN_A_QUICK_RUN == 0
+def is_chosen(name: str, share: int = SHARE_IN_A_QUICK_RUN) -> bool:
+    return os.environ.get("LUCIDFLUX_FAULTS") == "all" or zlib.crc32(name.encode()) % share == 0
 
 
 def tree(place: Path) -> dict[str, bytes]:
