@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -30,6 +30,21 @@ class FileModel(BaseModel):
     """The content of a data file: frozen, and without keys that are not declared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RepositoryFile(FileModel):
+    """What the file of a method or a metric says of the repository that it runs. `licence_class`: what the licence file
+    of the repository allows; base models and weights have licences of their own."""
+
+    about: Text
+    repository: Word
+    commit: Word
+    licence: Text
+    licence_class: Literal["commercial", "noncommercial", "unclear"] = "unclear"
+    environment: tuple[Text, ...] = ()
+    weights: Text
+    command: Word
+    gotchas: tuple[Text, ...] = ()
 
 
 WORDS = {"a valid tuple": "a list", "Tuple": "List", " after validation": "", "a valid dictionary": "a table"}

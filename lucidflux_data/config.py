@@ -14,7 +14,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar, get_args
+from typing import Any, Literal, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -38,25 +38,23 @@ def since(version: str, silent: bool = False) -> dict[str, JsonValue]:
 
 def written_values(section: BaseModel) -> dict[str, Any]:
     """The settings of a section as run.json has them: all but silent ones that are at their default."""
-    values: dict[str, Any] = section.model_dump()
-    for name, field in type(section).model_fields.items():
-        value, extra = getattr(section, name), field.json_schema_extra
-        if isinstance(value, BaseModel):
-            values[name] = written_values(value)
-        elif isinstance(extra, dict) and SILENT in extra and value == field.get_default(call_default_factory=True):
-            del values[name]
-    return values
+    return _values(section, SILENT, "python")
 
 
-def deciding_values(section: BaseModel) -> dict[str, object]:
+def deciding_values(section: BaseModel) -> dict[str, Any]:
     """The settings of a section that go into a digest: all that the first version had, and later ones that are not at
     their default."""
-    values: dict[str, object] = section.model_dump(mode="json")
+    return _values(section, SINCE, "json")
+
+
+def _values(section: BaseModel, mark: str, mode: Literal["python", "json"]) -> dict[str, Any]:
+    """All settings of a section but those with this mark that are at their default."""
+    values = section.model_dump(mode=mode)
     for name, field in type(section).model_fields.items():
         value, extra = getattr(section, name), field.json_schema_extra
         if isinstance(value, BaseModel):
-            values[name] = deciding_values(value)
-        if isinstance(extra, dict) and SINCE in extra and value == field.get_default(call_default_factory=True):
+            values[name] = _values(value, mark, mode)
+        if isinstance(extra, dict) and mark in extra and value == field.get_default(call_default_factory=True):
             del values[name]
     return values
 

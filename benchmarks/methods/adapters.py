@@ -19,7 +19,18 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmarks.data_files import Count, FileModel, Flag, FromZero, Size, Text, Word, read_toml, validate
+from benchmarks.data_files import (
+    Count,
+    FileModel,
+    Flag,
+    FromZero,
+    RepositoryFile,
+    Size,
+    Text,
+    Word,
+    read_toml,
+    validate,
+)
 from benchmarks.methods.prompts import Prompts
 from lucidflux_data.errors import ConfigError, suggest
 from lucidflux_data.images import IMAGE_EXTENSIONS
@@ -40,22 +51,13 @@ class Stage(FileModel):
     multiple: Count = 1
 
 
-class AdapterFile(FileModel):
-    """The keys of an adapter file. `licence_class`: what the licence file of the repository allows; base models and
-    weights have licences of their own. `scale`: the only one that it has; None: it takes any. `output_size` (width,
+class AdapterFile(RepositoryFile):
+    """The keys of an adapter file. `scale`: the only one that it has; None: it takes any. `output_size` (width,
     height): what it always writes; None: each input's size times the scale. `rounds_to`: pixels; the output's sides are
     cut to multiples of it, a known cause of wrong sizes. `prompts_by_order`: images and prompts are paired by their
     places among the sorted names.
     """
 
-    about: Text
-    repository: Word
-    commit: Word
-    licence: Text
-    licence_class: Literal["commercial", "noncommercial", "unclear"] = "unclear"
-    environment: tuple[Text, ...] = ()
-    weights: Text
-    command: Word
     collect: Word
     gpus: FromZero = 1
     id: Word = "(?P<id>.+)"
@@ -65,7 +67,6 @@ class AdapterFile(FileModel):
     rounds_to: Count = 1
     prompts_by_order: Flag = False
     settings: dict[Word, Text] = Field(default_factory=dict)
-    gotchas: tuple[Text, ...] = ()
 
     @field_validator("collect")
     @classmethod

@@ -17,11 +17,11 @@ import os
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from benchmarks.data_files import FileModel, Flag, Text, Word, read_toml, validate
+from benchmarks.data_files import FileModel, Flag, RepositoryFile, Text, Word, read_toml, validate
 from benchmarks.environment import commit
 from benchmarks.methods.run import packages_of, run_command
 from benchmarks.methods.staging import stage
@@ -37,17 +37,10 @@ DAY_S = 86_400.0  # a run over all images, longer than which nobody waits withou
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class OutsideFile(FileModel):
+class OutsideFile(RepositoryFile):
     """The keys of a file. `sha256`: of its weights' files, as far as they are known; `prompt` and `decoding`: what they
     are, for the reader, and for the fingerprint; `script`: a file beside it, run as {script}."""
 
-    about: Text
-    repository: Word
-    commit: Word
-    licence: Text
-    licence_class: Literal["commercial", "noncommercial", "unclear"] = "unclear"
-    environment: tuple[Text, ...] = ()
-    weights: Text
     sha256: tuple[Sha256, ...] = ()
     lower_is_better: Flag
     range: tuple[float, float]
@@ -55,8 +48,6 @@ class OutsideFile(FileModel):
     prompt: Text = ""
     decoding: Text = ""
     script: Word | None = None
-    command: Word
-    gotchas: tuple[Text, ...] = ()
 
 
 class Place(FileModel):

@@ -110,11 +110,14 @@ def _hash_rows(rows: pa.Table) -> np.ndarray:
     return np.array([uris, read], "S16").T if uris else NO_HASHES
 
 
+def _read_kept(folder: Folder, name: str) -> np.ndarray:
+    """float64 (n,): the scores of the images that a run keeps, ascending."""
+    kept: np.ndarray = pc.drop_null(runs.read_ledger(folder, [name, "keep"], pc.field("keep"))[name]).to_numpy()
+    return np.sort(kept)
+
+
 def _shift(before: Folder, after: Folder, name: str) -> dict[str, float] | None:
-    first, second = (
-        np.sort(pc.drop_null(runs.read_ledger(folder, [name, "keep"], pc.field("keep"))[name]).to_numpy())
-        for folder in (before, after)
-    )
+    first, second = (_read_kept(folder, name) for folder in (before, after))
     if len(first) == 0 or len(second) == 0:
         return None
     return {

@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from lucidflux_data.errors import Interrupted
 GRACE_S = 20.0  # for an orderly stop after the first Ctrl-C: shards are discarded, a private cluster is shut down
 ANSWER = "interrupted: repeat the command to resume"
 INTERRUPTED = threading.Event()  # set once Ctrl-C was answered
+_ANSWERS = itertools.count()
 
 
 class Output(io.FileIO):
@@ -66,24 +69,48 @@ def _text(raw: io.FileIO) -> io.TextIOWrapper:
 def catch_interrupts() -> None:
     """The first Ctrl-C says so at once and unwinds the command; a second one, or `GRACE_S` later, ends the process.
 
-    Nothing is lost either way: files are published whole. Workers leave when their driver is gone.
+    Nothing is lost either way: files are published whole. Workers leave when their driver is gone. A thread answers,
+    since the main one may be inside a library (Ray as it starts) that lets no Python run for seconds.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return  # a shell's background job is deaf to Ctrl-C
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    stops = itertools.count()
 
     def interrupt(number: int, frame: object) -> None:
-        if INTERRUPTED.is_set():
-            leave()
-        INTERRUPTED.set()
+        answer()  # the thread may not have had its turn
+        if next(stops) == 0:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_hear, args=(heard, told), daemon=True).start()
+
+
+def _hear(heard: socket.socket, told: socket.socket) -> None:
+    """Answers the first SIGINT among the numbers of signals that come by `heard`, and ends the process at the second.
+    `told` is kept from being closed."""
+    count = 0
+    while numbers := heard.recv(1024):
+        count += numbers.count(signal.SIGINT)
+        if count:
+            answer()
+        if count > 1:
+            os._exit(Interrupted.exit_code)
+    told.close()
+
+
+def answer() -> None:
+    """Says once that the command was interrupted, and sets how long it may take to unwind."""
+    if next(_ANSWERS) > 0:
+        return
+    INTERRUPTED.set()
+    with contextlib.suppress(OSError):  # standard error may be closed or full
         os.write(2, f"{ANSWER}\n".encode())
-        timer = threading.Timer(GRACE_S, leave)
-        timer.daemon = True
-        timer.start()
-        raise KeyboardInterrupt
-
-    def leave() -> None:
-        os._exit(Interrupted.exit_code)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job is deaf to Ctrl-C
-        signal.signal(signal.SIGINT, interrupt)
+    timer = threading.Timer(GRACE_S, os._exit, (Interrupted.exit_code,))
+    timer.daemon = True
+    timer.start()
 
 
 def run_guarded(command: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.throughput.timing import Facts, OutFile, tell
 from lucidflux_data.jit import compiled
-from lucidflux_data.measures.near_duplicates import dihedral, group_near
+from lucidflux_data.measures.near_duplicates import _count_bits, _roots, _union, dihedral, group_near
 
 app = typer.Typer()
 # A pair within 4 bits differs in at most one bit of one of three blocks: exact, and blocks of 21 bits are nearly a hash
@@ -124,34 +124,6 @@ def _scan(variants: np.ndarray, hashes: np.ndarray, radius: int, parents: np.nda
             for j in range(i + 1, len(hashes)):
                 if _count_bits(variants[variant, i] ^ hashes[j]) <= radius:
                     _union(parents, i, j)
-
-
-@compiled
-def _count_bits(bits: np.uint64) -> np.uint64:
-    bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
-
-
-@compiled
-def _find(parents: np.ndarray, row: int) -> int:
-    while parents[row] != row:
-        parents[row] = parents[parents[row]]
-        row = parents[row]
-    return row
-
-
-@compiled
-def _union(parents: np.ndarray, one: int, other: int) -> None:
-    first, second = _find(parents, one), _find(parents, other)
-    parents[max(first, second)] = min(first, second)
-
-
-def _roots(parents: np.ndarray) -> np.ndarray:
-    while not np.array_equal(parents[parents], parents):
-        parents = parents[parents]
-    return parents
 
 
 CONTENDERS = {"ours": group_near, "faiss": _by_faiss, "scan": _by_scan}

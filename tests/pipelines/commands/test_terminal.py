@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.paths import LUCIDFLUX, LUCIDFLUX_DATA
+from tests.support.paths import LUCIDFLUX, LUCIDFLUX_DATA, ROOT
 
 LOCAL = ["--executor", "local", "--num-cpus", "1", "--iqa", "none"]
 
@@ -71,6 +71,39 @@ def test_ctrl_c_once_or_twice_is_one_sentence(photos: Path, tmp_path: Path, gap:
         timeout=200,
     )
     assert again.returncode == 0, again.stderr
+
+
+DEAF = """
+import ctypes, sys
+from pipelines.commands.terminal import run_guarded
+
+def command():
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+    libc.pthread_mutex_lock(mutex)
+    print("stuck", flush=True)
+    libc.pthread_mutex_lock(mutex)  # never taken, and no signal ends the wait
+
+run_guarded(command)
+"""
+
+
+def test_ctrl_c_is_answered_while_a_library_lets_no_python_run() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "interrupted: repeat the command to resume\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 5
+    assert process.stderr.read() == ""
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:

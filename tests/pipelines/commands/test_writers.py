@@ -18,6 +18,7 @@ from lucidflux_data.iqa.weight_files import location
 from lucidflux_data.storage.lease import NAME
 from tests.support.here import run_filter, run_synthesize, verified
 from tests.support.leases import foreign, write_lease
+from tests.support.photos import write_crops
 from tests.support.scenarios import tree
 
 ALL = ["iqa.metric=none", "rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
@@ -106,13 +107,7 @@ def test_who_writes_can_wait(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, photo_paths: list[Path]) -> Path:
-    import cv2
-
-    folder = tmp_path_factory.mktemp("photos")
-    image = cv2.imread(str(next(path for path in photo_paths if path.stem == "chelsea")))
-    for number in range(6):
-        (folder / f"{number}.jpg").write_bytes(cv2.imencode(".jpg", image[20 * number :][:110, :110])[1].tobytes())
-    return folder
+    return write_crops(tmp_path_factory.mktemp("photos"), photo_paths)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import pytest
 from lucidflux_data.storage.lease import NAME
 from tests.support.here import run_filter, verified
 from tests.support.paths import ROOT
+from tests.support.photos import write_crops
 from tests.support.scenarios import tree
 
 ALL = ["iqa.metric=none", "rules.min_side=64", "rules.min_laplacian_variance=0", "rules.max_laplacian_variance=999999"]
@@ -60,13 +61,7 @@ def stopped(at: int, *arguments: object) -> Iterator[subprocess.Popen]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, photo_paths: list[Path]) -> Path:
-    import cv2
-
-    folder = tmp_path_factory.mktemp("photos")
-    image = cv2.imread(str(next(path for path in photo_paths if path.stem == "chelsea")))
-    for number in range(6):
-        (folder / f"{number}.jpg").write_bytes(cv2.imencode(".jpg", image[20 * number :][:110, :110])[1].tobytes())
-    return folder
+    return write_crops(tmp_path_factory.mktemp("photos"), photo_paths)
 
 
 @pytest.fixture(scope="module")
