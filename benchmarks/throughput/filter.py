@@ -179,10 +179,10 @@ def _measure(path: Path) -> object:
 
 
 def _start_bare(names: list[str]) -> None:
-    from pipelines.execution.worker import limit_threads, silence_native_stderr
+    from pipelines.execution.worker import prepare_process, silence_native_stderr
 
     silence_native_stderr()
-    limit_threads()
+    prepare_process()
     measure_luma(np.zeros((480, 480), np.uint8))
 
 

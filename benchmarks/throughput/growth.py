@@ -34,7 +34,7 @@ from lucidflux_data.images import ImageError
 from lucidflux_data.measures.blur_and_flat import measure_bytes, measure_luma
 from lucidflux_data.storage.folder import Folder
 from pipelines.execution.executor import available_cpus
-from pipelines.execution.worker import limit_threads, silence_native_stderr
+from pipelines.execution.worker import prepare_process, silence_native_stderr
 from pipelines.filter.estimate import compare_with_run
 
 app = typer.Typer()
@@ -126,7 +126,7 @@ def _measure(path: str) -> object:
 
 def _start() -> None:
     silence_native_stderr()
-    limit_threads()
+    prepare_process()
     measure_luma(np.zeros((480, 480), np.uint8))
 
 

@@ -30,7 +30,7 @@ from lucidflux_data.pairs import job as pairs_run
 from lucidflux_data.pairs import pair as pairs
 from lucidflux_data.pairs.config import make_pairs_config, pairs_label
 from lucidflux_data.storage.folder import Folder, absolute_url
-from pipelines.execution.worker import limit_threads
+from pipelines.execution.worker import prepare_process
 
 app = typer.Typer()
 Row = dict[str, object]  # of inputs.parquet
@@ -230,7 +230,7 @@ def _rows(made: Path) -> list[Row]:
 def _bare_processes(rows: list[Row], size: int, num_cpus: int) -> float:
     """Pairs a second of as many processes that do nothing but make pairs; they have started and compiled before."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(num_cpus, initializer=limit_threads) as pool:
+    with context.Pool(num_cpus, initializer=prepare_process) as pool:
         work = [(row, size) for row in rows]
         pool.map(_pairs_of, [(row, 96) for row in rows[: 4 * num_cpus]], chunksize=1)
         start = time.perf_counter()

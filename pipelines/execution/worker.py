@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import threading
@@ -89,7 +90,7 @@ def handle(
     global _loaded
     configure(settings)
     if _loaded is None or _loaded[0] != job:
-        limit_threads()
+        prepare_process()
         let_alarm_end()
         _loaded = (job, unpack(job))
     start = time.time()
@@ -107,8 +108,11 @@ def handle(
             events.write(unit, attempt, outcome, start, seconds=round(time.time() - start, 3), pid=os.getpid())
 
 
-def limit_threads() -> None:
-    """One thread: parallelism is over units. Covers OpenCV, BLAS and, where it is loaded later, torch."""
+def prepare_process() -> None:
+    """One thread: parallelism is over units. Covers OpenCV, BLAS and, where it is loaded later, torch.
+
+    Memory that is freed stays with the process (docs/decisions/0074-freed-memory-stays-with-a-worker.md).
+    """
     import cv2
     from threadpoolctl import threadpool_limits
 
@@ -116,6 +120,21 @@ def limit_threads() -> None:
         os.environ[variable] = "1"
     cv2.setNumThreads(1)
     threadpool_limits(1)
+    _keep_freed_memory()
+
+
+# Parameters of glibc's mallopt(3), and what is given to them, in bytes. Arrays of more than MAPPED are rare.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+MAPPED, HELD, AHEAD = 256 << 20, 512 << 20, 16 << 20
+
+
+def _keep_freed_memory() -> None:
+    """The arrays of an image take the place of those of the one before, up to HELD bytes at the top of the heap. By
+    default the allocator gives them back and has the system clear new pages for each image."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc; other C libraries have none
+    if mallopt is not None:
+        for parameter, value in ((MMAP_THRESHOLD, MAPPED), (TRIM_THRESHOLD, HELD), (TOP_PAD, AHEAD)):
+            mallopt(parameter, value)
 
 
 def start_local(parent: int) -> None:
@@ -131,7 +150,7 @@ def start_local(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    limit_threads()
+    prepare_process()
 
 
 def silence_native_stderr() -> None:

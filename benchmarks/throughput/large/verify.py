@@ -132,9 +132,9 @@ def _pool(size: int) -> Any:
 
 
 def _start() -> None:
-    from pipelines.execution.worker import limit_threads
+    from pipelines.execution.worker import prepare_process
 
-    limit_threads()
+    prepare_process()
     decode(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
 
 
