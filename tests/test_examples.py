@@ -21,6 +21,7 @@ from tests.support.paths import ROOT
 EPOCHS = 50
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_trained_network_is_ranked(
     photo_paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,7 @@ def test_lasting_failures_are_kept_and_transient_ones_are_not(photos: Path, tmp_
     assert not evaluate.is_settled(row)
 
 
+@pytest.mark.slow
 def test_a_dry_run_knows_the_cache_and_ray_gives_the_same_files(
     photos: Path, bench, scored: Path, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def run(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_the_command_gives_what_pyiqa_gives_and_names_what_is_taken_away(
     home, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_parity_notices_one_wrong_weight(tmp_path: Path) -> None:
     assert errors["velocity_plain"] <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_parity_command_exits_with_6(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("lucidflux")), "weights", "parity"]
     for name in ("config.json", "weights.safetensors"):

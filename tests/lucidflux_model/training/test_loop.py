@@ -327,6 +327,7 @@ def test_the_newest_checkpoints_stay_and_no_other(train_pairs: Path, tmp_path: P
         assert latest(tmp_path).name == f"step-{steps:08d}"
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_steps(
     train_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

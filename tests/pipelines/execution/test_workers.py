@@ -30,7 +30,9 @@ def where_am_i(unit: Unit) -> tuple[int, str]:
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
 
-@pytest.mark.parametrize(("each", "actors"), [(0.5, 4), (1.0, 2), (2.0, 1)])
+@pytest.mark.parametrize(
+    ("each", "actors"), [(0.5, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1.0, 2), (2.0, 1)))]
+)
 def test_an_actor_has_the_share_of_a_gpu_that_was_asked_for(each: float, actors: int, ray_with_gpus) -> None:
     """Two GPUs that Ray is told of: where it places actors is its own count, no device is needed."""
     units = [Unit(f"unit-{number}", 1, None) for number in range(12)]
@@ -44,7 +46,9 @@ def test_an_actor_has_the_share_of_a_gpu_that_was_asked_for(each: float, actors:
         assert set(devices.values()) == {"0,1"}
 
 
-@pytest.mark.parametrize(("each", "processes"), [(0.5, 4), (1.0, 2), (2.0, 1)])
+@pytest.mark.parametrize(
+    ("each", "processes"), [(0.5, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1.0, 2), (2.0, 1)))]
+)
 def test_a_local_process_has_the_share_of_a_gpu_that_was_asked_for(
     each: float, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

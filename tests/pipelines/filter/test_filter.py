@@ -104,7 +104,7 @@ def test_the_bytes_do_not_depend_on_how_it_ran(options, quiet: Path, candidates:
     assert tree(tmp_path / "run") == tree(quiet)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_killed_and_resumed_equals_uninterrupted(seed: int, quiet: Path, candidates: Path, tmp_path: Path) -> None:
     """SIGKILL to the driver (even seeds) or to one of its workers (odd seeds) at a random moment."""
     run = tmp_path / "run"
@@ -121,6 +121,7 @@ def test_killed_and_resumed_equals_uninterrupted(seed: int, quiet: Path, candida
     assert tree(run) == tree(quiet)
 
 
+@pytest.mark.slow
 def test_a_ray_worker_killed_at_its_work_changes_nothing(quiet: Path, candidates: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [COMMAND, "filter", str(candidates), "--out", str(run), *OPTIONS, "--executor", "ray", "--num-cpus", "2"]

@@ -117,7 +117,7 @@ def test_a_table_that_was_listed_and_is_refused_now_stops_the_reading(store, buc
         read_bytes(f"s3://{bucket}/photos.tar#a.jpg", 512, 10)
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
+@pytest.mark.parametrize("code", ["ExpiredToken", pytest.param("AccessDenied", marks=pytest.mark.slow)])
 def test_an_output_that_is_refused_is_a_stop(store, bucket: str, code: str) -> None:
     folder = Folder(f"s3://{bucket}/run")
     folder.publish("a", b"a")

@@ -56,6 +56,7 @@ def tree(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if "events/" not in name}
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_equals_a_local_one_whatever_the_store_answers(
     store, photos: Path, tmp_path: Path, data_command
 ) -> None:

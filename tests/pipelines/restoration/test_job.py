@@ -271,6 +271,7 @@ def test_settings_under_which_nothing_was_restored_may_change(inputs: Path, tmp_
     assert not (tmp_path / "o2").exists()
 
 
+@pytest.mark.slow
 def test_ray_actors_give_the_same_bytes(inputs: Path, outputs: Path, tmp_path: Path) -> None:
     """From a folder whose own `cli.py` and `pipelines/` must not be met, in batches of two."""
     (tmp_path / "pipelines").mkdir()

@@ -132,7 +132,7 @@ def test_the_bytes_do_not_depend_on_how_it_ran(options: tuple[str, str], quiet: 
     assert tree(tmp_path / "pairs") == tree(quiet)
 
 
-@pytest.mark.parametrize("shards", [0, 2])
+@pytest.mark.parametrize("shards", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_and_resumed_equals_uninterrupted(shards: int, quiet: Path, photos: Path, tmp_path: Path) -> None:
     """SIGKILL to the driver once some shards are there; the same command goes on from them."""
     out = tmp_path / "pairs"

@@ -132,12 +132,14 @@ def two(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly_after_kill_9(two: Path) -> None:
     assert training.differing(two / "whole", two / "killed") == []
     assert training.lines(two / "whole") == training.lines(two / "killed")
     assert [line["step"] for line in training.lines(two / "killed")] == list(range(1, 8))
 
 
+@pytest.mark.slow
 def test_the_command_starts_two_processes_and_a_signal_reaches_both(two: Path, pairs: Path, tmp_path: Path) -> None:
     """--num-cpus, which --num-gpus differs from by the device alone."""
     out = tmp_path / "run"

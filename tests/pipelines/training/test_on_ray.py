@@ -124,6 +124,7 @@ def kill_a_worker(out: Path, tag: str, killed: list[int]) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_ray_train_goes_on_after_a_worker_was_killed(
     pairs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
