@@ -8,7 +8,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
+from types import TracebackType
 from typing import Annotated
+
+
+def _say_unfinished(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while the modules below are read, which takes half a second, is no traceback."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    os.write(2, b"interrupted: repeat the command to resume\n")
+    os._exit(5)  # as of Interrupted
+
+
+sys.excepthook = _say_unfinished
+# ruff: noqa: E402  (imports that come after it)
 
 import typer
 
@@ -134,6 +148,8 @@ def _main(command: Callable[[], None]) -> None:
         if stop.code == TYPER_INTERRUPTED:
             sys.exit(Interrupted.exit_code)
         raise
+    except KeyboardInterrupt:  # before typer answers for it
+        sys.exit(Interrupted.exit_code)
     except Exception as error:
         if os.environ.get("LUCIDFLUX_DEBUG"):
             raise

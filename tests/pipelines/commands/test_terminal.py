@@ -106,6 +106,24 @@ def test_ctrl_c_is_answered_while_a_library_lets_no_python_run() -> None:
     assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("place", ["import typer", "from pipelines.commands.weights import app as weights_app"])
+def test_ctrl_c_while_a_command_starts_is_one_sentence(place: str, tmp_path: Path) -> None:
+    """The signal comes at a line of the entry point, before which nothing of ours can answer for it."""
+    source = (ROOT / "cli.py").read_text()
+    assert source.count(f"{place}\n") == 1
+    struck = "import signal; signal.raise_signal(signal.SIGINT)\n"
+    (tmp_path / "cli.py").write_text(source.replace(f"{place}\n", struck))
+    result = subprocess.run(
+        [sys.executable, str(tmp_path / "cli.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (result.returncode, result.stderr) == (5, "interrupted: repeat the command to resume\n")
+
+
 def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=200)
 
