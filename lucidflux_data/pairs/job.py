@@ -23,7 +23,7 @@ from lucidflux_data.degradation.config import DegradeConfig
 from lucidflux_data.errors import ConfigError, InputError
 from lucidflux_data.images import ImageError
 from lucidflux_data.isolation import probe_in_worker
-from lucidflux_data.pairs.config import PairsConfig, deciding
+from lucidflux_data.pairs.config import NEW_ENCODER, PairsConfig, deciding
 from lucidflux_data.pairs.pair import check_tiles, has_crop, too_small
 from lucidflux_data.pairs.samples import failed_images
 from lucidflux_data.selection import records
@@ -147,7 +147,7 @@ class PairsSummary(TypedDict):
 
 
 # Upper ends of what an encoded HQ takes, in bytes a pixel; shards are planned before a pixel is encoded.
-BYTES_A_PIXEL = {"png": 3.0, "webp": 3.0, "jpeg": 1.5, "ref": 0.0}
+BYTES_A_PIXEL = {"png": 3.0, "jxl": 3.0, "webp": 3.0, "jpeg": 1.5, "ref": 0.0}
 LQ_BYTES_A_PIXEL = 3.1
 JSON_BYTES = 4096
 
@@ -192,6 +192,11 @@ def start(folder: Folder, run: PairsRun) -> None:
 
 def is_pairs(folder: Folder) -> bool:
     return folder.exists(run_folder.RUN_FILE) and run_folder.read_about(folder).get("kind") == KIND
+
+
+def find_encoder(folder: Folder) -> str:
+    """What writes the PNG of an HQ in this folder: what it was begun with, in a new one the newest."""
+    return read_config(folder).hq_encoder if is_pairs(folder) else NEW_ENCODER
 
 
 def read(folder: Folder) -> PairsRun:

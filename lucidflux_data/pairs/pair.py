@@ -16,7 +16,7 @@ from typing import NotRequired, TypedDict
 import cv2
 import numpy as np
 
-from lucidflux_data.codecs.encoding import encode
+from lucidflux_data.codecs.encoding import encode, encode_jpeg_xl, encode_png_by_libdeflate
 from lucidflux_data.codecs.version import decoder_versions
 from lucidflux_data.degradation import backends
 from lucidflux_data.degradation.backends import Degrade
@@ -27,6 +27,7 @@ from lucidflux_data.errors import InputError
 from lucidflux_data.images import EXTENSION_OF, FLAGS_OTHER_PIXELS, Decoded, decode, luma
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures.blur_and_flat import measure_luma
+from lucidflux_data.pairs.config import PairsConfig
 from lucidflux_data.storage.formats import canonical_json, parse_json
 from lucidflux_data.tiles import crops
 
@@ -218,12 +219,12 @@ def _window(
 
 
 def make_pair(
-    data: bytes, image: Decoded, row: CleanImage, variant: int, config: DegradeConfig, hq: str, degrade: Degrade
+    data: bytes, image: Decoded, row: CleanImage, variant: int, config: PairsConfig, degrade: Degrade
 ) -> Pair:
     """One variant of a clean image."""
-    plan = draw_plan(row["key"], variant, config)
+    plan, hq = draw_plan(row["key"], variant, config.degrade), config.hq
     tiles = read_tiles(row.get("good_tiles"))
-    pixels, how = cut(image.pixels, plan, config.crop, tiles)
+    pixels, how = cut(image.pixels, plan, config.degrade.crop, tiles)
     members: dict[str, bytes] = {}
     if hq == "ref":
         stored: StoredHq = {"format": "ref", "ref": row["ref"]}
@@ -231,7 +232,7 @@ def make_pair(
         members[f"hq.{EXTENSION_OF[image.header.format]}"] = data
         stored = {"format": "original"}
     else:
-        extension, encoded = encode_hq(pixels, hq)
+        extension, encoded = encode_hq(pixels, hq, config.hq_encoder)
         members[f"hq.{extension}"] = encoded
         stored = {"format": hq}
         if extension == "jpg":
@@ -261,9 +262,14 @@ def _is_untouched(pixels: np.ndarray, image: Decoded, plan: Plan, how: Cut) -> b
     return whole and plain and image.header.format in ("png", "jpeg", "webp")
 
 
-def encode_hq(pixels: np.ndarray, how: str) -> tuple[str, bytes]:
-    """(extension, bytes) of uint8 RGB as png, webp (lossless) or jpeg:Q (4:4:4)."""
+def encode_hq(pixels: np.ndarray, how: str, png_encoder: str = "opencv") -> tuple[str, bytes]:
+    """(extension, bytes) of uint8 RGB as png, jxl or webp (all lossless), or jpeg:Q (4:4:4). `png_encoder`: as
+    PairsConfig.hq_encoder."""
     kind, _, quality = how.partition(":")
+    if kind == "jxl":
+        return kind, encode_jpeg_xl(pixels)
+    if kind == "png" and png_encoder == "libdeflate":
+        return kind, encode_png_by_libdeflate(pixels)
     options = {"png": HQ_PNG, "webp": HQ_WEBP, "jpeg": [cv2.IMWRITE_JPEG_QUALITY, int(quality or 0), *JPEG_444]}[kind]
     return EXTENSION_OF[kind], encode(pixels, kind, options)
 

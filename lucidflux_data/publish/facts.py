@@ -242,7 +242,7 @@ def _of_pairs(folder: Folder) -> SetFacts:
     if config.hq == "ref":
         raise ConfigError(
             f"the pairs of {folder} hold pointers in place of their HQ images (hq=ref), which nobody else can follow: "
-            "make pairs with --hq png, webp or jpeg:Q into another folder"
+            "make pairs with --hq png, jxl, webp or jpeg:Q into another folder"
         )
     card = make_card(folder, LOOKED_AT)
     looked, not_looked = _compared_pairs(card)

@@ -48,7 +48,7 @@ def synthesize_command(
     preset: Annotated[str, typer.Option(help="realesrgan-x4, lucidflux, light or codeformer.")] = "realesrgan-x4",
     variants: Annotated[int | None, typer.Option(min=1, help="Pairs of each image; 4 by default.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the HQ in pixels; 1024 by default.")] = None,
-    hq: Annotated[str | None, typer.Option(help="png, webp, jpeg:Q or ref (a pointer into the source).")] = None,
+    hq: Annotated[str | None, typer.Option(help="png, jxl, webp, jpeg:Q or ref (a pointer into the source).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed, other pairs.")] = None,
     backend: Annotated[str, typer.Option(help="cv2, torch or reference (BasicSR itself).")] = "cv2",
     config: ConfigFile = None,
@@ -79,6 +79,7 @@ def synthesize_command(
     settings += allow_setting(allow_uris)
     resolved = make_pairs_config(preset, config, settings)
     configure(resolved.storage.model_dump())
+    resolved = make_pairs_config(preset, config, settings, pairs_run.find_encoder(Folder(out)))
     load_backend(backend)  # a missing extra is found now, not in a worker
     urls = [absolute_url(item) for item in source]
     about = pairs_run.make_run(resolved, pairs_label(preset, resolved), backend, urls, limit)

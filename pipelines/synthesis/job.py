@@ -96,7 +96,7 @@ class SynthesizeShard:
                 "ref": pointer(row, self.sources, zlib.crc32(data)),
             }
             for variant in range(self.config.variants):
-                pair = pairs.make_pair(data, image, clean_image, variant, self.config.degrade, self.config.hq, degrade)
+                pair = pairs.make_pair(data, image, clean_image, variant, self.config, degrade)
                 writer.sha256s.append(shards.sample_sha256(pair.members))
                 yield pair.key, pair.members
                 count_done()

@@ -120,7 +120,7 @@ def test_noise_words_are_philox4x32_10() -> None:
         (["degrade.first.sigma=3,0.2"], "sigma runs backwards"),
         (["degrade.first.blur_prob=1.5"], "less than or equal to 1"),
         (["degrade.size=1000", "degrade.scale=3"], "not a multiple of scale"),
-        (["hq=gif"], "png, webp, jpeg:Q"),
+        (["hq=gif"], "png, jxl, webp, jpeg:Q"),
         (["degrade.colour=1"], "no setting degrade.colour"),
     ],
 )

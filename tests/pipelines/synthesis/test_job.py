@@ -151,7 +151,7 @@ def test_killed_and_resumed_equals_uninterrupted(shards: int, quiet: Path, photo
     assert sum(path.stat().st_mtime_ns == before for path, before in there.items()) >= len(there) - 1
 
 
-HQ = ("png", "webp", "jpeg:90", "ref")
+HQ = ("png", "jxl", "webp", "jpeg:90", "ref")
 
 
 @pytest.mark.parametrize("sharpen", ["none", "target", "input-only"])
@@ -166,6 +166,30 @@ def test_pairs_replay_equal_and_verify(hq: str, sharpen: str, hq_run: Path, tmp_
         assert result["equal"], result
         assert data == pair_samples.find_sample(folder, key)["lq.png"]
     assert verify_pairs(folder, True, False, Backwards(), Progress(quiet=True))["problems"] == 0
+
+
+def test_pairs_of_before_go_on_with_the_encoder_that_they_were_begun_with(photos: Path, tmp_path: Path) -> None:
+    """Their run.json knows no encoder; what is made again has the bytes of OpenCV, as what is there."""
+    made, begun = tmp_path / "whole", tmp_path / "begun"
+    make(photos, made, "hq_encoder=opencv")
+    shutil.copytree(made, begun)
+    about = json.loads((begun / "run.json").read_text())
+    assert about["config"].pop("hq_encoder") == "opencv"
+    rewrite_run(begun, about)
+    shards_of(begun)[0].unlink()
+    (begun / "manifest.json").unlink()
+    small = ["--size", "192", "--set", "shards.max_samples=8", "--executor", "local", "--num-cpus", "1"]
+    command = [COMMAND, "synthesize", photos, "--out", begun, "--preset", "realesrgan-x4", *small]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.read_bytes() for path in shards_of(begun)] == [path.read_bytes() for path in shards_of(made)]
+    other = subprocess.run([*command, "--set", "hq_encoder=libdeflate"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "holds other pairs" in other.stderr
+
+
+def shards_of(folder: Path) -> list[Path]:
+    return sorted((folder / "shards").glob("*.tar"))
 
 
 def test_the_lq_is_the_plan_applied_to_the_stored_hq_and_differs_by_variant(quiet: Path) -> None:
@@ -516,7 +540,7 @@ def test_wrong_calls_are_one_sentence(quiet: Path, photos: Path, hq_run: Path, t
         ("synthesize", str(photos), *out, "--backend", "cuda"): (2, "there is no backend 'cuda'"),
         ("synthesize", str(photos), *out, "--preset", "bsrgan"): (2, "no preset 'bsrgan'"),
         ("synthesize", str(photos), *out, "--set", "degrade.first.kernel_probs.iso=1"): (2, "sum to 1, not to 1.55"),
-        ("synthesize", str(photos), *out, "--hq", "tiff"): (2, "png, webp, jpeg:Q"),
+        ("synthesize", str(photos), *out, "--hq", "tiff"): (2, "png, jxl, webp, jpeg:Q"),
         ("synthesize", str(empty), *out): (3, "holds no images"),
         ("synthesize", str(tmp_path / "gone"), *out): (3, "is not there"),
         ("synthesize", str(quiet), *out): (2, "holds pairs already"),
