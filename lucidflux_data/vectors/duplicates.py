@@ -8,7 +8,7 @@ from lucidflux_data.vectors.clusters import find_clusters, normalized
 
 ROWS_A_CLUSTER = 2000  # about as many; up to MOST_TOGETHER all are compared with all
 MOST_TOGETHER = 20_000
-BLOCK = 2048  # rows that are compared with all of a cluster at a time
+BLOCK = 512  # rows that are compared at a time with those behind them of a cluster: a smaller one multiplies slower
 ROUNDING = 1e-4  # within which of the limit a cosine is computed again in float64
 
 

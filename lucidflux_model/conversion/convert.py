@@ -35,13 +35,12 @@ from lucidflux_model.weights.files import WEIGHTS_FILE, file_sha256, folder_hash
 from lucidflux_model.weights.published import (
     LUCIDFLUX_PARTS,
     check_parts,
-    is_finite,
     layouts_of,
-    read_tensors,
     save_lucidflux,
     split_prefix,
     strip_wrappers,
 )
+from lucidflux_model.weights.tensors import is_finite, read_tensors
 from lucidflux_model.weights.writing import aside, share, write_tensors
 
 SHARD_BYTES = 5e9

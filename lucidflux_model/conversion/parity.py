@@ -23,7 +23,8 @@ from lucidflux_model.network.build import MODELS, Components, ConnectorSizes, Fl
 from lucidflux_model.network.conditioner import Control, pack, position_ids, unpack
 from lucidflux_model.network.encode import siglip_input
 from lucidflux_model.network.schedule import make_scheduler, schedule_length, set_sigmas
-from lucidflux_model.weights.published import layouts_of, load_published, read_tensors, split_prefix
+from lucidflux_model.weights.published import layouts_of, load_published, split_prefix
+from lucidflux_model.weights.tensors import read_tensors
 
 TOLERANCE = 1e-4
 PARTS = ("transformer", "conditioner", "connector", "proxy")

@@ -25,7 +25,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from lucidflux_data.errors import InputError, VerificationError
 from lucidflux_data.storage.formats import parse_json
 from lucidflux_model.weights.files import file_sha256
-from lucidflux_model.weights.published import is_finite
+from lucidflux_model.weights.tensors import is_finite
 from lucidflux_model.weights.writing import write_tensors
 
 ABOUT, SUMS = "checkpoint.json", "checksums.json"

@@ -23,9 +23,9 @@ from lucidflux_data.measures import fingerprints
 from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.storage.run_folder import RUN_FILE
 from lucidflux_model.training.checkpoints import PLACE, PROGRESS, latest
-from lucidflux_model.weights import published as weights
+from lucidflux_model.weights import tensors
 from lucidflux_model.weights.files import WEIGHTS_FILE
-from lucidflux_model.weights.published import MARK
+from lucidflux_model.weights.tensors import MARK
 
 
 def join_marks(*marks: Iterable[str]) -> list[str]:
@@ -36,7 +36,7 @@ def read_mark(path: Path) -> list[str]:
     """Names of suites: of a file of trained weights, a folder of converted ones, or a run."""
     if (path / PLACE).is_dir():
         return mark_of_run(path)
-    return join_marks(_json(path / WEIGHTS_FILE).get(MARK, [])) if path.is_dir() else weights.read_mark(path)
+    return join_marks(_json(path / WEIGHTS_FILE).get(MARK, [])) if path.is_dir() else tensors.read_mark(path)
 
 
 def mark_of_run(run: Path) -> list[str]:

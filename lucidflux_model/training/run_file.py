@@ -29,7 +29,7 @@ from lucidflux_model.samples.stream import split
 from lucidflux_model.training.checkpoints import latest
 from lucidflux_model.training.config import TrainConfig
 from lucidflux_model.training.contamination import join_marks, mark_of_run
-from lucidflux_model.weights.published import MARK
+from lucidflux_model.weights.tensors import MARK
 
 KIND, DATA, CHANGES = "train", "data.json", "data_changed"
 NAMED = 5  # tars in a message

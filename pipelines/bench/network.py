@@ -40,7 +40,7 @@ def describe_network(file: str, scale: int, settings: list[str], place: Place) -
     ConfigError where the network's scale is not `scale`; InputError as of load_network.
     """
     with needs_extra("networks"):
-        from lucidflux_model.weights.published import read_mark
+        from lucidflux_model.weights.tensors import read_mark
         from pipelines.restoration.network import load_network, pick_tile
     config = configure_network(file, settings, place)
     sha256, network = file_sha256(Path(file)), load_network(config.model)

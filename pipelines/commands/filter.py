@@ -125,7 +125,11 @@ def score_command(
     ],
     out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="The run folder of these sources.")] = None,
     scorer: Annotated[
-        str | None, typer.Option(metavar="PKG.MOD:FUNCTION", help="Yours: a list of images in, a dict of columns out.")
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:FUNCTION|NAME[=PATH]",
+            help="Yours, a list of images in, a dict of columns out; or sscd, clip, siglip2 with weights from PATH.",
+        ),
     ] = None,
     preset: Preset = "lucidflux",
     config: ConfigFile = None,

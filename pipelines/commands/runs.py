@@ -301,7 +301,7 @@ def fingerprint_command(
 
 
 def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOptions, json_: bool) -> None:
-    """`score RUN --scorer pkg.mod:function`. `changes`: of `workers` and `storage` alone."""
+    """`score RUN --scorer pkg.mod:function`, or a ready one. `changes`: of `workers` and `storage` alone."""
     import os
 
     from pyarrow import types
@@ -312,12 +312,13 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
     from lucidflux_data.selection.pool import load_pool
     from lucidflux_data.selection.run import parts, read_run
     from lucidflux_data.storage.folder import Folder, configure
+    from lucidflux_model.embedding.known import from_anywhere
     from pipelines.execution.progress import Progress
     from pipelines.filter.measures import run_measure
     from pipelines.filter.score import count_decode_threads
-    from pipelines.filter.scorers import ScorerUnit, load_scorer, scorer_name
+    from pipelines.filter.scorers import ScorerUnit, check_alone, load_scorer
 
-    folder = Folder(run)
+    folder, scorer = Folder(run), from_anywhere(scorer)
     base = FilterConfig.model_validate(read_run(folder)["config"])
     config = make_config(file=changes.file, settings=changes.settings, base=base)
     if config.model_copy(update={"workers": base.workers, "storage": base.storage}) != base:
@@ -326,12 +327,18 @@ def add_scores(run: str, scorer: str, changes: ConfigChanges, where: ExecutorOpt
     check_decoder(folder)
     load_scorer(scorer, os.getcwd())
     with where.open() as started:
-        job = ScorerUnit(config.decode, scorer, os.getcwd(), count_decode_threads(config.workers, started.num_gpus > 0))
-        pool, name = load_pool(parts(folder)), scorer_name(scorer)
+        on_gpu = started.num_gpus > 0
+        threads = count_decode_threads(config.workers, on_gpu)
+        job = ScorerUnit(config.decode, scorer, os.getcwd(), threads, "cuda" if on_gpu else "cpu")
+        pool, name = load_pool(parts(folder)), job.name
+        check_alone(pool, name)
         run_measure(pool, config, name, job, started, Progress(quiet=json_), stateful=True)
     tables = [pool.measure(number, name) for number in range(len(pool.parts))]  # units of two kinds are refused now
     fields = [field for table in tables if table is not None for field in table.schema]
     column = next((field.name for field in fields if types.is_floating(field.type)), "COLUMN")
-    tell({"run": str(folder), "scores": f"scores/{scorer_name(scorer)}"}, json_, then=[
-        (f"lucidflux-data select {quote(run)} --where {quote(f'{column} > VALUE')}", "decides by them"),
+    decides = f"--where {quote(f'{column} > VALUE')}"
+    if any(types.is_fixed_size_list(field.type) for field in fields):
+        decides = "--semantic-duplicates COS"
+    tell({"run": str(folder), "scores": f"scores/{name}"}, json_, then=[
+        (f"lucidflux-data select {quote(run)} {decides}", "decides by them"),
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Users' own scorers as units of work."""
+"""Scorers, the ready ones and users' own, as units of work."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from lucidflux_data.decode_config import DecodeConfig
-from lucidflux_data.errors import ConfigError, LucidFluxError
+from lucidflux_data.errors import ConfigError, LucidFluxError, VerificationError
 from lucidflux_data.images import ImageError
 from lucidflux_data.selection.columns import OWN, TAKEN
+from lucidflux_data.selection.pool import Pool
 from lucidflux_data.storage.formats import checked_bytes, make_portable
+from lucidflux_model.embedding.known import DIGITS, READY, is_ready, ready_name
 from pipelines.execution.counting import count_done
 from pipelines.execution.worker import File, Unit
 from pipelines.filter.rows import Columns, MeasureRow
@@ -28,10 +30,14 @@ NAMES_TAKEN = (*OWN, *TAKEN)
 
 
 class ScorerUnit:
-    """scores/<scorer>: the columns of a user's function, called with lists of uint8 HxWx3 RGB images."""
+    """scores/<scorer>: the columns of a scorer, which is called with lists of uint8 HxWx3 RGB images. `device`: of a
+    ready one."""
 
-    def __init__(self, limits: DecodeConfig, spec: str, folder: str, decode_threads: int = 0) -> None:
+    def __init__(
+        self, limits: DecodeConfig, spec: str, folder: str, decode_threads: int = 0, device: str = "cpu"
+    ) -> None:
         self.limits, self.spec, self.folder, self.decode_threads = limits, spec, folder, decode_threads
+        self.device, self.name = device, scorer_name(spec)
         self._function: Any = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -39,7 +45,9 @@ class ScorerUnit:
 
     def __call__(self, unit: Unit[list[MeasureRow]]) -> Iterator[File]:
         if self._function is None:
-            self._function = load_scorer(self.spec, self.folder)
+            if scorer_name(self.spec) != self.name:
+                raise VerificationError(f"{self.spec} has other weights on this machine than where the command began")
+            self._function = load_scorer(self.spec, self.folder, self.device)
         rows = [row["known"] for row in unit.payload if row["known"] is not None]
         todo = [row for row in unit.payload if row["known"] is None]
         pixels = decode_rows(todo, self.limits, self.decode_threads)
@@ -49,7 +57,7 @@ class ScorerUnit:
             count_done(len(batch))
         order = {row["uri"]: number for number, row in enumerate(unit.payload)}
         rows.sort(key=lambda row: order[str(row["uri"])])
-        yield f"scores/{scorer_name(self.spec)}/{unit.name}.parquet", checked_bytes(_table(rows, self.spec))
+        yield f"scores/{self.name}/{unit.name}.parquet", checked_bytes(_table(rows, self.spec))
 
     def _batch(self, rows: list[MeasureRow], pixels: list[np.ndarray | ImageError]) -> list[Columns]:
         records: list[Columns] = []
@@ -160,18 +168,23 @@ def _items(values: Any) -> list[Any] | None:
 
 
 def scorer_name(spec: str) -> str:
-    """The folder under scores/ of a user's scorer."""
-    return re.sub(r"[^A-Za-z0-9_]+", ".", spec)
+    """The folder under scores/ of a scorer. ConfigError where the weights of a ready one are missing."""
+    return ready_name(spec) if is_ready(spec) else re.sub(r"[^A-Za-z0-9_]+", ".", spec)
 
 
-def load_scorer(spec: str, folder: str) -> Any:
-    """The function of `pkg.mod:function`, an instance where it is a class. `folder` is looked in last.
+def load_scorer(spec: str, folder: str, device: str = "cpu") -> Any:
+    """A ready scorer on `device`; or the function of `pkg.mod:function`, an instance where it is a class. `folder` is
+    looked in last.
 
-    Raises ConfigError where there is none.
+    ConfigError where there is none, or weights of a ready one are missing; InputError where these are others.
     """
+    if is_ready(spec):
+        from lucidflux_model.embedding.ready import ReadyScorer
+
+        return ReadyScorer(spec, device)
     module, colon, name = spec.partition(":")
     if not colon or not name:
-        raise ConfigError(f"--scorer takes pkg.mod:function, not {spec!r}")
+        raise ConfigError(f"--scorer takes pkg.mod:function or one of {', '.join(READY)}, not {spec!r}")
     if folder not in sys.path:
         sys.path.append(folder)
     try:
@@ -181,3 +194,17 @@ def load_scorer(spec: str, folder: str) -> Any:
     except AttributeError:
         raise ConfigError(f"--scorer {spec}: {module} has no {name}") from None
     return found() if isinstance(found, type) else found
+
+
+def check_alone(pool: Pool, name: str) -> None:
+    """ConfigError where the run has vectors of a ready scorer from other weights: their column has the same name."""
+    kind = name.partition(".")[0]
+    if kind not in READY:
+        return
+    for part in pool.parts:
+        for other in part.folder.folders("scores"):
+            if other != name and re.fullmatch(rf"{kind}\.[0-9a-f]{{{DIGITS}}}", other):
+                raise ConfigError(
+                    f"{part.folder} has scores/{other}, which other weights of {kind} gave: remove that folder, or "
+                    "take those weights"
+                )

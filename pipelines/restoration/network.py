@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lucidflux_data.errors import InputError, needs_extra
 from lucidflux_model.network.device import pick_device
-from lucidflux_model.weights.published import is_finite, read_content, split_prefix, strip_wrappers
+from lucidflux_model.weights.published import split_prefix, strip_wrappers
+from lucidflux_model.weights.tensors import is_finite, read_content
 from pipelines.restoration.config import DEFAULT_TILE, NetworkConfig, NetworkModel
 from pipelines.restoration.tiles import restore_tiled
 

@@ -21,7 +21,7 @@ from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.log import Step, read_metrics
 from lucidflux_model.training.progress.validation import PLACE
 from lucidflux_model.training.run_file import CHANGES
-from lucidflux_model.weights.published import MARK
+from lucidflux_model.weights.tensors import MARK
 
 REPORT = "report.html"
 POINTS = 1000  # of a curve, which zooms

@@ -14,7 +14,7 @@ from lucidflux_data.escapes import show
 from lucidflux_model.training.config import BINS
 from lucidflux_model.training.progress.report import POINTS, make_report
 from lucidflux_model.training.run_file import CHANGES
-from lucidflux_model.weights.published import MARK
+from lucidflux_model.weights.tensors import MARK
 from tests.lucidflux_data.test_escapes import is_seen
 from tests.support import chromium
 from tests.support.hostile import TEXTS

@@ -18,11 +18,11 @@ from lucidflux_model.weights.published import (
     layouts_of,
     load_lucidflux,
     load_one,
-    read_tensors,
     save_lucidflux,
     split_prefix,
     strip_wrappers,
 )
+from lucidflux_model.weights.tensors import read_tensors
 from tests.support.paths import DATA
 
 GOLDEN = DATA / "lucidflux_reduced"

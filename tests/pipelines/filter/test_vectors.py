@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from lucidflux_data.errors import ConfigError
+from lucidflux_data.errors import ConfigError, VerificationError
 from lucidflux_data.selection import run as runs
 from lucidflux_data.selection.config import FilterConfig, make_config
 from lucidflux_data.storage.folder import Folder
+from lucidflux_model.embedding.ready import ReadyScorer
 from pipelines.execution.worker import Unit
 from pipelines.filter import job
 from pipelines.filter.scorers import ScorerUnit
@@ -121,3 +125,37 @@ def test_what_is_asked_wrongly_is_told(scored: Path, tmp_path: Path, monkeypatch
     for name, sentence in (("mixed", "several sizes"), ("endless", "not finite in 16 bits")):
         with pytest.raises(ConfigError, match=sentence):
             list(ScorerUnit(decode, f"their_scores:{name}", str(scored.parent))(Unit("unit-000000", 2, [row, row])))
+
+
+def test_a_ready_scorer_adds_its_vectors_and_other_weights_are_told(scored: Path, tmp_path: Path, data_command) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = shutil.copytree(scored, tmp_path / "run")
+    for number, name in enumerate(("first", "second")):
+        torch.manual_seed(number)
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        vision = transformers.SiglipVisionConfig(**sizes, image_size=32, patch_size=8)
+        transformers.SiglipVisionModel(vision).save_pretrained(tmp_path / name)
+        settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(settings))
+    local = ["--executor", "local", "--num-cpus", "1"]
+    done = data_command("score", run, "--scorer", f"siglip2={tmp_path / 'first'}", *local)
+    assert done.returncode == 0, done.stderr
+    assert "--semantic-duplicates COS" in done.stdout
+    (folder,) = (run / "scores").glob("siglip2.*")
+    table = pq.read_table(folder)
+    assert table.schema.field("siglip2").type == pa.list_(pa.float16(), 16)
+    scorer = ReadyScorer(f"siglip2={tmp_path / 'first'}")
+    for row in table.to_pylist():
+        image = cv2.imread(row["uri"].removeprefix("file://"))[:, :, ::-1]
+        expected = scorer([np.ascontiguousarray(image)])["siglip2"][0].astype(np.float16)
+        assert np.array_equal(np.array(row["siglip2"], np.float16), expected)
+    done = data_command("score", run, "--scorer", f"siglip2={tmp_path / 'second'}", *local)
+    assert done.returncode == 2
+    assert f"scores/{folder.name}, which other weights of siglip2 gave" in done.stderr
+    unit = ScorerUnit(make_config().decode, f"siglip2={tmp_path / 'first'}", ".")
+    (tmp_path / "first" / "config.json").write_text((tmp_path / "first" / "config.json").read_text() + " ")
+    with pytest.raises(VerificationError, match="has other weights on this machine"):
+        list(unit(Unit("unit-000000", 0, [])))
+    done = data_command("score", run, "--scorer", "siglip2=nowhere", *local)
+    assert done.returncode == 2
+    assert "huggingface.co/google/siglip2" in done.stderr

@@ -1,0 +1,1 @@
+"""Vectors of images by published networks, from files on this machine."""
