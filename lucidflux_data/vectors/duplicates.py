@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
-from lucidflux_data.vectors.clusters import find_clusters, normalized
+from lucidflux_data.vectors.clusters import ITERATIONS, POINTS_A_CENTRE, find_clusters, normalized
 
 ROWS_A_CLUSTER = 2000  # about as many; up to MOST_TOGETHER all are compared with all
 MOST_TOGETHER = 20_000
 BLOCK = 512  # rows that are compared at a time with those behind them of a cluster: a smaller one multiplies slower
+TIMED = 4000  # rows, by which a prediction times this machine
 ROUNDING = 1e-4  # within which of the limit a cosine is computed again in float64
 
 
@@ -17,7 +20,7 @@ def group_semantic(vectors: np.ndarray, least_cosine: float) -> np.ndarray:
 
     Two rows of a cluster are linked when the cosine of their angle is at least `least_cosine`, or through others. Up to
     MOST_TOGETHER rows are one cluster: nothing is missed. Of more, a pair on two sides of a border is."""
-    count = 1 if len(vectors) <= MOST_TOGETHER else -(-len(vectors) // ROWS_A_CLUSTER)
+    count = count_clusters(len(vectors))
     clusters = find_clusters(vectors, count)
     groups = np.arange(len(vectors))
     order = np.argsort(clusters, kind="stable")
@@ -27,6 +30,28 @@ def group_semantic(vectors: np.ndarray, least_cosine: float) -> np.ndarray:
         if len(rows) > 1:
             groups[rows] = rows[_linked(vectors[rows], least_cosine)]
     return groups
+
+
+def count_clusters(rows: int) -> int:
+    return 1 if rows <= MOST_TOGETHER else -(-rows // ROWS_A_CLUSTER)
+
+
+def count_products(rows: int) -> float:
+    """Products of two vectors that `group_semantic` takes of so many: within clusters, of which half are left out, and
+    twice that for each row and centre, as k-means and the search of the nearest one do."""
+    count = count_clusters(rows)
+    if count == 1:
+        return float(rows) ** 2
+    return float(rows) * ROWS_A_CLUSTER + 2.0 * count * (rows + ITERATIONS * min(rows, POINTS_A_CENTRE * count))
+
+
+def time_a_product(size: int) -> float:
+    """Seconds of one of `count_products` on one core of this machine: of some random rows that are compared."""
+    vectors = np.random.default_rng(0).standard_normal((TIMED, size), np.float32).astype(np.float16)
+    _linked(vectors[:BLOCK], 0.95)  # libraries that are loaded are not the vectors' time
+    start = time.process_time()
+    _linked(vectors, 0.95)
+    return (time.process_time() - start) / count_products(TIMED)
 
 
 def _linked(vectors: np.ndarray, least: float) -> np.ndarray:

@@ -35,6 +35,7 @@ from pipelines.commands.options import (
     OptOut,
     Out,
     Preset,
+    Scorer,
     Set,
     Sources,
     Tiles,
@@ -124,13 +125,7 @@ def score_command(
         list[str], typer.Argument(metavar="SOURCE...|RUN", help="As for filter; or a run, to add to it.")
     ],
     out: Annotated[str | None, typer.Option(*OUT, metavar="RUN", help="The run folder of these sources.")] = None,
-    scorer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PKG.MOD:FUNCTION|NAME[=PATH]",
-            help="Yours, a list of images in, a dict of columns out; or sscd, clip, siglip2 with weights from PATH.",
-        ),
-    ] = None,
+    scorer: Scorer = None,
     preset: Preset = "lucidflux",
     config: ConfigFile = None,
     set_: Set = None,

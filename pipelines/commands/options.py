@@ -69,6 +69,13 @@ Base = Annotated[
 SemanticDuplicates = Annotated[
     str | None, typer.Option(metavar="COS|none", help="Keep the best of images whose vectors have this cosine.")
 ]
+Scorer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PKG.MOD:FUNCTION|NAME[=PATH]",
+        help="Yours, a list of images in, a dict of columns out; or sscd, clip, siglip2 with weights from PATH.",
+    ),
+]
 Embedding = Annotated[str | None, typer.Option(metavar="COLUMN", help="The vectors, where scorers gave several.")]
 Quota = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN=MAX", help="At most MAX images of each value; repeat it; or none.")

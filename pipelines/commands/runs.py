@@ -37,6 +37,7 @@ from pipelines.commands.options import (
     OptOut,
     Preset,
     RunFolder,
+    Scorer,
     Set,
     Sources,
     Tiles,
@@ -87,6 +88,7 @@ def plan_command(
     where_tile: WhereTile = None,
     min_good_tiles: MinGoodTiles = None,
     base: Base = None,
+    scorer: Scorer = None,
     allow_uris: AllowUris = None,
     limit: Limit = None,
     sample: Annotated[int, typer.Option(min=1, help="Candidates that are measured here.")] = 64,
@@ -106,6 +108,7 @@ def plan_command(
     json_: Json = False,
 ) -> None:
     """Predict wall time, core and GPU hours, bytes, memory, shards and money of `filter` from a measured sample."""
+    from lucidflux_model.embedding.known import from_anywhere
     from pipelines.execution.executor import available_cpus
     from pipelines.filter.estimate import Machines
 
@@ -117,7 +120,8 @@ def plan_command(
     machines = Machines(cores, num_gpus, nodes, storage_gbps, price_cpu_hour, price_gpu_hour)
     here = {"num_cpus": None, "num_gpus": None}  # those of the cluster that was asked about
     then = again(ctx, "filter", **here, out=out or "RUN")
-    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait, then, base)
+    request = PlanRequest(source, machines, sample, candidates, limit, gpu_images_per_s, out, wait, then, base,
+                          from_anywhere(scorer) if scorer else None)  # fmt: skip
     _run_plan(request, preset, ConfigChanges(config, settings), json_)
 
 
@@ -135,6 +139,7 @@ class PlanRequest:
     wait: float  # seconds, for a folder that is in use
     then: str  # the command that is planned
     base: str | None  # a set that is added to
+    scorer: str | None  # that is run over the survivors
 
 
 def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: bool) -> None:
@@ -146,7 +151,8 @@ def _run_plan(request: PlanRequest, preset: str, changes: ConfigChanges, json_: 
 
     config = make_config(preset, changes.file, changes.settings)
     configure(config.storage.model_dump())
-    costs, shares, found = plan.probe([absolute_url(item) for item in request.sources], config, request.sample)
+    costs, shares, found = plan.probe([absolute_url(item) for item in request.sources], config, request.sample,
+                                       request.scorer)  # fmt: skip
     if request.gpu_images_per_s is not None:
         costs = replace(costs, metric_s=1 / request.gpu_images_per_s, gpu=True)
     candidates = min(request.candidates or found, request.limit or sys.maxsize)

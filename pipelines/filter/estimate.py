@@ -7,9 +7,10 @@ predict    a pure function of the probe and of the machines: hours, bytes, memor
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -20,7 +21,7 @@ from lucidflux_data.decode_config import DecodeConfig
 from lucidflux_data.errors import InputError
 from lucidflux_data.growth.part import has_hashes
 from lucidflux_data.growth.published import open_published
-from lucidflux_data.images import ImageError
+from lucidflux_data.images import ImageError, decode
 from lucidflux_data.isolation import pixels_apart
 from lucidflux_data.measures import basic
 from lucidflux_data.measures.basic import Isolated
@@ -37,9 +38,11 @@ from lucidflux_data.storage import run_folder
 from lucidflux_data.storage.folder import Folder
 from lucidflux_data.storage.formats import parse_json
 from lucidflux_data.tiles import measure as tiling
+from lucidflux_data.vectors.duplicates import count_products, time_a_product
 from pipelines.execution.progress import warn
 from pipelines.filter.measures import HistoryUnit
 from pipelines.filter.rows import Columns
+from pipelines.filter.scorers import time_scorer
 
 EFFICIENCY = 0.85  # of the bare loop's throughput that a cluster reaches (docs/performance.md)
 DRIVER_SECONDS_A_UNIT = 0.002  # 1.1 ms of CPU an empty unit on Ray (1000 units, one machine), doubled
@@ -48,6 +51,7 @@ HASHED_A_SECOND = 500e6  # bytes read and compared with their sha256, on one cor
 SAMPLE_BYTES = 2304  # of a shard beside the image: two headers, a json of two blocks, half a block of padding
 WORKER_BYTES = 350e6  # a worker with its libraries, before any image
 PLAN_FILE = "events/plan.json"
+TIMED = 8  # survivors of the sample that a metric and a scorer are timed on
 Z = 1.96  # rather than 1.95996, as in the reports of 0.1: intervals of 95%
 
 
@@ -66,6 +70,8 @@ class Costs:
     gpu: bool = False
     survivors_between: tuple[float, float] = (0.0, 1.0)  # 95% interval of the share
     survivor_bytes: float | None = None  # sharp pictures have larger files; None: as all
+    scorer_s: float | None = None  # of a scorer, decoding included; None: there is none
+    product_s: float | None = None  # of one product of two of its vectors; None: it gives none
 
 
 @dataclass(frozen=True)
@@ -130,15 +136,14 @@ class Comparison(TypedDict):
     actual: dict[str, object]  # of ActualSet and Timing
 
 
-def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, Shares, int]:
+def probe(sources: list[str], config: FilterConfig, size: int, scorer: str | None = None) -> tuple[Costs, Shares, int]:
     """(costs, share of each reason with a 95% interval, candidates) from a seeded sample. InputError for no image."""
     listing = list_sources(sources)
     for warning in listing.all_warnings():
         warn(warning)
     table = listing.table
     histories: dict[int, Columns] = {}
-    rows, seconds, sizes = [], {"read": 0.0, "measure": 0.0, "history": 0.0}, []
-    further: list[float] = []
+    rows, seconds, sizes, further = [], {"read": 0.0, "measure": 0.0}, list[int](), list[float]()
     how = tiling if config.measures.tiles else basic
     isolated = Isolated(config.decode, config.measures, f"{how.__name__}:measure")
     for row in sample(table, size, seed=0).to_pylist():
@@ -166,8 +171,7 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
     _apply_history(codes, histories, config)
     alive = np.flatnonzero(codes == KEPT)
     pixels = [row["width"] * row["height"] for row in rows if row.get("width")]
-    n = len(sizes)
-    shares = _shares(codes)
+    n, some = len(sizes), [rows[i]["uri"] for i in alive[:TIMED]]
     costs = Costs(
         images=len(rows),
         bytes=float(np.mean(sizes)),
@@ -175,12 +179,12 @@ def probe(sources: list[str], config: FilterConfig, size: int) -> tuple[Costs, S
         read_s=seconds["read"] / n,
         measure_s=seconds["measure"] / n,
         history_s=float(np.mean(further)) if further else 0.0,
-        metric_s=_metric_seconds([rows[i]["uri"] for i in alive[:8]], table, config.iqa.metric, config.decode),
+        metric_s=_metric_seconds(some, table, config.iqa.metric, config.decode),
         survivors=len(alive) / len(rows),
         survivors_between=wilson_interval(len(alive), len(rows), Z),
         survivor_bytes=float(np.mean([rows[i]["bytes"] for i in alive])) if len(alive) else None,
     )
-    return costs, shares, table.num_rows
+    return _with_scorer(costs, some, table, scorer, config.decode), _shares(codes), table.num_rows
 
 
 def _apply_history(codes: np.ndarray, histories: Mapping[int, Columns], config: FilterConfig) -> None:
@@ -205,11 +209,7 @@ def _metric_seconds(uris: list[str], table: pa.Table, metric: str, limits: Decod
     from lucidflux_data.iqa.metrics import load_metric
 
     score = load_metric(metric)
-    where = {row["uri"]: row for row in table.select(["uri", "offset", "size"]).to_pylist()}
-    images = []
-    for uri in uris:
-        place = where[uri]
-        images.append(pixels_apart(read_bytes(uri, place["offset"], place["size"], limits.max_file_bytes), limits))
+    images = [pixels_apart(data, limits) for data in _read_again(uris, table, limits)]
     list(score([images[0]]))  # loading and compiling are not the images' time
     start = time.perf_counter()
     for image in images:
@@ -218,6 +218,25 @@ def _metric_seconds(uris: list[str], table: pa.Table, metric: str, limits: Decod
         except ImageError:
             continue
     return (time.perf_counter() - start) / len(images)
+
+
+def _read_again(uris: list[str], table: pa.Table, limits: DecodeConfig) -> list[bytes]:
+    where = {row["uri"]: row for row in table.select(["uri", "offset", "size"]).to_pylist()}
+    return [read_bytes(uri, where[uri]["offset"], where[uri]["size"], limits.max_file_bytes) for uri in uris]
+
+
+def _with_scorer(costs: Costs, uris: list[str], table: pa.Table, scorer: str | None, limits: DecodeConfig) -> Costs:
+    """The costs of a scorer too, by some survivors. Errors as of `time_scorer`."""
+    if scorer is None or not uris:
+        return costs
+    files = _read_again(uris, table, limits)
+    images = [pixels_apart(data, limits) for data in files]  # from here on they are known to be harmless
+    start = time.perf_counter()
+    for data in files:
+        decode(data, limits.max_pixels)
+    decode_s = (time.perf_counter() - start) / len(files)
+    each, size = time_scorer(scorer, os.getcwd(), images)
+    return replace(costs, scorer_s=decode_s + each, product_s=time_a_product(size) if size else None)
 
 
 def _shares(codes: np.ndarray) -> Shares:
@@ -244,6 +263,22 @@ def cost_of_base(place: str, config: FilterConfig) -> BaseCosts:
     return BaseCosts(published.manifest["bytes"], 0 if hashed else published.manifest["samples"])
 
 
+def _where_asked(
+    costs: Costs, config: FilterConfig, survivors: float, kept: int, base: BaseCosts | None
+) -> dict[str, tuple[float, float]]:
+    """(bytes that are read, core seconds) of the phases that not every job has."""
+    found: dict[str, tuple[float, float]] = {}
+    if base is not None:
+        hashed = base.images * (costs.read_s + costs.measure_s + costs.history_s)
+        found["base"] = base.bytes, hashed + base.bytes / HASHED_A_SECOND
+    if costs.scorer_s is not None:
+        each = costs.survivor_bytes or costs.bytes
+        found["scorer"] = survivors * each, survivors * (costs.read_s + costs.scorer_s)
+    if costs.product_s is not None and config.select.semantic_duplicates is not None:
+        found["vectors"] = 0.0, costs.product_s * count_products(kept)
+    return found
+
+
 def predict(
     costs: Costs, candidates: int, config: FilterConfig, machines: Machines, base: BaseCosts | None = None
 ) -> Prediction:
@@ -266,13 +301,14 @@ def predict(
         "metric": survivors * (0 if on_gpu else costs.metric_s) * metric,
         "pack": kept * (costs.read_s + each / 200e6),
     }
-    if base is not None:
-        bytes_of["base"] = base.bytes
-        core_s["base"] = base.images * (costs.read_s + costs.measure_s + costs.history_s) + base.bytes / HASHED_A_SECOND
+    for phase, (read, busy) in _where_asked(costs, config, survivors, kept, base).items():
+        bytes_of[phase], core_s[phase] = read, busy
     gpu_s = survivors * costs.metric_s * metric if on_gpu else 0.0
     wall, busiest = {}, {}
     for phase in core_s:
         times = {"cpu": core_s[phase] / cores, "driver": units * DRIVER_SECONDS_A_UNIT}
+        if phase == "vectors":  # are compared by the driver, on one core
+            times = {"cpu": core_s[phase]}
         if phase == "metric" and on_gpu:
             times["gpu"] = gpu_s / machines.num_gpus
         if machines.storage_gbps:

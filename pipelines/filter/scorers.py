@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import Any
@@ -67,13 +68,7 @@ class ScorerUnit:
             records.append({"uri": row["uri"], "key": row["key"], "reason": reason})
             images += [] if isinstance(image, ImageError) else [image]
         good = [record for record in records if record["reason"] is None]
-        try:
-            columns = _checked(self._function(images) if images else {}, len(images), self.spec)
-        except LucidFluxError:
-            raise
-        except Exception as error:  # theirs, not a defect of ours
-            raise ConfigError(f"{self.spec} failed: {type(error).__name__}: {error}") from error
-        for name, values in columns.items():
+        for name, values in _called(self._function, images, self.spec).items():
             for record, value in zip(good, values, strict=True):
                 record[name] = value
         return records
@@ -165,6 +160,28 @@ def _items(values: Any) -> list[Any] | None:
         return None
     items = [item.item() if getattr(item, "ndim", None) == 0 else item for item in values]
     return [make_portable(item) if type(item) in KINDS else item for item in items]
+
+
+def time_scorer(spec: str, folder: str, images: list[np.ndarray]) -> tuple[float, int]:
+    """(seconds an image of a scorer on this machine's CPU, numbers of its vector, 0 where it gives none). Loading is
+    not the images' time. ConfigError as of `load_scorer`, and for what a scorer may not return."""
+    function = load_scorer(spec, folder)
+    _called(function, images[:1], spec)
+    start = time.perf_counter()
+    columns = _called(function, images, spec)
+    seconds = (time.perf_counter() - start) / len(images)
+    sizes = [len(value) for values in columns.values() for value in values if isinstance(value, np.ndarray)]
+    return seconds, max(sizes, default=0)
+
+
+def _called(function: Any, images: list[np.ndarray], spec: str) -> dict[str, list[Any]]:
+    """The columns of a scorer. ConfigError where it fails."""
+    try:
+        return _checked(function(images) if images else {}, len(images), spec)
+    except LucidFluxError:
+        raise
+    except Exception as error:  # theirs, not a defect of ours
+        raise ConfigError(f"{spec} failed: {type(error).__name__}: {error}") from error
 
 
 def scorer_name(spec: str) -> str:

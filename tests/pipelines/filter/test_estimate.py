@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from lucidflux_data.selection.config import make_config
+from lucidflux_data.vectors.duplicates import count_products
 from pipelines.filter.estimate import Costs, Machines, predict
 
 COSTS = Costs(
@@ -45,6 +47,59 @@ def test_gpus_take_the_metric_and_cost_their_price() -> None:
     assert found["wall_seconds"]["metric"] == 2500.0
     assert found["gpu_hours"] == pytest.approx(5000 / 3600, abs=0.01)
     assert found["money"] == pytest.approx(found["wall_hours"] * 2 * 3, abs=0.02)
+
+
+def test_a_scorer_and_the_comparing_of_its_vectors_cost_time() -> None:
+    costs = replace(COSTS, scorer_s=0.2, product_s=1e-8)
+    config = make_config("lucidflux", settings=["cut.top_fraction=0.5", "select.semantic_duplicates=0.9"])
+    found = predict(costs, 1_000_000, config, Machines(num_cpus=10))
+    assert found["wall_seconds"]["scorer"] == pytest.approx(500_000 * (0.01 + 0.2) / 8.5, abs=0.1)
+    within, centres = 250_000 * 2000, 125  # pairs of rows, half of which are left out; all with centres, which cost two
+    expected = within + 2 * centres * (250_000 + 10 * 64 * centres)
+    assert found["wall_seconds"]["vectors"] == pytest.approx(1e-8 * expected, abs=0.1), "on one core"
+    assert found["saturates_first"]["vectors"] == "cpu"
+    assert count_products(20_000) == 20_000**2, "all with all"
+    without = predict(costs, 10_000, make_config("lucidflux"), Machines(num_cpus=10))
+    assert set(without["wall_seconds"]) == {"score", "metric", "pack", "scorer"}
+    assert set(predict(COSTS, 10_000, config, Machines(num_cpus=10))["wall_seconds"]) == {"score", "metric", "pack"}
+
+
+def test_plan_times_a_scorer_on_the_sample(tmp_path: Path, photo_paths: list[Path], data_command, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for path in photo_paths[:4]:
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "of_plan.py").write_text(
+        "import numpy as np\n\n"
+        "def embed(images):\n    return {'v': np.stack([image[0, :8, 0] for image in images]).astype(float)}\n\n"
+        "def plain(images):\n    return {'n': [1.0] * len(images)}\n\n"
+        "def broken(images):\n    raise RuntimeError('no weights')\n"
+    )
+    plan = [
+        "plan",
+        "photos",
+        "--iqa",
+        "none",
+        "--num-cpus",
+        1,
+        "--set",
+        "select.semantic_duplicates=0.9",
+        "--min-side",
+        8,
+    ]
+    plan += ["--set", "rules.min_laplacian_variance=0", "--set", "rules.max_flat_fraction=1", "--json"]
+    done = data_command(*plan, "--scorer", "of_plan:embed")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["wall_seconds"]) == {"score", "metric", "pack", "scorer", "vectors"}
+    assert found["costs"]["scorer_s"] > 0 < found["costs"]["product_s"]
+    assert found["bytes_in"] > json.loads(data_command(*plan).stdout)["bytes_in"], "survivors are read once more"
+    found = json.loads(data_command(*plan, "--scorer", "of_plan:plain").stdout)
+    assert set(found["wall_seconds"]) == {"score", "metric", "pack", "scorer"}
+    for scorer, sentence in (("of_plan:broken", "failed: RuntimeError: no weights"), ("sscd=nowhere", "sscd needs")):
+        done = data_command(*plan, "--scorer", scorer)
+        assert done.returncode == 2
+        assert sentence in done.stderr
 
 
 def test_without_a_metric_every_survivor_is_kept() -> None:
