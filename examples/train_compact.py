@@ -5,6 +5,7 @@ second half of both by name, as whole photos. Needs lucidflux[networks] and scip
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from lucidflux_data import ImageError, RealESRGANPairs, decode
 from lucidflux_data.sources.bundled import bundled_photos
 
 PRESET, SCALE, CROP, TILES, BATCH, RATE = "light", 4, 128, 20, 16, 1e-3  # a crop of the HQ in pixels, tiles a photo
+WORKERS = 1  # processes that make pairs beside the one that trains
 
 
-def make_pairs(photos: list[Path], side: int, name: str, seed: int) -> RealESRGANPairs:
-    """Pairs from what the filter's rules keep of the tiles, which are spread over each photo."""
+def cut_tiles(photos: list[Path], side: int, most: int, folder: str) -> None:
+    """PHOTO+NUMBER.png for at most so many whole tiles of `side` pixels, which are spread over each photo."""
     for place, photo in enumerate(photos):
         try:
             image = decode(photo.read_bytes())
@@ -34,14 +36,26 @@ def make_pairs(photos: list[Path], side: int, name: str, seed: int) -> RealESRGA
             continue
         rows, columns = (range(0, length - side + 1, side) for length in image.shape[:2])
         tiles = [image[y : y + side, x : x + side] for y in rows for x in columns]
-        for number in np.linspace(0, len(tiles) - 1, min(TILES, len(tiles))).astype(int):
-            Image.fromarray(tiles[number]).save(f"{name}-tiles/{place}-{photo.stem}+{number}.png")
+        for number in np.linspace(0, len(tiles) - 1, min(most, len(tiles))).astype(int):
+            Image.fromarray(tiles[number]).save(f"{folder}/{place}-{photo.stem}+{number}.png")
+
+
+def make_pairs(photos: list[Path], side: int, name: str, seed: int) -> RealESRGANPairs:
+    """Pairs from what the filter's rules keep of the tiles."""
+    cut_tiles(photos, side, TILES, f"{name}-tiles")
     data_app(f"filter {name}-tiles --out {name} --iqa none --executor local".split(), standalone_mode=False)
     return RealESRGANPairs(name, PRESET, seed, [f"size={CROP}"])
 
 
-def train(pairs: RealESRGANPairs, seconds: float) -> dict[str, torch.Tensor]:
-    """L1, Adam, a rate that falls to 0 over the wall clock. Gives the moving average of the weights."""
+def wall_clock(seconds: float) -> Callable[[int], float]:
+    """The share of the time that is left, 0 or less at its end."""
+    begun = time.monotonic()
+    return lambda _steps: 1 - (time.monotonic() - begun) / seconds
+
+
+def train(pairs: RealESRGANPairs, share_left: Callable[[int], float]) -> AveragedModel:
+    """L1, Adam, and a rate that falls with the share that is left after so many steps, asked once an epoch, and ends at
+    0. Gives the moving average of the network."""
     network = Compact(num_feat=32, num_conv=8, upscale=SCALE)
     *inner, last = (layer for layer in network.body if isinstance(layer, torch.nn.Conv2d))
     for layer in inner:  # it begins as bilinear upsampling: three features carry the input,
@@ -53,9 +67,11 @@ def train(pairs: RealESRGANPairs, seconds: float) -> dict[str, torch.Tensor]:
     for channel, weight in enumerate(last.weight.data.view(3, SCALE**2, -1, 3, 3)):
         weight[:, channel] = spread[:, 0, SCALE:-SCALE, SCALE:-SCALE].reshape(3, 3, -1).permute(2, 0, 1)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    loader = torch.utils.data.DataLoader(pairs, BATCH, shuffle=True, num_workers=1, persistent_workers=True)
-    adam, losses, begun = torch.optim.Adam(network.parameters()), [], time.monotonic()
-    while (left := 1 - (time.monotonic() - begun) / seconds) > 0:
+    loader = torch.utils.data.DataLoader(
+        pairs, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=WORKERS > 0
+    )
+    adam, losses = torch.optim.Adam(network.parameters()), []
+    while (left := share_left(len(losses))) > 0:
         pairs.set_epoch(len(losses))  # another crop and another degradation of each tile
         adam.param_groups[0]["lr"] = RATE * left
         for batch in loader:
@@ -66,7 +82,7 @@ def train(pairs: RealESRGANPairs, seconds: float) -> dict[str, torch.Tensor]:
             average.update_parameters(network)
             losses.append(loss.item())
     print(f"{len(losses)} steps, loss {np.mean(losses[:20]):.4f} -> {np.mean(losses[-20:]):.4f}")
-    return average.module.state_dict()
+    return average
 
 
 def main(photos: Path, out: Path, seconds: float) -> None:
@@ -78,7 +94,7 @@ def main(photos: Path, out: Path, seconds: float) -> None:
     os.chdir(out)
     pairs = make_pairs([one for source in sources for one in source[: len(source) // 2]], 2 * CROP, "train", 0)
     held = make_pairs([one for source in sources for one in source[len(source) // 2 :]], CROP, "held", 1)
-    save_file(train(pairs, seconds), "compact.safetensors")
+    save_file(train(pairs, wall_clock(seconds)).module.state_dict(), "compact.safetensors")
     names = {row["key"]: row["source_key"] for row in pq.read_table("held/selected.parquet").to_pylist()}
     for kind, number in ((kind, number) for kind in ("lq", "hq") for number in range(len(held))):
         pixels = held[number][kind].permute(1, 2, 0).numpy()
