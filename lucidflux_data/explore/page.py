@@ -41,15 +41,18 @@ class Made(TypedDict):
     unread: int
 
 
+INSTEAD = "`lucidflux-data report RUN` shows what is kept, and a selection without it can be explored"
+
+
 def make_explore(folder: Folder, said: str, most: int = sample.MOST_ROWS) -> tuple[bytes, Made]:
     """The page as UTF-8 bytes. `said`: the run as the user calls it, for the command line; `most`: rows that the page
     has at most. Reads the ledger, the scores, and the images near the thresholds."""
     run = runs.read_run(folder)
     for name in ("where_tile", "semantic_duplicates", "quota", "balance"):
         if run["config"]["select"].get(name):
-            raise InputError(f"{folder} has select.{name}, which no page can decide: explore it without")
+            raise InputError(f"{folder} has select.{name}, which no page can decide: {INSTEAD}")
     if "base" in run:
-        raise InputError(f"{folder} adds to a set, which no page can decide as `select` does: explore without --base")
+        raise InputError(f"{folder} adds to a set, which no page can decide as `select` does: {INSTEAD}")
     config = FilterConfig.model_validate(run["config"])
     pool = load_pool(runs.parts(folder), measure_in_force(run, config.select.forbid))
     deciding = rows.read_deciding(folder, pool, config)

@@ -26,6 +26,7 @@ from tests.support import chromium
 from tests.support.here import select_into
 from tests.support.hostile import TEXTS
 from tests.support.pages import check_page, settle
+from tests.support.run_files import rewrite_run
 
 
 @pytest.fixture
@@ -244,6 +245,27 @@ def test_the_command_writes_the_page_and_says_what_is_in_it(run: Path, tmp_path:
     done = data_command("explore", tmp_path / "copy")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "lucidflux-data select" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("where_tile", "blockiness < 2"), ("semantic_duplicates", 0.9), ("quota", ["flags=9"]), ("balance", 4)],
+)
+def test_what_no_page_can_decide_is_a_sentence_with_what_to_do(
+    run: Path, tmp_path: Path, data_command: Callable, name: str, value: object
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "explore.html").unlink(missing_ok=True)  # of a test before this one
+    about = json.loads((copy / "run.json").read_text())
+    about["config"]["select"][name] = value
+    rewrite_run(copy, about)
+    result = data_command("explore", copy)
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert f"select.{name}" in result.stderr
+    assert "report RUN` shows what is kept" in result.stderr
+    assert not (copy / "explore.html").exists()
 
 
 def test_a_ledger_that_scores_no_longer_give_is_refused(run: Path, tmp_path: Path) -> None:

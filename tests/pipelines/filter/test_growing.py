@@ -401,6 +401,8 @@ def test_the_command(photos: Path, base: Path, tmp_path: Path, data_command) -> 
     done = data_command("select", run, "--base", base, "--json", *local)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["in_base"] == 7
+    explored = data_command("explore", run)
+    assert (explored.returncode, "adds to a set" in explored.stderr) == (3, True), explored.stderr
     packed = data_command("pack", run, "--json", *local)
     assert (json.loads(packed.stdout)["version"], json.loads(packed.stdout)["kept"]) == (2, 10)
     assert shards.read_manifest(Folder(run))["samples"] == 10
