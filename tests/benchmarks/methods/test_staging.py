@@ -162,7 +162,7 @@ def test_a_scale_that_a_method_does_not_have_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_table_of_methods_is_what_the_adapters_say() -> None:
-    text = Path(__file__).parents[3].joinpath("docs", "benchmarking.md").read_text()
+    text = Path(__file__).parents[3].joinpath("docs", "howto", "methods.md").read_text()
     rows = text.split("| adapter | commit |")[1].split("\n\n")[0].splitlines()[2:]
     cells = {row.split("|")[1].strip(" `"): [cell.strip(" `") for cell in row.split("|")[2:-1]] for row in rows}
     assert list(cells) == adapters.adapter_names()
