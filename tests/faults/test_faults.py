@@ -49,6 +49,7 @@ def test_driver_interrupted(
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run_job(f"file://{photos}", str(run), local, Fault(random.Random(seed).randrange(1, UNITS), interrupt), config)
+    local.close()  # as the command does: what is in flight would be made beside the next run
     run_job(f"file://{photos}", str(run), local, Progress(quiet=True), config)
     check(run, quiet)
 

@@ -65,7 +65,8 @@ def tree(run: Path) -> dict[str, str]:
 
 def check(run: Path, quiet: dict[str, str]) -> None:
     """Byte-identical, and every candidate accounted for (`counts` asserts the sum)."""
-    assert tree(run) == quiet
+    made = tree(run)
+    assert made == quiet, sorted(dict(made.items() ^ quiet.items()))
     counts = ledger.counts(pq.read_table(run / "selected.parquet"))
     assert counts["candidates"] == 48
     assert sum(counts["failed"].values()) == 2
