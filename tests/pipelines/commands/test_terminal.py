@@ -99,6 +99,7 @@ def test_ctrl_c_is_answered_while_a_library_lets_no_python_run() -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.readline() == "stuck\n"
+    time.sleep(2)  # until it is in there
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == "interrupted: repeat the command to resume\n"
     process.send_signal(signal.SIGINT)
