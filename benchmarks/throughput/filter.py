@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import threading
@@ -34,6 +35,7 @@ from lucidflux_data.selection.config import make_config
 from lucidflux_data.storage.folder import Folder
 
 app = typer.Typer()
+PASSES = 3  # over all photos, of which the fastest counts
 
 
 def plain_measures(pixels: np.ndarray) -> tuple[float, float]:
@@ -79,46 +81,57 @@ def filter_command(images: Images, repeats: Annotated[int, typer.Option(min=1)] 
             times.setdefault(name, []).append(min(core_seconds(call) for _ in range(repeats)) / megapixels[-1])
     if not megapixels:
         raise typer.BadParameter("no 8-bit JPEG among the images")
-    passes = {name: _one_pass(name, images) for name in ("script", "worker")}
+    passes = {name: _one_pass(name, images) for name in ("script", "worker", "worker_that_gives_memory_back")}
     result: Facts = {
         "images": len(megapixels),
         "megapixels_median": round(statistics.median(megapixels), 2),
         "ms_per_megapixel": {name: round(statistics.median(values) * 1e3, 3) for name, values in times.items()},
         "plain_measures / measures_on_luma": paired_ratio(times["plain_measures"], times["measures_on_luma"]),
         "measures_from_bytes / colour_decode": paired_ratio(times["measures_from_bytes"], times["colour_decode"]),
-        "one_pass_ms_per_megapixel": {name: round(value * 1e3, 3) for name, value in passes.items()},
-        "worker's measures_from_bytes / script's colour_decode": round(passes["worker"] / passes["script"], 3),
+        "one_pass": passes,
+        "worker's measures_from_bytes / script's colour_decode": round(
+            passes["worker"]["ms_per_megapixel"] / passes["script"]["ms_per_megapixel"], 3
+        ),
         "opencv": cv2.__version__,
     }
     tell(result, out)
 
 
-def _one_pass(name: str, images: Path) -> float:
-    """Core-seconds a megapixel of a pass over all JPEG photos, each once, as a `worker` measures them, or as a `script`
-    decodes them that leaves memory as Python has it; in a process of its own, after a pass that is not counted."""
+def _one_pass(name: str, images: Path) -> dict[str, float]:
+    """Of a pass over all JPEG photos, each once: processor time, page faults, and the largest resident size, with the
+    encoded photos. As a `worker` measures them, with and without what it tells the allocator, or as a `script` decodes
+    them; in a process of its own, after a pass that is not counted."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_pass_over, (name, images))
 
 
-def _pass_over(name: str, images: Path) -> float:
+def _pass_over(name: str, images: Path) -> dict[str, float]:
     from pipelines.execution.worker import prepare_process
 
     cv2.setNumThreads(1)
     if name == "worker":
         prepare_process()
+    if name != "script":
         measure_luma(np.zeros((480, 480), np.uint8))
     photos = [data for path in real_photos(images) if (data := path.read_bytes()).startswith(b"\xff\xd8")]
     pixels = sum(probe(data).width * probe(data).height for data in photos)
 
     def once() -> None:
         for data in photos:
-            if name == "worker":
-                measure_bytes(data)
-            else:
+            if name == "script":
                 cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            else:
+                measure_bytes(data)
 
     once()
-    return min(core_seconds(once) for _ in range(3)) / (pixels / 1e6)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    taken = min(core_seconds(once) for _ in range(PASSES))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "ms_per_megapixel": round(taken / (pixels / 1e6) * 1e3, 3),
+        "page_faults_a_photo": round((used.ru_minflt - before) / PASSES / len(photos)),
+        "peak_mb": used.ru_maxrss // 1024,
+    }
 
 
 @app.command("niqe")

@@ -75,7 +75,7 @@ def catch_interrupts() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return  # a shell's background job is deaf to Ctrl-C
     heard, told = socket.socketpair()
-    told.setblocking(False)
+    told.setblocking(False)  # the handler of the system must not wait
     stops = itertools.count()
 
     def interrupt(number: int, frame: object) -> None:
@@ -84,21 +84,19 @@ def catch_interrupts() -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_hear, args=(heard, told), daemon=True).start()
+    signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_hear, args=(heard,), daemon=True).start()
 
 
-def _hear(heard: socket.socket, told: socket.socket) -> None:
-    """Answers the first SIGINT among the numbers of signals that come by `heard`, and ends the process at the second.
-    `told` is kept from being closed."""
+def _hear(heard: socket.socket) -> None:
+    """Answers the first SIGINT of the numbers of signals that come by `heard`, and ends the process at the second."""
     count = 0
-    while numbers := heard.recv(1024):
-        count += numbers.count(signal.SIGINT)
+    while True:
+        count += heard.recv(1024).count(signal.SIGINT)
         if count:
             answer()
         if count > 1:
             os._exit(Interrupted.exit_code)
-    told.close()
 
 
 def answer() -> None:
